@@ -1,0 +1,96 @@
+"""What agents report beside their gradients. Axis A: agents."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What agents report with their gradients; every field is ``[A]``, NaN where an agent has nothing to say.
+
+    Sequences and arrays are accepted and become float64 tensors; floating tensors keep dtype and device. Everything is
+    detached: a weight is never differentiated.
+
+    :param returns: Undiscounted episodic returns ``[A]`` in the environment's own units.
+    :param losses: Losses ``[A]``, unitless.
+    :param num_samples: Environment steps behind each agent's gradient ``[A]``, >= 0.
+    :param present: Which agents take part ``[A]``, bool. ``None`` means all of them. An agent with an infinite signal is
+        masked whatever this says.
+    :raises ValueError: if no field is given, a field is not ``[A]``, or a sample count is negative.
+    """
+
+    returns: Tensor | None = None
+    losses: Tensor | None = None
+    num_samples: Tensor | None = None
+    present: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*MEASURED, "present"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _as_signal(value, name))
+        shapes = {name: tuple(value.shape) for name, value in self._given() if value is not None}
+        if not shapes:
+            raise ValueError(f"signals are empty; give at least one of {', '.join((*MEASURED, 'present'))}")
+        if len(set(shapes.values())) > 1 or any(len(shape) != 1 or shape[0] == 0 for shape in shapes.values()):
+            raise ValueError(f"every signal must be [A] with the same A >= 1, got shapes {shapes}")
+        if self.num_samples is not None and bool((self.num_samples < 0).any()):
+            raise ValueError(f"num_samples must not be negative, got {self.num_samples.tolist()}")
+
+    def _given(self) -> list[tuple[str, Tensor | None]]:
+        return [(name, getattr(self, name)) for name in (*MEASURED, "present")]
+
+    @property
+    def num_agents(self) -> int:
+        """A, counting the agents that are not present."""
+        return next(len(value) for _, value in self._given() if value is not None)
+
+    def masked(self) -> Tensor:
+        """Agents to leave out ``[A]``, bool: those not present, and those with an infinite signal."""
+        mask: Tensor | None = None if self.present is None else ~self.present
+        for name in MEASURED:
+            value = getattr(self, name)
+            if value is not None:
+                infinite = value.isinf()
+                mask = infinite if mask is None else mask | infinite.to(mask.device)
+        assert mask is not None  # __post_init__ refuses empty signals
+        return mask
+
+    def of(self, agents: Tensor) -> Signals:
+        """Signals of some agents only.
+
+        :param agents: Which, ``[A]`` bool.
+        """
+        kept = {name: None if value is None else value[agents.to(value.device)] for name, value in self._given()}
+        return Signals(**kept)
+
+    def without_gaps(self) -> Signals:
+        """Replace each NaN by the mean of what the other agents reported; by zero where nobody reported anything."""
+        filled = {name: _fill(getattr(self, name)) for name in MEASURED}
+        return dataclasses.replace(self, **filled)
+
+
+MEASURED = ("returns", "losses", "num_samples")
+
+
+def _as_signal(value: Any, name: str) -> Tensor:
+    if name == "present":
+        return torch.as_tensor(value, dtype=torch.bool)
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.detach()
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _fill(values: Tensor | None) -> Tensor | None:
+    if values is None:
+        return None
+    missing = values.isnan()
+    if not bool(missing.any()):
+        return values
+    return torch.where(missing, values.nanmean().nan_to_num(), values)

@@ -1,0 +1,251 @@
+r"""How much each agent counts: signals -> weights. Axis A: agents.
+
+Every rule is a pure function of the signals of the agents that are present; gaps are filled before it sees them. What
+holds for all of them (masking, missing signals, ``normalize``, detachment) is written once, in :class:`Weighting`.
+
+    w = rule(signals of the agents present),   w_a = 0 for the others,   w <- w / sum(w) with ``normalize``
+
+Source: Holen et al. (2023), section 3 and algorithms 2 and 3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl_agg.signals import MEASURED, Signals
+
+Rule = Callable[..., Tensor]
+"""``rule(signals, **settings) -> weights [A]`` over agents that are all present and have all reported."""
+
+MIXED_SIGN_CHOICES = ("shift", "abs", "clip", "literal")
+
+
+def sum_weights(signals: Signals) -> Tensor:
+    """Add the gradients up: :math:`w_a = 1`.
+
+    Source: Holen et al. (2023), Baseline-Sum.
+    """
+    return torch.ones_like(_any_signal(signals))
+
+
+def mean_weights(signals: Signals) -> Tensor:
+    """Average the gradients: :math:`w_a = 1/A`.
+
+    Source: Holen et al. (2023), Baseline-Avg.
+    """
+    return torch.full_like(_any_signal(signals), 1.0 / signals.num_agents)
+
+
+def sample_weights(signals: Signals) -> Tensor:
+    r"""Count every sample alike: :math:`w_a = n_a / \sum_b n_b`; no samples at all: :math:`1/A`.
+
+    :param signals: ``num_samples`` ``[A]``, >= 0.
+    :return: Weights ``[A]``, summing to 1.
+    :raises ValueError: if ``num_samples`` is missing.
+
+    Source: McMahan et al. (2017), equation 7 in Holen et al. (2023).
+    """
+    return _share(_required(signals, "num_samples"))
+
+
+def reward_weights(signals: Signals, *, h: float | None = None) -> Tensor:
+    r"""Give each agent a say in proportion to its episodic return.
+
+    :math:`w_a = (r_a - \min r) / \sum_b (r_b - \min r) + 1/h`
+
+    :param signals: ``returns`` ``[A]``, undiscounted, in the environment's own units.
+    :param h: Unitless, > 0. The floor every agent keeps is ``1/h``; ``None`` means ``A``.
+    :return: Weights ``[A]``, summing to ``1 + A/h``. All returns equal: ``1/A + 1/h``.
+    :raises ValueError: if ``h`` is not positive or ``returns`` is missing.
+
+    Source: Holen et al. (2023), algorithm 2. Differs: the equal-returns case, undefined there.
+    """
+    returns = _required(signals, "returns")
+    return _share(returns - returns.min()) + _floor(h, signals.num_agents)
+
+
+def loss_weights(signals: Signals, *, h: float | None = None, mixed_sign: str = "shift") -> Tensor:
+    r"""Give each agent a say in proportion to its loss.
+
+    :math:`w_a = L_a / \sum_b L_b + 1/h` where all losses are >= 0 and their sum is positive. Losses of mixed sign make that
+    line explode or change sign, so there ``mixed_sign`` decides.
+
+    :param signals: ``losses`` ``[A]``, unitless.
+    :param h: Unitless, > 0. The floor every agent keeps is ``1/h``; ``None`` means ``A``.
+    :param mixed_sign: ``"shift"`` subtracts the minimum, as for rewards; ``"abs"`` takes magnitudes; ``"clip"`` counts
+        negative losses as zero; ``"literal"`` applies the line above as it is printed, whatever comes out.
+    :return: Weights ``[A]``, summing to ``1 + A/h``. No loss, or all equal where shifted: ``1/A + 1/h``.
+    :raises ValueError: if ``h`` is not positive, ``mixed_sign`` is unknown or ``losses`` is missing.
+
+    Source: Holen et al. (2023), algorithm 3. Differs: mixed signs and a sum of zero, undefined there.
+    """
+    if mixed_sign not in MIXED_SIGN_CHOICES:
+        raise ValueError(f"unknown mixed_sign {mixed_sign!r}; choose from {', '.join(MIXED_SIGN_CHOICES)}")
+    losses = _required(signals, "losses")
+    if mixed_sign != "literal" and bool(has_mixed_signs(losses)):
+        guard = {"shift": losses - losses.min(), "abs": losses.abs(), "clip": losses.clamp(min=0)}
+        losses = guard[mixed_sign]
+    return _share(losses) + _floor(h, signals.num_agents)
+
+
+def has_mixed_signs(losses: Tensor) -> Tensor:
+    """Tell where L-weights need their guard: a negative loss, or no positive one.
+
+    :param losses: ``[..., A]``; NaN is ignored.
+    :return: bool ``[...]``.
+    """
+    return (losses < 0).any(-1) | (losses.nansum(-1) <= 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredRule:
+    """A rule and the signals it reads."""
+
+    function: Rule
+    needs: frozenset[str] = frozenset()
+
+
+RULES: dict[str, RegisteredRule] = {
+    "sum": RegisteredRule(sum_weights),
+    "mean": RegisteredRule(mean_weights),
+    "samples": RegisteredRule(sample_weights, frozenset({"num_samples"})),
+    "r_weighted": RegisteredRule(reward_weights, frozenset({"returns"})),
+    "l_weighted": RegisteredRule(loss_weights, frozenset({"losses"})),
+}
+"""Rules by name. A callable of the same shape is accepted wherever a name is."""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """A rule with its settings, checked once and then applied to one :class:`~rl_agg.Signals` after another.
+
+    :param rule: A name from :data:`RULES`, or ``rule(signals, **settings) -> weights [A]``. A callable sees the agents that
+        are present only, with the gaps in their signals filled.
+    :param settings: Keyword arguments of the rule.
+    :param normalize: Divide by the sum of the weights, the paper's "softmax" variant.
+    :raises ValueError: if the rule or a setting is unknown, or a setting has a value that the rule refuses.
+    """
+
+    rule: str | Rule
+    settings: dict[str, Any] = field(default_factory=dict)
+    normalize: bool = False
+    needs: frozenset[str] = field(init=False)
+    _function: Rule = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rule, str):
+            registered = _lookup(self.rule)
+            function, needs = registered.function, registered.needs
+        elif callable(self.rule):
+            function, needs = self.rule, frozenset(MEASURED)
+        else:
+            raise ValueError(f"a rule is a name or a callable, got {self.rule!r}; names: {', '.join(sorted(RULES))}")
+        object.__setattr__(self, "_function", function)
+        object.__setattr__(self, "needs", needs)
+        _check_settings(self.name, function, self.settings)
+        if isinstance(self.rule, str):  # a dry run on two agents refuses bad values at the door
+            self(Signals(returns=torch.ones(2), losses=torch.ones(2), num_samples=torch.ones(2)))
+
+    @property
+    def name(self) -> str:
+        """The rule's name, or the callable's."""
+        return self.rule if isinstance(self.rule, str) else getattr(self.rule, "__name__", type(self.rule).__name__)
+
+    def __call__(self, signals: Signals) -> Tensor:
+        """Weigh the agents.
+
+        :param signals: What they report, each ``[A]``.
+        :return: Weights ``[A]``, detached, in the signals' dtype; zero for masked agents, all zero if nobody is present.
+        :raises ValueError: if a signal that the rule needs is missing, or a callable returns another shape.
+        """
+        masked = signals.masked()
+        if not bool(masked.any()):
+            return self._weigh(signals.without_gaps())
+        weights_ = torch.zeros_like(_any_signal(signals))
+        if not bool(masked.all()):
+            present = ~masked
+            weights_[present] = self._weigh(signals.of(present).without_gaps())
+        return weights_
+
+    @torch.no_grad()
+    def _weigh(self, signals: Signals) -> Tensor:
+        weights_ = self._function(signals, **self.settings)
+        if not isinstance(weights_, Tensor) or weights_.shape != (signals.num_agents,):
+            got = f"shape {tuple(weights_.shape)}" if isinstance(weights_, Tensor) else f"{weights_!r}"
+            raise ValueError(f"{self.name} must return a tensor [A] = [{signals.num_agents}], got {got}")
+        return weights_ / weights_.sum() if self.normalize else weights_
+
+
+def weights(rule: str | Rule, signals: Signals, *, normalize: bool = False, **settings: Any) -> Tensor:
+    """Weigh the agents by a rule.
+
+    >>> weights("r_weighted", Signals(returns=[0.0, 1.0, 3.0])).tolist()
+    [0.3333333333333333, 0.5833333333333333, 1.0833333333333333]
+
+    :param rule: A name from :data:`RULES` or a callable, see :class:`Weighting`.
+    :param signals: What the agents report, each ``[A]``.
+    :param normalize: Divide by the sum of the weights.
+    :param settings: Keyword arguments of the rule.
+    :return: Weights ``[A]``, detached.
+    :raises ValueError: as :class:`Weighting`.
+    """
+    return Weighting(rule, settings, normalize)(signals)
+
+
+def _lookup(name: str) -> RegisteredRule:
+    if name in RULES:
+        return RULES[name]
+    near = difflib.get_close_matches(name, RULES, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"unknown aggregation {name!r}{hint}; choose from {', '.join(sorted(RULES))}")
+
+
+def _check_settings(name: str, function: Rule, settings: dict[str, Any]) -> None:
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {_choices([*known, 'normalize'])}")
+
+
+def _choices(names: Collection[str]) -> str:
+    return f"choose from {', '.join(sorted(names))}"
+
+
+def _required(signals: Signals, name: str) -> Tensor:
+    value: Tensor | None = getattr(signals, name)
+    if value is None:
+        raise ValueError(f"this rule needs Signals.{name}, which was not given")
+    return value
+
+
+def _any_signal(signals: Signals) -> Tensor:
+    for name in MEASURED:
+        value: Tensor | None = getattr(signals, name)
+        if value is not None:
+            return value
+    assert signals.present is not None
+    return signals.present.to(torch.float64)
+
+
+def _floor(h: float | None, num_agents: int) -> float:
+    if h is None:
+        return 1.0 / num_agents
+    if isinstance(h, bool) or not isinstance(h, int | float) or not h > 0:
+        raise ValueError(f"h must be a positive number or None for the number of agents, got {h!r}")
+    return 1.0 / h
+
+
+def _share(values: Tensor) -> Tensor:
+    """Each agent's part of the whole; equal parts where the whole is zero."""
+    total = values.sum()
+    return torch.where(total == 0, 1.0 / len(values), values / total)

@@ -1,0 +1,1 @@
+"""Aggregation across agents for RLlib's new API stack."""

@@ -1,0 +1,1 @@
+"""Aggregation across sub-environments for Stable-Baselines3."""
