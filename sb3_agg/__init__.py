@@ -1,1 +1,17 @@
-"""Aggregation across sub-environments for Stable-Baselines3."""
+"""Aggregation across the sub-environments of Stable-Baselines3's on-policy algorithms."""
+
+try:
+    import sb3_contrib as _sb3_contrib  # noqa: F401
+    import stable_baselines3 as _stable_baselines3  # noqa: F401
+except ImportError as error:
+    raise ImportError("sb3_agg needs Stable-Baselines3 and sb3-contrib: pip install 'rl-agg[sb3]'") from error
+
+from sb3_agg.a2c import AggA2C
+from sb3_agg.aggregation import AggregationMixin
+from sb3_agg.callbacks import AgentLog
+from sb3_agg.maskable_ppo import AggMaskablePPO
+from sb3_agg.networks import network
+from sb3_agg.ppo import AggPPO
+from sb3_agg.recurrent_ppo import AggRecurrentPPO
+
+__all__ = ["AgentLog", "AggA2C", "AggMaskablePPO", "AggPPO", "AggRecurrentPPO", "AggregationMixin", "network"]

@@ -1,0 +1,254 @@
+"""Aggregation across the sub-environments of any SB3 on-policy algorithm, without a copy of its ``train()``."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from rl_agg import Signals, Weighting
+from sb3_agg.losses import ppo_losses
+from sb3_agg.minibatches import Minibatches
+from sb3_agg.rollouts import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
+from sb3_agg.updates import WeightedUpdate
+
+ADVANTAGE_NORMS = ("agent", "stock")
+MINIBATCHES = ("stratified", "stock")
+
+
+class AggregationMixin:
+    """Weigh each sub-environment's gradient by a rule. Put it before an on-policy algorithm in the list of bases.
+
+    :param policy: As the algorithm's.
+    :param env: As the algorithm's. Each of its A sub-environments is an agent.
+    :param aggregation: A rule of :data:`rl_agg.RULES` (``sum``, ``mean``, ``samples``, ``r_weighted``, ``l_weighted``), or a
+        callable ``signals -> weights [A]``.
+    :param aggregation_kwargs: Settings of the rule, and ``normalize``.
+    :param advantage_norm: ``"agent"`` normalises each agent's advantages over its own rollout; ``"stock"`` across agents in
+        each minibatch, as SB3 does. ``normalize_advantage=False`` switches both off.
+    :param minibatches: ``"stratified"`` takes equal parts of every agent's rollout into each minibatch; ``"stock"`` keeps
+        SB3's order. ``batch_size=None`` puts every agent's whole rollout into one minibatch, as in the paper.
+    :param min_episodes: > 0: collect until every agent has finished that many episodes and made ``n_steps`` steps, or the
+        ``total_timesteps`` of ``learn()`` are used up.
+    :param fused_optimizer: Let torch's Adam run as one kernel where the policy's optimiser is Adam and ``optimizer_kwargs``
+        does not say otherwise.
+    :param kwargs: Every other argument of the algorithm.
+    :raises ValueError: if the rule, a setting or a choice is unknown, or ``batch_size`` cannot be split among the agents.
+
+    Source: Holen et al. (2023), algorithms 1 to 3.
+    """
+
+    sample_losses: ClassVar[Callable[..., torch.Tensor]] = staticmethod(ppo_losses)
+    """The algorithm's loss per sample, see :mod:`sb3_agg.losses`."""
+    minibatches_class: ClassVar[type[Minibatches]] = Minibatches
+
+    agent_returns: NDArray[np.float64]
+    """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
+    agent_weights: NDArray[np.float64]
+    """Mean weight of each agent in the last update ``[A]``."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, OnPolicyAlgorithm):
+            bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not AggregationMixin)
+            raise TypeError(
+                f"{cls.__name__}: aggregation weighs the gradients of an on-policy rollout (PPO, A2C, MaskablePPO, "
+                f"RecurrentPPO); {bases} has none"
+            )
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *args: Any,
+        aggregation: str | Callable[..., torch.Tensor] = "mean",
+        aggregation_kwargs: dict[str, Any] | None = None,
+        advantage_norm: str = "agent",
+        minibatches: str = "stratified",
+        min_episodes: int = 0,
+        fused_optimizer: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.aggregation = aggregation
+        self.aggregation_kwargs = aggregation_kwargs
+        self.advantage_norm = advantage_norm
+        self.minibatches = minibatches
+        self.min_episodes = min_episodes
+        self.fused_optimizer = fused_optimizer
+        set_up = kwargs.pop("_init_setup_model", True)
+        whole_rollouts = "batch_size" in kwargs and kwargs["batch_size"] is None
+        if whole_rollouts:
+            # PPO's constructor wants a number, and this one splits every rollout evenly. Its buffers know None
+            kwargs["batch_size"] = max(2, kwargs.get("n_steps", 2))
+        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        if whole_rollouts:
+            self.batch_size = None
+        if set_up:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._weighting = Weighting(self.aggregation, *_settings(self.aggregation_kwargs))
+        self._check_settings()
+        super()._setup_model()  # type: ignore[misc]
+        if self.fused_optimizer:
+            _fuse_optimizer(self.policy, self.lr_schedule, self.device)  # type: ignore[attr-defined]
+        known = getattr(self, "agent_returns", np.empty(0))  # of a loaded model, which may have had other environments
+        self.agent_returns = np.full(self.n_envs, np.nan)
+        self.agent_returns[: len(known)] = known[: self.n_envs]
+        self.agent_weights = np.full(self.n_envs, np.nan)
+        self._rollout_returns = RolloutReturns(self.n_envs)
+        self._warned: set[str] = set()
+
+    n_envs: int
+
+    def _check_settings(self) -> None:
+        for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+        if isinstance(self.min_episodes, bool) or not isinstance(self.min_episodes, int) or self.min_episodes < 0:
+            raise ValueError(f"min_episodes must be an integer >= 0, got {self.min_episodes!r}")
+        batch_size = getattr(self, "batch_size", None)
+        if self.minibatches == "stratified" and batch_size is not None and batch_size % self.n_envs:
+            below, above = (math.floor(batch_size / self.n_envs), math.ceil(batch_size / self.n_envs))
+            sizes = " or ".join(str(parts * self.n_envs) for parts in (below, above) if parts)
+            raise ValueError(
+                f"batch_size={batch_size} does not split evenly among {self.n_envs} agents; choose {sizes}, None for "
+                f"whole rollouts, or minibatches='stock'"
+            )
+
+    # Collecting -----------------------------------------------------------------------------------------------------------
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> bool:
+        """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
+        self._rollout_returns = RolloutReturns(env.num_envs)
+        if self.min_episodes > 0:
+            n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
+        collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
+        return collected
+
+    def _episodes_are_missing(self) -> bool:
+        enough = self._rollout_returns.num_episodes.min() >= self.min_episodes
+        return not enough and self.num_timesteps < self._total_timesteps  # type: ignore[attr-defined,no-any-return]
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
+        super()._update_info_buffer(infos, dones)  # type: ignore[misc]
+        if dones is not None and not self._rollout_returns.add(infos, dones) and "returns" in self._weighting.needs:
+            self._warn_once(
+                f"an episode ended without a return, so {self._weighting.name} cannot tell the agents apart: wrap the "
+                "environments in Monitor, or the vectorised one in VecMonitor"
+            )
+
+    # Updating -------------------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
+        buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]
+        signals = self._signals(buffer)
+        present = (~signals.masked()).cpu().numpy()
+        self._warn_about(signals, present)
+        if not present.any():
+            self._record(masked=len(present), skipped=1)
+            return
+        if self.advantage_norm == "agent" and self.normalize_advantage:  # type: ignore[has-type]
+            normalize_advantages_per_agent(buffer)
+        minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
+        update = WeightedUpdate(self._weighting, signals, minibatches, self._sample_losses)
+        with update.hooked(self.policy), self._own_advantage_norm():  # type: ignore[attr-defined]
+            super().train()  # type: ignore[misc]
+        weights = update.weights()
+        if not len(weights) and getattr(self, "target_kl", None) is None:
+            raise RuntimeError(f"{type(self).__name__}.train() never took a gradient through policy.evaluate_actions")
+        self._record(update.num_masked(), update.skipped_steps, update.num_mixed_sign(), weights)
+
+    def _signals(self, buffer: RolloutBuffer) -> Signals:
+        returns = self._rollout_returns.means(self.agent_returns)
+        self.agent_returns = np.where(np.isinf(returns), self.agent_returns, returns)
+        device = self.device  # type: ignore[attr-defined]
+        return Signals(
+            returns=torch.as_tensor(returns, dtype=torch.float32, device=device),
+            num_samples=torch.full((self.n_envs,), float(buffer.buffer_size), device=device),
+            present=torch.as_tensor(finite_agents(buffer), device=device),
+        )
+
+    def _sample_losses(self, *args: Any) -> torch.Tensor:
+        return type(self).sample_losses(self, *args)
+
+    @contextmanager
+    def _own_advantage_norm(self) -> Any:
+        """Keep SB3 from normalising advantages again."""
+        stock: bool = self.normalize_advantage  # type: ignore[has-type]
+        self.normalize_advantage = stock and self.advantage_norm == "stock"
+        try:
+            yield
+        finally:
+            self.normalize_advantage = stock
+
+    # Telling --------------------------------------------------------------------------------------------------------------
+
+    def _record(self, masked: int, skipped: int, mixed_sign: int = 0, weights: torch.Tensor | None = None) -> None:
+        record = self.logger.record  # type: ignore[attr-defined]
+        if weights is not None and len(weights):  # [steps, A]
+            shares = weights / weights.sum(1, keepdim=True)
+            record("agg/weight_min", weights.min(1).values.mean().item())
+            record("agg/weight_max", weights.max(1).values.mean().item())
+            record("agg/effective_agents", (1 / shares.square().sum(1)).nanmean().item())
+            self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
+        record("agg/masked_agents", masked)
+        record("agg/mixed_sign_updates", mixed_sign)
+        record("agg/skipped_updates", skipped)
+
+    def _warn_about(self, signals: Signals, present: NDArray[np.bool_]) -> None:
+        if not present.all():
+            agents = ", ".join(map(str, np.flatnonzero(~present)))
+            self._warn_once(
+                f"agent {agents} had a NaN or infinite reward, observation or return; it is masked for as long as that "
+                "lasts, see agg/masked_agents",
+                kind="masked",
+            )
+        if "returns" in self._weighting.needs and signals.returns is not None and bool(signals.returns.isnan().all()):
+            self._warn_once(
+                f"no agent has finished an episode yet, so {self._weighting.name} weighs them equally: raise n_steps, set "
+                "min_episodes=1, or give the environment a time limit"
+            )
+
+    def _warn_once(self, message: str, kind: str | None = None) -> None:
+        if (kind or message) not in self._warned:
+            self._warned.add(kind or message)
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+    def _excluded_save_params(self) -> list[str]:
+        excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
+        return [*excluded, "_weighting", "_rollout_returns", "_warned"]
+
+
+def _settings(aggregation_kwargs: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
+    settings = dict(aggregation_kwargs or {})
+    return settings, bool(settings.pop("normalize", False))
+
+
+def _fuse_optimizer(policy: Any, lr_schedule: Callable[[float], float], device: torch.device) -> None:
+    """Rebuild the policy's Adam as SB3 built it, with torch's fused kernel."""
+    chosen = {"fused", "foreach", "capturable", "differentiable"} & policy.optimizer_kwargs.keys()
+    fusible = policy.optimizer_class in (torch.optim.Adam, torch.optim.AdamW) and device.type in ("cpu", "cuda")
+    if fusible and not chosen:
+        settings = {**policy.optimizer_kwargs, "fused": True}
+        policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **settings)

@@ -1,0 +1,29 @@
+"""Callbacks that come with the aggregation."""
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_agg.aggregation import AggregationMixin
+
+
+class AgentLog(BaseCallback):
+    """Log every agent by itself: ``agg/weight/<agent>`` and ``agg/return/<agent>``, once a rollout.
+
+    Weights are those of the last update, returns the last known raw episodic return in the environment's own units. Agents
+    that have none yet are left out.
+
+    :raises TypeError: at ``learn()``, if the model has no agents to tell about.
+    """
+
+    def _init_callback(self) -> None:
+        if not isinstance(self.model, AggregationMixin):
+            raise TypeError(f"AgentLog needs AggPPO or one of its relatives, got {type(self.model).__name__}")
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        assert isinstance(self.model, AggregationMixin)
+        for name, values in {"weight": self.model.agent_weights, "return": self.model.agent_returns}.items():
+            for agent, value in enumerate(values):
+                if value == value:
+                    self.logger.record(f"agg/{name}/{agent}", value)

@@ -1,0 +1,9 @@
+"""MaskablePPO with aggregation."""
+
+from sb3_contrib import MaskablePPO
+
+from sb3_agg.aggregation import AggregationMixin
+
+
+class AggMaskablePPO(AggregationMixin, MaskablePPO):
+    """PPO with invalid-action masks and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`."""

@@ -1,0 +1,45 @@
+"""RecurrentPPO with aggregation. Axes: A agents, T steps, B samples of a minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sb3_contrib import RecurrentPPO
+from torch import Tensor
+
+from sb3_agg.aggregation import AggregationMixin
+from sb3_agg.minibatches import Minibatches
+
+
+class SequenceMinibatches(Minibatches):
+    """Minibatches of one contiguous stretch of every agent's rollout, each begun from its stored hidden state."""
+
+    def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
+        num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
+        self._flatten()
+        part = num_steps if batch_size is None else min(batch_size // num_agents, num_steps)
+        first = np.flatnonzero(self.present)[:, None] * num_steps
+        # As SB3 does: shuffle by where the rollout is cut, so that minibatches differ between epochs
+        order = first + (np.arange(num_steps) + np.random.randint(num_steps)) % num_steps
+        sequence_starts = np.zeros((num_agents, num_steps), dtype=np.float32)
+        sequence_starts[:, 0] = 1.0
+        for start in range(0, num_steps, part):
+            indices = order[:, start : start + part]
+            starts = sequence_starts.flatten()
+            starts[indices[:, 0]] = 1.0
+            self.samples = self._get_samples(indices.ravel(), starts[:, None])
+            self.agents = self._label(indices.ravel() // num_steps)
+            yield self.samples
+
+    def _label(self, agents: NDArray[np.int64]) -> Tensor:
+        padded: Tensor = self.buffer.pad_and_flatten(agents)  # type: ignore[attr-defined]
+        return padded
+
+
+class AggRecurrentPPO(AggregationMixin, RecurrentPPO):
+    """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`."""
+
+    minibatches_class = SequenceMinibatches
