@@ -92,7 +92,7 @@ class AggregationMixin:
             kwargs["batch_size"] = max(2, kwargs.get("n_steps", 2))
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         if whole_rollouts:
-            self.batch_size = None
+            vars(self)["batch_size"] = None
         if set_up:
             self._setup_model()
 
@@ -147,7 +147,7 @@ class AggregationMixin:
 
     def _episodes_are_missing(self) -> bool:
         enough = self._rollout_returns.num_episodes.min() >= self.min_episodes
-        return not enough and self.num_timesteps < self._total_timesteps  # type: ignore[attr-defined,no-any-return]
+        return not enough and self.num_timesteps < self._total_timesteps  # type: ignore[attr-defined]
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
@@ -168,15 +168,15 @@ class AggregationMixin:
         if not present.any():
             self._record(masked=len(present), skipped=1)
             return
-        if self.advantage_norm == "agent" and self.normalize_advantage:  # type: ignore[has-type]
+        if self.advantage_norm == "agent" and self.normalize_advantage:
             normalize_advantages_per_agent(buffer)
         minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
         update = WeightedUpdate(self._weighting, signals, minibatches, self._sample_losses)
         with update.hooked(self.policy), self._own_advantage_norm():  # type: ignore[attr-defined]
             super().train()  # type: ignore[misc]
         weights = update.weights()
-        if not len(weights) and getattr(self, "target_kl", None) is None:
-            raise RuntimeError(f"{type(self).__name__}.train() never took a gradient through policy.evaluate_actions")
+        if not update.num_evaluated:
+            raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
         self._record(update.num_masked(), update.skipped_steps, update.num_mixed_sign(), weights)
 
     def _signals(self, buffer: RolloutBuffer) -> Signals:

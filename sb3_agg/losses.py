@@ -60,7 +60,7 @@ def _normalized(model: Any, samples: Any) -> Tensor:
 def _total(
     model: Any, samples: Any, policy_losses: Tensor, values: Tensor, log_prob: Tensor, entropy: Tensor | None
 ) -> Tensor:
-    losses = policy_losses + model.vf_coef * (samples.returns - values).square()
-    if model.ent_coef == 0.0:
-        return losses
-    return losses + model.ent_coef * (log_prob if entropy is None else -entropy)
+    losses: Tensor = policy_losses + model.vf_coef * (samples.returns - values).square()
+    if model.ent_coef != 0.0:
+        losses = losses + model.ent_coef * (log_prob if entropy is None else -entropy)
+    return losses

@@ -37,7 +37,25 @@ class Minibatches:
         self._get = buffer.get
         self._get_samples = buffer._get_samples
         self._agents_of_part: dict[int, Tensor] = {}
+        self._counted: tuple[Tensor | None, Tensor] = (None, torch.empty(0))
         self._whole: Any = None
+
+    def mean_per_agent(self, values: Tensor) -> Tensor:
+        """Average over each agent's samples in the current minibatch.
+
+        :param values: ``[B]``.
+        :return: ``[A]``; NaN for agents without samples.
+        """
+        mask = getattr(self.samples, "mask", None)
+        if mask is not None:  # padded sequences of a recurrent policy
+            values = torch.where(mask > 0, values, 0.0)
+        if self._counted[0] is not self.agents:
+            ones = torch.ones_like(values) if mask is None else mask
+            self._counted = (self.agents, self._sum_per_agent(ones))
+        return self._sum_per_agent(values) / self._counted[1]
+
+    def _sum_per_agent(self, values: Tensor) -> Tensor:
+        return values.new_zeros(len(self.present)).index_add_(0, self.agents, values)
 
     @contextmanager
     def served(self) -> Iterator[None]:

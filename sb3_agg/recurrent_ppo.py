@@ -22,15 +22,17 @@ class SequenceMinibatches(Minibatches):
         self._flatten()
         part = num_steps if batch_size is None else min(batch_size // num_agents, num_steps)
         first = np.flatnonzero(self.present)[:, None] * num_steps
-        # As SB3 does: shuffle by where the rollout is cut, so that minibatches differ between epochs
-        order = first + (np.arange(num_steps) + np.random.randint(num_steps)) % num_steps
+        # As SB3 does: shuffle by where the rollout is cut, so that minibatches differ between epochs. A cut stops the gradient
+        # through time, so a rollout that fits into one minibatch stays whole
+        cut = np.random.randint(num_steps) if part < num_steps else 0
+        order = first + (np.arange(num_steps) + cut) % num_steps
         sequence_starts = np.zeros((num_agents, num_steps), dtype=np.float32)
         sequence_starts[:, 0] = 1.0
         for start in range(0, num_steps, part):
             indices = order[:, start : start + part]
             starts = sequence_starts.flatten()
             starts[indices[:, 0]] = 1.0
-            self.samples = self._get_samples(indices.ravel(), starts[:, None])
+            self.samples = self._get_samples(indices.ravel(), starts[:, None])  # type: ignore[arg-type]
             self.agents = self._label(indices.ravel() // num_steps)
             yield self.samples
 

@@ -39,25 +39,27 @@ class WeightedUpdate:
 
     def __init__(self, weighting: Weighting, signals: Signals, minibatches: Minibatches, sample_losses: SampleLosses) -> None:
         self.minibatches = minibatches
+        self.num_evaluated = 0
         self.skipped_steps = 0
         self._weighting = weighting
-        self._signals = signals
+        self._signals = _needed(signals, weighting)
         self._sample_losses = sample_losses
-        self._rollout_weights = None if "losses" in weighting.needs else weighting(signals)
-        self._steps: list[tuple[Tensor, int]] = []  # weights [A] and number of agents masked
+        self._rollout_weights = None if "losses" in weighting.needs else weighting(self._signals)
+        self._coefficients: tuple[Tensor, Tensor | None] | None = None
+        self._weights: list[Tensor] = []
         self._losses: list[Tensor] = []
+        self._num_masked = len(minibatches.present) - minibatches.num_present
         self._skip = False
 
     # What it saw ----------------------------------------------------------------------------------------------------------
 
     def weights(self) -> Tensor:
         """Weights used ``[steps, A]``; no steps if SB3 never asked for a gradient."""
-        return torch.stack([weights for weights, _ in self._steps]) if self._steps else torch.empty(0)
+        return torch.stack(self._weights) if self._weights else torch.empty(0)
 
     def num_masked(self) -> int:
         """Agents masked in the step that masked most of them."""
-        absent = len(self.minibatches.present) - self.minibatches.num_present
-        return absent + max((masked for _, masked in self._steps), default=0)
+        return self._num_masked
 
     def num_mixed_sign(self) -> int:
         """Steps in which the losses had mixed signs."""
@@ -81,64 +83,70 @@ class WeightedUpdate:
             stack.enter_context(self.minibatches.served())
             stack.enter_context(_unvalidated_distributions())
             stack.callback(policy.optimizer.register_step_pre_hook(self._before_step).remove)
-            for name, replacement in {"evaluate_actions": evaluate, "parameters": lambda: parameters}.items():
+            for name, replacement in {
+                "evaluate_actions": evaluate,
+                "parameters": lambda recurse=True: iter(parameters),
+            }.items():
                 vars(policy)[name] = replacement
                 stack.callback(vars(policy).pop, name)
             yield
 
     def _weigh(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        self.num_evaluated += 1
+        self._skip = False
         if self._rollout_weights is None:
             self._signals = dataclasses.replace(self._signals, losses=self._agent_losses(values, log_prob, entropy))
+        weights = self._weighting(self._signals) if self._rollout_weights is None else self._rollout_weights
         outputs = (values, log_prob) if entropy is None else (values, log_prob, entropy)
-        scaled = _ScaledGradient.apply(self, *outputs)  # type: ignore[no-untyped-call]
+        scaled = _ScaledGradient.apply(self, weights, self._per_sample(weights), *outputs)  # type: ignore[no-untyped-call]
         return (*scaled, None) if entropy is None else scaled
+
+    def _per_sample(self, weights: Tensor) -> Tensor | None:
+        """:math:`c_n` ``[B]``; ``None`` where all are 1."""
+        agents = self.minibatches.agents
+        of_rollout = weights is self._rollout_weights
+        if of_rollout and self._coefficients is not None and self._coefficients[0] is agents:
+            return self._coefficients[1]
+        coefficients = (weights * self.minibatches.num_present).to(torch.float32)
+        per_sample = None if bool((coefficients == 1).all()) else coefficients[agents]
+        if of_rollout:
+            self._coefficients = (agents, per_sample)
+        return per_sample
 
     @torch.no_grad()
     def _agent_losses(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> Tensor:
         """Mean loss per agent ``[A]``: NaN without samples, infinite where a sample's loss is not finite."""
-        samples, agents = self.minibatches.samples, self.minibatches.agents
-        losses = self._sample_losses(samples, values, log_prob, entropy)
-        counted = torch.ones_like(losses)
-        if hasattr(samples, "mask"):  # padded sequences of a recurrent policy
-            counted = samples.mask
-            losses = torch.where(counted > 0, losses, 0.0)
-        totals = losses.new_zeros(2, len(self.minibatches.present))
-        sums, counts = totals.index_add_(1, agents, torch.stack([losses, counted]))
-        means = sums / counts
-        means = torch.where((counts > 0) & ~sums.isfinite(), torch.inf, means)
+        losses = self._sample_losses(self.minibatches.samples, values, log_prob, entropy)
+        means = self.minibatches.mean_per_agent(losses)
+        if not bool(means.isfinite().all()):
+            counted = self.minibatches.mean_per_agent(torch.ones_like(losses)) == 1
+            means = torch.where(counted & ~means.isfinite(), torch.inf, means)
+            self._note_masked(means.isinf())
         self._losses.append(means)
         return means
 
-    def scale(self, gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
-        """Scale what comes back into the policy's outputs by :math:`c_n`.
+    def scale(
+        self, weights: Tensor, per_sample: Tensor | None, gradients: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """Scale what comes back into the policy's outputs.
 
-        An agent with a non-finite gradient or loss is left out and the others are weighed anew.
-
+        :param weights: ``[A]``.
+        :param per_sample: Their :math:`c_n` ``[B]``; ``None`` where all are 1.
         :param gradients: Of values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]``; ``None``: no gradient.
+        :return: The same, scaled. An agent with a non-finite gradient is left out and the others are weighed anew.
         """
-        given = [gradient for gradient in gradients if gradient is not None]
-        signals, finite = self._signals, bool(torch.stack([gradient.sum() for gradient in given]).sum().isfinite())
-        if not finite:
-            signals = dataclasses.replace(signals, present=~(signals.masked() | self._not_finite(given)))
-        weights = self._rollout_weights
-        if weights is None or not finite:
-            weights = self._weighting(signals)
-        masked = signals.masked()
-        num_masked = int(masked.sum())
-        self._skip = num_masked == len(masked)
-        self._steps.append((weights, num_masked - (len(masked) - self.minibatches.num_present)))
-        coefficients = (weights * self.minibatches.num_present).to(given[0].dtype)
-        if finite and bool((coefficients == 1).all()):
+        if not all(bool(gradient.sum().isfinite()) for gradient in gradients if gradient is not None):
+            masked = self._not_finite([gradient for gradient in gradients if gradient is not None])
+            weights = self._weighting(dataclasses.replace(self._signals, present=~(self._signals.masked() | masked)))
+            self._note_masked(self._signals.masked() | masked)
+            per_sample, left_out = self._per_sample(weights), masked[self.minibatches.agents]
+            gradients = tuple(  # 0 * NaN is NaN
+                None if gradient is None else gradient.masked_fill(_beside(gradient, left_out), 0.0) for gradient in gradients
+            )
+        self._weights.append(weights)
+        if per_sample is None:
             return gradients
-        agents = self.minibatches.agents
-        per_sample, left_out = coefficients[agents], masked[agents]
-
-        def scaled(gradient: Tensor) -> Tensor:
-            shape = (-1, *[1] * (gradient.ndim - 1))
-            product = gradient * per_sample.view(shape)
-            return product if finite else product.masked_fill(left_out.view(shape), 0.0)  # 0 * NaN is NaN
-
-        return tuple(None if gradient is None else scaled(gradient) for gradient in gradients)
+        return tuple(None if gradient is None else gradient * _beside(gradient, per_sample) for gradient in gradients)
 
     def _not_finite(self, gradients: list[Tensor]) -> Tensor:
         """Agents with a non-finite gradient ``[A]``, bool."""
@@ -147,23 +155,40 @@ class WeightedUpdate:
         mask[self.minibatches.agents[~flat.isfinite().all(0)]] = True
         return mask
 
+    def _note_masked(self, masked: Tensor) -> None:
+        absent = ~torch.as_tensor(self.minibatches.present, device=masked.device)
+        self._num_masked = max(self._num_masked, int((masked | absent).sum()))
+        self._skip = bool((masked | absent).all())
+
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self._skip:  # nobody has a usable gradient
             optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient as they are
             self.skipped_steps += 1
 
 
+def _needed(signals: Signals, weighting: Weighting) -> Signals:
+    """Presence of the agents, and of their signals those alone that the rule reads."""
+    return Signals(present=~signals.masked(), **{name: getattr(signals, name) for name in weighting.needs})
+
+
+def _beside(gradient: Tensor, per_sample: Tensor) -> Tensor:
+    """Shape one value per sample ``[B]`` so that it multiplies a gradient ``[B, ...]``."""
+    return per_sample if gradient.ndim == 1 else per_sample.view(-1, *[1] * (gradient.ndim - 1))
+
+
 class _ScaledGradient(torch.autograd.Function):
     """Identity forwards; backwards, the gradients of all outputs are scaled at once by an update."""
 
     @staticmethod
-    def forward(ctx: Any, update: WeightedUpdate, *outputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.update = update
+    def forward(
+        ctx: Any, update: WeightedUpdate, weights: Tensor, per_sample: Tensor | None, *outputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.update, ctx.weights, ctx.per_sample = update, weights, per_sample
         return tuple(output.view_as(output) for output in outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None, *ctx.update.scale(gradients))
+        return (None, None, None, *ctx.update.scale(ctx.weights, ctx.per_sample, gradients))
 
 
 @contextmanager

@@ -1,0 +1,38 @@
+"""Write benchmark results with the versions and the commit that made them."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, rows: list[dict[str, Any]], packages: list[str]) -> Path:
+    """Write one table.
+
+    :param name: ``results/<name>.csv``.
+    :param rows: Rows with equal keys.
+    :param packages: Distributions whose versions belong to the result.
+    :return: The file.
+    """
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS, check=False
+    ).stdout.strip()
+    origin = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+    path = RESULTS / f"{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *origin])
+        writer.writeheader()
+        writer.writerows({**row, **origin} for row in rows)
+    return path
