@@ -51,6 +51,12 @@ class Signals:
         """A, counting the agents that are not present."""
         return next(len(value) for _, value in self._given() if value is not None)
 
+    def complete(self) -> bool:
+        """Whether everyone is present and every signal given is finite, so that nothing is masked or missing."""
+        given = [getattr(self, name) for name in MEASURED]
+        finite = all(bool(value.isfinite().all()) for value in given if value is not None)
+        return finite and (self.present is None or bool(self.present.all()))
+
     def masked(self) -> Tensor:
         """Agents to leave out ``[A]``, bool: those not present, and those with an infinite signal."""
         mask: Tensor | None = None if self.present is None else ~self.present

@@ -165,9 +165,9 @@ class Weighting:
         :return: Weights ``[A]``, detached, in the signals' dtype; zero for masked agents, all zero if nobody is present.
         :raises ValueError: if a signal that the rule needs is missing, or a callable returns another shape.
         """
+        if signals.complete():
+            return self._weigh(signals)
         masked = signals.masked()
-        if not bool(masked.any()):
-            return self._weigh(signals.without_gaps())
         weights_ = torch.zeros_like(_any_signal(signals))
         if not bool(masked.all()):
             present = ~masked
