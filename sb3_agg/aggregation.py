@@ -223,17 +223,19 @@ class AggregationMixin:
                 f"agent {agents} had a NaN or infinite reward, observation or return; it is masked for as long as that "
                 "lasts, see agg/masked_agents",
                 kind="masked",
+                stacklevel=4,
             )
         if "returns" in self._weighting.needs and signals.returns is not None and bool(signals.returns.isnan().all()):
             self._warn_once(
                 f"no agent has finished an episode yet, so {self._weighting.name} weighs them equally: raise n_steps, set "
-                "min_episodes=1, or give the environment a time limit"
+                "min_episodes=1, or give the environment a time limit",
+                stacklevel=4,
             )
 
-    def _warn_once(self, message: str, kind: str | None = None) -> None:
+    def _warn_once(self, message: str, kind: str | None = None, stacklevel: int = 3) -> None:
         if (kind or message) not in self._warned:
             self._warned.add(kind or message)
-            warnings.warn(message, UserWarning, stacklevel=3)
+            warnings.warn(message, UserWarning, stacklevel=stacklevel)  # SB3's line, not ours
 
     def _excluded_save_params(self) -> list[str]:
         excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]

@@ -1,0 +1,284 @@
+"""Odd input: one clear error, one warning, or it just works."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+from worlds import cartpoles, walks
+
+from rl_agg import weights
+from sb3_agg import AggA2C, AggPPO, AggRecurrentPPO, AggregationMixin, network
+
+
+def ppo(env: Any = None, **settings: Any) -> AggPPO:
+    settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu", **settings}
+    return AggPPO("MlpPolicy", cartpoles(4) if env is None else env, **settings)
+
+
+def parameters(model: Any) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
+
+
+# Errors -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"aggregation": "r_wieghted"}, "unknown aggregation 'r_wieghted' (did you mean 'r_weighted'?); choose from"),
+        ({"aggregation": 3}, "a rule is a name or a callable, got 3"),
+        ({"aggregation": "mean", "aggregation_kwargs": {"h": 3}}, "mean has no setting 'h'"),
+        ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": 0}}, "h must be a positive number"),
+        ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": -2}}, "got -2"),
+        ({"aggregation": "l_weighted", "aggregation_kwargs": {"mixed_sign": "drop"}}, "unknown mixed_sign 'drop'; choose"),
+        ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from agent, stock"),
+        ({"minibatches": "random"}, "unknown minibatches 'random'; choose from stratified, stock"),
+        ({"min_episodes": -1}, "min_episodes must be an integer >= 0, got -1"),
+        ({"min_episodes": 1.5}, "min_episodes must be an integer >= 0, got 1.5"),
+        ({"batch_size": 30}, "batch_size=30 does not split evenly among 4 agents; choose 28 or 32, None"),
+        ({"batch_size": 3}, "batch_size=3 does not split evenly among 4 agents; choose 4, None"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+def test_bad_settings_are_refused_at_the_door(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        ppo(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_that_does_not_split_is_fine_in_stock_order() -> None:
+    with pytest.warns(UserWarning, match="truncated mini-batch"):
+        model = ppo(batch_size=30, minibatches="stock", aggregation="l_weighted")
+    model.learn(64)
+    assert np.isfinite(model.agent_weights).all()
+
+
+def test_unknown_arguments_are_refused() -> None:
+    with pytest.raises(TypeError, match="agregation"):
+        ppo(agregation="mean")
+
+
+def test_negative_sample_counts_are_refused() -> None:
+    from rl_agg import Signals
+
+    with pytest.raises(ValueError, match="must not be negative"):
+        weights("samples", Signals(num_samples=[3, -1]))
+
+
+def test_an_off_policy_algorithm_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"AggSAC: .*on-policy.*SAC has none"):
+        type("AggSAC", (AggregationMixin, SAC), {})
+
+
+def test_an_algorithm_that_goes_around_the_hooks_is_refused() -> None:
+    from sb3_contrib import TRPO
+
+    model = type("AggTRPO", (AggregationMixin, TRPO), {})("MlpPolicy", cartpoles(2), n_steps=16, batch_size=16, device="cpu")
+    with pytest.raises(RuntimeError, match=r"AggTRPO\.train\(\) never called policy\.evaluate_actions"):
+        model.learn(32)
+
+
+def test_unknown_network_size() -> None:
+    with pytest.raises(ValueError, match="unknown network size 'huge'; choose from small, medium, large"):
+        network("huge")
+
+
+@pytest.mark.parametrize(("size", "expected"), [("small", 9_000), ("medium", 45_000), ("large", 750_000)])
+def test_network_sizes_are_the_papers(size: str, expected: int) -> None:
+    model = ppo(policy_kwargs=network(size))
+    assert len(parameters(model)) == pytest.approx(expected, rel=0.02)
+
+
+# Warnings -----------------------------------------------------------------------------------------------------------------
+
+
+def test_without_monitor_it_says_so_once_and_trains_on() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = ppo(walks({}, {}, {}, {}, monitored=False), aggregation="r_weighted").learn(256)
+    assert sum("VecMonitor" in str(warning.message) for warning in caught) == 1
+    np.testing.assert_allclose(model.agent_weights, 0.5)
+    assert model.num_timesteps == 256
+
+
+def test_a_rule_without_returns_needs_no_monitor() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ppo(walks({}, {}, {}, {}, monitored=False), aggregation="l_weighted").learn(128)
+
+
+def test_vec_monitor_will_do() -> None:
+    env = VecMonitor(walks({"reward": 1.0}, {"reward": 2.0}, {"reward": 3.0}, {"reward": 4.0}, monitored=False))
+    model = ppo(env, aggregation="r_weighted").learn(64)
+    np.testing.assert_allclose(model.agent_returns, [5, 10, 15, 20])
+
+
+def test_agents_that_never_finish_weigh_equally() -> None:
+    with pytest.warns(UserWarning, match="no agent has finished an episode yet") as caught:
+        model = ppo(walks(*[{"length": None}] * 4), aggregation="r_weighted").learn(192)
+    assert sum("no agent has finished" in str(warning.message) for warning in caught) == 1
+    np.testing.assert_allclose(model.agent_weights, 0.5)
+
+
+def test_one_agent_that_never_finishes_counts_like_the_mean_of_the_others() -> None:
+    rewards = [1.0, 2.0, 6.0]
+    env = walks(*[{"reward": reward} for reward in rewards], {"length": None})
+    model = ppo(env, aggregation="r_weighted").learn(64)
+    returns = np.array([5, 10, 30, 15])
+    np.testing.assert_allclose(model.agent_weights, (returns - 5) / (returns - 5).sum() + 1 / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("minibatches", ["stratified", "stock"])
+@pytest.mark.parametrize("rule", ["mean", "r_weighted", "l_weighted"])
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_an_agent_with_a_broken_reward_is_masked_until_it_recovers(rule: str, minibatches: str, broken: float) -> None:
+    """Agent 2 is broken in its second rollout only."""
+    env = walks({"length": 4}, {"length": 4}, {"length": 4, "broken": broken, "broken_steps": range(18, 20)}, {"length": 4})
+    model = ppo(env, aggregation=rule, minibatches=minibatches)
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            seen.append((model.agent_weights.copy(), model.logger.name_to_value["agg/masked_agents"]))
+
+    with pytest.warns(UserWarning, match="agent 2 had a NaN or infinite reward") as caught:
+        model.learn(16 * 4 * 4, callback=Watch())
+    assert sum("agent 2 had" in str(warning.message) for warning in caught) == 1
+    masked = [count for _, count in seen[1:]]
+    assert masked == [0, 1, 0]
+    assert seen[2][0][2] == 0
+    if rule == "mean":
+        np.testing.assert_allclose(seen[2][0], [1 / 3, 1 / 3, 0, 1 / 3], rtol=1e-6)
+    assert torch.isfinite(parameters(model)).all()
+    assert model.agent_returns[2] == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_masked_agents_leave_the_update_of_the_others_alone() -> None:
+    """Three healthy agents and a broken one learn what the three learn alone."""
+    settings = {"batch_size": None, "aggregation": "r_weighted", "n_epochs": 3}
+    healthy = [{"length": 4, "reward": reward} for reward in (1.0, 2.0, 3.0)]
+    four = ppo(walks(*healthy, {"length": 4, "broken": np.nan, "broken_steps": range(99)}), **settings)
+    three = ppo(walks(*healthy), **settings)
+    with pytest.warns(UserWarning, match="agent 3 had"):
+        four.learn(64)
+    copy_rollout(three, four)
+    three.train()
+    torch.testing.assert_close(parameters(three), parameters(four), rtol=1e-5, atol=1e-7)
+
+
+def copy_rollout(target: AggPPO, source: AggPPO) -> None:
+    """Give a model the rollout of another's first agents, unnormalised as it was collected."""
+    target.learn(16 * target.n_envs)  # sets the model up; its own update is undone below
+    buffer, other = target.rollout_buffer, source.rollout_buffer
+    buffer.reset()
+    steps, agents = buffer.buffer_size, buffer.n_envs
+    for name in ("observations", "actions", "values", "log_probs", "returns"):
+        array = getattr(other, name).reshape(other.n_envs, steps, *getattr(buffer, name).shape[2:])[:agents]
+        setattr(buffer, name, array.swapaxes(0, 1).copy())
+    buffer.advantages, buffer.full = buffer.returns - buffer.values, True
+    fresh = ppo(walks(*[{"length": 4}] * source.n_envs), batch_size=None)
+    target.set_parameters(fresh.get_parameters())
+    target.agent_returns = source.agent_returns[:agents].copy()
+
+
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_when_every_agent_is_broken_the_update_is_skipped() -> None:
+    env = walks(*[{"length": 4, "broken": np.nan, "broken_steps": range(16, 32)}] * 4)
+    model = ppo(env, aggregation="r_weighted")
+    model.learn(64)
+    before = parameters(model)
+    with pytest.warns(UserWarning, match="agent 0, 1, 2, 3 had"):
+        model.learn(64, reset_num_timesteps=False)
+    assert torch.equal(parameters(model), before)
+    assert model.logger.name_to_value["agg/skipped_updates"] == 1
+    assert model.logger.name_to_value["agg/masked_agents"] == 4
+    model.learn(64, reset_num_timesteps=False)
+    assert not torch.equal(parameters(model), before)
+
+
+def test_an_agent_whose_gradient_overflows_is_left_out_of_that_step() -> None:
+    """Finite rollout, infinite loss: agent 1's returns are beyond what a squared error can hold."""
+    model = ppo(walks({"length": 4}, {"length": 4}), batch_size=None, n_epochs=1, aggregation="mean")
+    model.learn(32)
+    before = parameters(model)
+    fill_with_overflow(model, agents=[1])
+    model.train()
+    after = parameters(model)
+    assert torch.isfinite(after).all()
+    assert not torch.equal(after, before)
+    np.testing.assert_array_equal(model.agent_weights, [1, 0])
+    assert model.logger.name_to_value["agg/masked_agents"] == 1
+
+
+@pytest.mark.parametrize("rule", ["mean", "l_weighted"])
+def test_a_step_without_any_finite_gradient_is_skipped(rule: str) -> None:
+    model = ppo(walks({"length": 4}, {"length": 4}), batch_size=None, n_epochs=1, aggregation=rule)
+    model.learn(32)  # gives Adam moments that would move parameters even at a zero gradient
+    before = parameters(model)
+    fill_with_overflow(model, agents=[0, 1])
+    model.train()
+    assert torch.equal(parameters(model), before)
+    assert model.logger.name_to_value["agg/skipped_updates"] == 1
+
+
+def fill_with_overflow(model: AggPPO, agents: list[int]) -> None:
+    """Old log-probabilities so low that the ratio, and with it the gradient, overflows."""
+    callback = model._init_callback(None)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    model.rollout_buffer.log_probs[:, agents] = -200.0
+
+
+# Just works ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["sum", "mean", "samples", "r_weighted", "l_weighted"])
+@pytest.mark.parametrize("cls", [AggPPO, AggA2C, AggRecurrentPPO])
+def test_one_environment(cls: Any, rule: str) -> None:
+    policy = "MlpLstmPolicy" if cls is AggRecurrentPPO else "MlpPolicy"
+    model = cls(policy, "CartPole-v1", aggregation=rule, n_steps=32, seed=0, device="cpu").learn(128)
+    expected = {"sum": 1, "mean": 1, "samples": 1, "r_weighted": 2, "l_weighted": 2}
+    np.testing.assert_allclose(model.agent_weights, [expected[rule]], rtol=1e-6)
+
+
+def test_episodes_of_very_different_length() -> None:
+    env = walks({"length": 1}, {"length": 3}, {"length": 15}, {"length": 100})
+    model = ppo(env, aggregation="r_weighted").learn(16 * 4 * 8)
+    np.testing.assert_allclose(model.agent_returns, [1, 3, 15, 100])
+    assert model.agent_weights.argmax() == 3
+
+
+def test_a_callback_that_stops_mid_rollout() -> None:
+    class Stop(BaseCallback):
+        def _on_step(self) -> bool:
+            return self.n_calls < 20
+
+    model = ppo(aggregation="r_weighted")
+    model.learn(256, callback=Stop())
+    assert model.num_timesteps == 80
+    model.learn(64)
+    assert np.isfinite(model.agent_weights).all()
+
+
+def test_more_agents_than_samples_in_a_default_batch_still_has_a_way() -> None:
+    with pytest.raises(ValueError, match="batch_size=64 does not split evenly among 65 agents; choose 65"):
+        ppo(cartpoles(65), batch_size=64)
+    ppo(cartpoles(65), batch_size=65).learn(65 * 16)
+
+
+def test_raw_returns_under_vec_normalize() -> None:
+    env = VecNormalize(walks({"reward": 10.0}, {"reward": 20.0}, {"reward": 30.0}, {"reward": 40.0}))
+    model = ppo(env, aggregation="r_weighted").learn(128)
+    np.testing.assert_allclose(model.agent_returns, [50, 100, 150, 200])
