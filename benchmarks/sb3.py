@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
     """Measure and write ``results/sb3.csv``."""
     parser = argparse.ArgumentParser(prog="run.py sb3", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=4096, help="samples in one rollout, all agents together")
+    parser.add_argument("--samples", type=int, default=2048, help="samples in one rollout, all agents together")
     parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "HalfCheetah-v5"])
     parser.add_argument("--agents", nargs="+", type=int, default=[4, 8, 16, 64])
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 512])
