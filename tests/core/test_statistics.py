@@ -78,7 +78,7 @@ def test_threshold_step_by_hand():
     assert statistics.threshold_step([0, 10, 10, 10], 1.85) == 3
     assert statistics.threshold_step([0, 10, 10, 10], 2.8) is None
     assert statistics.threshold_step([5, 0], 5) == 1
-    assert statistics.threshold_step([NAN, 0, NAN, 10], 1.0) == 4
+    assert statistics.threshold_step([NAN, 0, NAN, 10], 0.95) == 4
     assert statistics.threshold_step([], 0.0) is None
 
 

@@ -1,0 +1,98 @@
+"""What running a cell gives, whatever framework runs it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rl_agg.study.errors import StudyError, unknown
+from rl_agg.study.spec import Cell
+
+
+@dataclass(frozen=True)
+class Update:
+    """One rollout and the training after it.
+
+    :param update: Counted from 1.
+    :param env_steps: So far, of all agents together.
+    :param wall_time: Seconds since training began, this update's training included.
+    :param mean_return: Mean over the agents of each one's raw episodic return in this rollout, or of its last known one;
+        NaN while nobody has finished an episode.
+    :param episodes: Finished in this rollout, by all agents together.
+    :param agent_returns: Each agent's ``[A]``, NaN where still unknown.
+    :param scalars: What else the system logged about the aggregation, by name.
+    """
+
+    update: int
+    env_steps: int
+    wall_time: float
+    mean_return: float
+    episodes: int
+    agent_returns: list[float]
+    scalars: dict[str, float] = field(default_factory=dict)
+
+
+OnUpdate = Callable[[Update, float], None]
+"""Called after each update with it and the fraction of the budget that is used up, in [0, 1]."""
+
+
+class Runner(Protocol):
+    """How one framework runs a cell."""
+
+    def check(self, cell: Cell) -> None:
+        """Refuse a cell that cannot start.
+
+        :raises StudyError: naming the system, the environment and the reason.
+        """
+
+    def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
+        """Train, on one thread, with all randomness from the cell's seed."""
+
+
+RUNNERS = {"stable_baselines3": "rl_agg.study.sb3:Sb3Runner"}
+"""Who runs the classes that descend from one of a package's."""
+
+
+def runner_for(cell: Cell) -> Runner:
+    """Find who runs a cell's system.
+
+    :raises StudyError: if the import path leads nowhere, or to a class that nobody here can run.
+    """
+    cls = import_system(cell)
+    packages = [base.__module__.partition(".")[0] for base in cls.__mro__]
+    for package, path in RUNNERS.items():
+        if package in packages:
+            runner: Runner = _import(path)()
+            return runner
+    raise StudyError(
+        f"system {cell.system_name!r}: {cell.system.system} is not an algorithm of {' or '.join(sorted(RUNNERS))}"
+    )
+
+
+def import_system(cell: Cell) -> type[Any]:
+    """Import the class of a cell's system.
+
+    :raises StudyError: if the module or the class does not exist, or it is not a class.
+    """
+    path = cell.system.system
+    module_name, _, name = path.partition(":")
+    try:
+        found = _import(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # the module exists and itself misses one
+        raise StudyError(f"system {cell.system_name!r}: there is no module {error.name!r} ({path})") from error
+    except AttributeError as error:
+        public = [key for key in vars(importlib.import_module(module_name)) if not key.startswith("_")]
+        raise StudyError(f"system {cell.system_name!r}: {module_name} has an {unknown('name', name, public)}") from error
+    if not inspect.isclass(found):
+        raise StudyError(f"system {cell.system_name!r}: {path} is not a class")
+    return found
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,169 @@
+"""Running a study's unfinished cells, each as one Ray Tune trial on one CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+# Ray reads these when it is imported. Set by hand, they stay as they are
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about GPUs that no cell uses
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables cannot be switched off, the old reporter can
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a study mean the user's folder
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # records are written by the workers
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops at once; finished cells are kept anyway
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+
+from rl_agg.study.cells import Update, runner_for  # noqa: E402
+from rl_agg.study.progress import StudyProgress  # noqa: E402
+from rl_agg.study.spec import Cell, Study  # noqa: E402
+from rl_agg.study.store import Store  # noqa: E402
+
+SECONDS_BETWEEN_REPORTS = 0.5
+OBJECT_STORE_BYTES = 100 * 2**20  # cells send numbers, not arrays; Ray would take 30 % of the memory
+
+
+def run_study(study: Study, directory: Path, *, workers: int | None = None, console: Console | None = None) -> list[Cell]:
+    """Run what is not finished yet. Killed and called again, it goes on; called twice at once, it refuses.
+
+    :param study: Resolved, see :func:`~rl_agg.study.spec.load_study`.
+    :param directory: Where its records are and go.
+    :param workers: How many cells at a time, one CPU each; ``None`` means as many as there are CPUs.
+    :param console: Where to show progress; ``None`` means standard output.
+    :return: The cells that failed; their tracebacks are in ``failures/``.
+    :raises StudyError: if a cell cannot start, the folder holds another study or is in use.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    store = Store(directory)
+    with store.writing(study):
+        cells = study.cells
+        todo = [cell for cell in cells if store.read(cell) is None]
+        _check_each_combination(todo)
+        console = console or Console()
+        with StudyProgress(console, len(cells), len(cells) - len(todo)) as progress:
+            if todo:
+                with ray_session(min(workers, len(todo))):
+                    _run_cells(todo, store, min(workers, len(todo)), progress)
+    return [cell for cell in todo if store.read(cell) is None]
+
+
+def _check_each_combination(cells: Sequence[Cell]) -> None:
+    """One seed of each is enough: a bad setting is told before anything runs."""
+    for cell in {(cell.system_name, cell.environment_name): cell for cell in reversed(cells)}.values():
+        runner_for(cell).check(cell)
+
+
+@contextmanager
+def ray_session(workers: int) -> Iterator[None]:
+    """Start a Ray of our own, quiet and without traces; one that runs in this process already is used instead."""
+    if ray.is_initialized():
+        yield
+        return
+    # Not the user's TMPDIR: Ray puts sockets there, whose paths must be shorter than 108 characters
+    scratch = tempfile.mkdtemp(prefix="rl-agg-", dir="/tmp")
+    try:
+        ray.init(
+            address="local",  # never somebody else's cluster
+            num_cpus=workers,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=scratch,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_cells(cells: Sequence[Cell], store: Store, workers: int, progress: StudyProgress) -> None:
+    def run_trial(config: dict[str, Any]) -> None:
+        run_cell(cells[config["cell"]], store)
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed cells are told by our own progress
+    with tempfile.TemporaryDirectory(prefix="rl-agg-tune-") as scratch:
+        analysis = tune.run(  # not a Tuner, which pickles its callbacks, and ours holds a terminal
+            run_trial,
+            config={"cell": tune.grid_search(list(range(len(cells))))},
+            resources_per_trial={"cpu": 1},
+            max_concurrent_trials=workers,
+            reuse_actors=True,  # saves each cell importing torch again
+            callbacks=[_Watch(cells, store, progress)],
+            raise_on_failed_trial=False,
+            storage_path=scratch,
+            verbose=0,
+        )
+    for trial in analysis.trials:
+        cell, error = cells[trial.config["cell"]], trial.get_error()
+        if error is not None and store.read(cell) is None and store.failure(cell) is None:
+            store.write_failure(cell, str(error))  # the worker died before it could
+
+
+def run_cell(cell: Cell, store: Store) -> None:
+    """Run one cell inside a trial: write its record, or its traceback if it fails."""
+    store.clear_failure(cell)
+    last = -SECONDS_BETWEEN_REPORTS
+
+    def report(update: Update, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_REPORTS or fraction >= 1:
+            last = time.monotonic()
+            tune.report({"fraction": fraction, "return": update.mean_return})
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        try:
+            updates = runner_for(cell).run(cell, report)
+        except Exception as error:  # any failure of a cell is its own; the others go on
+            store.write_failure(cell, traceback.format_exc())
+            tune.report({"failed": f"{type(error).__name__}: {error}"})
+            return
+    said = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
+    store.write(cell, updates, list(said))
+
+
+class _Watch(tune.Callback):
+    """Passes on to the progress what Tune hears from the trials."""
+
+    def __init__(self, cells: Sequence[Cell], store: Store, progress: StudyProgress) -> None:
+        self._cells = cells
+        self._store = store
+        self._progress = progress
+        self._failed: dict[str, str] = {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        if "failed" in result:
+            self._failed[trial.trial_id] = result["failed"]
+        elif "fraction" in result:
+            self._progress.updated(self._cell(trial), result["fraction"], result["return"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        if trial.trial_id in self._failed:
+            self._progress.failed(self._cell(trial), self._failed[trial.trial_id])
+        else:
+            self._progress.finished(self._cell(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._progress.failed(self._cell(trial), "its worker process died")
+
+    def _cell(self, trial: Any) -> Cell:
+        index: int = trial.config["cell"]
+        return self._cells[index]

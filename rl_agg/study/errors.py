@@ -1,0 +1,53 @@
+"""What a user can mend: told in one message, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+EXTRAS = {
+    "pandas": "study",
+    "plotly": "study",
+    "pyarrow": "study",
+    "ray": "study",
+    "rich": "study",
+    "tyro": "study",
+    "yaml": "study",
+    "stable_baselines3": "sb3",
+    "sb3_contrib": "sb3",
+    "Box2D": "envs",
+    "gymnasium": "envs",
+    "mujoco": "envs",
+}
+"""Which extra of rl-agg brings a module."""
+
+
+class StudyError(ValueError):
+    """A study that cannot be run or read as it is; the message says what to change."""
+
+
+class MissingExtraError(StudyError, ImportError):
+    """A package is not installed; the message names the extra that brings it."""
+
+
+@contextmanager
+def extras_named() -> Iterator[None]:
+    """Turn a missing optional package into an error that names its extra.
+
+    :raises MissingExtraError: where a module of :data:`EXTRAS` was not found.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        raise MissingExtraError(f"{module} is not installed: pip install 'rl-agg[{EXTRAS[module]}]'") from error
+
+
+def unknown(kind: str, name: str, choices: Collection[str]) -> str:
+    """Word the message about an unknown name: the name, the nearest choice, all choices."""
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {kind} {name!r}{hint}; choose from {', '.join(sorted(choices))}"

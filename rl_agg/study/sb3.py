@@ -1,0 +1,207 @@
+"""Running a cell with Stable-Baselines3: any on-policy algorithm, stock or with aggregation. Axis A: agents."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rl_agg.study.cells import OnUpdate, Update, import_system
+from rl_agg.study.errors import StudyError, unknown
+from rl_agg.study.spec import Budget, Cell
+from sb3_agg.networks import network
+from sb3_agg.rollouts import RolloutReturns
+
+SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
+SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds"}
+UNLIMITED_STEPS = sys.maxsize
+
+
+class Sb3Runner:
+    """Runs Stable-Baselines3's on-policy algorithms; see :class:`~rl_agg.study.cells.Runner`."""
+
+    def check(self, cell: Cell) -> None:
+        """Refuse off-policy systems and unknown settings, then build the model once and drop it.
+
+        :raises StudyError: naming the system, the environment and the reason.
+        """
+        cls = import_system(cell)
+        if not issubclass(cls, OnPolicyAlgorithm):
+            raise StudyError(
+                f"system {cell.system_name!r}: {cls.__name__} is not on-policy, so it has no rollouts whose agents could be "
+                "compared or weighed; choose an on-policy class such as PPO, A2C or sb3_agg:AggPPO"
+            )
+        settings = {**cell.environment.settings, **cell.system.settings}
+        known = _arguments(cls)
+        for name in settings:
+            if name in SET_BY_STUDY:
+                raise StudyError(f"{cell}: {name!r} is not a setting here; the study's own {SET_BY_STUDY[name]!r} says it")
+            if name not in known:
+                raise StudyError(f"{cell}: {unknown(f'{cls.__name__} setting', name, known - SET_BY_STUDY.keys())}")
+        try:
+            env = _environment(cell)
+            try:
+                _model(cell, env)
+            finally:
+                env.close()
+        except Exception as error:  # whatever a third-party constructor raises, it is about this cell's settings
+            raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
+
+    def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
+        """Train for the cell's budget."""
+        torch.set_num_threads(1)
+        env = _environment(cell)
+        try:
+            model = _model(cell, env)
+            model.set_logger(Logger(folder=None, output_formats=[]))
+            recorder = _Recorder(cell.budget, on_update)
+            if cell.budget.updates is not None:
+                _schedule_by_updates(model, recorder)
+            model.learn(cell.budget.env_steps or UNLIMITED_STEPS, callback=recorder, log_interval=1)
+            return recorder.updates
+        finally:
+            env.close()
+
+
+class _Recorder(BaseCallback):
+    """Keep one :class:`Update` for each rollout, and stop after as many as the budget allows."""
+
+    def __init__(self, budget: Budget, on_update: OnUpdate) -> None:
+        super().__init__()
+        self.updates: list[Update] = []
+        self._budget = budget
+        self._on_update = on_update
+
+    def fraction(self) -> float:
+        """How much of the budget is used up by the rollouts collected so far, in [0, 1]."""
+        if self._budget.updates is not None:
+            return self._collected / self._budget.updates
+        assert self._budget.env_steps is not None  # a budget is one or the other
+        return min(1.0, self.num_timesteps / self._budget.env_steps)
+
+    def _on_training_start(self) -> None:
+        self._start = time.perf_counter()
+        self._collected = 0
+        self._returns = np.full(self.training_env.num_envs, np.nan)  # [A], last known
+
+    def _on_rollout_start(self) -> None:
+        self._close_update()
+        self._rollout = RolloutReturns(self.training_env.num_envs)
+
+    def _on_step(self) -> bool:
+        if self._budget.updates is not None and self._collected >= self._budget.updates:
+            return False  # SB3 asks no sooner, so one step of each agent is thrown away
+        self._rollout.add(self.locals["infos"], self.locals["dones"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._collected += 1
+        self._returns = self._rollout.means(self._returns)
+
+    def _on_training_end(self) -> None:
+        self._close_update()
+
+    def _close_update(self) -> None:
+        """Write down the last rollout once its training is over, when the time and the weights are known."""
+        if len(self.updates) == self._collected:
+            return
+        known = self._returns[np.isfinite(self._returns)]
+        values = self.logger.name_to_value
+        update = Update(
+            update=self._collected,
+            env_steps=self.num_timesteps,
+            wall_time=time.perf_counter() - self._start,
+            mean_return=float(known.mean()) if known.size else math.nan,
+            episodes=int(self._rollout.num_episodes.sum()),
+            agent_returns=self._returns.tolist(),
+            scalars={name: float(value) for name, value in values.items() if name.startswith("agg/")},
+        )
+        self.updates.append(update)
+        self._on_update(update, self.fraction())
+
+
+def _schedule_by_updates(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
+    """Let schedules follow the updates done: how many steps those take is open where rollouts stretch (``min_episodes``)."""
+
+    def update_progress(num_timesteps: int, total_timesteps: int) -> None:
+        model._current_progress_remaining = 1.0 - recorder.fraction()
+
+    vars(model)["_update_current_progress_remaining"] = update_progress
+
+
+def _environment(cell: Cell) -> VecEnv:
+    environment = cell.environment
+    assert environment.id is not None  # a resolved study has it
+    env: VecEnv = make_vec_env(
+        environment.id, n_envs=environment.num_agents or 1, seed=cell.seed, env_kwargs=environment.env_kwargs
+    )
+    if environment.normalize:
+        chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
+        gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
+        env = VecNormalize(env, **{"gamma": gamma, **chosen})
+    return env
+
+
+def _model(cell: Cell, env: VecEnv) -> OnPolicyAlgorithm:
+    cls = import_system(cell)
+    model: OnPolicyAlgorithm = cls(cell.policy, env, seed=cell.seed, **{"device": "cpu", **_settings(cell)})
+    return model
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The constructor's arguments: the network, then the environment's settings, then the system's."""
+    layers = [cell.environment.settings, cell.system.settings]
+    settings = {name: value for layer in layers for name, value in layer.items()}
+    policy_kwargs = network(cell.environment.network) if cell.environment.network else {}
+    for layer in layers:
+        policy_kwargs.update(layer.get("policy_kwargs") or {})
+    if isinstance(policy_kwargs.get("activation_fn"), str):
+        policy_kwargs["activation_fn"] = _activation(policy_kwargs["activation_fn"])
+    if policy_kwargs:
+        settings["policy_kwargs"] = policy_kwargs
+    for name in SCHEDULED:
+        if isinstance(settings.get(name), str):
+            settings[name] = _schedule(name, settings[name])
+    return settings
+
+
+def _schedule(name: str, text: str) -> LinearSchedule:
+    kind, _, start = text.partition("_")
+    try:
+        if kind == "lin":
+            return LinearSchedule(float(start), 0.0, 1.0)
+    except ValueError:
+        pass
+    raise StudyError(f"{name} must be a number or 'lin_' and a number, got {text!r}")
+
+
+def _activation(text: str) -> type[torch.nn.Module]:
+    found = getattr(torch.nn, text.removeprefix("nn."), None)
+    if not (inspect.isclass(found) and issubclass(found, torch.nn.Module)):
+        raise StudyError(f"activation_fn must be a class of torch.nn such as nn.Tanh, got {text!r}")
+    return found
+
+
+def _arguments(cls: type[Any]) -> set[str]:
+    """Names that a constructor takes, its parents' included as long as each passes on what it does not know."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        names |= {parameter.name for parameter in parameters if parameter.kind not in variadic}
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return {name for name in names if not name.startswith("_")}

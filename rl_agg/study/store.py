@@ -1,0 +1,176 @@
+"""A study's folder: who may write to it, which cells are finished, and their records.
+
+``study.yaml`` holds the resolved study, ``cells/`` one Parquet file for each finished cell, ``failures/`` the traceback of
+each that failed. A file appears under its name only when it is complete, so a study can be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from rl_agg.study.cells import Update
+from rl_agg.study.errors import StudyError
+from rl_agg.study.parsing import load_yaml, read
+from rl_agg.study.provenance import provenance
+from rl_agg.study.spec import Cell, Study
+
+METADATA_KEY = b"rl_agg"
+COLUMNS = pa.schema(
+    [
+        ("update", pa.int64()),
+        ("env_steps", pa.int64()),
+        ("wall_time", pa.float64()),
+        ("return", pa.float64()),
+        ("episodes", pa.int64()),
+        ("agent_returns", pa.list_(pa.float64())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished cell.
+
+    :param cell: Which.
+    :param updates: One row for each update, with the columns of :data:`COLUMNS` and the scalars its system logged.
+    :param metadata: Its definition, :func:`~rl_agg.study.provenance.provenance` and warnings.
+    """
+
+    cell: Cell
+    updates: pd.DataFrame
+    metadata: dict[str, Any]
+
+
+class Store:
+    """The folder of one study.
+
+    :param directory: Made where it does not exist, once something is written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()  # workers run elsewhere
+        self._cells = self.directory / "cells"
+        self._failures = self.directory / "failures"
+        self._study_file = self.directory / "study.yaml"
+
+    @contextmanager
+    def writing(self, study: Study) -> Iterator[None]:
+        """Hold the folder for one study; nobody else may write to it meanwhile. The lock goes with the process.
+
+        :raises StudyError: if another run holds it, or the folder holds another study.
+        """
+        try:
+            self._cells.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"cannot write to {self.directory}: {error.strerror}") from error
+        with open(self.directory / ".lock", "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise StudyError(f"{self.directory} is in use by another run ({lock.read().strip()})") from error
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {platform.node()}\n")
+            lock.flush()
+            self._claim(study)
+            yield
+
+    def _claim(self, study: Study) -> None:
+        if self._study_file.exists():
+            held = self.study()
+            if held.key != study.key:
+                raise StudyError(
+                    f"{self.directory} holds another study ({held.name!r}, {held.key[:10]}, not {study.key[:10]}): its "
+                    "systems, environments, seeds or budget differ; choose another --out"
+                )
+        for leftover in self._cells.glob(".*.tmp"):
+            leftover.unlink()
+        text = yaml.safe_dump(study.to_mapping(), sort_keys=False, allow_unicode=True)
+        write_atomically(self._study_file, text.encode())
+
+    def study(self) -> Study:
+        """The study that the folder holds.
+
+        :raises StudyError: if it holds none.
+        """
+        if not self._study_file.exists():
+            raise StudyError(f"{self.directory} holds no study: there is no {self._study_file.name} in it")
+        return read(Study, load_yaml(self._study_file), str(self._study_file))
+
+    def write(self, cell: Cell, updates: Sequence[Update], warnings: Sequence[str] = ()) -> None:
+        """Write a finished cell's record, and forget that it may have failed before."""
+        columns: dict[str, Any] = {
+            "update": [update.update for update in updates],
+            "env_steps": [update.env_steps for update in updates],
+            "wall_time": [update.wall_time for update in updates],
+            "return": [update.mean_return for update in updates],
+            "episodes": [update.episodes for update in updates],
+            "agent_returns": [update.agent_returns for update in updates],
+        }
+        scalars = sorted({name for update in updates for name in update.scalars})
+        for name in scalars:
+            columns[name] = [update.scalars.get(name) for update in updates]
+        schema = pa.schema([*COLUMNS, *((name, pa.float64()) for name in scalars)])
+        metadata = {"cell": cell.key, "definition": cell.definition, "warnings": list(warnings), **provenance()}
+        table = pa.table(columns, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, write_page_checksum=True)
+        write_atomically(self._record_file(cell), sink.getvalue().to_pybytes())
+        self._failure_file(cell).unlink(missing_ok=True)
+
+    def read(self, cell: Cell) -> Record | None:
+        """Read a cell's record; ``None`` if there is none, it is damaged, or it is of another definition."""
+        try:
+            with pq.ParquetFile(self._record_file(cell), page_checksum_verification=True) as file:
+                table = file.read()
+            metadata = json.loads(table.schema.metadata[METADATA_KEY])
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowException, TypeError, KeyError, ValueError):
+            return None  # what half a file or flipped bits can raise; the cell is run again
+        if metadata.get("cell") != cell.key or table.num_rows == 0:
+            return None
+        return Record(cell, table.to_pandas(), metadata)
+
+    def write_failure(self, cell: Cell, text: str) -> None:
+        """Keep what a cell failed with."""
+        self._failures.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._failure_file(cell), text.encode())
+
+    def failure(self, cell: Cell) -> str | None:
+        """What a cell failed with, if it did."""
+        file = self._failure_file(cell)
+        return file.read_text(encoding="utf-8") if file.exists() else None
+
+    def clear_failure(self, cell: Cell) -> None:
+        """Forget a failure before the cell is tried again."""
+        self._failure_file(cell).unlink(missing_ok=True)
+
+    def _record_file(self, cell: Cell) -> Path:
+        return self._cells / f"{cell.id}.parquet"
+
+    def _failure_file(self, cell: Cell) -> Path:
+        return self._failures / f"{cell.id}.txt"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that its name never stands for half of it, not even after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
