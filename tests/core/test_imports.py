@@ -1,0 +1,55 @@
+"""Each import package pulls in its own framework and no other."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import venv
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = {"rl_agg": set(), "sb3_agg": {"stable_baselines3", "sb3_contrib"}, "rllib_agg": {"ray"}}
+
+
+@pytest.mark.parametrize("package", FRAMEWORKS)
+def test_importing_a_package_imports_no_other_framework(package: str) -> None:
+    script = f"import {package}, sys, json; print(json.dumps(list(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    frameworks = {"stable_baselines3", "sb3_contrib", "ray"} & set(json.loads(run.stdout.splitlines()[-1]))
+    assert frameworks <= FRAMEWORKS[package]
+
+
+def required_by(extra: str) -> set[str]:
+    """Names of the distributions that an extra adds."""
+    adding = [line for line in requires("rl-agg") or [] if re.search(rf"extra == ['\"]{extra}['\"]", line)]
+    return {re.split(r"[^A-Za-z0-9_-]", line)[0] for line in adding}
+
+
+def test_extras_keep_the_frameworks_apart() -> None:
+    assert required_by("sb3") == {"stable-baselines3", "sb3-contrib", "tqdm", "rich"}
+    assert required_by("rllib") == {"ray"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "package", "absent"), [("sb3", "sb3_agg", "ray"), ("rllib", "rllib_agg", "stable_baselines3")]
+)
+def test_an_extra_installs_alone_in_a_bare_environment(extra: str, package: str, absent: str, tmp_path: Path) -> None:
+    venv.create(tmp_path, with_pip=True)
+    python = tmp_path / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", f"{ROOT}[{extra}]"]
+    subprocess.run(install, check=True, timeout=900)
+    find = f"import importlib.util, {package}; assert importlib.util.find_spec('{absent}') is None"
+    subprocess.run([python, "-c", find], check=True, cwd=tmp_path)
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    """As if Stable-Baselines3 were not installed: its import fails."""
+    script = "import sys; sys.modules['stable_baselines3'] = None; import sb3_agg"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "pip install 'rl-agg[sb3]'" in run.stderr.splitlines()[-1]

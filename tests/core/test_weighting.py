@@ -1,0 +1,319 @@
+"""Weighting rules: properties over the registry, and numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rl_agg import RULES, Signals, Weighting, weights
+from rl_agg.weighting import MIXED_SIGN_CHOICES, has_mixed_signs
+
+NAN, INF = math.nan, math.inf
+WEIGHTED = {"r_weighted": "returns", "l_weighted": "losses"}
+
+agents = st.integers(1, 12)
+numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
+
+
+@st.composite
+def signals(draw: Any, num_agents: st.SearchStrategy[int] = agents) -> Signals:
+    count = draw(num_agents)
+    values = arrays(np.float64, count, elements=numbers)
+    return Signals(returns=draw(values), losses=draw(values), num_samples=np.abs(draw(values)))
+
+
+def reorder(given_signals: Signals, order: torch.Tensor) -> Signals:
+    names = ("returns", "losses", "num_samples")
+    return Signals(**{name: getattr(given_signals, name)[order] for name in names})
+
+
+def by_hand(rule: str, values: list[float], h: float | None = None) -> list[float]:
+    """Algorithms 2 and 3 line by line, on plain floats; NaN-free, not all equal."""
+    if rule == "r_weighted":
+        lowest = min(values)
+        values = [value - lowest for value in values]
+    total = sum(values)
+    return [value / total + 1 / (h or len(values)) for value in values]
+
+
+# Properties ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@given(given_signals=signals(), data=st.data())
+def test_relabelling_agents_relabels_weights(rule: str, given_signals: Signals, data: st.DataObject) -> None:
+    order = torch.tensor(data.draw(st.permutations(range(given_signals.num_agents))))
+    torch.testing.assert_close(weights(rule, reorder(given_signals, order)), weights(rule, given_signals)[order])
+
+
+@pytest.mark.parametrize(("rule", "total"), [("mean", 1.0), ("samples", 1.0), ("r_weighted", 2.0), ("l_weighted", 2.0)])
+@given(given_signals=signals())
+def test_totals(rule: str, total: float, given_signals: Signals) -> None:
+    assert weights(rule, given_signals).sum().item() == pytest.approx(total)
+
+
+@given(given_signals=signals())
+def test_sum_counts_everyone_once(given_signals: Signals) -> None:
+    assert weights("sum", given_signals).tolist() == [1.0] * given_signals.num_agents
+
+
+@pytest.mark.parametrize("rule", WEIGHTED)
+@given(given_signals=signals(), h=st.floats(0.1, 100))
+def test_everyone_keeps_the_floor(rule: str, given_signals: Signals, h: float) -> None:
+    found = weights(rule, given_signals, h=h)
+    assert found.min().item() >= 1 / h * (1 - 1e-12)
+    assert found.max().item() <= 1 + 1 / h + 1e-9
+    assert found.sum().item() == pytest.approx(1 + given_signals.num_agents / h)
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@given(given_signals=signals())
+def test_normalized_weights_sum_to_one_in_the_same_proportions(rule: str, given_signals: Signals) -> None:
+    plain, normalized = weights(rule, given_signals), weights(rule, given_signals, normalize=True)
+    assert normalized.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(normalized * plain.sum(), plain)
+
+
+@pytest.mark.parametrize("rule", WEIGHTED)
+@given(given_signals=signals())
+def test_normalized_is_the_papers_halved_weights(rule: str, given_signals: Signals) -> None:
+    """With h = A the weights sum to 2, so that dividing by 2 (section 4.1.6) and by their sum are the same."""
+    torch.testing.assert_close(weights(rule, given_signals, normalize=True), weights(rule, given_signals) / 2)
+
+
+@given(values=arrays(np.float64, st.integers(2, 8), elements=numbers), scale=st.floats(0.1, 1e3), shift=numbers)
+def test_reward_weights_ignore_scale_and_shift(values: np.ndarray, scale: float, shift: float) -> None:
+    assume(np.ptp(values) > 1)
+    torch.testing.assert_close(
+        weights("r_weighted", Signals(returns=values * scale + shift)),
+        weights("r_weighted", Signals(returns=values)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@given(values=arrays(np.float64, st.integers(2, 8), elements=st.floats(0.01, 1e6)), scale=st.floats(0.1, 1e3))
+def test_loss_weights_ignore_scale_but_not_shift(values: np.ndarray, scale: float) -> None:
+    found = weights("l_weighted", Signals(losses=values))
+    torch.testing.assert_close(weights("l_weighted", Signals(losses=values * scale)), found)
+    assume(values.max() > 1.5 * values.min())
+    assert not torch.allclose(weights("l_weighted", Signals(losses=values + values.max())), found, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", WEIGHTED)
+@given(values=st.lists(st.integers(0, 1000).map(float), min_size=2, max_size=8, unique=True), h=st.none() | st.floats(0.5, 50))
+def test_weighted_rules_follow_the_algorithms(rule: str, values: list[float], h: float | None) -> None:
+    found = weights(rule, Signals(**{WEIGHTED[rule]: values}), h=h)
+    np.testing.assert_allclose(found, by_hand(rule, values, h))
+
+
+@given(counts=st.lists(st.integers(0, 10_000), min_size=1, max_size=8))
+def test_samples_count_alike(counts: list[int]) -> None:
+    assume(sum(counts))
+    np.testing.assert_allclose(weights("samples", Signals(num_samples=counts)), [count / sum(counts) for count in counts])
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+@given(given_signals=signals(), data=st.data())
+def test_masked_agents_get_nothing_and_the_rest_what_they_would_alone(
+    rule: str, given_signals: Signals, data: st.DataObject
+) -> None:
+    count = given_signals.num_agents
+    present = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    everyone = Signals(given_signals.returns, given_signals.losses, given_signals.num_samples, present)
+    found = weights(rule, everyone)
+    assert (found[~present] == 0).all()
+    if present.any():
+        order = torch.arange(count)[present]
+        torch.testing.assert_close(found[present], weights(rule, reorder(given_signals, order)))
+
+
+@pytest.mark.parametrize("signal", ["returns", "losses", "num_samples"])
+@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("infinite", [INF, -INF])
+def test_an_infinite_signal_masks_its_agent_whatever_the_rule(rule: str, signal: str, infinite: float) -> None:
+    if signal == "num_samples" and infinite < 0:
+        with pytest.raises(ValueError, match="must not be negative"):
+            Signals(num_samples=[infinite])
+        return
+    values = {"returns": [1.0, 2.0, 4.0], "losses": [1.0, 2.0, 4.0], "num_samples": [1.0, 2.0, 4.0]}
+    values[signal][1] = infinite
+    found = weights(rule, Signals(**values))
+    others = Signals(**{name: [row[0], row[2]] for name, row in values.items()})
+    assert found[1] == 0
+    torch.testing.assert_close(found[[0, 2]], weights(rule, others))
+
+
+def test_with_nobody_present_nobody_counts() -> None:
+    for rule in RULES:
+        everything = {"returns": [1.0, 2.0], "losses": [1.0, 2.0], "num_samples": [1.0, 2.0]}
+        assert weights(rule, Signals(**everything, present=[False, False])).tolist() == [0, 0]
+        assert weights(rule, Signals(**everything, present=[False, False]), normalize=True).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("rule", [*WEIGHTED, "samples"])
+@given(values=st.lists(st.integers(0, 1000).map(float), min_size=2, max_size=8), data=st.data())
+def test_a_missing_signal_is_the_mean_of_the_known(rule: str, values: list[float], data: st.DataObject) -> None:
+    name = {**WEIGHTED, "samples": "num_samples"}[rule]
+    missing = data.draw(st.integers(0, len(values) - 1))
+    known = [value for index, value in enumerate(values) if index != missing]
+    gap, filled = list(values), list(values)
+    gap[missing], filled[missing] = NAN, sum(known) / len(known)
+    torch.testing.assert_close(weights(rule, Signals(**{name: gap})), weights(rule, Signals(**{name: filled})))
+
+
+@pytest.mark.parametrize(("rule", "name"), [*WEIGHTED.items(), ("samples", "num_samples")])
+def test_when_nobody_reported_everyone_counts_alike(rule: str, name: str) -> None:
+    found = weights(rule, Signals(**{name: [NAN, NAN, NAN, NAN]}))
+    assert found.tolist() == [0.25 if rule == "samples" else 0.5] * 4
+
+
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_one_agent(rule: str) -> None:
+    for value in (-3.0, 0.0, 7.0, NAN):
+        found = weights(rule, Signals(returns=[value], losses=[value], num_samples=[abs(value)]))
+        assert found.tolist() == [2.0 if rule in WEIGHTED else 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_dtype_is_kept_and_nothing_is_differentiated(rule: str, dtype: torch.dtype) -> None:
+    value = torch.tensor([1.0, 2.0, 3.0], dtype=dtype, requires_grad=True)
+    found = weights(rule, Signals(returns=value, losses=value, num_samples=value))
+    assert found.dtype == dtype
+    assert not found.requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rule", sorted(RULES))
+def test_on_cuda(rule: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    value = torch.tensor([1.0, -2.0, INF, NAN])
+    expected = weights(rule, Signals(returns=value, losses=value, num_samples=value.abs()))
+    value = value.cuda()
+    torch.testing.assert_close(weights(rule, Signals(returns=value, losses=value, num_samples=value.abs())).cpu(), expected)
+
+
+# Numbers worked by hand -----------------------------------------------------------------------------------------------------
+
+
+def test_algorithm_2_by_hand() -> None:
+    """Returns 10, 20, 50, 20: less the minimum 0, 10, 40, 10, of 60; and a quarter each."""
+    found = weights("r_weighted", Signals(returns=[10.0, 20.0, 50.0, 20.0]))
+    np.testing.assert_allclose(found, [0 + 0.25, 1 / 6 + 0.25, 2 / 3 + 0.25, 1 / 6 + 0.25])
+    np.testing.assert_allclose(weights("r_weighted", Signals(returns=[-50.0, -20.0]), h=8), [0.125, 1.125])
+
+
+def test_algorithm_3_by_hand() -> None:
+    """Losses 1, 2, 5, of 8; and a third each."""
+    found = weights("l_weighted", Signals(losses=[1.0, 2.0, 5.0]))
+    np.testing.assert_allclose(found, [1 / 8 + 1 / 3, 1 / 4 + 1 / 3, 5 / 8 + 1 / 3])
+
+
+@pytest.mark.parametrize("value", [-3.0, 0.0, 3.0])
+def test_equal_signals_give_equal_weights(value: float) -> None:
+    for rule, name in WEIGHTED.items():
+        assert weights(rule, Signals(**{name: [value] * 4}), h=2).tolist() == [0.75] * 4
+
+
+@pytest.mark.parametrize(
+    ("mixed_sign", "shares"),
+    [
+        ("shift", [0.0, 3 / 11, 8 / 11]),
+        ("abs", [2 / 9, 1 / 9, 6 / 9]),
+        ("clip", [0.0, 1 / 7, 6 / 7]),
+        ("literal", [-0.4, 0.2, 1.2]),
+    ],
+)
+def test_mixed_signs_by_hand(mixed_sign: str, shares: list[float]) -> None:
+    """Losses -2, 1, 6: shifted 0, 3, 8 of 11; magnitudes 2, 1, 6 of 9; clipped 0, 1, 6 of 7; as printed -2, 1, 6 of 5."""
+    found = weights("l_weighted", Signals(losses=[-2.0, 1.0, 6.0]), mixed_sign=mixed_sign)
+    np.testing.assert_allclose(found, np.array(shares) + 1 / 3)
+
+
+@pytest.mark.parametrize("mixed_sign", MIXED_SIGN_CHOICES)
+def test_losses_of_one_sign_need_no_guard(mixed_sign: str) -> None:
+    found = weights("l_weighted", Signals(losses=[1.0, 3.0]), mixed_sign=mixed_sign)
+    np.testing.assert_allclose(found, [0.75, 1.25])
+
+
+@pytest.mark.parametrize(("mixed_sign", "losses"), [("clip", [-1.0, -2.0]), ("abs", [0.0, 0.0]), ("literal", [1.0, -1.0])])
+def test_a_sum_of_zero_gives_equal_weights(mixed_sign: str, losses: list[float]) -> None:
+    assert weights("l_weighted", Signals(losses=losses), mixed_sign=mixed_sign).tolist() == [1.0, 1.0]
+
+
+def test_mixed_signs_are_recognised_row_by_row() -> None:
+    rows = torch.tensor([[1.0, 2.0], [-1.0, 2.0], [0.0, 0.0], [0.0, 1.0], [NAN, 1.0]])
+    assert has_mixed_signs(rows).tolist() == [False, True, True, False, False]
+
+
+# Callables and errors -------------------------------------------------------------------------------------------------------
+
+
+def test_a_callable_sees_present_agents_without_gaps() -> None:
+    def best_only(given_signals: Signals, *, bonus: float) -> torch.Tensor:
+        assert given_signals.returns is not None
+        assert given_signals.returns.tolist() == [1.0, 5.0, 3.0]
+        return torch.nn.functional.one_hot(given_signals.returns.argmax(), 3).double() + bonus
+
+    found = weights(best_only, Signals(returns=[1.0, INF, 5.0, NAN]), bonus=0.5)
+    assert found.tolist() == [0.5, 0.0, 1.5, 0.5]
+
+
+def test_a_weighting_tells_what_it_needs() -> None:
+    assert {name: set(Weighting(name).needs) for name in RULES} == {
+        "sum": set(),
+        "mean": set(),
+        "samples": {"num_samples"},
+        "r_weighted": {"returns"},
+        "l_weighted": {"losses"},
+    }
+    assert Weighting(lambda given_signals: given_signals.losses).needs == {"returns", "losses", "num_samples"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "message"),
+    [
+        ("r_wieghted", {}, "unknown aggregation 'r_wieghted' (did you mean 'r_weighted'?); choose from l_weighted, mean"),
+        ("zzz", {}, "unknown aggregation 'zzz'; choose from l_weighted, mean, r_weighted, samples, sum"),
+        (3, {}, "a rule is a name or a callable, got 3"),
+        ("mean", {"h": 2}, "mean has no setting 'h'; choose from normalize"),
+        ("r_weighted", {"mixed_sign": "abs"}, "r_weighted has no setting 'mixed_sign'; choose from h, normalize"),
+        ("r_weighted", {"h": 0}, "h must be a positive number or None for the number of agents, got 0"),
+        ("l_weighted", {"h": -1.5}, "got -1.5"),
+        ("r_weighted", {"h": NAN}, "got nan"),
+        ("r_weighted", {"h": "8"}, "got '8'"),
+        ("r_weighted", {"h": True}, "got True"),
+        ("l_weighted", {"mixed_sign": "drop"}, "unknown mixed_sign 'drop'; choose from shift, abs, clip, literal"),
+    ],
+)
+def test_bad_rules_and_settings_are_refused(rule: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Weighting(rule, settings)
+
+
+def test_a_missing_signal_is_named() -> None:
+    with pytest.raises(ValueError, match=re.escape("needs Signals.returns, which was not given")):
+        weights("r_weighted", Signals(losses=[1.0]))
+
+
+@pytest.mark.parametrize("result", [torch.ones(3), torch.ones(2, 1), [1.0, 1.0], None])
+def test_a_callable_must_return_one_weight_per_agent(result: Any) -> None:
+    with pytest.raises(ValueError, match=r"mine must return a tensor \[A\] = \[2\], got"):
+        weights(named_mine(result), Signals(returns=[1.0, 2.0]))
+
+
+def named_mine(result: Any) -> Any:
+    def mine(given_signals: Signals) -> Any:
+        return result
+
+    return mine
