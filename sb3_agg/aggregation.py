@@ -52,6 +52,8 @@ class AggregationMixin:
     """The algorithm's loss per sample, see :mod:`sb3_agg.losses`."""
     minibatches_class: ClassVar[type[Minibatches]] = Minibatches
 
+    n_envs: int
+    """A."""
     agent_returns: NDArray[np.float64]
     """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
     agent_weights: NDArray[np.float64]
@@ -108,8 +110,6 @@ class AggregationMixin:
         self.agent_weights = np.full(self.n_envs, np.nan)
         self._rollout_returns = RolloutReturns(self.n_envs)
         self._warned: set[str] = set()
-
-    n_envs: int
 
     def _check_settings(self) -> None:
         for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():
@@ -177,7 +177,7 @@ class AggregationMixin:
         weights = update.weights()
         if not update.num_evaluated:
             raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
-        self._record(update.num_masked(), update.skipped_steps, update.num_mixed_sign(), weights)
+        self._record(update.num_masked, update.skipped_steps, update.num_mixed_sign(), weights)
 
     def _signals(self, buffer: RolloutBuffer) -> Signals:
         returns = self._rollout_returns.means(self.agent_returns)

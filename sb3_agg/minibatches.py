@@ -49,10 +49,15 @@ class Minibatches:
         mask = getattr(self.samples, "mask", None)
         if mask is not None:  # padded sequences of a recurrent policy
             values = torch.where(mask > 0, values, 0.0)
+        return self._sum_per_agent(values) / self.samples_per_agent()
+
+    def samples_per_agent(self) -> Tensor:
+        """Samples of each agent in the current minibatch ``[A]``."""
         if self._counted[0] is not self.agents:
-            ones = torch.ones_like(values) if mask is None else mask
+            mask = getattr(self.samples, "mask", None)
+            ones = torch.ones_like(self.samples.advantages) if mask is None else mask
             self._counted = (self.agents, self._sum_per_agent(ones))
-        return self._sum_per_agent(values) / self._counted[1]
+        return self._counted[1]
 
     def _sum_per_agent(self, values: Tensor) -> Tensor:
         return values.new_zeros(len(self.present)).index_add_(0, self.agents, values)

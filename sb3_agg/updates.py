@@ -35,6 +35,9 @@ class WeightedUpdate:
     :param signals: Returns, sample counts and presence of the agents, ``[A]``.
     :param minibatches: What the rollout buffer serves.
     :param sample_losses: Loss per sample, for rules that need losses.
+
+    ``num_evaluated`` counts minibatches, ``skipped_steps`` those without a usable gradient, ``num_masked`` the agents masked in
+    the step that masked most of them.
     """
 
     def __init__(self, weighting: Weighting, signals: Signals, minibatches: Minibatches, sample_losses: SampleLosses) -> None:
@@ -48,7 +51,7 @@ class WeightedUpdate:
         self._coefficients: tuple[Tensor, Tensor | None] | None = None
         self._weights: list[Tensor] = []
         self._losses: list[Tensor] = []
-        self._num_masked = len(minibatches.present) - minibatches.num_present
+        self.num_masked = len(minibatches.present) - minibatches.num_present
         self._skip = False
 
     # What it saw ----------------------------------------------------------------------------------------------------------
@@ -56,10 +59,6 @@ class WeightedUpdate:
     def weights(self) -> Tensor:
         """Weights used ``[steps, A]``; no steps if SB3 never asked for a gradient."""
         return torch.stack(self._weights) if self._weights else torch.empty(0)
-
-    def num_masked(self) -> int:
-        """Agents masked in the step that masked most of them."""
-        return self._num_masked
 
     def num_mixed_sign(self) -> int:
         """Steps in which the losses had mixed signs."""
@@ -119,8 +118,7 @@ class WeightedUpdate:
         losses = self._sample_losses(self.minibatches.samples, values, log_prob, entropy)
         means = self.minibatches.mean_per_agent(losses)
         if not bool(means.isfinite().all()):
-            counted = self.minibatches.mean_per_agent(torch.ones_like(losses)) == 1
-            means = torch.where(counted & ~means.isfinite(), torch.inf, means)
+            means = torch.where((self.minibatches.samples_per_agent() > 0) & ~means.isfinite(), torch.inf, means)
             self._note_masked(means.isinf())
         self._losses.append(means)
         return means
@@ -157,7 +155,7 @@ class WeightedUpdate:
 
     def _note_masked(self, masked: Tensor) -> None:
         absent = ~torch.as_tensor(self.minibatches.present, device=masked.device)
-        self._num_masked = max(self._num_masked, int((masked | absent).sum()))
+        self.num_masked = max(self.num_masked, int((masked | absent).sum()))
         self._skip = bool((masked | absent).all())
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
