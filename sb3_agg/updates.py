@@ -36,8 +36,8 @@ class WeightedUpdate:
     :param minibatches: What the rollout buffer serves.
     :param sample_losses: Loss per sample, for rules that need losses.
 
-    ``num_evaluated`` counts minibatches, ``skipped_steps`` those without a usable gradient, ``num_masked`` the agents masked in
-    the step that masked most of them.
+    ``num_evaluated`` counts minibatches, ``skipped_steps`` those without a usable gradient, and ``num_masked`` the agents
+    masked in the step that masked most of them.
     """
 
     def __init__(self, weighting: Weighting, signals: Signals, minibatches: Minibatches, sample_losses: SampleLosses) -> None:
