@@ -14,7 +14,7 @@ from torch import Tensor
 class Signals:
     """What agents report with their gradients; every field is ``[A]``, NaN where an agent has nothing to say.
 
-    Sequences and arrays are accepted and become float64 tensors; floating tensors keep dtype and device. Everything is
+    Sequences and arrays are accepted and copied into float64 tensors; floating tensors keep dtype and device. Everything is
     detached: a weight is never differentiated.
 
     :param returns: Undiscounted episodic returns ``[A]`` in the environment's own units.
@@ -85,12 +85,13 @@ class Signals:
 MEASURED = ("returns", "losses", "num_samples")
 
 
+@torch.no_grad()
 def _as_signal(value: Any, name: str) -> Tensor:
-    if name == "present":
-        return torch.as_tensor(value, dtype=torch.bool)
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach()
-    return torch.as_tensor(value, dtype=torch.float64)
+    if isinstance(value, Tensor):
+        kept = torch.bool if name == "present" else value.dtype if value.is_floating_point() else torch.float64
+        return value.detach().to(kept)
+    # A copy: the caller may reuse its array, and Ray hands out arrays that must not be written to.
+    return torch.tensor(value, dtype=torch.bool if name == "present" else torch.float64)
 
 
 def _fill(values: Tensor | None) -> Tensor | None:

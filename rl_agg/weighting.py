@@ -163,15 +163,17 @@ class Weighting:
 
         :param signals: What they report, each ``[A]``.
         :return: Weights ``[A]``, detached, in the signals' dtype; zero for masked agents, all zero if nobody is present.
-        :raises ValueError: if a signal that the rule needs is missing, or a callable returns another shape.
+        :raises ValueError: if a signal that the rule needs is missing, a callable returns another shape, or the weights to be
+            normalized sum to zero.
         """
         if signals.complete():
             return self._weigh(signals)
-        masked = signals.masked()
-        weights_ = torch.zeros_like(_any_signal(signals))
-        if not bool(masked.all()):
-            present = ~masked
-            weights_[present] = self._weigh(signals.of(present).without_gaps())
+        present = ~signals.masked()
+        if not bool(present.any()):
+            return torch.zeros_like(_any_signal(signals, self.needs))
+        part = self._weigh(signals.of(present).without_gaps())
+        weights_ = part.new_zeros(signals.num_agents)  # the rule's own dtype and device: signals may differ in theirs
+        weights_[present.to(part.device)] = part
         return weights_
 
     @torch.no_grad()
@@ -180,7 +182,13 @@ class Weighting:
         if not isinstance(weights_, Tensor) or weights_.shape != (signals.num_agents,):
             got = f"shape {tuple(weights_.shape)}" if isinstance(weights_, Tensor) else f"{weights_!r}"
             raise ValueError(f"{self.name} must return a tensor [A] = [{signals.num_agents}], got {got}")
-        return weights_ / weights_.sum() if self.normalize else weights_
+        weights_ = weights_.detach()  # a callable may hand out a tensor that it made outside no_grad
+        if not self.normalize:
+            return weights_
+        total = weights_.sum()
+        if bool(total == 0):
+            raise ValueError(f"{self.name} returned weights that sum to 0, which cannot be normalized: {weights_.tolist()}")
+        return weights_ / total
 
 
 def weights(rule: str | Rule, signals: Signals, *, normalize: bool = False, **settings: Any) -> Tensor:
@@ -228,8 +236,8 @@ def _required(signals: Signals, name: str) -> Tensor:
     return value
 
 
-def _any_signal(signals: Signals) -> Tensor:
-    for name in MEASURED:
+def _any_signal(signals: Signals, preferred: Collection[str] = ()) -> Tensor:
+    for name in sorted(MEASURED, key=lambda name: name not in preferred):
         value: Tensor | None = getattr(signals, name)
         if value is not None:
             return value

@@ -12,12 +12,35 @@ import torch
 from rl_agg import Signals
 
 
-@pytest.mark.parametrize("values", [[1, 2], (1.0, 2.0), np.array([1.0, 2.0]), torch.tensor([1, 2])])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2],
+        (1.0, 2.0),
+        np.array([1.0, 2.0]),
+        np.array([1, 2], dtype=np.int32),
+        np.frombuffer(np.array([1.0, 2.0]).tobytes()),  # not writable, like what Ray hands out
+        torch.tensor([1, 2]),
+        [torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)],
+    ],
+    ids=["list", "tuple", "array", "integers", "read-only array", "integer tensor", "losses with a graph"],
+)
 def test_sequences_and_arrays_become_float64(values: Any) -> None:
     returns = Signals(returns=values).returns
     assert returns is not None
     assert returns.dtype == torch.float64
     assert returns.tolist() == [1.0, 2.0]
+
+
+def test_an_array_is_copied_so_that_its_owner_may_reuse_it() -> None:
+    buffer = np.array([1.0, 2.0])
+    signals = Signals(returns=buffer, present=np.array([True, False]))
+    buffer[:] = 0.0
+    assert signals.returns is not None
+    assert signals.returns.tolist() == [1.0, 2.0]
+    assert signals.present is not None
+    assert signals.present.tolist() == [True, False]
 
 
 def test_floating_tensors_keep_their_dtype_and_lose_their_graph() -> None:

@@ -108,6 +108,28 @@ def test_loss_weights_ignore_scale_but_not_shift(values: np.ndarray, scale: floa
     assert not torch.allclose(weights("l_weighted", Signals(losses=values + values.max())), found, rtol=1e-6)
 
 
+@given(
+    values=st.lists(st.integers(-1000, 1000).map(float), min_size=2, max_size=8),
+    scale=st.sampled_from([0.25, 2.0, 64.0]),
+    shift=st.integers(-500, 500),
+)
+def test_guards_keep_what_they_are_named_after(values: list[float], scale: float, shift: int) -> None:
+    """Integers and powers of two, so that nothing is rounded: shift ignores a shift, the others only a scale."""
+    losses = torch.tensor(values, dtype=torch.float64)
+    assume(losses.min() < 0)
+
+    def share(losses: torch.Tensor, mixed_sign: str) -> torch.Tensor:
+        return weights("l_weighted", Signals(losses=losses), mixed_sign=mixed_sign)
+
+    for mixed_sign in MIXED_SIGN_CHOICES:
+        torch.testing.assert_close(share(losses * scale, mixed_sign), share(losses, mixed_sign))
+    moved = losses + shift
+    if moved.min() < 0:
+        torch.testing.assert_close(share(moved, "shift"), share(losses, "shift"))
+    torch.testing.assert_close(share(-losses, "abs"), share(losses, "abs"))
+    torch.testing.assert_close(share(losses, "clip"), share(losses.clamp(min=0), "clip"))
+
+
 @pytest.mark.parametrize("rule", WEIGHTED)
 @given(values=st.lists(st.integers(0, 1000).map(float), min_size=2, max_size=8, unique=True), h=st.none() | st.floats(0.5, 50))
 def test_weighted_rules_follow_the_algorithms(rule: str, values: list[float], h: float | None) -> None:
@@ -190,6 +212,19 @@ def test_dtype_is_kept_and_nothing_is_differentiated(rule: str, dtype: torch.dty
     found = weights(rule, Signals(returns=value, losses=value, num_samples=value))
     assert found.dtype == dtype
     assert not found.requires_grad
+
+
+@pytest.mark.parametrize(("present", "expected"), [([True, True, False], [0.75, 1.25, 0.0]), ([False] * 3, [0.0, 0.0, 0.0])])
+def test_masking_keeps_the_dtype_of_the_signal_that_is_weighed(present: list[bool], expected: list[float]) -> None:
+    """Returns come from episodes as float64, losses from the network as float32."""
+    found = weights("l_weighted", Signals(returns=[1.0, 2.0, 3.0], losses=torch.tensor([1.0, 3.0, 9.0]), present=present))
+    assert found.dtype == torch.float32
+    assert found.tolist() == expected
+
+
+def test_a_callable_with_a_graph_is_detached() -> None:
+    learned = torch.ones(2, requires_grad=True)
+    assert not weights(lambda _: learned, Signals(returns=[1.0, 2.0])).requires_grad
 
 
 @pytest.mark.gpu
@@ -310,6 +345,11 @@ def test_a_missing_signal_is_named() -> None:
 def test_a_callable_must_return_one_weight_per_agent(result: Any) -> None:
     with pytest.raises(ValueError, match=r"mine must return a tensor \[A\] = \[2\], got"):
         weights(named_mine(result), Signals(returns=[1.0, 2.0]))
+
+
+def test_weights_that_cancel_out_cannot_be_normalized() -> None:
+    with pytest.raises(ValueError, match=r"mine returned weights that sum to 0, which cannot be normalized: \[1.0, -1.0\]"):
+        weights(named_mine(torch.tensor([1.0, -1.0])), Signals(returns=[1.0, 2.0]), normalize=True)
 
 
 def named_mine(result: Any) -> Any:
