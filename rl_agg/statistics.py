@@ -176,6 +176,36 @@ def bootstrap_interval(
     return _bootstrap(samples, pooled, confidence, resamples, seed)
 
 
+def mean_curve(curves: ArrayLike) -> Array:
+    """Mean over runs at each update.
+
+    :param curves: ``[S, U]``.
+    :return: ``[U]``, over the runs with a known return there; NaN where there is none.
+    """
+    runs = np.asarray(curves, dtype=np.float64)
+    known = ~np.isnan(runs)
+    count, total = known.sum(axis=0), np.where(known, runs, 0.0).sum(axis=0)
+    curve: Array = np.divide(total, count, out=np.full(runs.shape[1], np.nan), where=count > 0)
+    return curve
+
+
+def curve_interval(
+    curves: ArrayLike, *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[Array, Array]:
+    """Bootstrap interval of the mean curve, update by update.
+
+    :param curves: ``[S, U]``.
+    :return: Low and high ends ``[U]`` each; NaN where a run's return is not known, and everywhere with one run.
+    """
+    runs = np.asarray(curves, dtype=np.float64)
+    low, high = np.full(runs.shape[1], np.nan), np.full(runs.shape[1], np.nan)
+    known = ~np.isnan(runs).any(axis=0)
+    if len(runs) > 1 and known.any():
+        interval = _resampled([runs[:, known].T], mean, confidence, resamples, seed)
+        low[known], high[known] = interval.low, interval.high
+    return low, high
+
+
 def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
     r"""Estimate by how much one algorithm beats another, seed by seed: the mean of :math:`x_s - y_s`.
 
@@ -232,7 +262,12 @@ def _bootstrap(samples: list[Array], statistic: Callable[..., Any], confidence: 
     value = float(statistic(*samples, axis=-1))
     if any(sample.size < 2 for sample in samples):
         return Estimate(value, math.nan, math.nan)
-    interval = stats.bootstrap(
+    interval = _resampled(samples, statistic, confidence, resamples, seed)
+    return Estimate(value, float(interval.low), float(interval.high))
+
+
+def _resampled(samples: list[Array], statistic: Callable[..., Any], confidence: float, resamples: int, seed: int) -> Any:
+    return stats.bootstrap(
         samples,
         statistic,
         n_resamples=resamples,
@@ -240,9 +275,9 @@ def _bootstrap(samples: list[Array], statistic: Callable[..., Any], confidence: 
         method="percentile",  # the bias-corrected one is undefined where all runs agree
         paired=False,
         vectorized=True,
+        axis=-1,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
 
 
 def _known(values: ArrayLike) -> Array:

@@ -1,0 +1,31 @@
+"""The ``rl-agg`` command: errors a user can mend are one line, without a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rl_agg.study.errors import StudyError, extras_named
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    :param arguments: Those after the program's name; ``None`` means the process's own.
+    :return: Exit status: 0 done, 1 some cells failed, 2 the request cannot be carried out, 130 interrupted.
+    """
+    try:
+        with extras_named():
+            from rl_agg.study import commands
+
+            return commands.run(arguments)
+    except StudyError as error:
+        print(f"rl-agg: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rl-agg: stopped; the same command goes on with what is not finished", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

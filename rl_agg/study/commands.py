@@ -1,0 +1,94 @@
+"""What ``rl-agg`` can do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from rl_agg.study.report import write_report
+from rl_agg.study.results import Results
+from rl_agg.study.spec import load_study
+from rl_agg.study.systems import RELATIVES, SYSTEMS
+from rl_agg.study.tables import terminal_tables
+from rl_agg.study.verdict import verdicts
+
+
+def compare(
+    spec: tyro.conf.Positional[Path],
+    /,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    quick: Annotated[bool, tyro.conf.arg(help="Apply the spec's 'quick' overrides: a look at whether all runs.")] = False,
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help="Cells at a time; one for each CPU unless given.")] = None,
+) -> int:
+    """Run a study and write its report. Killed and started again, it goes on where it stopped.
+
+    :param spec: The study, a YAML file.
+    :param out: Folder for its records and report.
+    """
+    from rl_agg.study.engine import run_study  # Ray takes seconds to import, which the other commands need not wait for
+
+    console = Console()
+    sys.path.insert(0, os.getcwd())  # so that a study can name classes of the user's own modules
+    failed = run_study(load_study(spec, quick=quick), out, workers=workers, console=console)
+    _show(write_report(out), out, console)
+    for cell in failed:
+        console.print(
+            f"[red]FAILED[/] {escape(str(cell))}; see {escape(str(out / 'failures'))}", highlight=False, soft_wrap=True
+        )
+    return 1 if failed else 0
+
+
+def report(directory: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]], /) -> int:
+    """Write the report of a study again, finished or not.
+
+    :param directory: The folder given to compare as --out.
+    """
+    _show(write_report(directory), directory, Console())
+    return 0
+
+
+def systems() -> int:
+    """List the systems that exist, by their choice on each of four axes."""
+    console = Console()
+    width = max(len(system.name) for system in SYSTEMS)
+    console.print(f"{'System':{width}}  gate · rule · payload · schedule (paper)\n  its entry in a study\n", highlight=False)
+    for system in SYSTEMS:
+        axes = " · ".join((system.gate, system.rule, system.payload, system.schedule))
+        entry = {system.name: {"system": system.path, "settings": system.settings}}
+        text = yaml.safe_dump(entry, default_flow_style=True, width=999, sort_keys=False).strip()[1:-1]
+        console.print(f"[bold]{escape(system.name):{width}}[/]  {axes} ({system.paper})", highlight=False, soft_wrap=True)
+        console.print(f"  [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
+    console.print(f"\nThe same settings work with {', '.join(RELATIVES)}.", highlight=False)
+    return 0
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Parse a command line and carry it out.
+
+    :return: Exit status.
+    """
+    commands: dict[str, Callable[..., int]] = {"compare": compare, "report": report, "systems": systems}
+    status: int = tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="rl-agg",
+        description="Compare ways of aggregating parallel agents in reinforcement learning.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return status
+
+
+def _show(results: Results, directory: Path, console: Console) -> None:
+    for table in terminal_tables(results, console.width):
+        console.print(table)
+    for verdict in verdicts(results):
+        console.print(f"[bold]{escape(verdict.headline)}[/] {escape(verdict.detail)}\n", highlight=False)
+    console.print(f"Report: {escape(str(directory / 'report.html'))}", highlight=False, soft_wrap=True)
