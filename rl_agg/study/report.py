@@ -65,9 +65,7 @@ def page(results: Results) -> str:
     parts = {
         "TITLE": escape(results.study.name),
         "SUBTITLE": escape(_subtitle(results)),
-        "VERDICT": '<section class="verdict">'
-        + "".join(f"<p>{escape(text)}</p>" for text in verdicts(results))
-        + "</section>",
+        "VERDICT": _verdict_html(results),
         "CURVES": _curves_html(charts),
         "TABLES": _tables_html(results),
         "NOTES": _notes_html(results),
