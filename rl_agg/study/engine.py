@@ -52,10 +52,11 @@ def run_study(study: Study, directory: Path, *, workers: int | None = None, cons
     """
     workers = workers or len(os.sched_getaffinity(0))
     store = Store(directory)
+    # Before the folder is taken: a study that cannot start must not keep out its corrected self
+    _check_each_combination([cell for cell in study.cells if store.read(cell) is None])
     with store.writing(study):
         cells = study.cells
         todo = [cell for cell in cells if store.read(cell) is None]
-        _check_each_combination(todo)
         console = console or Console()
         with StudyProgress(console, len(cells), len(cells) - len(todo)) as progress:
             if todo:
@@ -111,10 +112,10 @@ def _run_cells(cells: Sequence[Cell], store: Store, workers: int, progress: Stud
             storage_path=scratch,
             verbose=0,
         )
-    for trial in analysis.trials:
-        cell, error = cells[trial.config["cell"]], trial.get_error()
-        if error is not None and store.read(cell) is None and store.failure(cell) is None:
-            store.write_failure(cell, str(error))  # the worker died before it could
+        for trial in analysis.trials:  # in here, as Tune keeps the errors in its storage
+            cell, error = cells[trial.config["cell"]], trial.get_error()
+            if error is not None and store.read(cell) is None and store.failure(cell) is None:
+                store.write_failure(cell, str(error))  # the worker died before it could
 
 
 def run_cell(cell: Cell, store: Store) -> None:

@@ -1,0 +1,28 @@
+"""A study that cannot start says so and leaves its folder to the corrected one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rl_agg.study.engine import run_study
+from rl_agg.study.errors import StudyError
+from rl_agg.study.spec import Budget, Environment, Study, System, resolve
+
+
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [
+        (System("stable_baselines3:SAC"), "SAC is not on-policy"),
+        (System("stable_baselines3:PPO", {"n_epoch": 2}), "did you mean 'n_epochs'"),
+        (System("sb3_agg:AggPPO", {"aggregation": "summ"}), "did you mean 'sum'"),
+    ],
+    ids=["off-policy", "unknown setting", "unknown rule"],
+)
+def test_a_refused_study_does_not_take_the_folder(system: System, message: str, tmp_path: Path) -> None:
+    environments = {"CartPole-v1": Environment(num_agents=2, settings={})}
+    study = resolve(Study("refused", "it", {"it": system}, environments, budget=Budget(updates=1)))
+    with pytest.raises(StudyError, match=message):
+        run_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
