@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint clean
+.PHONY: help demo test slow bare lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -21,27 +21,34 @@ test: $(VENV)/.installed-dev ## Run the test suite
 slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each
 	$(BIN)/python -m pytest -q -m slow
 
+bare: $(VENV)/.installed-dev ## Install the core and each framework's extra alone into fresh environments, and look
+	$(BIN)/python -m pytest -q -m slow tests/core/test_imports.py
+
 lint: $(VENV)/.installed-dev ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT
 
+# Checked first of all, so that what is wrong is one line and not pip's.
 $(VENV)/.python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) not found: rl-agg needs Python >= 3.11; try make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "rl-agg needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.11"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv"; exit 1; }
-	@$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+		{ echo "rl-agg needs Python >= 3.11, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --upgrade 'pip>=25.1' # the first to read dependency groups
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "Installing rl-agg and its pinned dependencies into $(VENV) (a minute or two, longer on a slow line) ..."
+	@echo "Installing rl-agg and its pinned dependencies into $(VENV): 1 to 3 minutes the first time, longer on a slow line ..."
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@echo "Installing the development tools ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[all,torchjd]'
-	@touch $@
+$(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing rl-agg, all extras but marl and the development tools into $(VENV): 1 to 3 minutes the first time ..."
+	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[all,torchjd,zoo]'
+	@touch $(VENV)/.installed $@
