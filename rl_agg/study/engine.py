@@ -32,6 +32,7 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 
 from rl_agg.study.cells import Update, runner_for  # noqa: E402
+from rl_agg.study.errors import StudyError  # noqa: E402
 from rl_agg.study.progress import StudyProgress  # noqa: E402
 from rl_agg.study.spec import Cell, Study  # noqa: E402
 from rl_agg.study.store import Store  # noqa: E402
@@ -48,9 +49,12 @@ def run_study(study: Study, directory: Path, *, workers: int | None = None, cons
     :param workers: How many cells at a time, one CPU each; ``None`` means as many as there are CPUs.
     :param console: Where to show progress; ``None`` means standard output.
     :return: The cells that failed; their tracebacks are in ``failures/``.
-    :raises StudyError: if a cell cannot start, the folder holds another study or is in use.
+    :raises StudyError: if a cell cannot start, ``workers`` is below 1, or the folder holds another study or is in use.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    if workers is None:
+        workers = len(os.sched_getaffinity(0))
+    elif workers < 1:
+        raise StudyError(f"workers must be at least 1, got {workers}")
     store = Store(directory)
     # Before the folder is taken: a study that cannot start must not keep out its corrected self
     _check_each_combination([cell for cell in study.cells if store.read(cell) is None])

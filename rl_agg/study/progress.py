@@ -56,11 +56,11 @@ class StudyProgress:
 
     def finished(self, cell: Cell) -> None:
         """A cell's record is written."""
-        self._over(cell, f"{cell}: {_told(self._returns.get(cell, math.nan))}")
+        self._over(cell, f"{escape(str(cell))}: {_told(self._returns.get(cell, math.nan))}")
 
     def failed(self, cell: Cell, reason: str) -> None:
         """A cell failed."""
-        self._over(cell, f"[red]FAILED[/] {cell}: {escape(reason)}")
+        self._over(cell, f"[red]FAILED[/] {escape(str(cell))}: {escape(reason)}")
 
     def _over(self, cell: Cell, line: str) -> None:
         self._done += 1

@@ -1,0 +1,38 @@
+"""What a running study prints, whatever its systems are called."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rl_agg.study.engine import run_study
+from rl_agg.study.errors import StudyError
+from rl_agg.study.progress import StudyProgress
+from rl_agg.study.spec import Budget, Environment, Study, System, resolve
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("name", ["[red]x[/]", "[/x]", "plain"])
+def test_names_are_printed_as_they_are(name: str, terminal: bool) -> None:
+    systems = {name: System("stable_baselines3:PPO")}
+    study = resolve(Study("names", name, systems, {"CartPole-v1": Environment()}, seeds=2, budget=Budget(updates=1)))
+    first, second = study.cells
+    console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=200)
+    with StudyProgress(console, total=2, done=0) as progress:
+        progress.updated(first, 0.5, 12.34)
+        progress.finished(first)
+        progress.failed(second, "KeyError: '[/]'")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"[1/2] {name} on CartPole-v1, seed 0: return 12.3" in shown
+    assert f"[2/2] FAILED {name} on CartPole-v1, seed 1: KeyError: '[/]'" in shown
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_fewer_than_one_worker_is_refused(workers: int, tmp_path: Path) -> None:
+    systems = {"it": System("stable_baselines3:PPO")}
+    study = resolve(Study("workers", "it", systems, {"CartPole-v1": Environment()}, budget=Budget(updates=1)))
+    with pytest.raises(StudyError, match=f"workers must be at least 1, got {workers}"):
+        run_study(study, tmp_path / "out", workers=workers)
