@@ -89,7 +89,8 @@ def loss_weights(signals: Signals, *, h: float | None = None, mixed_sign: str = 
     if mixed_sign not in MIXED_SIGN_CHOICES:
         raise ValueError(f"unknown mixed_sign {mixed_sign!r}; choose from {', '.join(MIXED_SIGN_CHOICES)}")
     losses = _required(signals, "losses")
-    if mixed_sign != "literal" and bool(has_mixed_signs(losses)):
+    one_sign = mixed_sign == "literal" or bool((losses > 0).all())  # nearly always, and cheaper than asking further
+    if not one_sign and bool(has_mixed_signs(losses)):
         guard = {"shift": losses - losses.min(), "abs": losses.abs(), "clip": losses.clamp(min=0)}
         losses = guard[mixed_sign]
     return _share(losses) + _floor(h, signals.num_agents)

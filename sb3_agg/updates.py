@@ -107,9 +107,10 @@ class WeightedUpdate:
         if of_rollout and self._coefficients is not None and self._coefficients[0] is agents:
             return self._coefficients[1]
         coefficients = (weights * self.minibatches.num_present).to(torch.float32)
+        if not of_rollout:
+            return coefficients[agents]
         per_sample = None if bool((coefficients == 1).all()) else coefficients[agents]
-        if of_rollout:
-            self._coefficients = (agents, per_sample)
+        self._coefficients = (agents, per_sample)
         return per_sample
 
     @torch.no_grad()
