@@ -1,0 +1,41 @@
+"""Studies: run systems x environments x seeds, and report what came out.
+
+>>> from rl_agg.study import load_study, run_study, write_report
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rl_agg.study.engine import run_study
+    from rl_agg.study.errors import StudyError
+    from rl_agg.study.report import write_report
+    from rl_agg.study.results import Results
+    from rl_agg.study.spec import Budget, Environment, Study, System, load_study, resolve
+
+__all__ = [
+    "Budget",
+    "Environment",
+    "Results",
+    "Study",
+    "StudyError",
+    "System",
+    "load_study",
+    "resolve",
+    "run_study",
+    "write_report",
+]
+
+_HOMES = {"run_study": "engine", "StudyError": "errors", "write_report": "report", "Results": "results"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: what needs which extra differs, and Ray alone takes seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rl_agg.study.errors import extras_named
+
+    with extras_named():
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'spec')}"), name)

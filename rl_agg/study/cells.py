@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.study.errors import EXTRAS, StudyError, unknown
 from rl_agg.study.spec import Cell
 
 
@@ -82,9 +82,13 @@ def import_system(cell: Cell) -> type[Any]:
     try:
         found = _import(path)
     except ModuleNotFoundError as error:
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise  # the module exists and itself misses one
-        raise StudyError(f"system {cell.system_name!r}: there is no module {error.name!r} ({path})") from error
+        missing = error.name or ""
+        if missing.partition(".")[0] in EXTRAS:
+            raise  # told with the extra that brings it
+        there_is = "there is no module" if f"{module_name}.".startswith(f"{missing}.") else f"{module_name} needs a module"
+        raise StudyError(f"system {cell.system_name!r}: {there_is} {missing!r} ({path})") from error
+    except ImportError as error:
+        raise StudyError(f"system {cell.system_name!r}: {path} cannot be imported: {error}") from error
     except AttributeError as error:
         public = [key for key in vars(importlib.import_module(module_name)) if not key.startswith("_")]
         raise StudyError(f"system {cell.system_name!r}: {module_name} has an {unknown('name', name, public)}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -100,7 +101,11 @@ def ray_session(workers: int) -> Iterator[None]:
 
 
 def _run_cells(cells: Sequence[Cell], store: Store, workers: int, progress: StudyProgress) -> None:
+    path = list(sys.path)
+
     def run_trial(config: dict[str, Any]) -> None:
+        # Ray's workers have a path of their own, and a system may be a class in the user's folder
+        sys.path.extend(folder for folder in path if folder not in sys.path)
         run_cell(cells[config["cell"]], store)
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed cells are told by our own progress

@@ -72,7 +72,7 @@ def tables_of(results: Results) -> dict[str, list[tuple[str, ...]]]:
     return tables
 
 
-NARROW_HEADINGS = tuple(heading for heading in HEADINGS if heading not in ("Seeds", "Variance of R̄", "IQM of R̄"))
+WIDE_ONLY = frozenset({"Seeds", "Variance of R̄", "IQM of R̄", "P(better)"})
 NARROW_WIDTH = 120
 
 
@@ -83,12 +83,12 @@ def terminal_tables(results: Results, width: int) -> list[Table]:
     """
     tables = []
     for title, (headings, *lines) in tables_of(results).items():
-        shown = [i for i, heading in enumerate(headings) if width >= NARROW_WIDTH or heading in NARROW_HEADINGS]
+        shown = [i for i, heading in enumerate(headings) if width >= NARROW_WIDTH or heading not in WIDE_ONLY]
         table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for i in shown:
-            table.add_column(headings[i].replace(" ", "\n", 1), no_wrap=True)
+            table.add_column(headings[i].replace(" ", "\n", 1), no_wrap=i > 0, overflow="ellipsis" if i else "fold")
         for line in lines:
-            cells = (escape(line[i].replace(" [", "\n[").replace(" (", "\n(")) for i in shown)
+            cells = (escape(line[i].replace(" [", "\n[").replace(" (", "\n(") if i else line[i]) for i in shown)
             table.add_row(*cells, style="bold" if line[0] == results.study.baseline else None)
         tables.append(table)
     return tables

@@ -1,0 +1,126 @@
+"""The command line: exit statuses, one-line errors, help."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rl_agg.study import cli
+from rl_agg.study.cells import import_system
+from rl_agg.study.spec import System
+from rl_agg.study.store import Store
+from rl_agg.study.systems import RELATIVES, SYSTEMS
+from rl_agg.weighting import RULES
+
+SPEC = """
+name: cli
+baseline: stock
+systems: {stock: {system: "SYSTEM"}}
+environments: {CartPole-v1: {num_agents: 2, settings: {n_steps: 32, batch_size: 32, n_epochs: 1}}}
+budget: {updates: 50}
+quick: {budget: {updates: 1}}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC.replace("SYSTEM", "stable_baselines3:PPO"))
+    return path
+
+
+@pytest.mark.usefixtures("ray_running")
+def test_compare_then_report(spec, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "spec.yaml", "--out", "out", "--quick", "--workers", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "[1/1] stock on CartPole-v1, seed 0" in shown
+    assert "Report: out/report.html" in shown
+    (tmp_path / "out" / "report.html").unlink()
+    assert cli.main(["report", "out"]) == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.usefixtures("ray_running")
+def test_failed_cells_and_the_users_own_modules(tmp_path, capsys, monkeypatch):
+    (tmp_path / "my_systems.py").write_text(
+        "from stable_baselines3 import PPO\nclass Mine(PPO):\n    def train(self):\n        raise RuntimeError('mine')\n"
+    )
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("SYSTEM", "my_systems:Mine"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert cli.main(["compare", "spec.yaml", "--out", "out", "--quick"]) == 1
+    shown = capsys.readouterr().out
+    assert "FAILED stock on CartPole-v1, seed 0: RuntimeError: mine" in shown
+    assert "out/failures" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compare", "nothing.yaml", "--out", "out"], "cannot read nothing.yaml"),
+        (["report", "nowhere"], "holds no study"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rl-agg: ")
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_an_interrupted_study_says_how_to_go_on(spec, tmp_path, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rl_agg.study.engine.run_study", interrupt)
+    assert cli.main(["compare", str(spec), "--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "extra"), [("tyro", "study"), ("ray", "study"), ("stable_baselines3", "sb3")])
+def test_a_missing_extra_is_named(spec, tmp_path, module, extra):
+    script = f"import sys; sys.modules[{module!r}] = None; from rl_agg.study.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "compare", str(spec), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"pip install 'rl-agg[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for command in ("compare", "report", "systems"):
+        assert command in shown
+
+
+def test_systems_are_listed(capsys):
+    assert cli.main(["systems"]) == 0
+    shown = capsys.readouterr().out
+    for system in SYSTEMS:
+        assert system.name in shown
+        assert f"{system.gate} · {system.rule} · {system.payload} · {system.schedule}" in shown
+        assert system.path in shown
+
+
+def test_listed_systems_exist(tiny):
+    for path in {*RELATIVES, *(system.path for system in SYSTEMS)}:
+        import_system(tiny(systems={"stock": System(path)}).cells[0])
+    assert {system.rule for system in SYSTEMS} == RULES.keys()
+
+
+def test_reading_a_report_needs_no_ray(tmp_path, tiny, updates_of):
+    store = Store(tmp_path)
+    with store.writing(tiny()):
+        store.write(tiny().cells[0], updates_of([1.0]))
+    script = (
+        "import sys; from rl_agg.study.cli import main; assert main(['report', sys.argv[1]]) == 0; print('ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")

@@ -1,0 +1,133 @@
+"""Running studies: nothing twice, failures apart, and a killed study continued to the same records."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from rl_agg.study.engine import run_study
+from rl_agg.study.errors import StudyError
+from rl_agg.study.spec import Budget, System
+from rl_agg.study.store import Store
+
+pytestmark = pytest.mark.usefixtures("ray_running")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run(study)`` in one folder: the failed cells, and what was shown."""
+
+    def run_(study, folder="out"):
+        shown = io.StringIO()
+        failed = run_study(study, tmp_path / folder, workers=2, console=Console(file=shown, width=200))
+        return failed, shown.getvalue()
+
+    run_.store = Store(tmp_path / "out")
+    return run_
+
+
+def records_of(store, study):
+    """Every cell's rows without the wall time, which no two runs share."""
+    return {str(cell): store.read(cell).updates.drop(columns="wall_time") for cell in study.cells}
+
+
+def assert_same(records, others):
+    assert records.keys() == others.keys()
+    for name, updates in records.items():
+        pd.testing.assert_frame_equal(updates, others[name], check_exact=True, obj=name)
+
+
+def files_of(store):
+    return {file.name: file.stat().st_mtime_ns for file in (store.directory / "cells").glob("*.parquet")}
+
+
+def test_finished_cells_are_not_run_again_and_damaged_ones_are(run, tiny):
+    study = tiny()
+    failed, shown = run(study)
+    assert not failed
+    before, records = files_of(run.store), records_of(run.store, study)
+    assert len(before) == 4
+    for count in range(1, 5):
+        assert f"[{count}/4]" in shown
+
+    failed, shown = run(study)
+    assert not failed
+    assert "4 of 4 cells are already finished" in shown
+    assert files_of(run.store) == before
+
+    damaged = run.store.directory / "cells" / f"{study.cells[2].id}.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    run(study)
+    after = files_of(run.store)
+    assert {name for name in before if before[name] != after[name]} == {damaged.name}
+    assert_same(records_of(run.store, study), records)
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(run, tiny):
+    systems = {"bad": System("failing_systems:RaisesInTraining"), "stock": System("stable_baselines3:PPO")}
+    study = tiny(systems=systems)
+    failed, shown = run(study)
+    assert {str(cell) for cell in failed} == {"bad on CartPole-v1, seed 0", "bad on CartPole-v1, seed 1"}
+    assert "FAILED bad on CartPole-v1, seed 0: RuntimeError: the update went wrong" in shown
+    for cell in study.cells:
+        assert (run.store.read(cell) is None) == (cell in failed)
+    text = run.store.failure(failed[0])
+    assert text.startswith("Traceback")
+    assert "in train" in text
+    assert text.rstrip().endswith("RuntimeError: the update went wrong")
+    assert set(run(study)[0]) == set(failed)  # tried again, and told again
+
+
+def test_the_users_folder_holds_the_study_and_nothing_else(run, tiny, tmp_path):
+    run(tiny(seeds=1))
+    assert sorted(path.name for path in run.store.directory.iterdir()) == [".lock", "cells", "study.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_study_that_cannot_start_starts_nothing(run, tiny):
+    systems = {"stock": System("stable_baselines3:PPO"), "off": System("stable_baselines3:SAC")}
+    with pytest.raises(StudyError, match="SAC is not on-policy"):
+        run(tiny(systems=systems))
+    assert not run.store.directory.exists()
+
+
+def test_a_killed_study_goes_on_to_the_same_records(run, tiny, tmp_path):
+    study = tiny(budget=Budget(updates=15))
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(study.to_mapping()))
+    command = [
+        sys.executable,
+        "-m",
+        "rl_agg.study.cli",
+        "compare",
+        str(spec),
+        "--out",
+        str(tmp_path / "out"),
+        "--workers",
+        "1",
+    ]
+    # A session of its own, so that its Ray can be told from the one these tests share
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    cells = tmp_path / "out" / "cells"
+    deadline = time.monotonic() + 120
+    while not list(cells.glob("*.parquet")):
+        assert first.poll() is None, first.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    survivors = files_of(run.store)
+    assert 0 < len(survivors) < 4, "killed too late to be a test"
+
+    assert not run(study)[0]
+    resumed = files_of(run.store)
+    assert {name: resumed[name] for name in survivors} == survivors, "a finished cell was run again"
+    assert not run(study, "undisturbed")[0]
+    assert_same(records_of(run.store, study), records_of(Store(tmp_path / "undisturbed"), study))

@@ -1,0 +1,94 @@
+"""RL Baselines3 Zoo's format: what is read, what is refused, what gives way to what."""
+
+from pathlib import Path
+
+import pytest
+
+from rl_agg.study.cells import runner_for
+from rl_agg.study.errors import StudyError
+from rl_agg.study.hyperparams import load_hyperparams
+from rl_agg.study.parsing import load_yaml
+from rl_agg.study.spec import Budget, Environment, Study, System, resolve
+
+SHIPPED = Path(__file__).parents[2] / "examples" / "hyperparams" / "agg_ppo.yml"
+
+
+def write(folder: Path, entry: str) -> Path:
+    path = folder / "zoo.yml"
+    path.write_text(
+        "defaults: &d\n  n_timesteps: !!float 1e5\n  gamma: 0.9\nCartPole-v1:\n  <<: *d\n" + entry, encoding="utf-8"
+    )
+    return path
+
+
+def study(folder: Path, environment: Environment, budget: Budget | None = None) -> Study:
+    return resolve(
+        Study("s", "a", {"a": System("stable_baselines3:PPO")}, {"CartPole-v1": environment}, 1, budget, "zoo.yml"),
+        folder=folder,
+    )
+
+
+def test_an_entry_is_read(tmp_path):
+    path = write(
+        tmp_path,
+        """
+  n_envs: 6
+  policy: 'MlpPolicy'
+  normalize: "{'norm_obs': True, 'norm_reward': False}"
+  normalize_kwargs: {clip_obs: 5.0}
+  learning_rate: lin_2.5e-4
+  frame_stack: null
+  policy_kwargs: "dict(log_std_init=-2, activation_fn=nn.ReLU, net_arch=dict(pi=[16, 16], vf=(32,)))"
+""",
+    )
+    read = load_hyperparams(path, "CartPole-v1")
+    assert (read.num_agents, read.policy, read.env_steps) == (6, "MlpPolicy", 100_000)
+    assert read.normalize == {"norm_obs": True, "norm_reward": False, "clip_obs": 5.0}
+    assert read.settings == {
+        "gamma": 0.9,
+        "learning_rate": "lin_2.5e-4",
+        "policy_kwargs": {"log_std_init": -2, "activation_fn": "nn.ReLU", "net_arch": {"pi": [16, 16], "vf": [32]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("  env_wrapper: some.Wrapper\n", "'env_wrapper' is not supported"),
+        ("  frame_stack: 4\n", "'frame_stack' is not supported"),
+        ("  policy_kwargs: \"dict(net_arch=__import__('os').system('true'))\"\n", "only dict"),
+        ('  policy_kwargs: "dict(activation_fn=os.path)"\n', "only dict"),
+        ("  n_envs: 2.5\n", "whole number >= 1, got 2.5"),
+        ("  n_envs: many\n", "whole number >= 1, got 'many'"),
+    ],
+)
+def test_what_would_be_another_experiment_is_refused(tmp_path, entry, words):
+    with pytest.raises(StudyError, match="CartPole-v1") as caught:
+        load_hyperparams(write(tmp_path, entry), "CartPole-v1")
+    assert words in str(caught.value)
+
+
+def test_an_environment_without_an_entry_is_refused(tmp_path):
+    with pytest.raises(StudyError, match="did you mean 'CartPole-v1'"):
+        load_hyperparams(write(tmp_path, ""), "CartPole-v0")
+
+
+def test_the_spec_wins_over_the_file(tmp_path):
+    write(tmp_path, "  n_envs: 6\n  n_steps: 32\n  normalize: true\n")
+    left = study(tmp_path, Environment()).environments["CartPole-v1"]
+    assert (left.num_agents, left.budget, left.normalize) == (6, Budget(env_steps=100_000), True)
+    own = Environment(num_agents=2, normalize=False, settings={"n_steps": 16})
+    won = study(tmp_path, own, Budget(updates=3)).environments["CartPole-v1"]
+    assert (won.num_agents, won.budget, won.normalize) == (2, Budget(updates=3), False)
+    assert won.settings == {"gamma": 0.9, "n_steps": 16}
+
+
+@pytest.mark.parametrize("environment", load_yaml(SHIPPED))
+def test_the_shipped_settings_build(environment):
+    pytest.importorskip("mujoco")
+    pytest.importorskip("Box2D")
+    system = System("sb3_agg:AggPPO", {"aggregation": "r_weighted"})
+    made = Study("s", "a", {"a": system}, {environment: Environment()}, 1, hyperparams=SHIPPED.name)
+    (cell,) = resolve(made, folder=SHIPPED.parent).cells
+    assert cell.environment.num_agents == 8
+    runner_for(cell).check(cell)

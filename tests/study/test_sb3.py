@@ -1,0 +1,190 @@
+"""What a cell's run records, against Stable-Baselines3 run by hand."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from rl_agg.study.cells import runner_for
+from rl_agg.study.errors import StudyError
+from rl_agg.study.sb3 import Sb3Runner
+from rl_agg.study.spec import Budget, Environment, System
+
+
+def run(cell):
+    seen = []
+    updates = runner_for(cell).run(cell, lambda update, fraction: seen.append(fraction))
+    assert len(seen) == len(updates)
+    assert seen[-1] == 1.0
+    return updates
+
+
+class EpisodeBook(BaseCallback):
+    """Writes down each rollout's episodes by agent, straight from Monitor."""
+
+    def __init__(self):
+        super().__init__()
+        self.rollouts = []
+
+    def _on_rollout_start(self):
+        self.rollouts.append([[] for _ in range(self.training_env.num_envs)])
+
+    def _on_step(self):
+        for agent, info in enumerate(self.locals["infos"]):
+            if "episode" in info:
+                self.rollouts[-1][agent].append(info["episode"]["r"])
+        return True
+
+
+@pytest.mark.parametrize("normalize", [None, True], ids=["stock", "normalized"])
+def test_records_are_those_of_stock_ppo_run_by_hand(tiny, normalize):
+    environment = dataclasses.replace(tiny().environments["CartPole-v1"], normalize=normalize)
+    updates = run(tiny(environments={"CartPole-v1": environment}).cells[0])
+    env = make_vec_env("CartPole-v1", 4, seed=0)
+    if normalize:
+        env = VecNormalize(env, gamma=0.99)
+    book = EpisodeBook()  # Monitor's returns, which VecNormalize outside of it leaves raw
+    PPO("MlpPolicy", env, seed=0, n_steps=64, batch_size=64, n_epochs=2, device="cpu").learn(3 * 64 * 4, callback=book)
+    last = [math.nan] * 4
+    for number, (update, rollout) in enumerate(zip(updates, book.rollouts, strict=True), start=1):
+        last = [np.mean(episodes) if episodes else old for episodes, old in zip(rollout, last, strict=True)]
+        assert update.update == number
+        assert update.env_steps == number * 64 * 4
+        assert update.episodes == sum(map(len, rollout))
+        assert update.agent_returns == pytest.approx(last, nan_ok=True)
+        assert update.mean_return == pytest.approx(np.nanmean(last))
+    assert all(a.wall_time < b.wall_time for a, b in itertools.pairwise(updates))
+
+
+def test_a_cell_repeats_itself_and_seeds_differ(tiny):
+    first, _, other, _ = tiny().cells
+    assert other.seed == 1
+
+    def returns(cell):
+        return [update.agent_returns for update in run(cell)]
+
+    assert returns(first) == returns(first)
+    assert returns(first) != returns(other)
+
+
+def test_weights_are_recorded_where_a_system_has_them(tiny):
+    stock, loss, *_ = tiny().cells
+    assert all(not update.scalars for update in run(stock))
+    for update in run(loss):
+        assert update.scalars["agg/weight_max"] >= update.scalars["agg/weight_min"] > 0
+        assert update.scalars["agg/masked_agents"] == 0
+
+
+def test_a_budget_in_steps_ends_with_the_rollout_that_reaches_it(tiny):
+    updates = run(tiny(budget=Budget(env_steps=300)).cells[0])
+    assert [update.env_steps for update in updates] == [256, 512]
+
+
+def test_a_budget_in_updates_holds_where_rollouts_stretch(tiny):
+    systems = {"stock": System("sb3_agg:AggPPO", {"min_episodes": 3, "n_steps": 16})}
+    updates = run(tiny(systems=systems).cells[0])
+    assert len(updates) == 3
+    assert all(update.episodes >= 3 * 4 for update in updates)
+    assert updates[-1].env_steps > 3 * 16 * 4
+
+
+@pytest.mark.parametrize("budget", [Budget(updates=4), Budget(env_steps=4 * 64 * 4)], ids=["updates", "steps"])
+def test_schedules_run_down_over_the_budget(tiny, budget, monkeypatch):
+    rates = []
+
+    def note(self):
+        self._update_learning_rate(self.policy.optimizer)
+        rates.append(self.policy.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(PPO, "train", note)
+    systems = {"stock": System("stable_baselines3:PPO", {"learning_rate": "lin_0.004"})}
+    run(tiny(systems=systems, budget=budget).cells[0])
+    assert rates == pytest.approx([0.003, 0.002, 0.001, 0.0])
+
+
+def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch):
+    made = []
+
+    class Seen(PPO):
+        def learn(self, *args, **kwargs):
+            made.append(self)
+            return super().learn(*args, **kwargs)
+
+    monkeypatch.setattr("rl_agg.study.sb3.import_system", lambda cell: Seen)
+    environment = dataclasses.replace(tiny().environments["CartPole-v1"], normalize={"clip_obs": 5.0})
+    systems = {"stock": System("x:y", {"gamma": 0.9})}
+    cell = tiny(environments={"CartPole-v1": environment}, systems=systems).cells[0]
+    Sb3Runner().run(cell, lambda *_: None)
+    assert made[0].env.gamma == 0.9
+    assert made[0].env.clip_obs == 5.0
+
+
+def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypatch):
+    built = []
+    monkeypatch.setattr("rl_agg.study.sb3._environment", lambda cell: make_vec_env("CartPole-v1", 2))
+    from rl_agg.study import sb3
+
+    original = sb3._model
+    monkeypatch.setattr("rl_agg.study.sb3._model", lambda cell, env: built.append(original(cell, env)))
+    for settings, width, activation in [
+        ({}, 85, torch.nn.Tanh),
+        ({"policy_kwargs": {"net_arch": [7], "activation_fn": "nn.ELU"}}, 7, torch.nn.ELU),
+    ]:
+        environments = {"CartPole-v1": Environment(network="medium", settings=settings)}
+        Sb3Runner().check(tiny(environments=environments).cells[0])
+        first, after = list(built[-1].policy.mlp_extractor.policy_net)[:2]
+        assert first.out_features == width
+        assert isinstance(after, activation)
+
+
+@pytest.mark.parametrize(
+    ("system", "environment", "words"),
+    [
+        (System("stable_baselines3:SAC"), {}, ["SAC is not on-policy", "PPO"]),
+        (System("stable_baselines3:DQN"), {}, ["DQN is not on-policy"]),
+        (System("stable_baselines3:PPPO"), {}, ["unknown name 'PPPO'", "did you mean 'PPO'"]),
+        (System("stable_baselines:PPO"), {}, ["no module 'stable_baselines'"]),
+        (System("importing_nothing:PPO"), {}, ["importing_nothing needs a module 'no_such_module'"]),
+        (System("collections:OrderedDict"), {}, ["not an algorithm of stable_baselines3"]),
+        (System("os:getcwd"), {}, ["not a class"]),
+        (System("stable_baselines3:PPO", {"n_epoch": 1}), {}, ["unknown PPO setting 'n_epoch'", "did you mean 'n_epochs'"]),
+        (System("sb3_agg:AggPPO", {"aggregatoin": "sum"}), {}, ["did you mean 'aggregation'"]),
+        (System("sb3_agg:AggPPO", {"n_epoch": 1}), {}, ["did you mean 'n_epochs'"]),
+        (System("sb3_agg:AggPPO", {"aggregation": "summ"}), {}, ["cannot be built", "did you mean 'sum'"]),
+        (System("stable_baselines3:PPO", {"seed": 1}), {}, ["'seed' is not a setting here", "'seeds'"]),
+        (System("stable_baselines3:PPO", {"learning_rate": "linear"}), {}, ["learning_rate", "'linear'"]),
+        (System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "nn.Nope"}}), {}, ["activation_fn", "'nn.Nope'"]),
+        (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["cannot be built", "CartPole"]),
+        (System("stable_baselines3:PPO"), {"network": "tiny"}, ["'tiny'", "small, medium, large"]),
+        (System("stable_baselines3:PPO", policy="MlpPolice"), {}, ["cannot be built", "MlpPolice"]),
+    ],
+    ids=lambda value: None if not isinstance(value, System) else value.system,
+)
+def test_what_cannot_start_is_refused_in_one_message(tiny, system, environment, words, tmp_path, monkeypatch):
+    (tmp_path / "importing_nothing.py").write_text("import no_such_module")
+    monkeypatch.syspath_prepend(tmp_path)
+    study = tiny(systems={"stock": system}, environments={"CartPole-v1": Environment(num_agents=2, **environment)})
+    cell = study.cells[0]
+    with pytest.raises(StudyError) as caught:
+        runner_for(cell).check(cell)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "policy"),
+    [("stable_baselines3:A2C", None), ("sb3_agg:AggA2C", None), ("sb3_agg:AggRecurrentPPO", "MlpLstmPolicy")],
+)
+def test_any_on_policy_algorithm_runs(tiny, path, policy):
+    settings = {"n_steps": 16} | ({"batch_size": 32, "n_epochs": 1} if "PPO" in path else {})
+    systems = {"stock": System(path, settings, policy)}
+    updates = run(tiny(systems=systems, environments={"CartPole-v1": Environment(num_agents=2)}).cells[0])
+    assert [update.env_steps for update in updates] == [32, 64, 96]

@@ -1,0 +1,140 @@
+"""Reading a study: what is refused and how, what is filled in, and what makes two studies the same."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rl_agg.study.errors import StudyError
+from rl_agg.study.parsing import load_yaml
+from rl_agg.study.spec import Budget, Environment, Quick, Study, System, load_study, resolve
+
+SPEC = """
+name: cartpole
+baseline: sum
+systems:
+  sum: {system: "sb3_agg:AggPPO", settings: {aggregation: sum}}
+  loss: {system: "sb3_agg:AggPPO", settings: {aggregation: l_weighted}}
+environments:
+  CartPole-v1: {num_agents: 4, threshold: 400, settings: {n_steps: 20, batch_size: null}}
+seeds: 3
+budget: {updates: 30}
+quick: {budget: {updates: 2}, seeds: 1}
+"""
+
+
+def write(folder: Path, text: str, name: str = "spec.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_study_has_a_cell_for_each_combination(tmp_path):
+    study = load_study(write(tmp_path, SPEC))
+    assert [str(cell) for cell in study.cells] == [
+        f"{system} on CartPole-v1, seed {seed}" for seed in range(3) for system in ("sum", "loss")
+    ]
+    assert len({cell.id for cell in study.cells}) == 6
+    assert study.cells[0].environment.settings == {"n_steps": 20, "batch_size": None}
+    assert study.cells[0].budget == Budget(updates=30)
+
+
+def test_quick_overrides(tmp_path):
+    study = load_study(write(tmp_path, SPEC), quick=True)
+    assert [cell.seed for cell in study.cells] == [0, 0]
+    assert study.cells[0].budget == Budget(updates=2)
+
+
+def test_quick_wins_over_an_environments_own_budget(tiny):
+    environments = {"CartPole-v1": Environment(budget=Budget(updates=9))}
+    assert tiny(environments=environments).cells[0].budget == Budget(updates=9)
+    given = Study("s", "a", {"a": System("a:B")}, environments, quick=Quick(budget=Budget(env_steps=5)))
+    assert resolve(given, quick=True).cells[0].budget == Budget(env_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("seeds: 3", "seedz: 3", ["unknown key 'seedz'", "did you mean 'seeds'"]),
+        ("num_agents: 4", "num_agent: 4", ["environments.CartPole-v1", "'num_agent'", "did you mean 'num_agents'"]),
+        ("updates: 30", "update: 30", ["budget", "did you mean 'updates'"]),
+        ("seeds: 3", "seeds: three", ["seeds must be an integer or a list (an integer each)", "'three'"]),
+        ("seeds: 3", "seeds: true", ["seeds must be an integer", "True"]),
+        ("seeds: 3", "seeds: 0", ["seeds must be at least 1", "0"]),
+        ("seeds: 3", "seeds: [1, 1]", ["different", "[1, 1]"]),
+        ("seeds: 3", "seeds: [1, x]", ["seeds[1] must be an integer", "'x'"]),
+        ("baseline: sum", "baseline: summ", ["unknown baseline 'summ'", "did you mean 'sum'", "loss, sum"]),
+        ("{updates: 30}", "{updates: 30, env_steps: 5}", ["either 'updates' or 'env_steps'", "30", "5"]),
+        ("{updates: 30}", "{}", ["either 'updates' or 'env_steps'"]),
+        ("{updates: 30}", "{updates: 0}", ["at least 1", "0"]),
+        ("budget: {updates: 30}\n", "", ["CartPole-v1 has no budget"]),
+        ("num_agents: 4", "num_agents: 0", ["num_agents must be at least 1", "0"]),
+        ("num_agents: 4", "num_agents: 4.5", ["num_agents must be an integer", "4.5"]),
+        ('"sb3_agg:AggPPO", settings: {aggregation: sum}', "PPO", ["'module:Class'", "'PPO'"]),
+        ("name: cartpole\n", "", ["needs the key 'name'"]),
+        ("seeds: 3", "seeds: 3\nseeds: 4", ["'seeds' comes twice"]),
+        ("seeds: 3", "end_share: 2\nseeds: 3", ["end_share", "2"]),
+        ("name: cartpole", "name: [", ["not a YAML file"]),
+    ],
+)
+def test_bad_specs_are_refused_in_one_message(tmp_path, old, new, words):
+    assert old in SPEC
+    with pytest.raises(StudyError) as caught:
+        load_study(write(tmp_path, SPEC.replace(old, new)))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(StudyError, match="cannot read"):
+        load_study(tmp_path / "nothing.yaml")
+
+
+def test_quick_without_overrides_is_refused(tmp_path):
+    text = "\n".join(line for line in SPEC.splitlines() if not line.startswith("quick"))
+    with pytest.raises(StudyError, match="no 'quick' overrides"):
+        load_study(write(tmp_path, text), quick=True)
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    assert load_yaml(write(tmp_path, "{a: 1e-3, b: 2E5, c: 1.5e+2, d: e5, e: 12}")) == {
+        "a": 0.001,
+        "b": 200000.0,
+        "c": 150.0,
+        "d": "e5",
+        "e": 12,
+    }
+
+
+def test_a_stored_study_reads_back_the_same(tmp_path):
+    study = load_study(write(tmp_path, SPEC))
+    again = load_study(write(tmp_path, yaml.safe_dump(study.to_mapping()), "again.yaml"))
+    assert again == study
+    assert again.key == study.key
+
+
+def test_only_what_decides_the_records_makes_another_study(tiny):
+    study = tiny()
+    environment = study.environments["CartPole-v1"]
+    for same in (
+        tiny(name="another title", baseline="loss", end_share=0.5),
+        tiny(environments={"CartPole-v1": dataclasses.replace(environment, threshold=99.0)}),
+        tiny(systems=dict(reversed(study.systems.items()))),
+    ):
+        assert same.key == study.key
+    for other in (
+        tiny(seeds=3),
+        tiny(budget=Budget(updates=4)),
+        tiny(systems={**study.systems, "stock": System("stable_baselines3:PPO", {"gamma": 0.9})}),
+        tiny(environments={"CartPole-v1": dataclasses.replace(environment, env_kwargs={"sutton_barto_reward": True})}),
+        tiny(environments={"CartPole-v1": dataclasses.replace(environment, num_agents=2)}),
+    ):
+        assert other.key != study.key
+
+
+def test_cells_with_names_alike_in_a_file_name_stay_apart(tiny):
+    systems = {"stock": System("a:B"), "a/b": System("a:B"), "a b": System("a:B"), "../up": System("a:B")}
+    ids = [cell.id for cell in tiny(systems=systems, seeds=1).cells]
+    assert len(set(ids)) == 4
+    assert all("/" not in id_ and " " not in id_ for id_ in ids)
