@@ -287,8 +287,8 @@ def test_a_sum_of_zero_gives_equal_weights(mixed_sign: str, losses: list[float])
 
 
 def test_mixed_signs_are_recognised_row_by_row() -> None:
-    rows = torch.tensor([[1.0, 2.0], [-1.0, 2.0], [0.0, 0.0], [0.0, 1.0], [NAN, 1.0]])
-    assert has_mixed_signs(rows).tolist() == [False, True, True, False, False]
+    rows = torch.tensor([[1.0, 2.0], [-1.0, 2.0], [0.0, 0.0], [0.0, 1.0], [NAN, 1.0], [NAN, 0.0], [NAN, -1.0]])
+    assert has_mixed_signs(rows).tolist() == [False, True, True, False, False, True, True]
 
 
 # Callables and errors -------------------------------------------------------------------------------------------------------
