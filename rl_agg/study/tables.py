@@ -50,11 +50,11 @@ def in_words(estimate: Estimate, decimals: int | None = None) -> str:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number with as many decimals as asked for, else about four digits; ``n/a`` for NaN."""
+    """A number with as many decimals as asked for, else at least four digits; ``n/a`` for NaN."""
     if math.isnan(value):
         return UNKNOWN
     if decimals is None:
-        decimals = 1 if abs(value) >= 100 else 2
+        decimals = 0 if abs(value) >= 10_000 else 1 if abs(value) >= 100 else 2
     text = f"{value:,.{decimals}f}"
     return text.replace(",", "\u202f").replace("-", "\u2212")
 
@@ -83,7 +83,9 @@ def terminal_tables(results: Results, width: int) -> list[Table]:
     """
     tables = []
     for title, (headings, *lines) in tables_of(results).items():
-        shown = [i for i, heading in enumerate(headings) if width >= NARROW_WIDTH or heading not in WIDE_ONLY]
+        shown = [
+            i for i, heading in enumerate(headings) if len(headings) < 5 or width >= NARROW_WIDTH or heading not in WIDE_ONLY
+        ]
         table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for i in shown:
             table.add_column(headings[i].replace(" ", "\n", 1), no_wrap=i > 0, overflow="ellipsis" if i else "fold")
@@ -118,7 +120,8 @@ def explanations(results: Results) -> list[str]:
         "environment's threshold; in parentheses, how many runs reach it by themselves.",
         "IQM is the interquartile mean over runs. P(better) is the probability that a run has a higher R̄ than one of "
         f"{results.study.baseline}.",
-        "An interval from fewer than six seeds is shown, but cannot establish a difference.",
+        "An interval from fewer than six seeds is shown, but cannot establish a difference. The leader is picked by the same "
+        "runs that measure its lead, so the more systems, the more of that lead is luck.",
     ]
 
 

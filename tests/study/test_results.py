@@ -167,7 +167,14 @@ def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(NAN, "n/a"), (0.0, "0.00"), (-3.14159, "\u22123.14"), (99.994, "99.99"), (12345.678, "12\u202f345.7")],
+    [
+        (NAN, "n/a"),
+        (0.0, "0.00"),
+        (-3.14159, "\u22123.14"),
+        (99.994, "99.99"),
+        (1234.56, "1\u202f234.6"),
+        (12345.678, "12\u202f346"),
+    ],
 )
 def test_numbers_are_rounded_for_reading(value, text):
     assert number(value) == text
