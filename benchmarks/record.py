@@ -21,6 +21,7 @@ def write(name: str, rows: list[dict[str, Any]], packages: list[str]) -> Path:
     :param packages: Distributions whose versions belong to the result.
     :return: The file.
     """
+    RESULTS.mkdir(exist_ok=True)
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=RESULTS, check=False
     ).stdout.strip()

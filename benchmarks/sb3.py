@@ -7,6 +7,7 @@ and ratios are medians over repeats of a system's time over the mean of its repe
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -104,16 +105,14 @@ def main(arguments: list[str]) -> None:
         "stock again": PPO,
     }
     rows: list[dict[str, Any]] = []
-    for env in options.envs:
-        for agents in options.agents:
-            for batch_size in options.batch_sizes:
-                timed(AggPPO, env, agents, batch_size, 64 * agents)  # imports and caches
-                runs: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
-                for _ in range(options.repeats):
-                    for name, build in systems.items():
-                        runs[name].append(timed(build, env, agents, batch_size, options.samples))
-                rows += _ratios(env, agents, batch_size, options.repeats, runs)
-                record.write("sb3", rows, ["rl-agg", "stable-baselines3", "torch", "gymnasium", "numpy"])
+    for batch_size, env, agents in itertools.product(options.batch_sizes, options.envs, options.agents):
+        timed(AggPPO, env, agents, batch_size, batch_size)  # imports and caches
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
+        for _ in range(options.repeats):
+            for name, build in systems.items():
+                runs[name].append(timed(build, env, agents, batch_size, options.samples))
+        rows += _ratios(env, agents, batch_size, options.repeats, runs)
+        record.write("sb3", rows, ["rl-agg", "stable-baselines3", "torch", "gymnasium", "numpy"])
 
 
 def _ratios(
