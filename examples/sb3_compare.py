@@ -5,6 +5,8 @@ from pathlib import Path
 
 from rl_agg.study import Budget, Environment, Study, System, resolve, run_study, write_report
 
+SETTINGS = {"n_steps": 512, "batch_size": None, "n_epochs": 20, "learning_rate": 0.003}
+
 study = Study(
     name="Summed against loss-weighted gradients",
     baseline="Baseline-Sum",
@@ -12,7 +14,7 @@ study = Study(
         "Baseline-Sum": System("sb3_agg:AggPPO", {"aggregation": "sum"}),
         "L-Weighted": System("sb3_agg:AggPPO", {"aggregation": "l_weighted"}),
     },
-    environments={"CartPole-v1": Environment(network="small", settings={"n_steps": 512, "batch_size": None})},
+    environments={"CartPole-v1": Environment(network="small", settings=SETTINGS)},
     seeds=2,
     budget=Budget(updates=10),
 )
