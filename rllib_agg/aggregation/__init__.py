@@ -5,4 +5,4 @@ from rllib_agg.aggregation.config import AggConfigMixin
 from rllib_agg.aggregation.learner import AggLearnerMixin
 from rllib_agg.aggregation.learner_group import AggLearnerGroup, LearnerLostError
 
-__all__ = ["AggConfigMixin", "AggLearnerGroup", "AggLearnerMixin", "AgentTagging", "LearnerLostError"]
+__all__ = ["AgentTagging", "AggConfigMixin", "AggLearnerGroup", "AggLearnerMixin", "LearnerLostError"]

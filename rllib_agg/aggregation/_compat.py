@@ -16,6 +16,7 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm_config import NotProvided  # type: ignore[attr-defined]
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
@@ -67,8 +68,15 @@ def _attribute(owner: Any, name: str) -> Any:
         raise AttributeError(_moved(f"{type(owner).__name__}.{name}")) from error
 
 
+UNSET: Any = NotProvided
+"""Tells a setting that was not given from one that was given as ``None``."""
+
+
 class HookedLearner(TorchLearner):
     """A TorchLearner with public names for what an aggregating learner needs to reach."""
+
+    config: Any
+    module: Any
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Called with the complete train batch of this learner, on its device, before the first minibatch.
@@ -77,7 +85,7 @@ class HookedLearner(TorchLearner):
         """
 
     def _create_iterator_if_necessary(self, *, training_data: TrainingData, **kwargs: Any) -> Iterable[MultiAgentBatch]:
-        batch = self._make_batch_if_necessary(training_data=training_data)
+        batch = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
         self.observe_batch(batch)
         iterator: Iterable[MultiAgentBatch] = super()._create_iterator_if_necessary(
             training_data=TrainingData(batch=batch), **kwargs

@@ -31,10 +31,13 @@ class RawAdvantageEstimation(GeneralAdvantageEstimation):
     NaN would carry one agent's NaN to all agents before it in the batch.
     """
 
+    def __init__(self, *, gamma: float, lambda_: float) -> None:
+        super().__init__(gamma=gamma, lambda_=lambda_)  # type: ignore[no-untyped-call]
+
     def __call__(self, *, rl_module: Any, episodes: list[Any], batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         for module_id in batch:
             exclude_corrupt_agents(batch[module_id])
-        values = _RecordedValues(rl_module)
+        values: Any = _RecordedValues(rl_module)
         batch = super().__call__(rl_module=values, episodes=episodes, batch=batch, **kwargs)
         for module_id, predictions in values.recorded.items():
             if predictions is not None:
@@ -76,9 +79,7 @@ def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_l
     if norm == "none":
         data[Postprocessing.ADVANTAGES] = raw
     elif norm == "agent":
-        data[Postprocessing.ADVANTAGES] = standardise_by_agent(
-            raw, data[AGENT], valid, num_agents, num_learners=num_learners
-        )
+        data[Postprocessing.ADVANTAGES] = standardise_by_agent(raw, data[AGENT], valid, num_agents, num_learners=num_learners)
     elif excluded and bool(valid.any()):
         kept = raw[valid]
         spread = kept.std(correction=0).clamp(min=MIN_STD)
@@ -102,4 +103,5 @@ def standardise_by_agent(raw: Tensor, agents: Tensor, valid: Tensor, num_agents:
     centred = rows - (total / n)[agents]
     squares = (centred.square() * counts).reshape(1, -1)
     variance = sum_by_agent(squares, whose, num_agents, num_learners=num_learners)[0] / n
-    return (centred / variance.sqrt().clamp(min=MIN_STD)[agents]).to(raw.dtype)
+    standardised: Tensor = (centred / variance.sqrt().clamp(min=MIN_STD)[agents]).to(raw.dtype)
+    return standardised

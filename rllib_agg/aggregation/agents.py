@@ -60,7 +60,7 @@ class AgentTagging(RLlibCallback):
         self._newest: dict[int, str] = {}
         self._so_far: dict[str, dict[Any, float]] = {}
 
-    def on_episode_created(self, *, episode: Any, env_runner: Any, env_index: int, **kwargs: Any) -> None:
+    def on_episode_created(self, *, episode: Any, env_runner: Any = None, env_index: int, **kwargs: Any) -> None:
         """Note which agent the episode belongs to."""
         runner = max(0, (env_runner.worker_index or 0) - 1)
         config = env_runner.config
@@ -68,7 +68,7 @@ class AgentTagging(RLlibCallback):
         self._agents[episode.id_] = agent
         self._newest[env_index] = episode.id_
 
-    def on_sample_end(self, *, samples: list[Any], **kwargs: Any) -> None:
+    def on_sample_end(self, *, samples: Any, **kwargs: Any) -> None:
         """Write the columns into every chunk that goes to a learner."""
         for episode in samples:
             so_far = self._so_far.setdefault(episode.id_, {})

@@ -12,6 +12,8 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 class RestoringAlgorithm(Algorithm):
     """Env runners of Ray 2.60 keep weights that have seen more updates than those they are sent."""
 
+    learner_group: Any
+
     def set_state(self, state: dict[str, Any]) -> None:
         """RLlib's, then the env runners."""
         super().set_state(state)
@@ -19,13 +21,13 @@ class RestoringAlgorithm(Algorithm):
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         """RLlib's, then the env runners."""
-        super().restore_from_path(path, *args, **kwargs)
+        super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._force_weights()
 
     def _force_weights(self) -> None:
-        state = self.learner_group.get_state(
-            components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True
-        )[COMPONENT_LEARNER]
+        state = self.learner_group.get_state(components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True)[
+            COMPONENT_LEARNER
+        ]
         weights, seq_no = state[COMPONENT_RL_MODULE], state[WEIGHTS_SEQ_NO]
         for group in (self.env_runner_group, self.eval_env_runner_group):
             if group is not None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils import force_list
 from torch import Tensor
 
 from rl_agg import Weighting
+from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
 
 
 class StrictConfig(AlgorithmConfig):
     """Refuses settings that it does not know; RLlib keeps them and never reads them."""
+
+    callbacks_class: Any
 
     def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
         """RLlib's.
@@ -52,9 +55,9 @@ class AggConfigMixin(StrictConfig):
     def training(
         self,
         *,
-        aggregation: str | Callable[..., Tensor] = NotProvided,
-        aggregation_kwargs: dict[str, Any] = NotProvided,
-        agents: str = NotProvided,
+        aggregation: str | Callable[..., Tensor] = UNSET,
+        aggregation_kwargs: dict[str, Any] = UNSET,
+        agents: str = UNSET,
         **kwargs: Any,
     ) -> Self:
         """Set up the training, aggregation included.
@@ -66,11 +69,11 @@ class AggConfigMixin(StrictConfig):
         :param kwargs: The algorithm's own settings.
         """
         super().training(**kwargs)
-        if aggregation is not NotProvided:
+        if aggregation is not UNSET:
             self.aggregation = aggregation
-        if aggregation_kwargs is not NotProvided:
+        if aggregation_kwargs is not UNSET:
             self.aggregation_kwargs = aggregation_kwargs
-        if agents is not NotProvided:
+        if agents is not UNSET:
             self.agents = agents
         return self
 
@@ -107,9 +110,8 @@ class AggConfigMixin(StrictConfig):
                 raise ValueError(f"in the overrides for module {module_id!r}: {error}") from error
         if not hasattr(self.learner_class, "losses_per_sample"):
             raise ValueError(
-                f"aggregation={self.aggregation!r} needs a learner with a loss per sample; {self.learner_class.__name__} "
-                "reduces its loss to one number. Derive it from the learner that this config comes with, "
-                f"{self.get_default_learner_class().__name__}"
+                f"aggregation={self.aggregation!r} needs a learner with a loss per sample; {self.learner_class} reduces its "
+                f"loss to one number. Derive it from {self.get_default_learner_class()}, which this config comes with"
             )
         callbacks = force_list(self.callbacks_class)
         if AgentTagging not in callbacks:

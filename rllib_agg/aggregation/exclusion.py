@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import tree
+import tree  # type: ignore[import-untyped]
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
@@ -52,7 +52,13 @@ def exclude_corrupt_agents(data: dict[str, Any]) -> None:
     """Exclude every sample of an agent that has one corrupt sample.
 
     :param data: One module's columns; changed in place.
+    :raises ValueError: if the batch does not say whose samples it holds.
     """
+    if AGENT not in data:
+        raise ValueError(
+            f"the batch does not say whose samples it holds: column {AGENT!r} is missing; sample it with env runners that "
+            "run rllib_agg's AgentTagging callback"
+        )
     rows = corrupt_rows(data)
     if bool(rows.any()):
         exclude_rows(data, torch.isin(data[AGENT], data[AGENT][rows]))

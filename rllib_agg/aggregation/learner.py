@@ -34,9 +34,7 @@ class AggLearnerMixin(FiniteSteps):
     """Goes in front of a TorchLearner whose loss is a mean over samples; the subclass says what is averaged."""
 
     @abstractmethod
-    def losses_per_sample(
-        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
-    ) -> Tensor:
+    def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
         """What the stock loss averages, and the stock metrics on the way.
 
         :param module_id: The module.
@@ -71,11 +69,6 @@ class AggLearnerMixin(FiniteSteps):
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Exclude agents with corrupt data and take the returns down, over all learners."""
         for module_id, data in sorted(batch.policy_batches.items()):
-            if AGENT not in data:
-                raise ValueError(
-                    f"the batch of {module_id} does not say whose samples it holds: column {AGENT!r} is missing; "
-                    "sample it with env runners that run rllib_agg's AgentTagging callback"
-                )
             excluded = torch.zeros(self.config.get_config_for_module(module_id).num_agents, dtype=torch.bool)
             if RETURN in data:  # missing where APPO's buffer replays a batch that was observed before
                 excluded = self._observe_module(module_id, data)
@@ -103,10 +96,10 @@ class AggLearnerMixin(FiniteSteps):
         self.finish_batch(config, data, excluded=bool(excluded.any()))
         return excluded
 
-    def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
+    def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """RLlib's, remembering the minibatch in case an agent must be taken out of it."""
         self._minibatch = batch
-        losses: dict[str, Tensor] = super().compute_losses(fwd_out=fwd_out, batch=batch)
+        losses: dict[str, Any] = super().compute_losses(fwd_out=fwd_out, batch=batch)
         return losses
 
     def compute_loss_for_module(
@@ -129,7 +122,7 @@ class AggLearnerMixin(FiniteSteps):
         factors = weights / n.clamp(min=1.0) * max(1, self.config.num_learners)
         return weighted_loss(losses, agents, valid, factors)
 
-    def compute_gradients(self, loss_per_module: dict[str, Tensor], **kwargs: Any) -> dict[Any, Tensor | None]:
+    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
         """RLlib's; if the outcome is not finite, again without the agents that made it so."""
         gradients: dict[Any, Tensor | None] = super().compute_gradients(loss_per_module, **kwargs)
         searches: tuple[Callable[[str], Tensor], ...] = (self._agents_with_corrupt_loss, self._agents_with_corrupt_gradient)
@@ -169,16 +162,15 @@ class AggLearnerMixin(FiniteSteps):
         """
         config, data = self.config.get_config_for_module(module_id), self._minibatch[module_id]
         module = self.module[module_id].unwrapped()  # under DDP a partial backward would wait for the other learners
-        losses = self.losses_per_sample(
-            module_id=module_id, config=config, batch=data, fwd_out=module.forward_train(data)
-        )
-        valid, parameters = _mask(data), [p for p in module.parameters() if p.requires_grad]
-        corrupt = torch.zeros(config.num_agents, dtype=torch.float64, device=losses.device)
-        for agent in data[AGENT][valid].unique():
-            own = losses.where(valid & (data[AGENT] == agent), 0.0).sum()
-            parts = torch.autograd.grad(own, parameters, retain_graph=True, allow_unused=True)
-            finite = all(bool(part.isfinite().all()) for part in parts if part is not None)
-            corrupt[agent] = 0.0 if finite else 1.0
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        corrupt = torch.zeros(config.num_agents, dtype=torch.float64, device=self.device)
+        for agent in data[AGENT][_mask(data)].unique():
+            own = dict(data)
+            exclude_rows(own, data[AGENT] != agent)
+            losses = self.losses_per_sample(module_id=module_id, config=config, batch=own, fwd_out=module.forward_train(own))
+            loss = losses.where(_mask(own), 0.0).sum()
+            parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+            corrupt[agent] = not all(bool(part.isfinite().all()) for part in parts if part is not None)
         if self.config.num_learners > 1:
             distributed.all_reduce(corrupt)
         return corrupt > 0

@@ -22,6 +22,8 @@ class AgentTrainingData(TrainingData):
     Learners wait for each other in every minibatch: one without data, or with fewer minibatches, would stop them for good.
     """
 
+    episodes: Any
+
     def __init__(self, episodes: list[Any], *, by_agent: bool) -> None:
         super().__init__(episodes=episodes)
         self._by_agent = by_agent

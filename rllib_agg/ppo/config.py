@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
+from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.advantages import NORM_CHOICES
 from rllib_agg.aggregation.algorithm import RestoringAlgorithm
 from rllib_agg.aggregation.config import AggConfigMixin
@@ -27,7 +27,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         self.advantage_norm = "stock"
         self.shard_by_agent = False
 
-    def training(self, *, advantage_norm: str = NotProvided, **kwargs: Any) -> Self:
+    def training(self, *, advantage_norm: str = UNSET, **kwargs: Any) -> Self:
         """Set up the training.
 
         :param advantage_norm: Over whom advantages are standardised. ``"stock"``: each learner's shard, as RLlib does;
@@ -35,11 +35,11 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         :param kwargs: Those of :meth:`AggConfigMixin.training` and of PPO.
         """
         super().training(**kwargs)
-        if advantage_norm is not NotProvided:
+        if advantage_norm is not UNSET:
             self.advantage_norm = advantage_norm
         return self
 
-    def learners(self, *, shard_by_agent: bool = NotProvided, **kwargs: Any) -> Self:
+    def learners(self, *, shard_by_agent: bool = UNSET, **kwargs: Any) -> Self:
         """Set up the learners.
 
         :param shard_by_agent: Give each learner whole agents. RLlib cuts episodes so that all learners have the same number
@@ -47,7 +47,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         :param kwargs: RLlib's own.
         """
         super().learners(**kwargs)
-        if shard_by_agent is not NotProvided:
+        if shard_by_agent is not UNSET:
             self.shard_by_agent = shard_by_agent
         return self
 

@@ -47,16 +47,14 @@ class AggPPOTorchLearner(AggLearnerMixin, PPOTorchLearner):
             excluded=excluded,
         )
 
-    def losses_per_sample(
-        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
-    ) -> Tensor:
+    def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
         """Clipped surrogate, clipped value loss, entropy bonus and KL penalty of each sample."""
         module = self.module[module_id].unwrapped()
         distribution = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
         ratio = torch.exp(distribution.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP])
         advantages = batch[Postprocessing.ADVANTAGES]
         clipped = torch.clamp(ratio, 1 - config.clip_param, 1 + config.clip_param)
-        surrogate = torch.min(advantages * ratio, advantages * clipped)
+        surrogate: Tensor = torch.min(advantages * ratio, advantages * clipped)
         entropy = distribution.entropy()
         entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
 
@@ -65,7 +63,7 @@ class AggPPOTorchLearner(AggLearnerMixin, PPOTorchLearner):
             values = module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
             value_errors = (values - batch[Postprocessing.VALUE_TARGETS]).square()
             clipped_errors = value_errors.clamp(0, config.vf_clip_param)
-        losses = -surrogate + config.vf_loss_coeff * clipped_errors - entropy_coeff * entropy
+        losses: Tensor = -surrogate + config.vf_loss_coeff * clipped_errors - entropy_coeff * entropy
         if config.use_kl_loss:
             before = module.get_exploration_action_dist_cls().from_logits(batch[Columns.ACTION_DIST_INPUTS])
             kl = before.kl(distribution)
@@ -80,7 +78,7 @@ class AggPPOTorchLearner(AggLearnerMixin, PPOTorchLearner):
             ENTROPY_KEY: entropy,
             LEARNER_RESULTS_KL_KEY: kl,
         }
-        reported = {name: column.detach()[mask].sum() / valid for name, column in means.items()}
+        reported: dict[str, Any] = {name: column.detach()[mask].sum() / valid for name, column in means.items()}
         reported[LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY] = explained_variance(batch[Postprocessing.VALUE_TARGETS], values)
         self.metrics.log_dict(reported, key=module_id, window=1)
         return losses
@@ -99,11 +97,12 @@ class AggPPOTorchLearner(AggLearnerMixin, PPOTorchLearner):
         """The learner's, with the adapted KL coefficients, which RLlib forgets."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if STATE in state:
-            state[STATE]["kl_coeffs"] = {id_: float(kl) for id_, kl in self.curr_kl_coeffs_per_module.items()}
+            state[STATE]["kl_coeffs"] = {id_: float(self.curr_kl_coeffs_per_module[id_]) for id_ in self.module.keys()}  # noqa: SIM118
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """The learner's, with the KL coefficients."""
         super().set_state(state)
         for module_id, value in state.get(STATE, {}).get("kl_coeffs", {}).items():
-            self.curr_kl_coeffs_per_module[module_id].data.fill_(value)
+            coefficient: Any = self.curr_kl_coeffs_per_module[module_id]
+            coefficient.data.fill_(value)
