@@ -92,6 +92,15 @@ class HookedLearner(TorchLearner):
         )
         return iterator
 
+    def make_batch(self, episodes: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
+        """Run the learner connectors.
+
+        :param episodes: Extended by a step each, in place.
+        :return: Modules to their columns, on this learner's device.
+        """
+        batch = self._make_batch_if_necessary(training_data=TrainingData(episodes=episodes))  # type: ignore[no-untyped-call]
+        return {module_id: dict(data) for module_id, data in batch.policy_batches.items()}
+
     @property
     def connector_pipeline(self) -> Any:
         """The learner connector pipeline, ``None`` if there is none."""

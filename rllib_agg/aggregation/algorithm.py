@@ -13,6 +13,8 @@ class RestoringAlgorithm(Algorithm):
     """Env runners of Ray 2.60 keep weights that have seen more updates than those they are sent."""
 
     learner_group: Any
+    runners_need_whole_module = False
+    """Whether env runners hold what only training needs, such as a value function."""
 
     def set_state(self, state: dict[str, Any]) -> None:
         """RLlib's, then the env runners."""
@@ -24,15 +26,20 @@ class RestoringAlgorithm(Algorithm):
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._force_weights()
 
+    def module_state(self, *, inference_only: bool) -> dict[str, Any]:
+        """The learners' weights and their number of updates, as ``set_state`` of an env runner takes them."""
+        component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        state = self.learner_group.get_state(components=component, inference_only=inference_only)[COMPONENT_LEARNER]
+        return {name: state[name] for name in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+
     def _force_weights(self) -> None:
-        state = self.learner_group.get_state(components=f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}", inference_only=True)[
-            COMPONENT_LEARNER
-        ]
-        weights, seq_no = state[COMPONENT_RL_MODULE], state[WEIGHTS_SEQ_NO]
+        state = self.module_state(inference_only=not self.runners_need_whole_module)
+
+        def force(env_runner: Any) -> None:
+            # Number 0 forces the weights and leaves the runner's own number as it is; the second call lowers that.
+            env_runner.set_state({**state, WEIGHTS_SEQ_NO: 0})
+            env_runner.set_state(state)
+
         for group in (self.env_runner_group, self.eval_env_runner_group):
             if group is not None:
-                # Number 0 forces the weights and leaves the runner's own number as it is; the second call lowers that.
-                for number in (0, seq_no):
-                    group.foreach_env_runner(
-                        "set_state", kwargs={"state": {COMPONENT_RL_MODULE: weights, WEIGHTS_SEQ_NO: number}}
-                    )
+                group.foreach_env_runner(force, timeout_seconds=self.config.env_runner_restore_timeout_s)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rl_agg import Weighting
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
+from rllib_agg.aggregation.learner_group import AggLearnerGroup
 
 
 class StrictConfig(AlgorithmConfig):
@@ -43,21 +44,24 @@ class StrictConfig(AlgorithmConfig):
             raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
 
 
-class AggConfigMixin(StrictConfig):
-    """Adds ``aggregation``, ``aggregation_kwargs`` and ``agents``; the rest of the config is the algorithm's own."""
+class AggregationSettings(StrictConfig):
+    """Adds the rule and its settings, and tags episodes with their agent.
+
+    The algorithm's own config comes after it in the bases; a subclass says in ``agents`` who an agent is.
+    """
+
+    agents: str
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
         self.aggregation: str | Callable[..., Tensor] = "mean"
         self.aggregation_kwargs: dict[str, Any] = {}
-        self.agents = "sub_env"
 
     def training(
         self,
         *,
         aggregation: str | Callable[..., Tensor] = UNSET,
         aggregation_kwargs: dict[str, Any] = UNSET,
-        agents: str = UNSET,
         **kwargs: Any,
     ) -> Self:
         """Set up the training, aggregation included.
@@ -65,7 +69,6 @@ class AggConfigMixin(StrictConfig):
         :param aggregation: How much each agent counts: a name from :data:`rl_agg.RULES`, or
             ``rule(signals, **settings) -> weights [A]``.
         :param aggregation_kwargs: Settings of the rule, and ``normalize`` to divide by the sum of the weights.
-        :param agents: ``"sub_env"``: every sub-environment of every env runner is an agent; ``"env_runner"``: every runner.
         :param kwargs: The algorithm's own settings.
         """
         super().training(**kwargs)
@@ -73,8 +76,6 @@ class AggConfigMixin(StrictConfig):
             self.aggregation = aggregation
         if aggregation_kwargs is not UNSET:
             self.aggregation_kwargs = aggregation_kwargs
-        if agents is not UNSET:
-            self.agents = agents
         return self
 
     @property
@@ -101,18 +102,51 @@ class AggConfigMixin(StrictConfig):
         if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
             raise ValueError(f"{type(self).__name__} needs RLlib's new API stack; do not switch it off")
         super().validate()
-        self.check_choice("agents", AGENT_CHOICES)
         self.weighting()
         for module_id, overrides in self.algorithm_config_overrides_per_module.items():
             try:
                 self.copy(copy_frozen=False).update_from_dict(overrides).weighting()
             except ValueError as error:
                 raise ValueError(f"in the overrides for module {module_id!r}: {error}") from error
+        callbacks = force_list(self.callbacks_class)
+        if AgentTagging not in callbacks:
+            self.callbacks_class = [*callbacks, AgentTagging]
+
+
+class AggConfigMixin(AggregationSettings):
+    """The settings of an algorithm whose learner aggregates, with the learner group that goes with it."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class)
+        self.agents = "sub_env"
+
+    def training(self, *, agents: str = UNSET, **kwargs: Any) -> Self:
+        """Set up the training, aggregation included.
+
+        :param agents: ``"sub_env"``: every sub-environment of every env runner is an agent; ``"env_runner"``: every runner.
+        :param kwargs: Those of :meth:`AggregationSettings.training` and the algorithm's own.
+        """
+        super().training(**kwargs)
+        if agents is not UNSET:
+            self.agents = agents
+        return self
+
+    def build_learner_group(
+        self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
+    ) -> AggLearnerGroup:
+        """RLlib's, with our class."""
+        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
+
+    def validate(self) -> None:
+        """Check that the learner can aggregate.
+
+        :raises ValueError: naming the setting that is wrong.
+        """
+        super().validate()
+        self.check_choice("agents", AGENT_CHOICES)
         if not hasattr(self.learner_class, "losses_per_sample"):
             raise ValueError(
                 f"aggregation={self.aggregation!r} needs a learner with a loss per sample; {self.learner_class} reduces its "
                 f"loss to one number. Derive it from {self.get_default_learner_class()}, which this config comes with"
             )
-        callbacks = force_list(self.callbacks_class)
-        if AgentTagging not in callbacks:
-            self.callbacks_class = [*callbacks, AgentTagging]

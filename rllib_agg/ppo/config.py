@@ -10,7 +10,6 @@ from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.advantages import NORM_CHOICES
 from rllib_agg.aggregation.algorithm import RestoringAlgorithm
 from rllib_agg.aggregation.config import AggConfigMixin
-from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.ppo.learner import AggPPOTorchLearner
 
 
@@ -54,13 +53,6 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
     def get_default_learner_class(self) -> type:
         """The aggregating learner."""
         return AggPPOTorchLearner
-
-    def build_learner_group(
-        self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
-    ) -> AggLearnerGroup:
-        """RLlib's, with our class."""
-        spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
-        return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     def validate(self) -> None:
         """Check the settings.
