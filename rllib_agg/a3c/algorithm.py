@@ -82,9 +82,7 @@ class A3C(RestoringAlgorithm, Algorithm):
         self.metrics.aggregate([learned], key=LEARNER_RESULTS)
         factor = 0.0
         if message.num_samples:
-            self.signals.observe(
-                agent, returns=message.episode_return, losses=message.loss, num_samples=message.num_samples
-            )
+            self.signals.observe(agent, returns=message.episode_return, losses=message.loss, num_samples=message.num_samples)
             factor = self.signals.factor(agent, self.weighting)
         key = (LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg")
         counts = {
@@ -103,9 +101,7 @@ class A3C(RestoringAlgorithm, Algorithm):
 
     def _send_weights(self, runners: list[int]) -> None:
         kwargs = {"state": ray.put(self.module_state(inference_only=False)), "timesteps": self._timesteps()}
-        self.env_runner_group.foreach_env_runner_async(
-            "sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=runners
-        )
+        self.env_runner_group.foreach_env_runner_async("sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=runners)
 
     def _timesteps(self) -> dict[str, Any]:
         key = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)

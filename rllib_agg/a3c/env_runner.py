@@ -8,7 +8,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from rllib_agg.a3c.learner import A3CTorchLearner, GradientMessage
+from rllib_agg.a3c.learner import GradientMessage
 
 
 class A3CEnvRunner(SingleAgentEnvRunner):
@@ -21,8 +21,8 @@ class A3CEnvRunner(SingleAgentEnvRunner):
             super().make_module()  # type: ignore[no-untyped-call]
             return
         config = self.config.copy(copy_frozen=False).learners(num_gpus_per_learner=0)
-        spaces = {DEFAULT_MODULE_ID: self.get_spaces()[DEFAULT_MODULE_ID]}
-        self._learner: A3CTorchLearner = config.build_learner(spaces=spaces)
+        spaces = self.get_spaces()  # type: ignore[no-untyped-call]
+        self._learner: Any = config.build_learner(spaces={DEFAULT_MODULE_ID: spaces[DEFAULT_MODULE_ID]})
         self.module = self._learner.module[DEFAULT_MODULE_ID]
 
     def sample_gradient(

@@ -1,6 +1,8 @@
 r"""A3C's loss, on the env runner that takes its gradient, and the step, on the central learner that applies it.
 
-.. math:: d\theta = \nabla_{\theta'} \log \pi(a_t|s_t; \theta') (R_t - V(s_t; \theta_v)) + \beta \nabla_{\theta'} H(\pi(s_t; \theta'))
+.. math::
+    d\theta = \nabla_{\theta'} \log \pi(a_t|s_t; \theta') (R_t - V(s_t; \theta_v))
+        + \beta \nabla_{\theta'} H(\pi(s_t; \theta'))
 
 :math:`R_t` is the n-step return to the end of the fragment, bootstrapped there.
 
@@ -74,7 +76,9 @@ class A3CTorchLearner(FiniteSteps):
         coefficient = self.entropy_scheduler.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
         self.metrics.log_value((DEFAULT_MODULE_ID, LEARNER_RESULTS_CURR_ENTROPY_COEFF_KEY), coefficient, window=1)
 
-    def compute_loss_for_module(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
         """Policy gradient, squared error of the value function and entropy bonus."""
         module = self.module[module_id].unwrapped()
         valid = batch[Columns.LOSS_MASK]
@@ -86,9 +90,7 @@ class A3CTorchLearner(FiniteSteps):
         entropy = distribution.entropy()[valid].mean()
         reported = {POLICY_LOSS_KEY: policy_loss, VF_LOSS_KEY: value_loss, ENTROPY_KEY: entropy}
         self.metrics.log_dict(reported, key=module_id, window=1)
-        loss: Tensor = (
-            policy_loss + config.vf_loss_coeff * value_loss - self.entropy_scheduler.get_current_value() * entropy
-        )
+        loss: Tensor = policy_loss + config.vf_loss_coeff * value_loss - self.entropy_scheduler.get_current_value() * entropy
         return loss
 
     def take_gradient(self, episodes: list[Any], *, seq_no: int, timesteps: dict[str, Any]) -> GradientMessage:

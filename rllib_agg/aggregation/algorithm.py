@@ -12,7 +12,10 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 class RestoringAlgorithm(Algorithm):
     """Env runners of Ray 2.60 keep weights that have seen more updates than those they are sent."""
 
+    config: Any
     learner_group: Any
+    env_runner_group: Any
+    metrics: Any
     runners_need_whole_module = False
     """Whether env runners hold what only training needs, such as a value function."""
 

@@ -19,6 +19,9 @@ class StrictConfig(AlgorithmConfig):
     """Refuses settings that it does not know; RLlib keeps them and never reads them."""
 
     callbacks_class: Any
+    grad_clip: Any
+    env_runner_cls: Any
+    batch_mode: Any
 
     def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
         """RLlib's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -17,13 +16,13 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.utils.torch_utils import explained_variance
-from torch import Tensor, distributed
+from torch import Tensor
 
+from rllib_agg.aggregation.adaptive_kl import AdaptiveKLMixin
 from rllib_agg.aggregation.advantages import RawAdvantageEstimation, finish_advantages
-from rllib_agg.aggregation.learner import STATE, AggLearnerMixin
 
 
-class AggPPOTorchLearner(AggLearnerMixin, PPOTorchLearner):
+class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
     """PPO's learner with the agents' gradients weighted.
 
     Source: Schulman et al. (2017), equation 9, as RLlib has it; Holen et al. (2023), section 3.
@@ -84,25 +83,4 @@ class AggPPOTorchLearner(AggLearnerMixin, PPOTorchLearner):
         return losses
 
     def _update_module_kl_coeff(self, *, module_id: str, config: Any, kl_loss: float) -> None:
-        if self.config.num_learners > 1:
-            # Each learner saw other samples: left alone, their coefficients, and then their losses, would drift apart.
-            shared = torch.tensor(float(kl_loss), dtype=torch.float64, device=self.device)
-            distributed.all_reduce(shared)
-            kl_loss = float(shared) / self.config.num_learners
-        super()._update_module_kl_coeff(module_id=module_id, config=config, kl_loss=kl_loss)
-
-    def get_state(
-        self, components: str | Collection[str] | None = None, *, not_components: Any = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """The learner's, with the adapted KL coefficients, which RLlib forgets."""
-        state = super().get_state(components, not_components=not_components, **kwargs)
-        if STATE in state:
-            state[STATE]["kl_coeffs"] = {id_: float(self.curr_kl_coeffs_per_module[id_]) for id_ in self.module.keys()}  # noqa: SIM118
-        return state
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """The learner's, with the KL coefficients."""
-        super().set_state(state)
-        for module_id, value in state.get(STATE, {}).get("kl_coeffs", {}).items():
-            coefficient: Any = self.curr_kl_coeffs_per_module[module_id]
-            coefficient.data.fill_(value)
+        super()._update_module_kl_coeff(module_id=module_id, config=config, kl_loss=self.mean_over_learners(kl_loss))
