@@ -81,7 +81,8 @@ class A3C(RestoringAlgorithm, Algorithm):
         self.metrics.aggregate([sampled], key=ENV_RUNNER_RESULTS)
         self.metrics.aggregate([learned], key=LEARNER_RESULTS)
         factor = 0.0
-        if message.num_samples:
+        # A gradient from the future was under way when an older checkpoint was restored.
+        if message.num_samples and message.seq_no <= self.learner.weights_seq_no:
             self.signals.observe(agent, returns=message.episode_return, losses=message.loss, num_samples=message.num_samples)
             factor = self.signals.factor(agent, self.weighting)
         key = (LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg")

@@ -4,7 +4,7 @@ Each agent's return and loss are remembered as running means, and the arriving g
 
 .. math:: f_a = A' w_a / \sum_b w_b, \qquad w = \mathrm{rule}(\text{running returns, losses, sample counts})
 
-over the A' agents that have reported: ``mean``, ``sum``, or agents that do equally well, leave every gradient as it is.
+over the A' agents that have reported and are not masked: ``mean``, ``sum``, or agents that do equally well, leave every gradient as it is.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class RunningSignals:
 
     def factor(self, agent: int, weighting: Weighting) -> float:
         """What to multiply the agent's gradient by; 0 if it is masked."""
-        reported = ~self._values["num_samples"].isnan()
-        weights = weighting(Signals(**self._values, present=reported))
+        signals = Signals(**self._values, present=~self._values["num_samples"].isnan())
+        weights = weighting(signals)
         total = float(weights.sum())
-        return float(weights[agent] * reported.sum()) / total if total else 0.0
+        return float(weights[agent] * (~signals.masked()).sum()) / total if total else 0.0
 
     def get_state(self) -> dict[str, list[float]]:
         """For a checkpoint."""
