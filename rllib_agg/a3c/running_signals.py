@@ -4,7 +4,8 @@ Each agent's return and loss are remembered as running means, and the arriving g
 
 .. math:: f_a = A' w_a / \sum_b w_b, \qquad w = \mathrm{rule}(\text{running returns, losses, sample counts})
 
-over the A' agents that have reported and are not masked: ``mean``, ``sum``, or agents that do equally well, leave every gradient as it is.
+over the A' agents that have reported and are not masked. With ``mean`` or ``sum``, or for agents that do equally well, every
+gradient stays as it is.
 """
 
 from __future__ import annotations

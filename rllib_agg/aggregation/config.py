@@ -12,6 +12,7 @@ from torch import Tensor
 from rl_agg import Weighting
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
+from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 
 
@@ -96,6 +97,12 @@ class AggregationSettings(StrictConfig):
         if not isinstance(normalize, bool):
             raise ValueError(f"normalize must be True or False, got {normalize!r}")
         return Weighting(self.aggregation, settings, normalize)
+
+    def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
+        """RLlib's, ending in :class:`FiniteObservations`."""
+        pipeline: Any = super().build_env_to_module_connector(*args, **kwargs)
+        pipeline.append(FiniteObservations())
+        return pipeline
 
     def validate(self) -> None:
         """RLlib's checks, then those of aggregation; also appends the tagging of agents to the callbacks.
