@@ -19,6 +19,10 @@ class RestoringAlgorithm(Algorithm):
     runners_need_whole_module = False
     """Whether env runners hold what only training needs, such as a value function."""
 
+    def __repr__(self) -> str:
+        # In a Ray actor whose construction failed, RLlib's own fails on the missing config, and hides why.
+        return type(self).__name__ if self.config is None else super().__repr__()  # type: ignore[no-untyped-call]
+
     def set_state(self, state: dict[str, Any]) -> None:
         """RLlib's, then the env runners."""
         super().set_state(state)

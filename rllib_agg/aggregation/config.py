@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils import force_list
+from ray.tune.result import STDERR_FILE, STDOUT_FILE
 from torch import Tensor
 
 from rl_agg import Weighting
@@ -14,6 +15,10 @@ from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
 from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
+
+
+TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
+"""What Ray Tune writes into every trial's config for itself."""
 
 
 class StrictConfig(AlgorithmConfig):
@@ -30,7 +35,8 @@ class StrictConfig(AlgorithmConfig):
         :raises ValueError: naming the settings that do not exist.
         """
         before = set(vars(self))
-        super().update_from_dict(config_dict)
+        settings = {name: value for name, value in config_dict.items() if name not in TUNE_NOTES}
+        super().update_from_dict(settings)
         unknown = sorted(set(vars(self)) - before)
         if unknown:
             for name in unknown:
