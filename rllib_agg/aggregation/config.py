@@ -16,7 +16,6 @@ from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agen
 from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 
-
 TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
 """What Ray Tune writes into every trial's config for itself."""
 
