@@ -31,6 +31,15 @@ class FiniteSteps(HookedLearner):
         self.num_skipped: dict[str, int] = {}
         """Steps left out since the last report, by module."""
 
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """RLlib's, with torch's fused kernel where the optimizer is its plain Adam."""
+        super().configure_optimizers_for_module(module_id=module_id, config=config)
+        for _, optimizer in self.get_optimizers_for_module(module_id):
+            if type(optimizer) is torch.optim.Adam:
+                for group in optimizer.param_groups:
+                    if group["fused"] is None and group["foreach"] is None:
+                        group["fused"] = True
+
     def modules_with_corrupt_gradient(self, gradients: dict[Any, torch.Tensor | None]) -> set[str]:
         """Find the modules with a NaN or infinity in their gradient, or with one too large for its norm to be a number.
 
@@ -54,8 +63,9 @@ class FiniteSteps(HookedLearner):
         if self.has_own_stepping and not self.unfit_modules:
             super().apply_gradients(gradients_dict)
         else:
+            parameters = self.parameters_by_ref
             for ref, gradient in gradients_dict.items():
-                self.parameters_by_ref[ref].grad = gradient
+                parameters[ref].grad = gradient
             for module_id, optimizer in self.optimizers():
                 if module_id not in self.unfit_modules:
                     optimizer.step()
@@ -63,4 +73,5 @@ class FiniteSteps(HookedLearner):
 
 
 def _is_finite(gradients: list[torch.Tensor]) -> bool:
-    return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
+    # What torch.nn.utils.get_total_norm calls, without its grouping by device, which costs as much as the norm itself.
+    return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).sum().isfinite())

@@ -116,11 +116,18 @@ class AggLearnerMixin(FiniteSteps):
             num_learners=self.config.num_learners,
         )
         mean = total / n.clamp(min=1.0)
-        signals = Signals(returns=self.returns[module_id], losses=mean, num_samples=n, present=n > 0)
-        weights = self._weighting(module_id)(signals)
+        weights = self._weigh(module_id, mean, n)
         self.records[module_id].add(weights, mean, n)
         factors = weights / n.clamp(min=1.0) * max(1, self.config.num_learners)
         return weighted_loss(losses, agents, valid, factors)
+
+    def _weigh(self, module_id: str, losses: Tensor, num_samples: Tensor) -> Tensor:
+        weighting, present = self._weighting(module_id), num_samples > 0
+        before = self.records[module_id].weights_of(present)
+        if before is not None and weighting.needs <= {"returns"}:
+            return before  # returns do not change within an update
+        signals = Signals(returns=self.returns[module_id], losses=losses, num_samples=num_samples, present=present)
+        return weighting(signals)
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
         """RLlib's; if the outcome is not finite, again without the agents that made it so."""

@@ -30,6 +30,16 @@ class UpdateRecord:
         """
         self._minibatches.append((weights, losses, num_samples))
 
+    def weights_of(self, present: Tensor) -> Tensor | None:
+        """The last minibatch's weights, if the same agents took part in it.
+
+        :param present: Which, bool ``[A]``.
+        """
+        if not self._minibatches:
+            return None
+        weights, _, num_samples = self._minibatches[-1]
+        return weights if torch.equal(num_samples > 0, present) else None
+
     def retract(self) -> None:
         """Forget the last minibatch, which is done again."""
         self._minibatches.pop()

@@ -68,8 +68,6 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
             kl = before.kl(distribution)
             losses = losses + self.curr_kl_coeffs_per_module[module_id] * kl
 
-        mask = batch[Columns.LOSS_MASK]
-        valid = mask.sum()
         means = {
             POLICY_LOSS_KEY: -surrogate,
             VF_LOSS_KEY: clipped_errors,
@@ -77,7 +75,8 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
             ENTROPY_KEY: entropy,
             LEARNER_RESULTS_KL_KEY: kl,
         }
-        reported: dict[str, Any] = {name: column.detach()[mask].sum() / valid for name, column in means.items()}
+        averages = torch.stack(list(means.values())).detach()[:, batch[Columns.LOSS_MASK]].mean(1)
+        reported: dict[str, Any] = dict(zip(means, averages, strict=True))
         reported[LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY] = explained_variance(batch[Postprocessing.VALUE_TARGETS], values)
         self.metrics.log_dict(reported, key=module_id, window=1)
         return losses
