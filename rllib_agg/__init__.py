@@ -1,1 +1,20 @@
 """Aggregation across agents for RLlib's new API stack."""
+
+from rllib_agg.a3c import A3C, A3CConfig
+from rllib_agg.aggregation import AgentTagging, LearnerLostError
+from rllib_agg.appo import AggAPPO, AggAPPOConfig
+from rllib_agg.impala import AggIMPALA, AggIMPALAConfig
+from rllib_agg.ppo import AggPPO, AggPPOConfig
+
+__all__ = [
+    "A3C",
+    "A3CConfig",
+    "AgentTagging",
+    "AggAPPO",
+    "AggAPPOConfig",
+    "AggIMPALA",
+    "AggIMPALAConfig",
+    "AggPPO",
+    "AggPPOConfig",
+    "LearnerLostError",
+]

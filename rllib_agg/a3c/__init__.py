@@ -1,0 +1,8 @@
+"""A3C, which RLlib removed in 2.8, on the new API stack."""
+
+from rllib_agg.a3c.algorithm import A3C
+from rllib_agg.a3c.config import A3CConfig
+from rllib_agg.a3c.env_runner import A3CEnvRunner
+from rllib_agg.a3c.learner import A3CTorchLearner
+
+__all__ = ["A3C", "A3CConfig", "A3CEnvRunner", "A3CTorchLearner"]

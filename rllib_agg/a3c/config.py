@@ -1,0 +1,111 @@
+"""The settings of A3C."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.schedules.scheduler import Scheduler
+
+from rllib_agg.a3c.env_runner import A3CEnvRunner
+from rllib_agg.a3c.learner import A3CTorchLearner
+from rllib_agg.aggregation._compat import UNSET
+from rllib_agg.aggregation.config import AggregationSettings
+
+
+class A3CConfig(AggregationSettings, AlgorithmConfig):
+    """Defines A3C: every env runner is an agent that computes gradients on its own copy of the weights.
+
+    >>> A3CConfig().environment("CartPole-v1").env_runners(num_env_runners=4).num_agents
+    4
+    """
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        from rllib_agg.a3c.algorithm import A3C
+
+        super().__init__(algo_class=algo_class or A3C)
+        self.agents = "env_runner"
+        self.gradients_per_iteration = 100
+        self.vf_loss_coeff = 0.5
+        self.entropy_coeff: Any = 0.01
+        self.lambda_ = 1.0
+        self.lr = 1e-3
+        self.grad_clip = 40.0
+        self.grad_clip_by = "global_norm"
+        self.num_env_runners = 2
+        self.rollout_fragment_length = 20
+        self.env_runner_cls = A3CEnvRunner
+        self.min_time_s_per_iteration = None
+
+    def training(
+        self,
+        *,
+        gradients_per_iteration: int = UNSET,
+        vf_loss_coeff: float = UNSET,
+        entropy_coeff: Any = UNSET,
+        lambda_: float = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Set up the training.
+
+        :param gradients_per_iteration: How many arriving gradients one ``train()`` applies.
+        :param vf_loss_coeff: Weight of the value function's squared error.
+        :param entropy_coeff: :math:`\\beta`, a number or a schedule ``[[step, value], ...]``.
+        :param lambda_: 1 is the n-step return of the paper; less mixes in shorter ones.
+        :param kwargs: Those of :meth:`AggregationSettings.training` and RLlib's own.
+        """
+        super().training(**kwargs)
+        if gradients_per_iteration is not UNSET:
+            self.gradients_per_iteration = gradients_per_iteration
+        if vf_loss_coeff is not UNSET:
+            self.vf_loss_coeff = vf_loss_coeff
+        if entropy_coeff is not UNSET:
+            self.entropy_coeff = entropy_coeff
+        if lambda_ is not UNSET:
+            self.lambda_ = lambda_
+        return self
+
+    def get_default_learner_class(self) -> type:
+        """The learner, both on env runners and in the centre."""
+        return A3CTorchLearner
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """RLlib's actor-critic module, MLP or CNN."""
+        from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+
+        return RLModuleSpec(module_class=DefaultPPOTorchRLModule)
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {**super()._model_config_auto_includes, "vf_share_layers": False}
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        super().validate()
+        self.check_choice("agents", ("env_runner",))
+        if self.num_learners:
+            raise ValueError(
+                f"A3C has one central learner, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
+            )
+        if self.is_multi_agent:
+            raise ValueError("A3C takes single-agent environments; for several policies use AggPPOConfig")
+        if not (isinstance(self.env_runner_cls, type) and issubclass(self.env_runner_cls, A3CEnvRunner)):
+            raise ValueError(f"A3C's env runners compute gradients; derive {self.env_runner_cls} from A3CEnvRunner")
+        if not issubclass(self.learner_class, A3CTorchLearner):
+            raise ValueError(f"A3C's learner takes and applies gradients; derive {self.learner_class} from A3CTorchLearner")
+        fragments = self.batch_mode == "truncate_episodes" and isinstance(self.rollout_fragment_length, int)
+        if not fragments and not self.in_evaluation:  # RLlib evaluates on complete episodes
+            raise ValueError("A3C learns from fragments of rollout_fragment_length steps; give a number, and leave batch_mode")
+        if self.gradients_per_iteration < 1:
+            raise ValueError(f"gradients_per_iteration must be at least 1, got {self.gradients_per_iteration}")
+        if self.model_config.get("use_lstm"):
+            raise ValueError("A3C takes MLP and CNN modules; use_lstm is not supported")
+        Scheduler.validate(
+            fixed_value_or_schedule=self.entropy_coeff,
+            setting_name="entropy_coeff",
+            description="entropy coefficient",
+        )

@@ -1,0 +1,43 @@
+"""An env runner that learns from what it samples: it sends gradients instead of episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+
+from rllib_agg.a3c.learner import GradientMessage
+
+
+class A3CEnvRunner(SingleAgentEnvRunner):
+    """One of A3C's actor-learners. Where it only evaluates, it is RLlib's runner."""
+
+    def make_module(self) -> None:
+        """Build a learner, and sample with the very module that it learns with."""
+        trains = not self.config.in_evaluation and (self.worker_index or self.config.num_env_runners == 0)
+        if not trains:
+            super().make_module()  # type: ignore[no-untyped-call]
+            return
+        config = self.config.copy(copy_frozen=False).learners(num_gpus_per_learner=0)
+        spaces = self.get_spaces()  # type: ignore[no-untyped-call]
+        self._learner: Any = config.build_learner(spaces={DEFAULT_MODULE_ID: spaces[DEFAULT_MODULE_ID]})
+        self.module = self._learner.module[DEFAULT_MODULE_ID]
+
+    def sample_gradient(
+        self, state: dict[str, Any], timesteps: dict[str, Any]
+    ) -> tuple[GradientMessage, dict[str, Any], dict[str, Any]]:
+        """Take over the weights, sample a fragment with them and differentiate its loss.
+
+        :param state: The weights and how many updates they have seen.
+        :param timesteps: For the schedules.
+        :return: The gradient, the metrics of sampling and those of the loss.
+        """
+        self.set_state(state)
+        episodes = self.sample()
+        # The connectors add a step to each episode, in place; what the metrics still need of it must stay as it is.
+        sampled = self.get_metrics()
+        copies = [episode[:] for episode in episodes]
+        message = self._learner.take_gradient(copies, seq_no=state[WEIGHTS_SEQ_NO], timesteps=timesteps)
+        return message, sampled, self._learner.metrics.reduce()

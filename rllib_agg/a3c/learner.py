@@ -1,0 +1,139 @@
+r"""A3C's loss, on the env runner that takes its gradient, and the step, on the central learner that applies it.
+
+.. math::
+    d\theta = \nabla_{\theta'} \log \pi(a_t|s_t; \theta') (R_t - V(s_t; \theta_v))
+        + \beta \nabla_{\theta'} H(\pi(s_t; \theta'))
+
+:math:`R_t` is the n-step return to the end of the fragment, bootstrapped there.
+
+Source: Mnih et al. (2016), algorithm S3; equation 5 in Holen et al. (2023). Differs: mean over the fragment instead of the
+sum, and RLlib's Adam instead of RMSProp with shared statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_CURR_ENTROPY_COEFF_KEY
+from ray.rllib.connectors.learner import AddOneTsToEpisodesAndTruncate
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.core.rl_module.apis import ValueFunctionAPI
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from torch import Tensor
+
+from rllib_agg.aggregation.advantages import RAW_ADVANTAGES, RawAdvantageEstimation
+from rllib_agg.aggregation.agents import RETURN
+from rllib_agg.aggregation.finite import SKIPPED_UPDATES, FiniteSteps
+
+
+@dataclass(frozen=True, slots=True)
+class GradientMessage:
+    """What an env runner sends.
+
+    :param gradients: One per parameter, in the module's order; ``None`` for a parameter that took no part.
+    :param seq_no: How many updates the weights had seen that it was taken with.
+    :param num_samples: Environment steps behind it; 0 if the data were corrupt and there is no gradient.
+    :param loss: Mean loss of the fragment.
+    :param episode_return: Mean raw return of the episodes that ended in the fragment, NaN if none did.
+    """
+
+    gradients: list[NDArray[np.float32] | None]
+    seq_no: int
+    num_samples: int
+    loss: float
+    episode_return: float
+
+    @property
+    def num_parameters(self) -> int:
+        """P."""
+        return sum(gradient.size for gradient in self.gradients if gradient is not None)
+
+
+class A3CTorchLearner(FiniteSteps):
+    """Takes gradients where it runs on an env runner, and applies them where it is the centre."""
+
+    def build(self) -> None:
+        """Put the n-step returns into the connector pipeline."""
+        super().build()
+        coefficient = self.config.entropy_coeff
+        self.entropy_scheduler = Scheduler(fixed_value_or_schedule=coefficient, framework="torch", device=self.device)
+        pipeline = self.connector_pipeline
+        if pipeline is not None and self.config.add_default_connectors_to_learner_pipeline:
+            pipeline.prepend(AddOneTsToEpisodesAndTruncate())
+            pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
+
+    def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Follow the schedule of the entropy coefficient."""
+        super().before_gradient_based_update(timesteps=timesteps)
+        coefficient = self.entropy_scheduler.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+        self.metrics.log_value((DEFAULT_MODULE_ID, LEARNER_RESULTS_CURR_ENTROPY_COEFF_KEY), coefficient, window=1)
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        """Policy gradient, squared error of the value function and entropy bonus."""
+        module = self.module[module_id].unwrapped()
+        valid = batch[Columns.LOSS_MASK]
+        distribution = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        values = module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
+        advantages = batch[Postprocessing.ADVANTAGES]
+        policy_loss = -(distribution.logp(batch[Columns.ACTIONS]) * advantages)[valid].mean()
+        value_loss = (values - batch[Postprocessing.VALUE_TARGETS])[valid].square().mean()
+        entropy = distribution.entropy()[valid].mean()
+        reported = {POLICY_LOSS_KEY: policy_loss, VF_LOSS_KEY: value_loss, ENTROPY_KEY: entropy}
+        self.metrics.log_dict(reported, key=module_id, window=1)
+        loss: Tensor = policy_loss + config.vf_loss_coeff * value_loss - self.entropy_scheduler.get_current_value() * entropy
+        return loss
+
+    def take_gradient(self, episodes: list[Any], *, seq_no: int, timesteps: dict[str, Any]) -> GradientMessage:
+        """Compute the gradient of a fragment; the weights stay as they are.
+
+        :param episodes: Of the one module; extended by a step each, in place.
+        :param seq_no: How many updates these weights have seen.
+        :param timesteps: For the schedules.
+        """
+        self.before_gradient_based_update(timesteps=timesteps)
+        batch = self.make_batch(episodes)
+        data = batch[DEFAULT_MODULE_ID]
+        data[Postprocessing.ADVANTAGES] = data.pop(RAW_ADVANTAGES)
+        returns, num_samples = data.pop(RETURN)[data[Columns.LOSS_MASK]], int(data[Columns.LOSS_MASK].sum())
+        if num_samples == 0:
+            return GradientMessage([], seq_no, 0, float("nan"), float("nan"))
+        losses = self.compute_losses(fwd_out=self.module.forward_train(batch), batch=batch)
+        gradients = self.compute_gradients(losses)
+        arrays = [None if gradient is None else gradient.cpu().numpy() for gradient in gradients.values()]
+        loss = losses[DEFAULT_MODULE_ID].item()
+        self.metrics.log_value((DEFAULT_MODULE_ID, self.TOTAL_LOSS_KEY), loss, window=1)
+        return GradientMessage(arrays, seq_no, num_samples, loss, returns.nanmean().item())
+
+    def apply_message(self, message: GradientMessage, *, factor: float, timesteps: dict[str, Any]) -> None:
+        """Step with a gradient that was taken elsewhere.
+
+        :param message: The gradient.
+        :param factor: What to multiply it by.
+        :param timesteps: For the schedules.
+        """
+        self.before_gradient_based_update(timesteps=timesteps)
+        gradients = {
+            ref: None if array is None else torch.tensor(array, device=self.device) * factor
+            for ref, array in zip(self.parameters_by_ref, message.gradients, strict=True)
+        }
+        self.unfit_modules = self.modules_with_corrupt_gradient(gradients)
+        self.apply_gradients(self.postprocess_gradients(gradients))
+        self.weights_seq_no += 1
+        skipped = self.num_skipped.pop(DEFAULT_MODULE_ID, 0)
+        self.metrics.log_value((DEFAULT_MODULE_ID, "agg", SKIPPED_UPDATES), skipped, reduce="lifetime_sum")
+        self.after_gradient_based_update(timesteps=timesteps)
+
+    @classmethod
+    def rl_module_required_apis(cls) -> list[type]:
+        """The module must have a value function."""
+        return [ValueFunctionAPI]

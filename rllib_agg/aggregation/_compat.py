@@ -1,0 +1,155 @@
+"""Every private Ray name that rllib_agg touches, and nothing else.
+
+Ray's Learner offers no public hook between "the batch is complete" and "its first minibatch", nor for an update that must
+be skipped. Both are reached here, under public names of our own, so that a moved API shows up in this file alone.
+
+Tested with Ray 2.60.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm_config import NotProvided  # type: ignore[attr-defined]
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+from ray.rllib.policy.sample_batch import MultiAgentBatch
+
+TESTED_RANGE = "2.60"
+
+NAMES = {
+    "ray.rllib.core.learner.learner:Learner": (
+        "_create_iterator_if_necessary",
+        "_make_batch_if_necessary",
+    ),
+    "ray.rllib.core.learner.learner_group:LearnerGroup": ("update",),
+    "ray.rllib.core.learner.training_data:TrainingData": ("shard", "_compute_num_total_minibatches"),
+    "ray.rllib.connectors.learner.general_advantage_estimation:GeneralAdvantageEstimation": ("__call__",),
+    "ray.rllib.algorithms.ppo.torch.ppo_torch_learner:PPOTorchLearner": ("_update_module_kl_coeff",),
+    "ray.rllib.algorithms.algorithm_config:AlgorithmConfig": ("build_learner_group", "_model_config_auto_includes"),
+}
+"""Methods that are overridden or called, by class."""
+
+
+def check() -> None:
+    """Look every name of :data:`NAMES` up.
+
+    :raises ImportError: naming what has moved.
+    """
+    for place, names in NAMES.items():
+        module_name, class_name = place.split(":")
+        try:
+            owner = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise ImportError(_moved(f"{module_name}.{class_name}")) from error
+        for name in names:
+            if not hasattr(owner, name):
+                raise ImportError(_moved(f"{class_name}.{name}"))
+
+
+def _moved(name: str) -> str:
+    return (
+        f"rllib_agg relies on {name}, which Ray {ray.__version__} does not have; it was tested with Ray {TESTED_RANGE} "
+        f"(pip install 'ray[rllib]~={TESTED_RANGE}.0')"
+    )
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    try:
+        return getattr(owner, name)
+    except AttributeError as error:
+        raise AttributeError(_moved(f"{type(owner).__name__}.{name}")) from error
+
+
+UNSET: Any = NotProvided
+"""Tells a setting that was not given from one that was given as ``None``."""
+
+
+class HookedLearner(TorchLearner):
+    """A TorchLearner with public names for what an aggregating learner needs to reach."""
+
+    config: Any
+    module: Any
+
+    def observe_batch(self, batch: MultiAgentBatch) -> None:
+        """Called with the complete train batch of this learner, on its device, before the first minibatch.
+
+        :param batch: Modules to their data; may be changed in place.
+        """
+
+    def _create_iterator_if_necessary(self, *, training_data: TrainingData, **kwargs: Any) -> Iterable[MultiAgentBatch]:
+        batch = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
+        self.observe_batch(batch)
+        iterator: Iterable[MultiAgentBatch] = super()._create_iterator_if_necessary(
+            training_data=TrainingData(batch=batch), **kwargs
+        )
+        return iterator
+
+    def make_batch(self, episodes: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
+        """Run the learner connectors.
+
+        :param episodes: Extended by a step each, in place.
+        :return: Modules to their columns, on this learner's device.
+        """
+        batch = self._make_batch_if_necessary(training_data=TrainingData(episodes=episodes))  # type: ignore[no-untyped-call]
+        return {module_id: dict(data) for module_id, data in batch.policy_batches.items()}
+
+    @property
+    def connector_pipeline(self) -> Any:
+        """The learner connector pipeline, ``None`` if there is none."""
+        return _attribute(self, "_learner_connector")
+
+    @property
+    def has_own_stepping(self) -> bool:
+        """Whether mixed precision or a torch scheduler takes part in the step: RLlib's code must do it then."""
+        return _attribute(self, "_grad_scalers") is not None or _attribute(self, "_lr_scheduler_classes") is not None
+
+    @property
+    def has_grad_scaler(self) -> bool:
+        """Whether mixed precision is on: its scaler produces and skips non-finite gradients by design."""
+        return _attribute(self, "_grad_scalers") is not None
+
+    @property
+    def parameters_by_ref(self) -> dict[Any, torch.Tensor]:
+        """Trainable parameters by RLlib's reference to them."""
+        parameters: dict[Any, torch.Tensor] = _attribute(self, "_params")
+        return parameters
+
+    @property
+    def weights_seq_no(self) -> int:
+        """How many updates the weights have seen."""
+        return int(_attribute(self, "_weights_seq_no"))
+
+    @weights_seq_no.setter
+    def weights_seq_no(self, value: int) -> None:
+        self._weights_seq_no = value
+
+    def optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+        """Module ids with their optimizers."""
+        for module_id, names in _attribute(self, "_module_optimizers").items():
+            for name in names:
+                yield module_id, self.get_optimizer(module_id, name)
+
+
+def write_column(episode: Any, name: str, values: NDArray[Any]) -> None:
+    """Give an episode one more column that survives cutting, slicing and batching.
+
+    :param episode: A SingleAgentEpisode of length T, finalized or not.
+    :param name: The column.
+    :param values: ``[T]``; the lookback steps before the chunk repeat the first value.
+    """
+    lookback = episode.actions.lookback
+    padded = np.concatenate([np.repeat(values[:1], lookback), values])
+    episode.extra_model_outputs[name] = InfiniteLookbackBuffer(
+        data=padded if episode.is_numpy else list(padded), lookback=lookback
+    )
+
+
+check()

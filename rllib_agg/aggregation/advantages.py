@@ -1,0 +1,107 @@
+r"""Advantages, and over whom they are standardised.
+
+RLlib standardises over the learner's whole shard, bootstrap steps included, so that one agent's scale decides another's and
+the result depends on the number of learners. ``"agent"`` standardises each agent's own, over all learners.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.connectors.learner import GeneralAdvantageEstimation
+from ray.rllib.core.columns import Columns
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from torch import Tensor
+
+from rllib_agg.aggregation.agents import AGENT
+from rllib_agg.aggregation.exclusion import exclude_corrupt_agents
+from rllib_agg.aggregation.reduction import sum_by_agent
+
+RAW_ADVANTAGES = "agg_raw_advantages"
+NORM_CHOICES = ("stock", "agent", "none")
+MIN_STD = 1e-4
+"""RLlib's own floor under the standard deviation."""
+
+
+class RawAdvantageEstimation(GeneralAdvantageEstimation):
+    """RLlib's GAE, which also keeps the advantages as they were before standardisation.
+
+    Agents with corrupt data are excluded first: the recursion multiplies across episode borders by zero, and zero times
+    NaN would carry one agent's NaN to all agents before it in the batch.
+    """
+
+    def __init__(self, *, gamma: float, lambda_: float) -> None:
+        super().__init__(gamma=gamma, lambda_=lambda_)  # type: ignore[no-untyped-call]
+
+    def __call__(self, *, rl_module: Any, episodes: list[Any], batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        for module_id in batch:
+            exclude_corrupt_agents(batch[module_id])
+        values: Any = _RecordedValues(rl_module)
+        batch = super().__call__(rl_module=values, episodes=episodes, batch=batch, **kwargs)
+        for module_id, predictions in values.recorded.items():
+            if predictions is not None:
+                data = batch[module_id]
+                data[RAW_ADVANTAGES] = data[Postprocessing.VALUE_TARGETS] - predictions.detach()
+        return batch
+
+
+class _RecordedValues:
+    """A MultiRLModule that remembers the value predictions it gave: GAE computes them and throws them away."""
+
+    def __init__(self, rl_module: Any) -> None:
+        self._rl_module = rl_module
+        self.recorded: dict[str, Tensor | None] = {}
+
+    def foreach_module(self, *args: Any, **kwargs: Any) -> dict[str, Tensor | None]:
+        self.recorded = self._rl_module.foreach_module(*args, **kwargs)
+        return self.recorded
+
+    def __getitem__(self, module_id: str) -> Any:
+        return self._rl_module[module_id]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rl_module, name)
+
+
+def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_learners: int, excluded: bool) -> None:
+    """Replace the advantages by what ``norm`` asks for and drop the raw ones.
+
+    :param data: One module's columns; changed in place.
+    :param norm: ``"stock"``, ``"agent"`` or ``"none"``.
+    :param num_agents: A.
+    :param num_learners: All of them must call this at the same point.
+    :param excluded: Whether some agent was taken out of this batch: its blank rows then must not enter the statistics
+        that ``"stock"`` has already taken.
+    """
+    raw = data.pop(RAW_ADVANTAGES)
+    valid = data[Columns.LOSS_MASK]
+    if norm == "none":
+        data[Postprocessing.ADVANTAGES] = raw
+    elif norm == "agent":
+        data[Postprocessing.ADVANTAGES] = standardise_by_agent(raw, data[AGENT], valid, num_agents, num_learners=num_learners)
+    elif excluded and bool(valid.any()):
+        kept = raw[valid]
+        spread = kept.std(correction=0).clamp(min=MIN_STD)
+        data[Postprocessing.ADVANTAGES] = (raw - kept.mean()) / spread
+
+
+def standardise_by_agent(raw: Tensor, agents: Tensor, valid: Tensor, num_agents: int, *, num_learners: int) -> Tensor:
+    """Give each agent's advantages mean 0 and standard deviation 1.
+
+    :param raw: ``[B]`` or ``[B, T]``.
+    :param agents: In the shape of ``raw``.
+    :param valid: Samples that count, bool, in the shape of ``raw``.
+    :param num_agents: A.
+    :param num_learners: All of them must call this at the same point.
+    :return: In the shape and dtype of ``raw``.
+    """
+    rows, counts, whose = raw.double(), valid.double(), agents.reshape(-1)
+    first = torch.stack([(rows * counts).reshape(-1), counts.reshape(-1)])
+    total, n = sum_by_agent(first, whose, num_agents, num_learners=num_learners)
+    n = n.clamp(min=1.0)
+    centred = rows - (total / n)[agents]
+    squares = (centred.square() * counts).reshape(1, -1)
+    variance = sum_by_agent(squares, whose, num_agents, num_learners=num_learners)[0] / n
+    standardised: Tensor = (centred / variance.sqrt().clamp(min=MIN_STD)[agents]).to(raw.dtype)
+    return standardised

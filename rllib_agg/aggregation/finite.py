@@ -1,0 +1,77 @@
+"""Steps that are taken only if the gradient is finite.
+
+Ray 2.60's ``torch_skip_nan_gradients`` does the opposite of its name: it steps with NaN when it is set, and zeroes the NaN
+and steps when it is not. Its check also costs two passes per parameter; this one is a single fused norm over all of them,
+taken after the all-reduce, so that every learner decides alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from ray.util import log_once
+
+from rllib_agg.aggregation._compat import HookedLearner
+
+logger = logging.getLogger(__name__)
+
+SKIPPED_UPDATES = "skipped_updates"
+
+
+class FiniteSteps(HookedLearner):
+    """Skips the step of every module whose gradient is not finite, and counts it."""
+
+    def build(self) -> None:
+        """Start with nothing skipped."""
+        super().build()
+        self.unfit_modules: set[str] = set()
+        """Modules whose next step is not to be taken."""
+        self.num_skipped: dict[str, int] = {}
+        """Steps left out since the last report, by module."""
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """RLlib's, with torch's fused kernel where the optimizer is its plain Adam."""
+        super().configure_optimizers_for_module(module_id=module_id, config=config)
+        for _, optimizer in self.get_optimizers_for_module(module_id):
+            if type(optimizer) is torch.optim.Adam:
+                for group in optimizer.param_groups:
+                    if group["fused"] is None and group["foreach"] is None:
+                        group["fused"] = True
+
+    def modules_with_corrupt_gradient(self, gradients: dict[Any, torch.Tensor | None]) -> set[str]:
+        """Find the modules with a NaN or infinity in their gradient, or with one too large for its norm to be a number.
+
+        :param gradients: By parameter reference, the same on all learners.
+        """
+        given = {ref: gradient for ref, gradient in gradients.items() if gradient is not None}
+        if self.has_grad_scaler or not given or _is_finite(list(given.values())):
+            return set()
+        return {
+            module_id
+            for module_id, optimizer in self.optimizers()
+            if not _is_finite(list(self.filter_param_dict_for_optimizer(given, optimizer).values()))
+        }
+
+    def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor | None]) -> None:
+        """Step the optimizers of the modules that are fit for it."""
+        for module_id in self.unfit_modules:
+            self.num_skipped[module_id] = self.num_skipped.get(module_id, 0) + 1
+            if log_once(f"agg_skipped_update_{module_id}"):
+                logger.warning("A non-finite gradient of %s was not applied; later ones are only counted.", module_id)
+        if self.has_own_stepping and not self.unfit_modules:
+            super().apply_gradients(gradients_dict)
+        else:
+            parameters = self.parameters_by_ref
+            for ref, gradient in gradients_dict.items():
+                parameters[ref].grad = gradient
+            for module_id, optimizer in self.optimizers():
+                if module_id not in self.unfit_modules:
+                    optimizer.step()
+        self.unfit_modules = set()
+
+
+def _is_finite(gradients: list[torch.Tensor]) -> bool:
+    # What torch.nn.utils.get_total_norm calls, without its grouping by device, which costs as much as the norm itself.
+    return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).sum().isfinite())

@@ -1,0 +1,110 @@
+"""How the samples of an update are spread over the learners, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from ray.exceptions import RayError
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from ray.rllib.core.learner.training_data import TrainingData
+
+from rllib_agg.aggregation.agents import agent_of, single_agent_episodes
+
+
+class LearnerLostError(RuntimeError):
+    """A remote learner died; the learners that are left cannot go on without it."""
+
+
+class AgentTrainingData(TrainingData):
+    """Episodes that are sharded such that every learner gets some, and goes through as many minibatches as the others.
+
+    Learners wait for each other in every minibatch: one without data, or with fewer minibatches, would stop them for good.
+    """
+
+    episodes: Any
+
+    def __init__(self, episodes: list[Any], *, by_agent: bool) -> None:
+        super().__init__(episodes=episodes)
+        self._by_agent = by_agent
+
+    def shard(
+        self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
+    ) -> list[tuple[TrainingData, dict[str, int]]]:
+        """Split the episodes up.
+
+        :param num_shards: L, the number of learners.
+        :param len_lookback_buffer: Steps that a slice keeps of what came before it.
+        :param kwargs: The update's settings; ``minibatch_size`` may be ``None``, for which Ray 2.60 fails.
+        :return: Each learner's data, and settings of its update.
+        :raises RuntimeError: if there are fewer samples, or fewer samples of one module, than learners.
+        """
+        minibatch_size, num_epochs = kwargs.pop("minibatch_size", None), kwargs.get("num_epochs", 1)
+        shards = self._whole_agents(num_shards) if self._by_agent else None
+        if shards is None:
+            stock = super().shard(num_shards, len_lookback_buffer, **kwargs)
+            shards = [data.episodes for data, _ in stock]
+        steps = [_steps_by_module(episodes) for episodes in shards]
+        modules = set().union(*steps)
+        if not modules or any(set(own) != modules for own in steps):
+            raise RuntimeError(
+                f"{num_shards} learners cannot share {len(self.episodes)} episodes such that each has samples of each "
+                "module; collect more per update (train_batch_size_per_learner) or use fewer learners"
+            )
+        largest = max(max(own.values()) for own in steps)
+        minibatches = num_epochs if minibatch_size is None else max(1, num_epochs * largest // minibatch_size)
+        extra = {"num_total_minibatches": minibatches} if num_shards > 1 else {}
+        return [(TrainingData(episodes=episodes), extra) for episodes in shards]
+
+    def _whole_agents(self, num_shards: int) -> list[list[Any]] | None:
+        """Hand the agents out, largest first, to the learner with the least; ``None`` if there are too few of them."""
+        by_agent = defaultdict(list)
+        for episode in self.episodes:
+            by_agent[agent_of(episode)].append(episode)
+        if len(by_agent) < num_shards:
+            return None  # agents have died: better cut one than leave a learner without data
+        shards: list[list[Any]] = [[] for _ in range(num_shards)]
+        loads = [0] * num_shards
+        sizes = {agent: sum(map(len, episodes)) for agent, episodes in by_agent.items()}
+        for agent in sorted(by_agent, key=lambda agent: (-sizes[agent], agent)):
+            smallest = loads.index(min(loads))
+            shards[smallest] += by_agent[agent]
+            loads[smallest] += sizes[agent]
+        return shards
+
+
+def _steps_by_module(episodes: list[Any]) -> dict[Any, int]:
+    steps: dict[Any, int] = defaultdict(int)
+    for episode in episodes:
+        for chunk in single_agent_episodes(episode):
+            if len(chunk):
+                steps[chunk.module_id] += len(chunk)
+    return dict(steps)
+
+
+class AggLearnerGroup(LearnerGroup):
+    """RLlib's, with sharding by agent and a plain word when a learner is gone."""
+
+    def update(self, *, episodes: list[Any] | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+        """Update all learners.
+
+        :param episodes: Where the data comes as episodes.
+        :param kwargs: As RLlib's.
+        :raises LearnerLostError: if a remote learner does not answer any more.
+        """
+        if episodes is not None:
+            by_agent = getattr(self.config, "shard_by_agent", False)
+            kwargs["training_data"] = AgentTrainingData(episodes, by_agent=by_agent)
+        try:
+            results: list[dict[str, Any]] = super().update(**kwargs)
+        except RayError as error:
+            if self.is_local:
+                raise
+            raise LearnerLostError(
+                f"one of {len(self)} learners failed or died: {error}\nThe learners cannot go on without it, and a lost one "
+                "is not started again. Build the algorithm anew from its last checkpoint "
+                "(Algorithm.from_checkpoint(path)), or run it under ray.tune with "
+                "RunConfig(failure_config=FailureConfig(max_failures=...), "
+                "checkpoint_config=CheckpointConfig(checkpoint_frequency=...)), which does so by itself"
+            ) from error
+        return results

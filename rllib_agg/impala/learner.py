@@ -1,0 +1,45 @@
+"""IMPALA's loss per sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import ENTROPY_KEY
+from torch import Tensor
+
+from rllib_agg.aggregation.learner import AggLearnerMixin
+from rllib_agg.impala.vtrace import TimeMajor, vtrace
+
+
+class AggIMPALATorchLearner(AggLearnerMixin, IMPALATorchLearner):  # type: ignore[misc]  # remove_module, within RLlib
+    """IMPALA's learner with the agents' gradients weighted.
+
+    Source: Espeholt et al. (2018), section 4.2, as RLlib has it; Holen et al. (2023), section 3.
+    """
+
+    def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
+        """V-trace policy gradient, value error and entropy bonus of each sample."""
+        module = self.module[module_id].unwrapped()
+        major = TimeMajor(batch, config.get_rollout_fragment_length())
+        mask = batch[Columns.LOSS_MASK].float()
+        distribution = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        logp = major(distribution.logp(batch[Columns.ACTIONS]))
+        values = major(module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS)))
+        targets, advantages = vtrace(batch, config, major, values=values, target_logp=logp)
+
+        policy_losses = major.back(-logp * advantages)
+        value_losses = major.back(0.5 * (values - targets).square())
+        entropy = distribution.entropy()
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
+
+        valid = mask.sum()
+        reported: dict[str, Tensor] = {}
+        for name, column in (("pi_loss", policy_losses), ("vf_loss", value_losses)):
+            total = (column.detach() * mask).sum()
+            reported |= {name: total, f"mean_{name}": total / valid}
+        reported[ENTROPY_KEY] = (entropy.detach() * mask).sum() / valid
+        self.metrics.log_dict(reported, key=module_id, window=1)
+        losses: Tensor = policy_losses + config.vf_loss_coeff * value_losses - entropy_coeff * entropy
+        return losses

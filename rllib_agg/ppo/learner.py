@@ -1,0 +1,85 @@
+"""PPO's loss per sample, and its advantages per agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.algorithms.ppo.ppo import (
+    LEARNER_RESULTS_KL_KEY,
+    LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY,
+    LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY,
+)
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.connectors.learner import GeneralAdvantageEstimation
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.utils.torch_utils import explained_variance
+from torch import Tensor
+
+from rllib_agg.aggregation.adaptive_kl import AdaptiveKLMixin
+from rllib_agg.aggregation.advantages import RawAdvantageEstimation, finish_advantages
+
+
+class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
+    """PPO's learner with the agents' gradients weighted.
+
+    Source: Schulman et al. (2017), equation 9, as RLlib has it; Holen et al. (2023), section 3.
+    """
+
+    def build(self) -> None:
+        """Swap RLlib's advantage estimation for the one that keeps them raw."""
+        super().build()
+        pipeline = self.connector_pipeline
+        if pipeline is not None and self.config.add_default_connectors_to_learner_pipeline:
+            pipeline.remove(GeneralAdvantageEstimation)
+            pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
+
+    def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool) -> None:
+        """Standardise the advantages as asked."""
+        finish_advantages(
+            data,
+            config.advantage_norm,
+            num_agents=config.num_agents,
+            num_learners=self.config.num_learners,
+            excluded=excluded,
+        )
+
+    def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
+        """Clipped surrogate, clipped value loss, entropy bonus and KL penalty of each sample."""
+        module = self.module[module_id].unwrapped()
+        distribution = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        ratio = torch.exp(distribution.logp(batch[Columns.ACTIONS]) - batch[Columns.ACTION_LOGP])
+        advantages = batch[Postprocessing.ADVANTAGES]
+        clipped = torch.clamp(ratio, 1 - config.clip_param, 1 + config.clip_param)
+        surrogate: Tensor = torch.min(advantages * ratio, advantages * clipped)
+        entropy = distribution.entropy()
+        entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
+
+        values = value_errors = clipped_errors = kl = torch.zeros_like(surrogate)
+        if config.use_critic:
+            values = module.compute_values(batch, embeddings=fwd_out.get(Columns.EMBEDDINGS))
+            value_errors = (values - batch[Postprocessing.VALUE_TARGETS]).square()
+            clipped_errors = value_errors.clamp(0, config.vf_clip_param)
+        losses: Tensor = -surrogate + config.vf_loss_coeff * clipped_errors - entropy_coeff * entropy
+        if config.use_kl_loss:
+            before = module.get_exploration_action_dist_cls().from_logits(batch[Columns.ACTION_DIST_INPUTS])
+            kl = before.kl(distribution)
+            losses = losses + self.curr_kl_coeffs_per_module[module_id] * kl
+
+        means = {
+            POLICY_LOSS_KEY: -surrogate,
+            VF_LOSS_KEY: clipped_errors,
+            LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY: value_errors,
+            ENTROPY_KEY: entropy,
+            LEARNER_RESULTS_KL_KEY: kl,
+        }
+        averages = torch.stack(list(means.values())).detach()[:, batch[Columns.LOSS_MASK]].mean(1)
+        reported: dict[str, Any] = dict(zip(means, averages, strict=True))
+        reported[LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY] = explained_variance(batch[Postprocessing.VALUE_TARGETS], values)
+        self.metrics.log_dict(reported, key=module_id, window=1)
+        return losses
+
+    def _update_module_kl_coeff(self, *, module_id: str, config: Any, kl_loss: float) -> None:
+        super()._update_module_kl_coeff(module_id=module_id, config=config, kl_loss=self.mean_over_learners(kl_loss))

@@ -1,0 +1,211 @@
+"""A3C: the right gradient, applied on arrival, counted, and weighted where asked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray import cloudpickle
+from ray.rllib.core.columns import Columns
+
+from rl_agg import Weighting
+from rllib_agg import A3C, A3CConfig
+from rllib_agg.a3c.running_signals import RunningSignals
+from tests.rllib.conftest import TINY
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+MODULE = "default_policy"
+FRAGMENT = 10
+
+
+def tiny_a3c(num_env_runners: int = 0, **training: Any) -> A3CConfig:
+    return (
+        A3CConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=num_env_runners, rollout_fragment_length=FRAGMENT)
+        .rl_module(model_config=TINY)
+        .training(gradients_per_iteration=5, **training)
+        .debugging(seed=0)
+    )
+
+
+@pytest.fixture(scope="module")
+def algorithm(ray_session: None) -> Iterator[A3C]:
+    algorithm = tiny_a3c(gamma=0.9).build_algo()
+    yield algorithm
+    algorithm.stop()
+
+
+def test_gradient_is_that_of_the_paper(algorithm: A3C, sample: Callable[[], list[Any]]) -> None:
+    """Equation 5 written out step by step, with n-step returns from the end of each fragment backwards."""
+    learner = algorithm.learner
+    module, config = learner.module[MODULE], algorithm.config
+    terms = []
+    for episode in sample():
+        observations = torch.tensor(np.asarray(episode.get_observations()))
+        outputs = module.forward_train({Columns.OBS: observations})
+        values = module.compute_values({Columns.OBS: observations})
+        logits = outputs[Columns.ACTION_DIST_INPUTS].log_softmax(-1)
+        target = 0.0 if episode.is_terminated else values[-1].item()
+        for t in reversed(range(len(episode))):
+            target = episode.get_rewards(t) + config.gamma * target
+            logp, value = logits[t, episode.get_actions(t)], values[t]
+            entropy = -(logits[t].exp() * logits[t]).sum()
+            advantage = target - value.item()
+            terms.append(-logp * advantage + config.vf_loss_coeff * (target - value) ** 2 - config.entropy_coeff * entropy)
+    loss = torch.stack(terms).mean()
+    expected = torch.autograd.grad(loss, list(module.parameters()))
+    message = learner.take_gradient(sample(), seq_no=7, timesteps={})
+    assert message.loss == pytest.approx(loss.item(), rel=1e-4)
+    assert (message.seq_no, message.num_samples) == (7, len(terms))
+    for actual, gradient in zip(message.gradients, expected, strict=True):
+        np.testing.assert_allclose(actual, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_local_iteration_counts_what_it_sends(algorithm: A3C) -> None:
+    result = algorithm.train()
+    logged = result["learners"][MODULE]["agg"]
+    size = sum(parameter.numel() for parameter in algorithm.learner.module[MODULE].parameters())
+    assert logged["gradient_messages"] == 5
+    assert logged["gradient_bytes"] == 5 * 4 * size
+    assert (logged["staleness"], logged["weight"]) == (0.0, 1.0)
+    assert (logged["skipped_updates"], logged["masked_gradients"]) == (0, 0)
+    assert result["num_env_steps_sampled_lifetime"] == 5 * FRAGMENT
+    assert algorithm.train()["learners"][MODULE]["agg"]["gradient_messages"] == 10
+
+
+def test_runner_samples_with_the_module_that_it_learns_with(algorithm: A3C) -> None:
+    runner = algorithm.env_runner
+    algorithm.train()
+    state = algorithm.module_state(inference_only=False)
+    runner.sample_gradient(state, {})
+    for name, parameter in runner.module.named_parameters():
+        torch.testing.assert_close(parameter, algorithm.learner.module[MODULE].get_parameter(name), rtol=0, atol=0)
+
+
+def test_metrics_do_not_count_the_bootstrap_step(algorithm: A3C) -> None:
+    lengths = []
+    for _ in range(20):
+        result = algorithm.train()["env_runners"]
+        lengths.append((result.get("episode_len_mean"), result.get("episode_return_mean")))
+    assert lengths[-1][0] == lengths[-1][1]  # CartPole pays 1 a step
+
+
+def test_remote_runners_answer_with_what_they_were_sent(ray_session: None, tmp_path: Path) -> None:
+    config = tiny_a3c(2, aggregation="r_weighted")
+    algorithm = config.evaluation(evaluation_interval=100, evaluation_duration=1).build_algo()
+    for _ in range(4):
+        logged = algorithm.train()["learners"][MODULE]["agg"]
+    assert logged["gradient_messages"] >= 20
+    assert 0 <= logged["staleness"] <= 2
+    assert algorithm.evaluate()["env_runners"]["episode_return_mean"] > 0
+    path = algorithm.save_to_path(tmp_path / "checkpoint")
+    signals, weights = algorithm.signals.get_state(), algorithm.learner.module.get_state()
+    seq_no = algorithm.learner.weights_seq_no
+    for _ in range(3):
+        algorithm.train()
+    algorithm.restore_from_path(path)
+    np.testing.assert_equal(algorithm.signals.get_state(), signals)
+    np.testing.assert_equal(algorithm.learner.module.get_state(), weights)
+    assert algorithm.learner.weights_seq_no == seq_no
+    assert algorithm.train()["learners"][MODULE]["agg"]["staleness"] >= 0
+    algorithm.stop()
+
+
+class Pixels(gym.Env[Any, Any]):
+    """Small images and a continuous action."""
+
+    observation_space = gym.spaces.Box(-1, 1, (16, 16, 1), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, config: Any = None) -> None:
+        self._t = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self._t = 0
+        return self._look(), {}
+
+    def step(self, action: Any) -> Any:
+        self._t += 1
+        return self._look(), float(-np.square(action).sum()), self._t == 7, False, {}
+
+    def _look(self) -> Any:
+        return self.np_random.uniform(-1, 1, (16, 16, 1)).astype(np.float32)
+
+
+def test_images_and_continuous_actions(ray_session: None) -> None:
+    model = {"conv_filters": [[4, 4, 2], [8, 4, 2]], "head_fcnet_hiddens": [8], "vf_share_layers": True}
+    algorithm = tiny_a3c().environment(Pixels).rl_module(model_config=model).build_algo()
+    assert algorithm.train()["learners"][MODULE]["agg"]["gradient_messages"] == 5
+    algorithm.stop()
+
+
+class Broken(gym.Wrapper[Any, Any, Any, Any]):
+    """CartPole that pays NaN on the second runner."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+        self._broken = config.worker_index == 2
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = self.env.step(action)
+        return observation, float("nan") if self._broken else reward, *rest
+
+
+def test_runner_that_pays_nan_is_masked(ray_session: None) -> None:
+    algorithm = tiny_a3c(2).environment(Broken).build_algo()
+    for _ in range(3):
+        logged = algorithm.train()["learners"][MODULE]["agg"]
+    assert logged["masked_gradients"] > 0
+    assert logged["gradient_messages"] - logged["masked_gradients"] >= 15
+    assert all(parameter.isfinite().all() for parameter in algorithm.learner.module[MODULE].parameters())
+    algorithm.stop()
+
+
+def test_relative_weight_of_an_arriving_gradient() -> None:
+    signals = RunningSignals(3)
+    signals.observe(0, returns=10.0, losses=1.0, num_samples=20)
+    assert signals.factor(0, Weighting("r_weighted")) == 1.0  # nobody to compare it with
+    signals.observe(2, returns=30.0, losses=3.0, num_samples=20)
+    weights = np.array([0 + 1 / 2, 1 + 1 / 2])
+    assert signals.factor(2, Weighting("r_weighted")) == pytest.approx(2 * weights[1] / weights.sum())
+    assert signals.factor(0, Weighting("l_weighted")) == pytest.approx(2 * (1 / 4 + 1 / 2) / 2)
+    assert signals.factor(2, Weighting("sum")) == signals.factor(2, Weighting("mean")) == 1.0
+    signals.observe(2, returns=float("nan"), losses=4.0, num_samples=20)
+    assert signals.get_state()["returns"][2] == 30.0
+    assert signals.get_state()["losses"][2] == pytest.approx(3.1)
+
+
+def test_infinite_return_masks_an_agent_until_the_next() -> None:
+    signals = RunningSignals(2)
+    signals.observe(0, returns=float("inf"), losses=1.0, num_samples=20)
+    signals.observe(1, returns=5.0, losses=1.0, num_samples=20)
+    assert signals.factor(0, Weighting("mean")) == 0.0
+    assert signals.factor(1, Weighting("mean")) == 1.0
+    signals.observe(0, returns=5.0, losses=1.0, num_samples=20)
+    assert signals.factor(0, Weighting("mean")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.learners(num_learners=1), "set num_learners=0, not 1"),
+        (lambda config: config.training(aggregation="median-ish"), "unknown aggregation 'median-ish'"),
+        (lambda config: config.training(gradients_per_iteration=0), "gradients_per_iteration must be at least 1"),
+        (lambda config: config.env_runners(batch_mode="complete_episodes"), "learns from fragments"),
+        (lambda config: config.rl_module(model_config={"use_lstm": True}), "use_lstm is not supported"),
+        (lambda config: config.update_from_dict({"gradient_per_iteration": 3}), "has no setting 'gradient_per_iteration'"),
+    ],
+)
+def test_bad_settings(change: Callable[[A3CConfig], Any], message: str) -> None:
+    config = tiny_a3c()
+    with pytest.raises(ValueError, match=message):
+        change(config).validate()

@@ -1,0 +1,144 @@
+"""Every sample says whose it is, and every finished episode what it returned, whatever happens to it on the way."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+from rllib_agg.aggregation.agents import AGENT, RETURN, AgentTagging, agent_of
+from tests.rllib.conftest import TINY, tiny_ppo
+
+
+class CountingReturns(RLlibCallback):
+    """The return of every finished episode by sub-environment, added up step by step."""
+
+    totals: dict[int, list[float]] = defaultdict(list)  # noqa: RUF012
+    running: dict[int, float] = defaultdict(float)  # noqa: RUF012
+
+    def on_episode_step(self, *, episode: Any, env_index: int, **kwargs: Any) -> None:
+        self.running[env_index] += episode.get_rewards(-1)
+
+    def on_episode_end(self, *, env_index: int, **kwargs: Any) -> None:
+        self.totals[env_index].append(self.running.pop(env_index))
+
+
+def reported(episodes: list[Any]) -> dict[int, list[float]]:
+    returns = defaultdict(list)
+    for episode in episodes:
+        assert set(episode.get_extra_model_outputs(AGENT)) == {agent_of(episode)}
+        column = episode.get_extra_model_outputs(RETURN)
+        assert np.isnan(column[:-1]).all()
+        if episode.is_done:
+            returns[agent_of(episode)].append(float(column[-1]))
+        else:
+            assert np.isnan(column[-1])
+    return dict(returns)
+
+
+def test_returns_span_chunks_and_rollouts(ray_session: None) -> None:
+    config = tiny_ppo(num_envs=3).callbacks(CountingReturns)
+    config.validate()
+    assert config.callbacks_class == [CountingReturns, AgentTagging]
+    config.validate()
+    assert config.callbacks_class == [CountingReturns, AgentTagging]
+    CountingReturns.totals.clear()
+    runner = SingleAgentEnvRunner(config=config)
+    found = defaultdict(list)
+    for _ in range(20):  # 21 steps of 3 environments: most episodes take several of these
+        for agent, returns in reported(runner.sample(num_timesteps=21)).items():
+            found[agent] += returns
+    assert found == CountingReturns.totals
+    assert max(max(returns) for returns in found.values()) > 7
+
+
+@pytest.mark.parametrize("to_numpy", [True, False])
+def test_columns_survive_slicing_in_lists_and_arrays(to_numpy: bool, ray_session: None) -> None:
+    config = tiny_ppo(num_envs=2).env_runners(episodes_to_numpy=to_numpy, episode_lookback_horizon=3)
+    config.validate()
+    runner = SingleAgentEnvRunner(config=config)
+    runner.sample(num_timesteps=10)
+    episode = max(runner.sample(num_timesteps=200), key=len)
+    parts = [episode[:4], episode.slice(slice(4, None), len_lookback_buffer=2)]
+    columns = [np.asarray(part.get_extra_model_outputs(RETURN)) for part in parts]
+    np.testing.assert_array_equal(np.concatenate(columns), np.asarray(episode.get_extra_model_outputs(RETURN)))
+    assert {agent_of(part) for part in parts} == {agent_of(episode)}
+
+
+def test_a_reset_forgets_what_was_thrown_away(ray_session: None) -> None:
+    config = tiny_ppo(num_envs=2)
+    config.validate()
+    runner = SingleAgentEnvRunner(config=config)
+    for _ in range(10):
+        runner.sample(num_timesteps=8, force_reset=True)
+    tagging = runner._callbacks[-1]
+    assert len(tagging._agents) == len(tagging._newest) == 2
+
+
+@pytest.mark.parametrize(("agents", "expected"), [("sub_env", {3, 4, 5}), ("env_runner", {1})])
+def test_second_runner_holds_the_next_agents(agents: str, expected: set[int], ray_session: None) -> None:
+    config = tiny_ppo(num_envs=3, agents=agents).env_runners(num_env_runners=2, num_envs_per_env_runner=3)
+    config.validate()
+    assert config.num_agents == (6 if agents == "sub_env" else 2)
+    runner = SingleAgentEnvRunner(config=config, worker_index=2)
+    assert {agent_of(episode) for episode in runner.sample(num_timesteps=30)} == expected
+
+
+class TwoPlayers(MultiAgentEnv):
+    """Two agents, one of which leaves after two steps; rewards are 1 for one and 10 for the other."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.agents = self.possible_agents = ["one", "ten"]
+        space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_spaces = dict.fromkeys(self.agents, space)
+        self.action_spaces = dict.fromkeys(self.agents, gym.spaces.Discrete(2))
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        self.t = 0
+        return {agent: np.zeros(2, np.float32) for agent in self.possible_agents}, {}
+
+    def step(self, action_dict: dict[str, Any]) -> Any:
+        self.t += 1
+        gone, over = self.t >= 2, self.t >= 5
+        rewards = {agent: {"one": 1.0, "ten": 10.0}[agent] for agent in action_dict}
+        observations = {agent: np.full(2, self.t / 5, np.float32) for agent in action_dict}
+        return observations, rewards, {"ten": gone, "__all__": over}, {"__all__": False}, {}
+
+
+@pytest.fixture
+def two_modules() -> Any:
+    return (
+        tiny_ppo(num_envs=3, advantage_norm="agent")
+        .environment(TwoPlayers)
+        .env_runners(num_envs_per_env_runner=3)
+        .multi_agent(
+            policies={"p_one", "p_ten"},
+            policy_mapping_fn=lambda agent, *args, **kwargs: f"p_{agent}",
+            algorithm_config_overrides_per_module={"p_ten": {"aggregation": "sum"}},
+        )
+        .rl_module(model_config=TINY)
+    )
+
+
+def test_each_policy_gets_its_own_returns_and_rule(two_modules: Any, ray_session: None) -> None:
+    two_modules.training(aggregation="r_weighted")
+    two_modules.validate()
+    runner = MultiAgentEnvRunner(config=two_modules)
+    learner = two_modules.build_learner(spaces=runner.get_spaces())
+    for _ in range(3):
+        results = learner.update(episodes=copy.deepcopy(runner.sample(num_timesteps=33)), timesteps={})
+    assert learner.returns["p_one"].tolist() == [5.0] * 3
+    assert learner.returns["p_ten"].tolist() == [20.0] * 3
+    assert results["p_ten"]["agg"]["weight_max"].peek() == 1.0
+    assert results["p_one"]["agg"]["weight_max"].peek() == pytest.approx(2 / 3)
+    assert all(torch.isfinite(p).all() for module in learner.module.values() for p in module.parameters())

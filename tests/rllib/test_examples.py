@@ -1,0 +1,45 @@
+"""The scripts that users copy run, at small size, and print what they promise."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+SCRIPTS = [
+    ("rllib_quickstart.py", ["--iterations", "2", "--train-batch-size", "500"], "effective agents"),
+    ("rllib_multi_learner.py", ["--iterations", "2", "--train-batch-size", "250"], "mixed sign"),
+    ("rllib_a3c.py", ["--iterations", "2", "--gradients-per-iteration", "5"], "staleness"),
+]
+
+
+def run(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+
+@pytest.mark.parametrize(("script", "arguments", "expected"), SCRIPTS)
+def test_example_runs(
+    script: str,
+    arguments: list[str],
+    expected: str,
+    ray_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(script, arguments, monkeypatch)
+    lines = [line for line in capsys.readouterr().out.splitlines() if expected in line]
+    assert len(lines) == 2
+
+
+def test_tune_example_runs(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["--iterations", "1", "--train-batch-size", "500", "--aggregations", "sum", "r_weighted"]
+    run("rllib_tune_sweep.py", [*arguments, "--out", str(tmp_path)], monkeypatch)
+    printed = capsys.readouterr().out.splitlines()[-2:]
+    assert [line.split()[0] for line in printed] == ["sum", "r_weighted"]

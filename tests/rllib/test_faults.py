@@ -1,0 +1,225 @@
+"""What dies, hangs or is restored does not take the training with it, or says what to do."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import ray
+import torch
+from ray import cloudpickle, tune
+
+from rllib_agg import A3CConfig, AggPPO, AggPPOConfig, LearnerLostError
+from rllib_agg.aggregation.agents import agent_of
+from tests.rllib.conftest import TINY, tiny_ppo
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+MODULE = "default_policy"
+
+
+def remote_ppo(**training: Any) -> AggPPOConfig:
+    """Two remote runners with two sub-environments each, restarted at once."""
+    config = tiny_ppo(**{"aggregation": "r_weighted", "train_batch_size_per_learner": 80, **training})
+    config.env_runners(num_env_runners=2, num_envs_per_env_runner=2)
+    return config.fault_tolerance(delay_between_env_runner_restarts_s=0.0, env_runner_health_probe_timeout_s=20.0)
+
+
+def die(actor: Any) -> None:
+    sys.exit(1)
+
+
+def kill_runner(algorithm: Any, index: int) -> None:
+    algorithm.env_runner_group.foreach_env_runner(die, remote_worker_ids=[index], local_env_runner=False, timeout_seconds=10)
+
+
+def agents_present(algorithm: AggPPO) -> set[int]:
+    return {agent_of(e) for es in algorithm.env_runner_group.foreach_env_runner(sample, local_env_runner=False) for e in es}
+
+
+def sample(runner: Any) -> list[Any]:
+    return runner.sample(num_timesteps=10)
+
+
+def test_killed_env_runner_comes_back_with_its_agents(ray_session: None) -> None:
+    algorithm = remote_ppo().build_algo()
+    algorithm.train()
+    assert agents_present(algorithm) == {0, 1, 2, 3}
+    kill_runner(algorithm, 2)
+    for _ in range(60):
+        result = algorithm.train()
+        if agents_present(algorithm) == {0, 1, 2, 3}:
+            break
+        time.sleep(0.5)
+    assert agents_present(algorithm) == {0, 1, 2, 3}
+    assert result["learners"][MODULE]["agg"]["weight_max"] > 0
+    algorithm.stop()
+
+
+def test_killed_a3c_runner_comes_back(ray_session: None) -> None:
+    config = A3CConfig().environment("CartPole-v1").env_runners(num_env_runners=2).rl_module(model_config=TINY)
+    config.training(gradients_per_iteration=10).fault_tolerance(delay_between_env_runner_restarts_s=0.0)
+    algorithm = config.build_algo()
+    algorithm.train()
+    kill_runner(algorithm, 1)
+    for _ in range(60):
+        before = algorithm.learner.weights_seq_no
+        algorithm.train()
+        assert algorithm.learner.weights_seq_no >= before + 10
+        if algorithm.env_runner_group.num_healthy_remote_env_runners() == 2:
+            break
+        time.sleep(0.5)
+    assert algorithm.env_runner_group.num_healthy_remote_env_runners() == 2
+    algorithm.stop()
+
+
+def test_killed_learner_says_what_to_do_and_its_checkpoint_continues(ray_session: None, tmp_path: Path) -> None:
+    algorithm = tiny_ppo().learners(num_learners=2).build_algo()
+    algorithm.train()
+    path = algorithm.save_to_path(tmp_path / "checkpoint")
+    algorithm.learner_group.foreach_learner(die, remote_actor_ids=[1], timeout_seconds=10)
+    started = time.monotonic()
+    with pytest.raises(LearnerLostError, match=r"(?s)one of 2 learners failed or died.*from_checkpoint.*FailureConfig"):
+        algorithm.train()
+    assert time.monotonic() - started < 60
+    algorithm.stop()
+    restored = AggPPO.from_checkpoint(path)
+    assert restored.train()["training_iteration"] == 2
+    restored.stop()
+
+
+def learner_update(learner: Any, episodes: list[Any]) -> None:
+    np.random.seed(3)
+    torch.manual_seed(3)
+    update = {"num_epochs": 2, "minibatch_size": 32, "shuffle_batch_per_epoch": True, "timesteps": {}}
+    learner.update(episodes=copy.deepcopy(episodes), **update)
+
+
+def learner_state(learner: Any) -> dict[str, Any]:
+    state = learner.get_state()
+    return {name: state[name] for name in ("rl_module", "optimizer", "aggregation", "weights_seq_no")}
+
+
+def test_restored_algorithm_goes_on_to_the_bit(ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path) -> None:
+    algorithm = tiny_ppo(aggregation="r_weighted", kl_target=1e-6).build_algo()  # a target that moves the coefficient
+    for _ in range(3):
+        result = algorithm.train()
+    path = algorithm.save_to_path(tmp_path / "checkpoint")
+    learner = algorithm.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
+    saved = copy.deepcopy(learner_state(learner))
+    assert saved["aggregation"]["kl_coeffs"][MODULE] != 0.2
+    assert np.isfinite(saved["aggregation"]["returns"][MODULE]).any()
+
+    restored = AggPPO.from_checkpoint(path)
+    twin = restored.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
+    np.testing.assert_equal(learner_state(twin), saved)
+    for _ in range(3):
+        learner_update(learner, sample())
+        learner_update(twin, sample())
+    np.testing.assert_equal(learner_state(twin), learner_state(learner))
+
+    again = restored.train()
+    for counter in ("num_env_steps_sampled_lifetime", "training_iteration"):
+        assert again[counter] > result[counter]
+
+    algorithm.restore_from_path(path)  # older than what is in place
+    np.testing.assert_equal(learner_state(learner), saved)
+    algorithm.stop()
+    restored.stop()
+
+
+def runner_weights(runner: Any) -> dict[str, Any]:
+    return {name: np.asarray(value) for name, value in runner.module.get_state().items()}
+
+
+def test_older_checkpoint_in_place_reaches_the_env_runners(ray_session: None, tmp_path: Path) -> None:
+    algorithm = remote_ppo().build_algo()
+    algorithm.train()
+    path = algorithm.save_to_path(tmp_path / "checkpoint")
+    read = lambda: algorithm.env_runner_group.foreach_env_runner(runner_weights, local_env_runner=False)  # noqa: E731
+    saved = read()
+    for _ in range(3):
+        algorithm.train()
+    newer = read()
+    assert any((newer[0][name] != saved[0][name]).any() for name in saved[0])
+    algorithm.restore_from_path(path)
+    np.testing.assert_equal(read(), saved)
+    algorithm.train()
+    after = read()
+    assert any((after[0][name] != saved[0][name]).any() for name in saved[0])  # the next sync is not refused as too old
+    algorithm.stop()
+
+
+class Faulty(gym.Wrapper[Any, Any, Any, Any]):
+    """CartPole, whose copies on one runner do what its ``faults`` say."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(gym.make("CartPole-v1"))
+        self._fault = config["faults"].get(config.worker_index)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = self.env.step(action)
+        if self._fault == "reward":
+            reward = float("nan")
+        elif self._fault == "observation":
+            observation = np.full_like(observation, np.inf)
+        elif self._fault == "hang":
+            time.sleep(10_000)
+        return observation, reward, *rest
+
+
+def test_agents_of_faulty_environments_are_masked(ray_session: None) -> None:
+    config = remote_ppo(train_batch_size_per_learner=120).env_runners(num_env_runners=3)
+    algorithm = config.environment(Faulty, env_config={"faults": {2: "reward", 3: "observation"}}).build_algo()
+    for _ in range(3):
+        logged = algorithm.train()["learners"][MODULE]["agg"]
+    assert logged["masked_agents"] == 4
+    assert logged["weight_max"] == pytest.approx(1.0, abs=0.5)  # two agents are left, with weights that sum to 2
+    assert logged["skipped_updates"] == 0
+    read = lambda learner: all(p.isfinite().all() for p in learner.module[MODULE].parameters())  # noqa: E731
+    assert all(result.get() for result in algorithm.learner_group.foreach_learner(read))
+    algorithm.stop()
+
+
+def test_hanging_env_runner_does_not_hold_the_others_up(ray_session: None) -> None:
+    config = remote_ppo().environment(Faulty, env_config={"faults": {2: "hang"}}).env_runners(sample_timeout_s=2.0)
+    config.validate_env_runners_after_construction = False
+    config.sync_filters_on_rollout_workers_timeout_s = 1.0
+    algorithm = config.build_algo()
+    for _ in range(2):
+        logged = algorithm.train()["learners"][MODULE]["agg"]
+    assert logged["weight_max"] > 0
+    for actor in algorithm.env_runner_group._worker_manager.actors().values():
+        ray.kill(actor)
+    algorithm.stop()
+
+
+@pytest.mark.slow
+def test_tune_continues_by_itself_when_a_learner_dies(ray_session: None, tmp_path: Path) -> None:
+    def kill_once(algorithm: Any, **kwargs: Any) -> None:
+        flag = tmp_path / "killed"
+        if algorithm.training_iteration == 2 and not flag.exists():
+            flag.touch()
+            algorithm.learner_group.foreach_learner(die, remote_actor_ids=[0], timeout_seconds=10)
+
+    config = tiny_ppo().learners(num_learners=2).callbacks(on_train_result=kill_once)
+    results = tune.Tuner(
+        AggPPO,
+        param_space=config,
+        run_config=tune.RunConfig(
+            stop={"training_iteration": 5},
+            storage_path=str(tmp_path),
+            failure_config=tune.FailureConfig(max_failures=1),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1),
+        ),
+    ).fit()
+    assert not results.errors
+    assert (tmp_path / "killed").exists()
+    assert results[0].metrics["training_iteration"] == 5

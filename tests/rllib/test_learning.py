@@ -1,0 +1,109 @@
+"""Every system learns; the settings here are the ones that the documentation names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.connectors.env_to_module import MeanStdFilter
+
+from rllib_agg import A3CConfig, AggAPPOConfig, AggIMPALAConfig, AggPPOConfig
+
+pytestmark = pytest.mark.slow
+
+SEEDS = [0, 1, 2]
+RULES = ["sum", "mean", "samples", "r_weighted", "l_weighted"]
+
+
+def best_return(config: Any, num_steps: int, enough: float) -> float:
+    """Train until the mean return of the last 20 episodes is enough, or the steps are spent; the best of it."""
+    algorithm = config.reporting(metrics_num_episodes_for_smoothing=20).build_algo()
+    best, steps = float("-inf"), 0
+    while steps < num_steps and best < enough:
+        result = algorithm.train()
+        runners = result.get("env_runners", {})
+        best = max(best, runners.get("episode_return_mean", float("-inf")))
+        steps = runners.get("num_env_steps_sampled_lifetime", steps)
+    algorithm.stop()
+    return best
+
+
+def cartpole_ppo(rule: str) -> AggPPOConfig:
+    return (
+        AggPPOConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=8)
+        .rl_module(model_config={"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False})
+        .training(
+            aggregation=rule,
+            train_batch_size_per_learner=1024,
+            minibatch_size=256,
+            num_epochs=10,
+            lr=1e-3,
+            gamma=0.98,
+            lambda_=0.9,
+            entropy_coeff=0.0,
+            vf_clip_param=1e4,
+            use_kl_loss=False,
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("rule", RULES)
+def test_agg_ppo_learns_cartpole(rule: str, seed: int, ray_session: None) -> None:
+    assert best_return(cartpole_ppo(rule).debugging(seed=seed), 150_000, enough=450) >= 450
+
+
+def cartpole_a3c() -> A3CConfig:
+    return (
+        A3CConfig()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=2, rollout_fragment_length=20)
+        .rl_module(model_config={"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False})
+        .training(lr=1e-3, entropy_coeff=0.01, gradients_per_iteration=100)
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a3c_learns_cartpole(seed: int, ray_session: None) -> None:
+    assert best_return(cartpole_a3c().debugging(seed=seed), 200_000, enough=450) >= 450
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a3c_learns_a_continuous_task(seed: int, ray_session: None) -> None:
+    """Pendulum: a random policy returns about -1200, a good one about -150."""
+    config = (
+        A3CConfig()
+        .environment("Pendulum-v1")
+        .env_runners(num_env_runners=2, num_envs_per_env_runner=4, rollout_fragment_length=16)
+        .env_runners(env_to_module_connector=lambda env, spaces, device: MeanStdFilter())
+        .rl_module(model_config={"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False})
+        .training(lr=7e-4, gamma=0.9, lambda_=0.95, entropy_coeff=0.0, vf_loss_coeff=0.02, grad_clip=2.0)
+        .debugging(seed=seed)
+    )
+    assert best_return(config, 400_000, enough=-600) >= -600
+
+
+def cartpole_asynchronous(config: Any) -> Any:
+    return (
+        config.environment("CartPole-v1")
+        .env_runners(
+            num_env_runners=1,
+            num_envs_per_env_runner=8,
+            rollout_fragment_length=50,
+            env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
+        )
+        .learners(num_learners=1)
+        .rl_module(model_config={"fcnet_hiddens": [64, 64], "vf_share_layers": True})
+        .training(train_batch_size_per_learner=400, lr=1.5e-3, vf_loss_coeff=0.05, entropy_coeff=0.005)
+        .reporting(min_time_s_per_iteration=3)
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("config_class", [IMPALAConfig, AggIMPALAConfig, AggAPPOConfig])
+def test_asynchronous_baselines_learn_cartpole(config_class: type, seed: int, ray_session: None) -> None:
+    config = cartpole_asynchronous(config_class()).debugging(seed=seed)
+    assert best_return(config, 600_000, enough=450) >= 450

@@ -1,0 +1,106 @@
+"""Wrong settings are refused where they are made, in words that say what is right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+
+from rl_agg import Signals
+from rllib_agg import AggPPO, AggPPOConfig
+from rllib_agg.aggregation import _compat
+from tests.rllib.conftest import tiny_ppo
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"aggregation": "r_weigthed"}, r"unknown aggregation 'r_weigthed' \(did you mean 'r_weighted'\?\); choose from l_w"),
+        ({"aggregation": "sum", "aggregation_kwargs": {"h": 3}}, "sum has no setting 'h'"),
+        ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": -1}}, "h must be a positive number"),
+        ({"aggregation_kwargs": {"normalize": "yes"}}, "normalize must be True or False, got 'yes'"),
+        ({"aggregation": 3}, "a rule is a name or a callable, got 3"),
+        ({"agents": "envs"}, "unknown agents 'envs'; choose from sub_env, env_runner"),
+        ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from stock, agent, none"),
+    ],
+)
+def test_bad_training_settings(training: dict[str, Any], message: str, ray_session: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_ppo(**training).build_algo()
+
+
+def test_unknown_builder_argument() -> None:
+    with pytest.raises(TypeError, match="agregation"):
+        AggPPOConfig().training(agregation="mean")
+
+
+def test_unknown_setting_in_a_plain_dict(ray_session: None) -> None:
+    with pytest.raises(ValueError, match="AggPPOConfig has no setting 'agregation'"):
+        AggPPO(config={"env": "CartPole-v1", "agregation": "sum"})
+
+
+def test_bad_rule_in_a_plain_dict(ray_session: None) -> None:
+    with pytest.raises(ValueError, match="unknown aggregation 'median-ish'"):
+        AggPPO(config={"env": "CartPole-v1", "aggregation": "median-ish"})
+
+
+def test_known_settings_in_a_plain_dict() -> None:
+    settings = {"aggregation": "l_weighted", "lambda": 0.9, "env_config": {"a": 1}, "evaluation_interval": 3}
+    config = AggPPOConfig().update_from_dict(settings)
+    assert (config.aggregation, config.lambda_, config.env_config["a"]) == ("l_weighted", 0.9, 1)
+
+
+def test_fewer_agents_than_learners(ray_session: None) -> None:
+    config = tiny_ppo(num_envs=2).learners(num_learners=3, shard_by_agent=True)
+    with pytest.raises(ValueError, match="2 agents for 3 learners"):
+        config.build_algo()
+
+
+def test_learner_without_a_loss_per_sample(ray_session: None) -> None:
+    with pytest.raises(ValueError, match=r"needs a learner with a loss per sample; .*PPOTorchLearner.* reduces its loss"):
+        tiny_ppo().learners(learner_class=PPOTorchLearner).build_algo()
+
+
+def test_bad_override_for_one_module() -> None:
+    config = tiny_ppo().multi_agent(
+        policies={"p0"},
+        policy_mapping_fn=lambda *args, **kwargs: "p0",
+        algorithm_config_overrides_per_module={"p0": {"aggregation": "summ"}},
+    )
+    with pytest.raises(ValueError, match="in the overrides for module 'p0': unknown aggregation 'summ'"):
+        config.validate()
+
+
+def test_old_api_stack() -> None:
+    config = tiny_ppo().api_stack(enable_rl_module_and_learner=False, enable_env_runner_and_connector_v2=False)
+    with pytest.raises(ValueError, match="needs RLlib's new API stack"):
+        config.validate()
+
+
+def test_callable_rule() -> None:
+    def by_rank(signals: Signals, *, best: float) -> torch.Tensor:
+        return torch.where(signals.returns == signals.returns.max(), best, 1.0)
+
+    config = tiny_ppo(aggregation=by_rank, aggregation_kwargs={"best": 5.0})
+    config.validate()
+    assert config.weighting()(Signals(returns=[1.0, 2.0])).tolist() == [1.0, 5.0]
+
+
+def test_untagged_batch_says_what_is_missing(spaces: dict[str, Any], sample: Any) -> None:
+    episodes = sample()
+    for episode in episodes:
+        del episode.extra_model_outputs["agg_agent"]
+    with pytest.raises(ValueError, match="does not say whose samples it holds"):
+        tiny_ppo().build_learner(spaces=spaces).update(episodes=episodes, timesteps={})
+
+
+def test_moved_api_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _compat.check()
+    monkeypatch.setitem(_compat.NAMES, "ray.rllib.core.learner.learner:Learner", ("_make_batch_of_old",))
+    with pytest.raises(ImportError, match=r"relies on Learner._make_batch_of_old, which Ray .* tested with Ray 2.60"):
+        _compat.check()
+    monkeypatch.setattr(_compat, "NAMES", {"ray.rllib.gone:Gone": ()})
+    with pytest.raises(ImportError, match=r"relies on ray.rllib.gone.Gone"):
+        _compat.check()

@@ -1,0 +1,141 @@
+"""IMPALA and APPO, whose losses run over time, weigh agents as exactly as PPO does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from ray.rllib.algorithms.appo import APPOConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
+from ray.rllib.core.columns import Columns
+from torch import Tensor
+
+from rl_agg import Signals, weights
+from rllib_agg import AggAPPOConfig, AggIMPALAConfig
+from rllib_agg.aggregation.agents import AGENT, agent_of
+from rllib_agg.aggregation.record import UpdateRecord
+from tests.rllib.conftest import TINY
+
+MODULE = "default_policy"
+T = 10
+CONFIGS = [(AggIMPALAConfig, IMPALAConfig), (AggAPPOConfig, APPOConfig)]
+
+
+def build(config_class: type, spaces: dict[str, Any], **training: Any) -> Any:
+    config = config_class().environment("CartPole-v1").rl_module(model_config=TINY)
+    config.env_runners(num_env_runners=0, num_envs_per_env_runner=5, rollout_fragment_length=T).learners(num_learners=0)
+    if issubclass(config_class, APPOConfig):
+        training["use_kl_loss"] = True
+    return config.training(**training).build_learner(spaces=spaces)
+
+
+@pytest.fixture
+def fragments(sample: Callable[[], list[Any]]) -> list[Any]:
+    """Nine steps of each agent, which the bootstrap step makes ten: no row of V-trace holds two agents."""
+    longest = {}
+    for episode in sample():
+        longest[agent_of(episode)] = max(longest.get(agent_of(episode), episode), episode, key=len)
+    return [episode[: T - 1] for episode in longest.values()]
+
+
+def gradient(learner: Any, loss: Tensor) -> dict[str, Tensor]:
+    parameters = {name: p for name, p in learner.module[MODULE].named_parameters() if p.requires_grad}
+    parts = torch.autograd.grad(loss, list(parameters.values()))
+    return dict(zip(parameters, parts, strict=True))
+
+
+def loss_of(learner: Any, batch: dict[str, Any]) -> Tensor:
+    return learner.compute_loss_for_module(
+        module_id=MODULE, config=learner.config, batch=batch, fwd_out=learner.module[MODULE].forward_train(batch)
+    )
+
+
+@pytest.mark.parametrize("rule", ["sum", "mean", "r_weighted", "l_weighted", "samples"])
+@pytest.mark.parametrize(("ours", "stock"), CONFIGS)
+def test_gradient_is_the_weighted_sum_of_separate_backwards(
+    ours: type, stock: type, rule: str, spaces: dict[str, Any], fragments: list[Any]
+) -> None:
+    learner, reference = build(ours, spaces, aggregation=rule), build(stock, spaces)
+    reference.module.set_state(learner.module.get_state())
+    batch = learner.make_batch(fragments)[MODULE]
+    agents = batch[AGENT].unique().tolist()
+    returns = torch.full((5,), torch.nan, dtype=torch.float64)
+    returns[agents] = torch.arange(1.0, len(agents) + 1, dtype=torch.float64)
+    learner.returns[MODULE], learner.records[MODULE] = returns, UpdateRecord(torch.zeros(5, dtype=torch.bool))
+
+    losses, parts = [], []
+    for agent in agents:
+        own = {name: column[batch[AGENT] == agent] for name, column in batch.items()}
+        loss = loss_of(reference, own)
+        losses.append(loss.item())
+        parts.append(gradient(reference, loss))
+    counts = [float(batch[Columns.LOSS_MASK][batch[AGENT] == agent].sum()) for agent in agents]
+    w = weights(rule, Signals(returns=returns[agents], losses=losses, num_samples=counts))
+    for name, actual in gradient(learner, loss_of(learner, batch)).items():
+        expected = sum(weight * part[name] for weight, part in zip(w, parts, strict=True))
+        torch.testing.assert_close(actual, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("ours", "stock"), CONFIGS)
+def test_samples_is_stock_however_the_rows_fall(
+    ours: type, stock: type, spaces: dict[str, Any], sample: Callable[[], list[Any]]
+) -> None:
+    learner, reference = build(ours, spaces, aggregation="samples"), build(stock, spaces)
+    reference.module.set_state(learner.module.get_state())
+    batch = learner.make_batch(sample())[MODULE]
+    learner.returns[MODULE] = torch.full((5,), torch.nan, dtype=torch.float64)
+    learner.records[MODULE] = UpdateRecord(torch.zeros(5, dtype=torch.bool))
+    ours_loss, stock_loss = loss_of(learner, copy.copy(batch)), loss_of(reference, batch)
+    torch.testing.assert_close(ours_loss, stock_loss, rtol=1e-5, atol=1e-5)
+    logged = [float(one.metrics.peek((MODULE, "entropy"))) for one in (learner, reference)]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-5)
+    expected = gradient(reference, stock_loss)
+    for name, actual in gradient(learner, ours_loss).items():
+        torch.testing.assert_close(actual, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_too_small_batches_for_two_learners_are_refused() -> None:
+    config = AggIMPALAConfig().environment("CartPole-v1").learners(num_learners=2).training(train_batch_size_per_learner=20)
+    with pytest.raises(ValueError, match="40 steps is 1 fragments of 50, too few for 2 learners"):
+        config.validate()
+
+
+def test_several_policies_on_two_learners_are_refused() -> None:
+    config = AggAPPOConfig().environment("CartPole-v1").learners(num_learners=2)
+    config.multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *args, **kwargs: "a")
+    with pytest.raises(ValueError, match="several policies on one learner only"):
+        config.validate()
+
+
+@pytest.mark.parametrize(
+    ("config_class", "num_learners"),
+    [
+        (AggIMPALAConfig, 1),
+        (AggAPPOConfig, 0),
+        pytest.param(AggIMPALAConfig, 0, marks=pytest.mark.slow),
+        pytest.param(AggIMPALAConfig, 2, marks=pytest.mark.slow),
+        pytest.param(AggAPPOConfig, 1, marks=pytest.mark.slow),
+        pytest.param(AggAPPOConfig, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_trains(config_class: type, num_learners: int, ray_session: None) -> None:
+    config = (
+        config_class()
+        .environment("CartPole-v1")
+        .env_runners(num_env_runners=1, num_envs_per_env_runner=2, rollout_fragment_length=T)
+        .rl_module(model_config=TINY)
+        .learners(num_learners=num_learners)
+        .training(aggregation="l_weighted", train_batch_size_per_learner=40)
+        .reporting(min_time_s_per_iteration=1)
+    )
+    algorithm = config.build_algo()
+    for _ in range(30):  # asynchronous: results come when they come
+        logged = algorithm.train().get("learners", {}).get(MODULE, {}).get("agg")
+        if logged:
+            break
+    algorithm.stop()
+    assert logged["weight_max"] >= logged["weight_min"] > 0
+    assert logged["skipped_updates"] == 0
