@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+Built = TypeVar("Built")
 
 
 def unknown_choice(kind: str, name: object, choices: Collection[str]) -> ValueError:
@@ -38,3 +40,20 @@ def check_settings(
     if unknown:
         choices = f"choose from {', '.join(known)}" if known else "it has none"
         raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {choices}")
+
+
+def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) -> Built:
+    """Call a constructor with settings that a user wrote.
+
+    :param name: What the user calls it.
+    :param kind: The constructor.
+    :param settings: Its keyword arguments.
+    :raises ValueError: if a setting is unknown or one without a default is missing, or as the constructor.
+    """
+    check_settings(name, kind, settings)
+    parameters = inspect.signature(kind).parameters.values()
+    required = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    missing = sorted(required - settings.keys())
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")
+    return kind(**settings)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_settings, unknown_choice
+from rl_agg.choices import build, check_settings, unknown_choice
 
 
 class Combiner(ABC):
@@ -311,9 +311,7 @@ def make_combiner(name: str, settings: Mapping[str, Any]) -> Combiner:
         return TorchJD(name.removeprefix(TORCHJD), settings)
     if name not in COMBINERS:
         raise unknown_choice("combiner", name, [*COMBINERS, "torchjd:NAME"])
-    kind: Callable[..., Combiner] = COMBINERS[name]
-    check_settings(name, kind, settings)
-    return kind(**settings)
+    return build(name, COMBINERS[name], settings)
 
 
 def combine(name: str, gradients: Any, **settings: Any) -> Tensor:

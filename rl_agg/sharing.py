@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_settings, unknown_choice
+from rl_agg.choices import build, unknown_choice
 
 MOMENTS = ("keep", "merge", "reset")
 
@@ -133,9 +133,7 @@ def make_scheme(name: str, settings: Mapping[str, Any]) -> LocalScheme:
     """
     if name not in LOCAL_SCHEMES:
         raise unknown_choice("scheme", name, LOCAL_SCHEMES)
-    kind = LOCAL_SCHEMES[name]
-    check_settings(name, kind, settings)
-    return kind(**settings)
+    return build(name, LOCAL_SCHEMES[name], settings)
 
 
 @torch.no_grad()

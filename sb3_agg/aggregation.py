@@ -19,6 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_agg import Combiner, Ledger, Signals, Weighting
 from rl_agg.aggregations import make_aggregation
 from rl_agg.attacks import Attack
+from rl_agg.choices import build
 from rl_agg.gating import make_gate
 from rl_agg.parameter_server import ParameterServer
 from rl_agg.sharing import LocalScheme
@@ -145,7 +146,7 @@ class AggregationMixin:
     def _make_server(self) -> ParameterServer | None:
         """``None`` where nobody needs to see an agent's own gradient."""
         gate = make_gate(self.communication, self.n_envs, self.communication_kwargs or {})
-        attack = Attack(**self.attack) if isinstance(self.attack, dict) else self.attack
+        attack = build("attack", Attack, self.attack) if isinstance(self.attack, dict) else self.attack
         if attack is not None:
             attack.check(self.n_envs)
         aggregation = self._aggregation
