@@ -28,6 +28,10 @@ def make_aggregation(
         if own:
             raise ValueError(f"{aggregation!r} has its settings already, got {own} besides")
         return aggregation
+    if isinstance(aggregation, type) and issubclass(aggregation, Combiner | LocalScheme):
+        name = next((name for name, kind in {**COMBINERS, **LOCAL_SCHEMES}.items() if kind is aggregation), None)
+        hint = f" or its name {name!r}" if name else ""
+        raise ValueError(f"{aggregation.__name__} is a class; give {aggregation.__name__}(){hint}")
     if not isinstance(aggregation, str) or aggregation in RULES:
         normalize = own.pop("normalize", False)
         if not isinstance(normalize, bool):

@@ -5,6 +5,7 @@ For tests and studies: nothing here hides an attack from anyone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Attack:
     :param agents: Who does so, numbers from 0 to A - 1.
     :param scale: :math:`s`, unitless.
     :param seed: Of ``"random"``, together with the step.
-    :raises ValueError: if the kind is unknown or an agent is no number >= 0.
+    :raises ValueError: if the kind is unknown, an agent is no number >= 0, the scale is not finite or the seed negative.
 
     Source: Blanchard et al. (2017), section 5, for ``random`` and ``sign_flip``.
     """
@@ -52,6 +53,10 @@ class Attack:
             raise unknown_choice("attack", self.kind, ATTACKS)
         if not self.agents or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in self.agents):
             raise ValueError(f"agents must be numbers >= 0 of those who attack, got {self.agents!r}")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
+            raise ValueError(f"scale must be a finite number, got {self.scale!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be an integer >= 0, got {self.seed!r}")
 
     def check(self, num_agents: int) -> None:
         """Refuse agents that there are not.

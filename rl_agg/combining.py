@@ -204,7 +204,8 @@ class GeometricMedian(Combiner):
         to_others = np.sort(squared, axis=1)[:, (len(squared) - 1) // 2]
         least = self.smoothing * np.sqrt(np.sort(to_others)[(len(squared) - 1) // 2])
         if least == 0.0:  # most gradients are the same, and so is the median
-            return (to_others == 0.0) / (to_others == 0.0).sum()
+            same = (to_others == 0.0).astype(np.float64)
+            return np.asarray(same / same.sum())
         distances = np.sqrt(to_others)
         for _ in range(self.num_iterations):
             weights = 1.0 / np.maximum(distances, least)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rl_agg.choices import unknown_choice
+
 BYTES_PER_NUMBER = 4
 KINDS = ("gradients", "parameters", "scalars", "samples")
 
@@ -33,8 +35,8 @@ class Ledger:
     """
 
     def __init__(self, num_agents: int) -> None:
-        if num_agents < 1:
-            raise ValueError(f"num_agents must be positive, got {num_agents}")
+        if isinstance(num_agents, bool) or not isinstance(num_agents, int | np.integer) or num_agents < 1:
+            raise ValueError(f"num_agents must be an integer >= 1, got {num_agents!r}")
         self.messages_per_agent: NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
         """Messages that each agent has sent ``[A]``."""
         self._up = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}  # numbers
@@ -60,17 +62,21 @@ class Ledger:
     def _add(
         self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, int]
     ) -> NDArray[np.int64]:
-        often = np.asarray(times, dtype=np.int64)
-        if often.shape != self.messages_per_agent.shape or (often < 0).any():
-            raise ValueError(f"times must be [A] = [{len(self.messages_per_agent)}] and not negative, got {times!r}")
+        counted = np.asarray(times)
+        whole = counted.dtype.kind in "bui"
+        if not whole or counted.shape != self.messages_per_agent.shape or (counted < 0).any():
+            num_agents = len(self.messages_per_agent)
+            raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")
+        often = counted.astype(np.int64)
         unknown = sorted(numbers.keys() - set(KINDS))
         if unknown:
-            raise ValueError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {', '.join(KINDS)}")
-        if physical_bytes < 0 or any(number < 0 for number in numbers.values()):
-            raise ValueError(f"sizes must not be negative, got {numbers} and physical_bytes={physical_bytes}")
+            raise unknown_choice("kind", unknown[0], KINDS)
+        sizes = [physical_bytes, *numbers.values()]
+        if any(isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0 for size in sizes):
+            raise ValueError(f"sizes must be integers >= 0, got {numbers} and physical_bytes={physical_bytes!r}")
         for kind, number in numbers.items():
-            counts[kind] += often * number
-        self.physical_bytes += physical_bytes
+            counts[kind] += often * int(number)
+        self.physical_bytes += int(physical_bytes)
         return often
 
     @property
@@ -98,7 +104,10 @@ class Ledger:
         """Canonical bytes of one kind sent by all agents.
 
         :param kind: ``gradients``, ``parameters``, ``scalars`` or ``samples``.
+        :raises ValueError: if it is none of them.
         """
+        if kind not in KINDS:
+            raise unknown_choice("kind", kind, KINDS)
         return BYTES_PER_NUMBER * int(self._up[kind].sum())
 
     def summary(self) -> dict[str, int]:

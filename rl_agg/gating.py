@@ -51,15 +51,18 @@ class LazyGate:
 
         :param gradients: What each agent could send ``[A, P]``.
         :param present: Whose gradient is finite ``[A]``, bool. The others do not send.
-        :return: Who sends ``[A]``, bool, and the gradients that the learner then holds ``[A, P]``.
+        :return: Who sends ``[A]``, bool, and the gradients that the learner then holds ``[A, P]``; both are kept, so neither
+            they nor ``gradients`` may be changed afterwards.
         """
-        if self._sent is None:
-            self._sent = torch.zeros_like(gradients)
-        self._has_sent = self._has_sent.to(gradients.device)
-        bound = self.xi * sum(self._steps)
-        innovation = (gradients - self._sent).square().sum(1)
-        sends = present & (~self._has_sent | (innovation >= bound))
-        self._sent = torch.where(sends[:, None], gradients, self._sent)
+        if self._sent is None or self._sent.shape != gradients.shape:  # of other parameters, what was sent says nothing
+            self._sent, self._has_sent = torch.zeros_like(gradients), torch.zeros_like(self._has_sent)
+        self._sent, self._has_sent = self._sent.to(gradients), self._has_sent.to(gradients.device)
+        innovation = _squared_norms(gradients - self._sent)
+        sends = present & (~self._has_sent | (innovation >= self.xi * sum(self._steps)))
+        if bool(sends.all()):
+            self._sent = gradients
+        else:
+            self._sent = torch.where(sends[:, None], gradients, self._sent)
         self._has_sent = self._has_sent | sends
         return sends, self._sent
 
@@ -68,17 +71,30 @@ class LazyGate:
 
         :param gradient: ``[P]``, on the scale of a mean, before clipping.
         """
-        self._steps.append(float(gradient.square().sum()))
+        self._steps.append(float(_squared_norms(gradient[None])))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a pickle that opens on machines without a GPU too."""
+        return {**vars(self), "_sent": self.state_dict()["sent"], "_has_sent": self.state_dict()["has_sent"]}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was sent last, and the last steps."""
-        return {"has_sent": self._has_sent, "sent": self._sent, "steps": list(self._steps)}
+        """What was sent last, and the last steps; on the CPU, so that it can be read anywhere."""
+        sent = None if self._sent is None else self._sent.cpu()
+        return {"has_sent": self._has_sent.cpu(), "sent": sent, "steps": list(self._steps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; afresh if it is of another number of agents."""
+        self._has_sent, self._sent = torch.zeros_like(self._has_sent), None
+        self._steps.clear()
         if len(state["has_sent"]) == len(self._has_sent):
             self._has_sent, self._sent = state["has_sent"], state["sent"]
             self._steps.extend(state["steps"])
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    """``[A, P]`` to ``[A]``, never infinite, for that times 0 is NaN, and nobody would speak."""
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms.double().clamp(max=1e150).square()
 
 
 GATES: dict[str, Callable[..., LazyGate] | None] = {"every": None, "lag": LazyGate}

@@ -70,9 +70,7 @@ def test_no_scale_is_special(name: str, scale: float) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@given(
-    gradient=arrays(np.float32, st.integers(1, 5), elements=anything), num_agents=st.integers(5, 70)
-)
+@given(gradient=arrays(np.float32, st.integers(1, 5), elements=anything), num_agents=st.integers(5, 70))
 def test_identical_gradients_combine_to_themselves(name: str, gradient: np.ndarray, num_agents: int) -> None:
     combined = combine(name, torch.from_numpy(gradient).expand(num_agents, -1))
     torch.testing.assert_close(combined, torch.from_numpy(gradient), rtol=1e-6, atol=0)
