@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.choices import unknown_choice
+from rl_agg.choices import check_agents, unknown_choice
 
 ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "sign_flip": lambda gradients, scale, _: -scale * gradients,
@@ -51,8 +51,7 @@ class Attack:
     def __post_init__(self) -> None:
         if self.kind not in ATTACKS:
             raise unknown_choice("attack", self.kind, ATTACKS)
-        if not self.agents or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in self.agents):
-            raise ValueError(f"agents must be numbers >= 0 of those who attack, got {self.agents!r}")
+        check_agents(self.agents, "who attack")
         if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
             raise ValueError(f"scale must be a finite number, got {self.scale!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:

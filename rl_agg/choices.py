@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 Built = TypeVar("Built")
@@ -58,3 +58,15 @@ def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) ->
     if missing:
         raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")
     return kind(**settings)
+
+
+def check_agents(agents: object, what: str) -> None:
+    """Refuse what are no numbers of agents.
+
+    :param agents: What a user wrote.
+    :param what: Who they are, for the message.
+    :raises ValueError: if there is none, or one is no integer >= 0.
+    """
+    listed = list(agents) if isinstance(agents, Iterable) and not isinstance(agents, str) else []
+    if not listed or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in listed):
+        raise ValueError(f"agents must be numbers >= 0 of those {what}, got {agents!r}")

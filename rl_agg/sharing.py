@@ -59,9 +59,11 @@ class FedAvg(LocalScheme):
             raise ValueError(f"interval must be an integer >= 1, got {self.interval!r}")
         if self.moments not in MOMENTS:
             raise unknown_choice("moments", self.moments, MOMENTS)
-        epochs = self.local_epochs
+        epochs: Any = self.local_epochs
         if epochs is not None and (
-            isinstance(epochs, str | int) or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs)
+            isinstance(epochs, str)
+            or not isinstance(epochs, Sequence)
+            or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs)
         ):
             raise ValueError(f"local_epochs must be one integer >= 0 for each agent, got {epochs!r}")
 

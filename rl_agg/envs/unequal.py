@@ -15,6 +15,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rl_agg.choices import check_agents
+
 
 @dataclass(frozen=True)
 class Disturbance:
@@ -40,8 +42,7 @@ class Disturbance:
     broken_reward: bool = False
 
     def __post_init__(self) -> None:
-        if not self.agents or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in self.agents):
-            raise ValueError(f"agents must be numbers >= 0 of those concerned, got {self.agents!r}")
+        check_agents(self.agents, "concerned")
         for name in ("mass_scale", "sensor_noise", "reward_scale"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
