@@ -88,7 +88,7 @@ def make_unequal_env(
     return env
 
 
-class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any]):
+class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Add noise to observations, or replace them.
 
     :param env: The environment.
@@ -98,6 +98,7 @@ class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, noise: float = 0.0, broken: bool = False) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, noise=noise, broken=broken)
         super().__init__(env)
         space = env.observation_space
         if noise and not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
@@ -130,7 +131,7 @@ class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any]):
         return np.clip(noisy, space.low, space.high).astype(observation.dtype)
 
 
-class DisturbedReward(gym.Wrapper[Any, Any, Any, Any]):
+class DisturbedReward(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Scale rewards, or replace them by standard Gaussian noise.
 
     :param env: The environment.
@@ -139,6 +140,7 @@ class DisturbedReward(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, scale: float = 1.0, broken: bool = False) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, scale=scale, broken=broken)
         super().__init__(env)
         self._scale = scale
         self._broken = broken
