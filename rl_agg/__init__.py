@@ -2,8 +2,21 @@
 
 from importlib.metadata import version
 
+from rl_agg.combining import COMBINERS, Combiner, combine
+from rl_agg.communication import Ledger
+from rl_agg.sharing import LOCAL_SCHEMES
 from rl_agg.signals import Signals
 from rl_agg.weighting import RULES, Weighting, weights
 
 __version__ = version("rl-agg")
-__all__ = ["RULES", "Signals", "Weighting", "weights"]
+__all__ = [
+    "COMBINERS",
+    "LOCAL_SCHEMES",
+    "RULES",
+    "Combiner",
+    "Ledger",
+    "Signals",
+    "Weighting",
+    "combine",
+    "weights",
+]

@@ -10,8 +10,6 @@ Source: Holen et al. (2023), section 3 and algorithms 2 and 3.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl_agg.choices import check_settings, unknown_choice
 from rl_agg.signals import MEASURED, Signals
 
 Rule = Callable[..., Tensor]
@@ -142,15 +141,16 @@ class Weighting:
 
     def __post_init__(self) -> None:
         if isinstance(self.rule, str):
-            registered = _lookup(self.rule)
-            function, needs = registered.function, registered.needs
+            if self.rule not in RULES:
+                raise unknown_choice("aggregation", self.rule, RULES)
+            function, needs = RULES[self.rule].function, RULES[self.rule].needs
         elif callable(self.rule):
             function, needs = self.rule, frozenset(MEASURED)
         else:
             raise ValueError(f"a rule is a name or a callable, got {self.rule!r}; names: {', '.join(sorted(RULES))}")
         object.__setattr__(self, "_function", function)
         object.__setattr__(self, "needs", needs)
-        _check_settings(self.name, function, self.settings)
+        check_settings(self.name, function, self.settings, given=1, also=("normalize",))
         if isinstance(self.rule, str):  # a dry run on two agents refuses bad values at the door
             self(Signals(returns=torch.ones(2), losses=torch.ones(2), num_samples=torch.ones(2)))
 
@@ -206,28 +206,6 @@ def weights(rule: str | Rule, signals: Signals, *, normalize: bool = False, **se
     :raises ValueError: as :class:`Weighting`.
     """
     return Weighting(rule, settings, normalize)(signals)
-
-
-def _lookup(name: str) -> RegisteredRule:
-    if name in RULES:
-        return RULES[name]
-    near = difflib.get_close_matches(name, RULES, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"unknown aggregation {name!r}{hint}; choose from {', '.join(sorted(RULES))}")
-
-
-def _check_settings(name: str, function: Rule, settings: dict[str, Any]) -> None:
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters]
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {_choices([*known, 'normalize'])}")
-
-
-def _choices(names: Collection[str]) -> str:
-    return f"choose from {', '.join(sorted(names))}"
 
 
 def _required(signals: Signals, name: str) -> Tensor:

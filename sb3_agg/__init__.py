@@ -13,5 +13,15 @@ from sb3_agg.maskable_ppo import AggMaskablePPO
 from sb3_agg.networks import network
 from sb3_agg.ppo import AggPPO
 from sb3_agg.recurrent_ppo import AggRecurrentPPO
+from sb3_agg.unequal import make_unequal_vec_env
 
-__all__ = ["AgentLog", "AggA2C", "AggMaskablePPO", "AggPPO", "AggRecurrentPPO", "AggregationMixin", "network"]
+__all__ = [
+    "AgentLog",
+    "AggA2C",
+    "AggMaskablePPO",
+    "AggPPO",
+    "AggRecurrentPPO",
+    "AggregationMixin",
+    "make_unequal_vec_env",
+    "network",
+]

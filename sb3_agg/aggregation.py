@@ -16,11 +16,19 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from rl_agg import Signals, Weighting
+from rl_agg import Combiner, Ledger, Signals, Weighting
+from rl_agg.aggregations import make_aggregation
+from rl_agg.attacks import Attack
+from rl_agg.choices import build
+from rl_agg.gating import make_gate
+from rl_agg.parameter_server import ParameterServer
+from rl_agg.sharing import LocalScheme
 from sb3_agg.losses import ppo_losses
+from sb3_agg.matrix_updates import MatrixUpdate
 from sb3_agg.minibatches import Minibatches
 from sb3_agg.rollouts import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
-from sb3_agg.updates import WeightedUpdate
+from sb3_agg.updates import Update
+from sb3_agg.weighted_updates import WeightedUpdate
 
 ADVANTAGE_NORMS = ("agent", "stock")
 MINIBATCHES = ("stratified", "stock")
@@ -31,9 +39,14 @@ class AggregationMixin:
 
     :param policy: As the algorithm's.
     :param env: As the algorithm's. Each of its A sub-environments is an agent.
-    :param aggregation: A rule of :data:`rl_agg.RULES` (``sum``, ``mean``, ``samples``, ``r_weighted``, ``l_weighted``), or a
-        callable ``signals -> weights [A]``.
-    :param aggregation_kwargs: Settings of the rule, and ``normalize``.
+    :param aggregation: A rule of :data:`rl_agg.RULES` (``sum``, ``mean``, ``samples``, ``r_weighted``, ``l_weighted``), a
+        combiner of :data:`rl_agg.COMBINERS` (``median``, ``trimmed_mean``, ``krum``, ``geometric_median``, ``mixtailor``,
+        ``torchjd:NAME``), a callable ``signals -> weights [A]`` or a :class:`rl_agg.Combiner`.
+    :param aggregation_kwargs: Settings of what is named, and for a rule ``normalize``.
+    :param communication: Who sends its gradient: ``"every"`` agent at every step, or those that ``"lag"`` lets speak, see
+        :class:`~rl_agg.gating.LazyGate`.
+    :param communication_kwargs: Settings of ``communication``.
+    :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
     :param advantage_norm: ``"agent"`` normalises each agent's advantages over its own rollout; ``"stock"`` across agents in
         each minibatch, as SB3 does. ``normalize_advantage=False`` switches both off.
     :param minibatches: ``"stratified"`` takes equal parts of every agent's rollout into each minibatch; ``"stock"`` keeps
@@ -58,6 +71,8 @@ class AggregationMixin:
     """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
     agent_weights: NDArray[np.float64]
     """Mean weight of each agent in the last update ``[A]``."""
+    ledger: Ledger
+    """What the agents have sent so far."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -73,8 +88,11 @@ class AggregationMixin:
         policy: Any,
         env: Any,
         *args: Any,
-        aggregation: str | Callable[..., torch.Tensor] = "mean",
+        aggregation: str | Callable[..., torch.Tensor] | Combiner = "mean",
         aggregation_kwargs: dict[str, Any] | None = None,
+        communication: str = "every",
+        communication_kwargs: dict[str, Any] | None = None,
+        attack: Attack | dict[str, Any] | None = None,
         advantage_norm: str = "agent",
         minibatches: str = "stratified",
         min_episodes: int = 0,
@@ -83,6 +101,9 @@ class AggregationMixin:
     ) -> None:
         self.aggregation = aggregation
         self.aggregation_kwargs = aggregation_kwargs
+        self.communication = communication
+        self.communication_kwargs = communication_kwargs
+        self.attack = attack
         self.advantage_norm = advantage_norm
         self.minibatches = minibatches
         self.min_episodes = min_episodes
@@ -99,8 +120,11 @@ class AggregationMixin:
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self._weighting = Weighting(self.aggregation, *_settings(self.aggregation_kwargs))
+        self._aggregation = make_aggregation(self.aggregation, self.aggregation_kwargs)
+        self._weighting = self._aggregation if isinstance(self._aggregation, Weighting) else None
+        self._needs = self._weighting.needs if self._weighting is not None else frozenset()
         self._check_settings()
+        self._set_up_communication()
         super()._setup_model()  # type: ignore[misc]
         if self.fused_optimizer:
             _fuse_optimizer(self.policy, self.lr_schedule, self.device)  # type: ignore[attr-defined]
@@ -110,6 +134,29 @@ class AggregationMixin:
         self.agent_weights = np.full(self.n_envs, np.nan)
         self._rollout_returns = RolloutReturns(self.n_envs)
         self._warned: set[str] = set()
+
+    def _set_up_communication(self) -> None:
+        ledger, server = Ledger(self.n_envs), self._make_server()
+        for made, name in ((ledger, "ledger"), (server, "_server")):
+            saved = getattr(self, name, None)  # of a loaded model
+            if made is not None and saved is not None:
+                made.load_state_dict(saved.state_dict())
+        self.ledger, self._server = ledger, server
+
+    def _make_server(self) -> ParameterServer | None:
+        """``None`` where nobody needs to see an agent's own gradient."""
+        gate = make_gate(self.communication, self.n_envs, self.communication_kwargs or {})
+        attack = build("attack", Attack, self.attack) if isinstance(self.attack, dict) else self.attack
+        if attack is not None:
+            attack.check(self.n_envs)
+        aggregation = self._aggregation
+        if isinstance(aggregation, LocalScheme):
+            raise NotImplementedError(aggregation)
+        if isinstance(aggregation, Combiner):
+            aggregation.check(self.n_envs)
+        elif gate is None and attack is None:
+            return None
+        return ParameterServer(aggregation, gate=gate, attack=attack)
 
     def _check_settings(self) -> None:
         for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():
@@ -151,9 +198,9 @@ class AggregationMixin:
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
-        if dones is not None and not self._rollout_returns.add(infos, dones) and "returns" in self._weighting.needs:
+        if dones is not None and not self._rollout_returns.add(infos, dones) and "returns" in self._needs:
             self._warn_once(
-                f"an episode ended without a return, so {self._weighting.name} cannot tell the agents apart: wrap the "
+                f"an episode ended without a return, so {self.aggregation} cannot tell the agents apart: wrap the "
                 "environments in Monitor, or the vectorised one in VecMonitor"
             )
 
@@ -171,13 +218,23 @@ class AggregationMixin:
         if self.advantage_norm == "agent" and self.normalize_advantage:
             normalize_advantages_per_agent(buffer)
         minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
-        update = WeightedUpdate(self._weighting, signals, minibatches, self._sample_losses)
+        update = self._make_update(signals, minibatches)
         with update.hooked(self.policy), self._own_advantage_norm():  # type: ignore[attr-defined]
             super().train()  # type: ignore[misc]
-        weights = update.weights()
         if not update.num_evaluated:
             raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
-        self._record(update.num_masked, update.skipped_steps, update.num_mixed_sign(), weights)
+        numbers = {"gradients": update.num_parameters, "scalars": len(self._needs)}
+        self.ledger.upload(update.num_sent(), **numbers)
+        self.ledger.download(update.num_evaluated * present, parameters=update.num_parameters)
+        self._record(update.num_masked, update.skipped_steps, update.num_mixed_sign(), update.weights())
+
+    def _make_update(self, signals: Signals, minibatches: Minibatches) -> Update:
+        if self._server is None:
+            assert self._weighting is not None
+            return WeightedUpdate(self._weighting, signals, minibatches, self._sample_losses)
+        max_grad_norm: float = self.max_grad_norm  # type: ignore[attr-defined]
+        policy = self.policy  # type: ignore[attr-defined]
+        return MatrixUpdate(self._server, policy, max_grad_norm, self._weighting, signals, minibatches, self._sample_losses)
 
     def _signals(self, buffer: RolloutBuffer) -> Signals:
         returns = self._rollout_returns.means(self.agent_returns)
@@ -215,6 +272,9 @@ class AggregationMixin:
         record("agg/masked_agents", masked)
         record("agg/mixed_sign_updates", mixed_sign)
         record("agg/skipped_updates", skipped)
+        record("agg/messages", self.ledger.messages)
+        record("agg/bytes", self.ledger.bytes)
+        record("agg/bytes_down", self.ledger.bytes_down)
 
     def _warn_about(self, signals: Signals, present: NDArray[np.bool_]) -> None:
         if not present.all():
@@ -225,9 +285,9 @@ class AggregationMixin:
                 kind="masked",
                 stacklevel=4,
             )
-        if "returns" in self._weighting.needs and signals.returns is not None and bool(signals.returns.isnan().all()):
+        if "returns" in self._needs and signals.returns is not None and bool(signals.returns.isnan().all()):
             self._warn_once(
-                f"no agent has finished an episode yet, so {self._weighting.name} weighs them equally: raise n_steps, set "
+                f"no agent has finished an episode yet, so {self.aggregation} weighs them equally: raise n_steps, set "
                 "min_episodes=1, or give the environment a time limit",
                 stacklevel=4,
             )
@@ -239,12 +299,7 @@ class AggregationMixin:
 
     def _excluded_save_params(self) -> list[str]:
         excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
-        return [*excluded, "_weighting", "_rollout_returns", "_warned"]
-
-
-def _settings(aggregation_kwargs: dict[str, Any] | None) -> tuple[dict[str, Any], bool]:
-    settings = dict(aggregation_kwargs or {})
-    return settings, bool(settings.pop("normalize", False))
+        return [*excluded, "_aggregation", "_weighting", "_rollout_returns", "_warned"]
 
 
 def _fuse_optimizer(policy: Any, lr_schedule: Callable[[float], float], device: torch.device) -> None:

@@ -33,6 +33,8 @@ class Minibatches:
         self.buffer = buffer
         self.present = present
         self.num_present = int(present.sum())
+        self.equal_parts = stratified
+        """Whether a minibatch holds the agents one after the other, with as many samples of each."""
         self._stratified = stratified
         self._get = buffer.get
         self._get_samples = buffer._get_samples

@@ -17,6 +17,10 @@ from sb3_agg.minibatches import Minibatches
 class SequenceMinibatches(Minibatches):
     """Minibatches of one contiguous stretch of every agent's rollout, each begun from its stored hidden state."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.equal_parts = False  # padding follows the episodes
+
     def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
         num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
         self._flatten()

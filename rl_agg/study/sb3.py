@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from rl_agg.study.errors import StudyError, unknown
 from rl_agg.study.spec import Budget, Cell
 from sb3_agg.networks import network
 from sb3_agg.rollouts import RolloutReturns
+from sb3_agg.unequal import make_unequal_vec_env
 
 SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
 SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds"}
@@ -143,9 +145,8 @@ def _schedule_by_updates(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
 def _environment(cell: Cell) -> VecEnv:
     environment = cell.environment
     assert environment.id is not None  # a resolved study has it
-    env: VecEnv = make_vec_env(
-        environment.id, n_envs=environment.num_agents or 1, seed=cell.seed, env_kwargs=environment.env_kwargs
-    )
+    make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
+    env: VecEnv = make(environment.id, n_envs=environment.num_agents or 1, seed=cell.seed, env_kwargs=environment.env_kwargs)
     if environment.normalize:
         chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does

@@ -65,6 +65,7 @@ class Environment:
     :param threshold: Return that counts as reached, in the environment's own units.
     :param settings: Constructor arguments of the systems.
     :param env_kwargs: Arguments of ``gymnasium.make``.
+    :param unequal: What is different for which agents, see :class:`rl_agg.envs.unequal.Disturbance`.
     :param normalize: ``True``, or arguments of ``VecNormalize``; ``False`` also where ``hyperparams`` says otherwise.
     :param policy: Policy name.
     :param budget: Instead of the study's.
@@ -76,6 +77,7 @@ class Environment:
     threshold: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    unequal: list[dict[str, Any]] = field(default_factory=list)
     normalize: bool | dict[str, Any] | None = None
     policy: str | None = None
     budget: Budget | None = None

@@ -48,7 +48,7 @@ class A3C(RestoringAlgorithm, Algorithm):
         self.weighting = self.config.weighting()
 
     def training_step(self) -> None:
-        """Apply ``gradients_per_iteration`` gradients; less if none arrives for ``sample_timeout_s``."""
+        """Apply ``gradients_per_iteration`` gradients; less if none that is fit for it arrives for ``sample_timeout_s``."""
         self._collect_gradients()
         self.metrics.aggregate([self.learner.metrics.reduce()], key=LEARNER_RESULTS)
 
@@ -64,14 +64,16 @@ class A3C(RestoringAlgorithm, Algorithm):
         while applied < self.config.gradients_per_iteration and time.monotonic() < deadline:
             arrived = group.fetch_ready_async_reqs(tags=TAG, timeout_seconds=POLL_SECONDS)
             for runner, (message, sampled, learned) in arrived:
-                applied += self._receive(runner - 1, message, sampled, learned)
+                if self._receive(runner - 1, message, sampled, learned):
+                    applied += 1
+                    deadline = time.monotonic() + self.config.sample_timeout_s
             if arrived:
                 self._send_weights([runner for runner, _ in arrived])
-                deadline = time.monotonic() + self.config.sample_timeout_s
-            elif group.num_healthy_remote_workers() == 0:
+            elif group.num_healthy_remote_env_runners() == 0:
                 break
         if not applied:
-            logger.warning("No gradient arrived within sample_timeout_s=%s seconds.", self.config.sample_timeout_s)
+            seconds = self.config.sample_timeout_s
+            logger.warning("No gradient that could be applied arrived within sample_timeout_s=%s seconds.", seconds)
 
     def _receive(self, agent: int, message: GradientMessage, sampled: Any, learned: Any) -> bool:
         """Take a gradient in.

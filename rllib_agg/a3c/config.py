@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from rllib_agg.a3c.env_runner import A3CEnvRunner
 from rllib_agg.a3c.learner import A3CTorchLearner
-from rllib_agg.aggregation._compat import UNSET
+from rllib_agg.aggregation._compat import UNSET, ModelDefaults
 from rllib_agg.aggregation.config import AggregationSettings
 
 
-class A3CConfig(AggregationSettings, AlgorithmConfig):
+class A3CConfig(AggregationSettings, ModelDefaults):
     """Defines A3C: every env runner is an agent that computes gradients on its own copy of the weights.
 
     >>> A3CConfig().environment("CartPole-v1").env_runners(num_env_runners=4).num_agents
     4
     """
+
+    model_defaults: ClassVar[dict[str, Any]] = {"vf_share_layers": False}
 
     def __init__(self, algo_class: type | None = None) -> None:
         from rllib_agg.a3c.algorithm import A3C
@@ -75,10 +76,6 @@ class A3CConfig(AggregationSettings, AlgorithmConfig):
         from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 
         return RLModuleSpec(module_class=DefaultPPOTorchRLModule)
-
-    @property
-    def _model_config_auto_includes(self) -> dict[str, Any]:
-        return {**super()._model_config_auto_includes, "vf_share_layers": False}
 
     def validate(self) -> None:
         """Check the settings.

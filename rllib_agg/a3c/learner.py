@@ -66,9 +66,8 @@ class A3CTorchLearner(FiniteSteps):
         coefficient = self.config.entropy_coeff
         self.entropy_scheduler = Scheduler(fixed_value_or_schedule=coefficient, framework="torch", device=self.device)
         pipeline = self.connector_pipeline
-        if pipeline is not None and self.config.add_default_connectors_to_learner_pipeline:
-            pipeline.prepend(AddOneTsToEpisodesAndTruncate())
-            pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
+        pipeline.prepend(AddOneTsToEpisodesAndTruncate())
+        pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
 
     def before_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Follow the schedule of the entropy coefficient."""

@@ -1,7 +1,8 @@
 """Every private Ray name that rllib_agg touches, and nothing else.
 
 Ray's Learner offers no public hook between "the batch is complete" and "its first minibatch", nor for an update that must
-be skipped. Both are reached here, under public names of our own, so that a moved API shows up in this file alone.
+be skipped. Both are reached here, under public names of our own, so that a moved API shows up in this file alone: what
+classes have is looked up on import, what only their instances have when it is used.
 
 Tested with Ray 2.60.
 """
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
-from ray.rllib.algorithms.algorithm_config import NotProvided  # type: ignore[attr-defined]
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided  # type: ignore[attr-defined]
+from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
@@ -30,9 +32,8 @@ NAMES = {
         "_make_batch_if_necessary",
     ),
     "ray.rllib.core.learner.learner_group:LearnerGroup": ("update",),
-    "ray.rllib.core.learner.training_data:TrainingData": ("shard", "_compute_num_total_minibatches"),
+    "ray.rllib.core.learner.training_data:TrainingData": ("shard",),
     "ray.rllib.connectors.learner.general_advantage_estimation:GeneralAdvantageEstimation": ("__call__",),
-    "ray.rllib.algorithms.ppo.torch.ppo_torch_learner:PPOTorchLearner": ("_update_module_kl_coeff",),
     "ray.rllib.algorithms.algorithm_config:AlgorithmConfig": ("build_learner_group", "_model_config_auto_includes"),
 }
 """Methods that are overridden or called, by class."""
@@ -86,6 +87,14 @@ class HookedLearner(TorchLearner):
 
     def _create_iterator_if_necessary(self, *, training_data: TrainingData, **kwargs: Any) -> Iterable[MultiAgentBatch]:
         batch = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
+        # RLlib drops the modules that are not trained only after this point. It orders the others as their samples come, which
+        # differs from learner to learner, where sums over all learners are taken module by module.
+        modules = sorted(batch.policy_batches.items())
+        batch.policy_batches = {
+            id_: data
+            for id_, data in modules
+            if self.should_module_be_updated(id_, batch)  # type: ignore[no-untyped-call]
+        }
         self.observe_batch(batch)
         iterator: Iterable[MultiAgentBatch] = super()._create_iterator_if_necessary(
             training_data=TrainingData(batch=batch), **kwargs
@@ -129,6 +138,7 @@ class HookedLearner(TorchLearner):
 
     @weights_seq_no.setter
     def weights_seq_no(self, value: int) -> None:
+        _attribute(self, "_weights_seq_no")
         self._weights_seq_no = value
 
     def optimizers(self) -> Iterator[tuple[str, torch.optim.Optimizer]]:
@@ -136,6 +146,22 @@ class HookedLearner(TorchLearner):
         for module_id, names in _attribute(self, "_module_optimizers").items():
             for name in names:
                 yield module_id, self.get_optimizer(module_id, name)
+
+
+def num_lost_learners(group: LearnerGroup) -> int:
+    """How many of a group's remote learners are known to be dead."""
+    manager = _attribute(group, "_worker_manager")
+    return int(manager.num_actors() - manager.num_healthy_actors())
+
+
+class ModelDefaults(AlgorithmConfig):
+    """A config that has defaults of its own for RLlib's ``model_config``."""
+
+    model_defaults: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def _model_config_auto_includes(self) -> dict[str, Any]:
+        return {**super()._model_config_auto_includes, **self.model_defaults}
 
 
 def write_column(episode: Any, name: str, values: NDArray[Any]) -> None:

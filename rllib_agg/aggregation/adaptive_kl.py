@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_KL_KEY
 from torch import distributed
 
 from rllib_agg.aggregation.learner import STATE, AggLearnerMixin
@@ -16,19 +17,21 @@ class AdaptiveKLMixin(AggLearnerMixin):
 
     curr_kl_coeffs_per_module: Any
 
-    def mean_over_learners(self, value: Any) -> float:
-        """Average a number that every learner has from other samples.
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        """Let all learners adapt to one KL divergence; left alone, their coefficients, and then their losses, drift apart."""
+        if self.config.num_learners > 1:
+            for module_id in self.records:
+                if self.config.get_config_for_module(module_id).use_kl_loss:
+                    key = (module_id, LEARNER_RESULTS_KL_KEY)  # what RLlib adapts the coefficient by
+                    self.metrics.log_value(key, self._mean_over_learners(self.metrics.peek(key)), window=1)
+        super().after_gradient_based_update(timesteps=timesteps)
 
-        Left alone, the learners' coefficients, and then their losses, would drift apart.
-
-        :param value: Scalar; all learners must call this at the same point.
-        """
-        if self.config.num_learners < 2:
-            return float(value)
-        shared = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach().clone()
+    def _mean_over_learners(self, value: Any) -> float:
+        """Average a number that every learner has from other samples; NaN is that of a learner whose agents are all masked."""
+        own = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+        shared = torch.stack([own.nan_to_num(nan=0.0), own.isnan().logical_not().double()])
         distributed.all_reduce(shared)
-        mean: float = shared.item() / self.config.num_learners
-        return mean
+        return float(shared[0] / shared[1])
 
     def get_state(
         self, components: str | Collection[str] | None = None, *, not_components: Any = None, **kwargs: Any

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils import force_list
@@ -60,6 +60,8 @@ class AggregationSettings(StrictConfig):
     """
 
     agents: str
+    whole_algorithm: ClassVar[frozenset[str]] = frozenset({"agents"})
+    """Settings that cannot differ from module to module."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
@@ -97,6 +99,8 @@ class AggregationSettings(StrictConfig):
 
         :raises ValueError: if the rule or one of its settings is unknown.
         """
+        if not isinstance(self.aggregation_kwargs, Mapping):
+            raise ValueError(f"aggregation_kwargs must be a dict, got {self.aggregation_kwargs!r}")
         settings = dict(self.aggregation_kwargs)
         normalize = settings.pop("normalize", False)
         if not isinstance(normalize, bool):
@@ -117,15 +121,27 @@ class AggregationSettings(StrictConfig):
         if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
             raise ValueError(f"{type(self).__name__} needs RLlib's new API stack; do not switch it off")
         super().validate()
-        self.weighting()
+        if not self.add_default_connectors_to_learner_pipeline:
+            raise ValueError(f"{type(self).__name__} needs RLlib's default learner connectors; add yours to them")
+        self.check_module_settings()
         for module_id, overrides in self.algorithm_config_overrides_per_module.items():
+            shared = sorted(self.whole_algorithm & set(overrides))
+            if shared:
+                raise ValueError(f"module {module_id!r} overrides {', '.join(shared)}, which holds for all modules alike")
             try:
-                self.copy(copy_frozen=False).update_from_dict(overrides).weighting()
+                self.copy(copy_frozen=False).update_from_dict(overrides).check_module_settings()
             except ValueError as error:
                 raise ValueError(f"in the overrides for module {module_id!r}: {error}") from error
         callbacks = force_list(self.callbacks_class)
         if AgentTagging not in callbacks:
             self.callbacks_class = [*callbacks, AgentTagging]
+
+    def check_module_settings(self) -> None:
+        """Check the settings that may differ from module to module.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        self.weighting()
 
 
 class AggConfigMixin(AggregationSettings):
@@ -163,5 +179,6 @@ class AggConfigMixin(AggregationSettings):
         if not hasattr(self.learner_class, "losses_per_sample"):
             raise ValueError(
                 f"aggregation={self.aggregation!r} needs a learner with a loss per sample; {self.learner_class} reduces its "
-                f"loss to one number. Derive it from {self.get_default_learner_class()}, which this config comes with"
+                "loss to one number. Derive it from a learner of rllib_agg, or from AggLearnerMixin and RLlib's, with a "
+                "losses_per_sample() of your own"
             )

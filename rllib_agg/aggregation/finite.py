@@ -46,12 +46,12 @@ class FiniteSteps(HookedLearner):
         :param gradients: By parameter reference, the same on all learners.
         """
         given = {ref: gradient for ref, gradient in gradients.items() if gradient is not None}
-        if self.has_grad_scaler or not given or _is_finite(list(given.values())):
+        if self.has_grad_scaler or not given or is_finite(list(given.values())):
             return set()
         return {
             module_id
             for module_id, optimizer in self.optimizers()
-            if not _is_finite(list(self.filter_param_dict_for_optimizer(given, optimizer).values()))
+            if not is_finite(list(self.filter_param_dict_for_optimizer(given, optimizer).values()))
         }
 
     def apply_gradients(self, gradients_dict: dict[Any, torch.Tensor | None]) -> None:
@@ -72,6 +72,7 @@ class FiniteSteps(HookedLearner):
         self.unfit_modules = set()
 
 
-def _is_finite(gradients: list[torch.Tensor]) -> bool:
+def is_finite(gradients: list[torch.Tensor]) -> bool:
+    """Whether the gradients hold no NaN or infinity, and none too large for its norm to be a number."""
     # What torch.nn.utils.get_total_norm calls, without its grouping by device, which costs as much as the norm itself.
     return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).sum().isfinite())

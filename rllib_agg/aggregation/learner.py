@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from rl_agg import Signals, Weighting
 from rllib_agg.aggregation.agents import AGENT, RETURN
 from rllib_agg.aggregation.exclusion import exclude_corrupt_agents, exclude_rows
-from rllib_agg.aggregation.finite import FiniteSteps
+from rllib_agg.aggregation.finite import FiniteSteps, is_finite
 from rllib_agg.aggregation.record import UpdateRecord
 from rllib_agg.aggregation.reduction import sum_by_agent, weighted_loss
 
@@ -68,17 +68,16 @@ class AggLearnerMixin(FiniteSteps):
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Exclude agents with corrupt data and take the returns down, over all learners."""
-        for module_id, data in sorted(batch.policy_batches.items()):
-            excluded = torch.zeros(self.config.get_config_for_module(module_id).num_agents, dtype=torch.bool)
-            if RETURN in data:  # missing where APPO's buffer replays a batch that was observed before
-                excluded = self._observe_module(module_id, data)
-            self.records[module_id] = UpdateRecord(excluded.to(self.device))
+        for module_id, data in batch.policy_batches.items():
+            self.records[module_id] = UpdateRecord(self._observe_module(module_id, data))
 
     def _observe_module(self, module_id: str, data: dict[str, Any]) -> Tensor:
         config = self.config.get_config_for_module(module_id)
         exclude_corrupt_agents(data)
-        agents, returns = data[AGENT].reshape(-1), data.pop(RETURN).reshape(-1)
-        valid = _mask(data).reshape(-1)
+        agents, valid = data[AGENT].reshape(-1), _mask(data).reshape(-1)
+        # APPO's buffer replays batches whose returns were taken down before, each learner's another one: to sit out the sums
+        # below would leave the other learners waiting.
+        returns = data.pop(RETURN, valid.new_full(valid.shape, torch.nan, dtype=torch.float32)).reshape(-1)
         ended = valid & ~returns.isnan()
         columns = torch.stack([valid.double(), (~valid).double(), returns.where(ended, 0.0).double(), ended.double()])
         sums = sum_by_agent(columns, agents, config.num_agents, num_learners=1)
@@ -175,9 +174,8 @@ class AggLearnerMixin(FiniteSteps):
             own = dict(data)
             exclude_rows(own, data[AGENT] != agent)
             losses = self.losses_per_sample(module_id=module_id, config=config, batch=own, fwd_out=module.forward_train(own))
-            loss = losses.where(_mask(own), 0.0).sum()
-            parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-            corrupt[agent] = not all(bool(part.isfinite().all()) for part in parts if part is not None)
+            parts = torch.autograd.grad(losses[_mask(own)].mean(), parameters, allow_unused=True)
+            corrupt[agent] = not is_finite([part for part in parts if part is not None])
         if self.config.num_learners > 1:
             distributed.all_reduce(corrupt)
         return corrupt > 0

@@ -9,11 +9,20 @@ from ray.exceptions import RayError
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 
+from rllib_agg.aggregation._compat import num_lost_learners
 from rllib_agg.aggregation.agents import agent_of, single_agent_episodes
 
 
 class LearnerLostError(RuntimeError):
     """A remote learner died; the learners that are left cannot go on without it."""
+
+
+ADVICE = (
+    "The learners cannot go on without it, and a lost one is not started again. Build the algorithm anew from its last "
+    "checkpoint (Algorithm.from_checkpoint(path)), or run it under ray.tune with "
+    "RunConfig(failure_config=FailureConfig(max_failures=...), "
+    "checkpoint_config=CheckpointConfig(checkpoint_frequency=...)), which does so by itself"
+)
 
 
 class AgentTrainingData(TrainingData):
@@ -95,16 +104,14 @@ class AggLearnerGroup(LearnerGroup):
         if episodes is not None:
             by_agent = getattr(self.config, "shard_by_agent", False)
             kwargs["training_data"] = AgentTrainingData(episodes, by_agent=by_agent)
+        # Left alone, RLlib leaves out of the update whom it has found dead in another call: with one learner, all there are.
+        lost = 0 if self.is_local else num_lost_learners(self)
+        if lost:
+            raise LearnerLostError(f"{lost} of {len(self)} learners died\n{ADVICE}")
         try:
             results: list[dict[str, Any]] = super().update(**kwargs)
         except RayError as error:
             if self.is_local:
                 raise
-            raise LearnerLostError(
-                f"one of {len(self)} learners failed or died: {error}\nThe learners cannot go on without it, and a lost one "
-                "is not started again. Build the algorithm anew from its last checkpoint "
-                "(Algorithm.from_checkpoint(path)), or run it under ray.tune with "
-                "RunConfig(failure_config=FailureConfig(max_failures=...), "
-                "checkpoint_config=CheckpointConfig(checkpoint_frequency=...)), which does so by itself"
-            ) from error
+            raise LearnerLostError(f"one of {len(self)} learners failed or died: {error}\n{ADVICE}") from error
         return results

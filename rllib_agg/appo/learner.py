@@ -62,8 +62,7 @@ class AggAPPOTorchLearner(AdaptiveKLMixin, APPOTorchLearner):  # type: ignore[mi
             POLICY_LOSS_KEY: mean(policy_losses),
             VF_LOSS_KEY: mean(value_losses),
             ENTROPY_KEY: mean(entropy),
-            # RLlib adapts the coefficient by what is logged here.
-            LEARNER_RESULTS_KL_KEY: self.mean_over_learners(mean(kl)) if config.use_kl_loss else 0.0,
+            LEARNER_RESULTS_KL_KEY: mean(kl),
             LEARNER_RESULTS_CURR_KL_COEFF_KEY: kl_coeff,
             LEARNER_RESULTS_MEAN_IS_KEY: mean_is,
             LEARNER_RESULTS_VAR_IS_KEY: mean((is_ratio - mean_is).square()),

@@ -20,7 +20,7 @@ class AsynchronousSharding(AggConfigMixin):
         :raises ValueError: naming the setting that is wrong.
         """
         super().validate()
-        if self.num_learners < 2:
+        if self.num_learners < 2 or self.in_evaluation:
             return
         if self.is_multi_agent:
             raise ValueError(

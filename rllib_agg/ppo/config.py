@@ -21,6 +21,8 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
     2
     """
 
+    whole_algorithm = AggConfigMixin.whole_algorithm | {"shard_by_agent"}
+
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or AggPPO)
         self.advantage_norm = "stock"
@@ -60,12 +62,20 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         :raises ValueError: naming the one that is wrong.
         """
         super().validate()
-        self.check_choice("advantage_norm", NORM_CHOICES)
-        if self.shard_by_agent and self.num_agents < self.num_learners:
+        # RLlib checks the settings of evaluation too, in which num_env_runners is that of evaluation.
+        if self.shard_by_agent and self.num_agents < self.num_learners and not self.in_evaluation:
             raise ValueError(
                 f"shard_by_agent gives each learner whole agents, but there are {self.num_agents} agents for "
                 f"{self.num_learners} learners; raise num_env_runners or num_envs_per_env_runner, or lower num_learners"
             )
+
+    def check_module_settings(self) -> None:
+        """Check the settings that may differ from module to module.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        super().check_module_settings()
+        self.check_choice("advantage_norm", NORM_CHOICES)
 
 
 class AggPPO(RestoringAlgorithm, PPO):

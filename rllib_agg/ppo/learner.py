@@ -32,9 +32,8 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
         """Swap RLlib's advantage estimation for the one that keeps them raw."""
         super().build()
         pipeline = self.connector_pipeline
-        if pipeline is not None and self.config.add_default_connectors_to_learner_pipeline:
-            pipeline.remove(GeneralAdvantageEstimation)
-            pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
+        pipeline.remove(GeneralAdvantageEstimation)
+        pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
 
     def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool) -> None:
         """Standardise the advantages as asked."""
@@ -80,6 +79,3 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
         reported[LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY] = explained_variance(batch[Postprocessing.VALUE_TARGETS], values)
         self.metrics.log_dict(reported, key=module_id, window=1)
         return losses
-
-    def _update_module_kl_coeff(self, *, module_id: str, config: Any, kl_loss: float) -> None:
-        super()._update_module_kl_coeff(module_id=module_id, config=config, kl_loss=self.mean_over_learners(kl_loss))

@@ -38,6 +38,13 @@ def tiny_ppo(num_envs: int = 5, **training: Any) -> AggPPOConfig:
     )
 
 
+def remote_ppo(**training: Any) -> AggPPOConfig:
+    """Two remote runners with two sub-environments each, restarted at once."""
+    config = tiny_ppo(**{"aggregation": "r_weighted", "train_batch_size_per_learner": 80, **training})
+    config.env_runners(num_env_runners=2, num_envs_per_env_runner=2)
+    return config.fault_tolerance(delay_between_env_runner_restarts_s=0.0, env_runner_health_probe_timeout_s=20.0)
+
+
 @pytest.fixture(scope="session")
 def spaces(ray_session: None) -> dict[str, Any]:
     return {"default_policy": _runner().get_spaces()["default_policy"]}

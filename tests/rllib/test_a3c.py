@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from ray import cloudpickle
+from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
 
 from rl_agg import Weighting
@@ -119,6 +120,32 @@ def test_remote_runners_answer_with_what_they_were_sent(ray_session: None, tmp_p
     algorithm.stop()
 
 
+def test_restored_algorithm_goes_on_to_the_bit(ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path) -> None:
+    algorithm = tiny_a3c(aggregation="r_weighted", entropy_coeff=[[0, 0.1], [1000, 0.0]]).build_algo()
+    for _ in range(3):
+        before = algorithm.train()["learners"][MODULE]["agg"]
+    restored = A3C.from_checkpoint(algorithm.save_to_path(tmp_path / "checkpoint"))
+    for _ in range(3):
+        for one in (algorithm, restored):
+            message = one.learner.take_gradient(sample(), seq_no=one.learner.weights_seq_no, timesteps=one._timesteps())
+            assert one._receive(0, message, {}, {})
+    for part in ("rl_module", "optimizer", "weights_seq_no"):
+        np.testing.assert_equal(restored.learner.get_state()[part], algorithm.learner.get_state()[part])
+    np.testing.assert_equal(restored.signals.get_state(), algorithm.signals.get_state())
+    assert restored.train()["learners"][MODULE]["agg"]["gradient_messages"] == before["gradient_messages"] + 3 + 5
+    algorithm.stop()
+    restored.stop()
+
+
+def test_tune_searches_over_aggregations(ray_session: None, tmp_path: Path) -> None:
+    config = tiny_a3c(aggregation=tune.grid_search(["mean", "r_weighted"]))
+    run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
+    results = tune.Tuner(A3C, param_space=config, run_config=run_config).fit()
+    assert not results.errors
+    assert {result.config["aggregation"] for result in results} == {"mean", "r_weighted"}
+    assert [result.metrics["learners"][MODULE]["agg"]["gradient_messages"] for result in results] == [10, 10]
+
+
 class Pixels(gym.Env[Any, Any]):
     """Small images and a continuous action."""
 
@@ -149,11 +176,11 @@ def test_images_and_continuous_actions(ray_session: None) -> None:
 
 
 class Broken(gym.Wrapper[Any, Any, Any, Any]):
-    """CartPole that pays NaN on the second runner."""
+    """CartPole that pays NaN on some runners."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(gym.make("CartPole-v1"))
-        self._broken = config.worker_index == 2
+        self._broken = config.worker_index in config["broken"]
 
     def step(self, action: Any) -> Any:
         observation, reward, *rest = self.env.step(action)
@@ -161,13 +188,33 @@ class Broken(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def test_runner_that_pays_nan_is_masked(ray_session: None) -> None:
-    algorithm = tiny_a3c(2).environment(Broken).build_algo()
+    algorithm = tiny_a3c(2).environment(Broken, env_config={"broken": [2]}).build_algo()
     for _ in range(3):
         logged = algorithm.train()["learners"][MODULE]["agg"]
     assert logged["masked_gradients"] > 0
     assert logged["gradient_messages"] - logged["masked_gradients"] >= 15
     assert all(parameter.isfinite().all() for parameter in algorithm.learner.module[MODULE].parameters())
     algorithm.stop()
+
+
+def test_nothing_but_nan_ends_the_iteration(ray_session: None, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny_a3c(1).environment(Broken, env_config={"broken": [1]}).env_runners(sample_timeout_s=0.5)
+    algorithm = config.build_algo()
+    logged = algorithm.train()["learners"][MODULE]["agg"]
+    assert logged["masked_gradients"] == logged["gradient_messages"] > 0
+    assert "No gradient that could be applied arrived within sample_timeout_s=0.5 seconds" in caplog.text
+    algorithm.stop()
+
+
+def test_gradient_that_is_not_finite_is_not_applied(algorithm: A3C, sample: Callable[[], list[Any]]) -> None:
+    learner = algorithm.learner
+    before = copy.deepcopy(learner.get_state())
+    message = learner.take_gradient(sample(), seq_no=learner.weights_seq_no, timesteps={})
+    message.gradients[0][0] = np.nan
+    algorithm._receive(0, message, {}, {})
+    for part in ("rl_module", "optimizer"):
+        np.testing.assert_equal(learner.get_state()[part], before[part])
+    assert algorithm.train()["learners"][MODULE]["agg"]["skipped_updates"] == 1
 
 
 def test_relative_weight_of_an_arriving_gradient() -> None:

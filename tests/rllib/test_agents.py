@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import defaultdict
 from typing import Any
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
@@ -17,6 +19,8 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_agg.aggregation.agents import AGENT, RETURN, AgentTagging, agent_of
 from tests.rllib.conftest import TINY, tiny_ppo
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class CountingReturns(RLlibCallback):
@@ -142,3 +146,43 @@ def test_each_policy_gets_its_own_returns_and_rule(two_modules: Any, ray_session
     assert results["p_ten"]["agg"]["weight_max"].peek() == 1.0
     assert results["p_one"]["agg"]["weight_max"].peek() == pytest.approx(2 / 3)
     assert all(torch.isfinite(p).all() for module in learner.module.values() for p in module.parameters())
+
+
+def test_untrained_policy_stays_as_it_is(two_modules: Any, ray_session: None) -> None:
+    two_modules.multi_agent(policies_to_train=["p_one"])
+    two_modules.validate()
+    runner = MultiAgentEnvRunner(config=two_modules)
+    learner = two_modules.build_learner(spaces=runner.get_spaces())
+    before = copy.deepcopy(learner.module.get_state())
+    results = learner.update(episodes=runner.sample(num_timesteps=33), timesteps={})
+    after = learner.module.get_state()
+    np.testing.assert_equal(after["p_ten"], before["p_ten"])
+    assert any((after["p_one"][name] != value).any() for name, value in before["p_one"].items())
+    assert "agg" in results["p_one"]
+    assert "agg" not in results.get("p_ten", {})
+
+
+def test_two_learners_agree_on_policies_that_come_in_another_order(two_modules: Any, ray_session: None) -> None:
+    """Sums over learners are taken policy by policy."""
+    two_modules.training(aggregation="l_weighted", advantage_norm="none").learners(shard_by_agent=True)
+    two_modules.validate()
+    runner = MultiAgentEnvRunner(config=two_modules)
+    alone = two_modules.build_learner(spaces=runner.get_spaces())
+    config = two_modules.copy(copy_frozen=False).learners(num_learners=2)
+    group = config.build_learner_group(spaces=runner.get_spaces())
+    alone.module.set_state(group.get_weights())
+    episodes = runner.sample(num_timesteps=33)
+    alone.update(episodes=copy.deepcopy(episodes), timesteps={})
+    for episode in episodes:
+        if agent_of(episode) == 1:  # alone on the second learner
+            episode.agent_episodes = dict(reversed(episode.agent_episodes.items()))
+    group.update(episodes=episodes, num_epochs=1, minibatch_size=None, timesteps={})
+    expected = gradients(alone)
+    for result in group.foreach_learner(gradients):
+        torch.testing.assert_close(result.get(), expected, rtol=1e-5, atol=1e-5)
+    group.shutdown()
+
+
+def gradients(learner: Any) -> dict[str, dict[str, Any]]:
+    modules = {id_: learner.module[id_].unwrapped() for id_ in ("p_one", "p_ten")}
+    return {id_: {name: p.grad.clone() for name, p in module.named_parameters()} for id_, module in modules.items()}

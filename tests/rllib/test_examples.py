@@ -36,6 +36,19 @@ def test_example_runs(
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize(
+    ("env", "algorithm"), [("CartPole-v1", "agg_impala"), pytest.param("HalfCheetah-v5", "impala", marks=pytest.mark.slow)]
+)
+def test_impala_example_runs(
+    env: str, algorithm: str, ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--env", env, "--algorithm", algorithm, "--steps", "400", "--seconds-per-line", "1"]
+    run("rllib_impala.py", arguments, monkeypatch)
+    last = capsys.readouterr().out.splitlines()[-1].split()
+    assert last[0] == "steps"
+    assert int(last[1]) >= 400
+
+
 def test_tune_example_runs(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

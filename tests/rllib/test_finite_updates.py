@@ -116,6 +116,16 @@ def test_masked_agent_is_back_with_its_next_finite_return(fresh: AggLearnerGroup
     assert logged["masked_agents"] == 0
 
 
+def test_gradient_too_large_for_its_norm_masks_its_agent(spaces: dict[str, Any], sample: Callable[[], list[Any]]) -> None:
+    """Loss and gradient are finite; clipping by the norm would bring all agents' to zero."""
+    learner = tiny_ppo(advantage_norm="none", use_kl_loss=False).build_learner(spaces=spaces)
+    episodes = sample()
+    max((episode for episode in episodes if agent_of(episode) == BAD), key=len).rewards.data[-3] = 1e30
+    logged = learner.update(episodes=episodes, timesteps={})[MODULE]["agg"]
+    assert logged["masked_agents"].peek() == 1
+    assert logged["skipped_updates"].peek() == 0
+
+
 @pytest.mark.parametrize("norm", ["stock", "none"])
 def test_a_corrupt_agent_does_not_touch_the_standardisation(
     norm: str, spaces: dict[str, Any], sample: Callable[[], list[Any]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from rllib_agg import A3CConfig, AggAPPOConfig, AggIMPALAConfig, AggPPOConfig
 pytestmark = pytest.mark.slow
 
 SEEDS = [0, 1, 2]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 RULES = ["sum", "mean", "samples", "r_weighted", "l_weighted"]
 
 
@@ -86,24 +89,9 @@ def test_a3c_learns_a_continuous_task(seed: int, ray_session: None) -> None:
     assert best_return(config, 400_000, enough=-600) >= -600
 
 
-def cartpole_asynchronous(config: Any) -> Any:
-    return (
-        config.environment("CartPole-v1")
-        .env_runners(
-            num_env_runners=1,
-            num_envs_per_env_runner=8,
-            rollout_fragment_length=50,
-            env_to_module_connector=lambda env, spaces, device: MeanStdFilter(),
-        )
-        .learners(num_learners=1)
-        .rl_module(model_config={"fcnet_hiddens": [64, 64], "vf_share_layers": True})
-        .training(train_batch_size_per_learner=400, lr=1.5e-3, vf_loss_coeff=0.05, entropy_coeff=0.005)
-        .reporting(min_time_s_per_iteration=3)
-    )
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("config_class", [IMPALAConfig, AggIMPALAConfig, AggAPPOConfig])
 def test_asynchronous_baselines_learn_cartpole(config_class: type, seed: int, ray_session: None) -> None:
-    config = cartpole_asynchronous(config_class()).debugging(seed=seed)
+    configure = runpy.run_path(str(EXAMPLES / "rllib_impala.py"))["configure"]
+    config = configure(config_class(), "CartPole-v1").reporting(min_time_s_per_iteration=3).debugging(seed=seed)
     assert best_return(config, 600_000, enough=450) >= 450

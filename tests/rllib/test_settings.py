@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
 from rl_agg import Signals
 from rllib_agg import AggPPO, AggPPOConfig
-from rllib_agg.aggregation import _compat
+from rllib_agg.aggregation import AggConfigMixin, _compat
 from tests.rllib.conftest import tiny_ppo
 
 
@@ -21,6 +24,11 @@ from tests.rllib.conftest import tiny_ppo
         ({"aggregation": "sum", "aggregation_kwargs": {"h": 3}}, "sum has no setting 'h'"),
         ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": -1}}, "h must be a positive number"),
         ({"aggregation_kwargs": {"normalize": "yes"}}, "normalize must be True or False, got 'yes'"),
+        ({"aggregation_kwargs": "h=3"}, "aggregation_kwargs must be a dict, got 'h=3'"),
+        (
+            {"aggregation": "l_weighted", "aggregation_kwargs": {"mixed_sign": "flip"}},
+            "unknown mixed_sign 'flip'; choose from",
+        ),
         ({"aggregation": 3}, "a rule is a name or a callable, got 3"),
         ({"agents": "envs"}, "unknown agents 'envs'; choose from sub_env, env_runner"),
         ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from stock, agent, none"),
@@ -58,18 +66,48 @@ def test_fewer_agents_than_learners(ray_session: None) -> None:
         config.build_algo()
 
 
+def test_evaluation_on_fewer_runners_than_learners() -> None:
+    config = tiny_ppo(num_envs=1).env_runners(num_env_runners=4).learners(num_learners=3, shard_by_agent=True)
+    config.evaluation(evaluation_interval=1, evaluation_num_env_runners=1)
+    config.validate()
+    config.get_evaluation_config_object().validate()
+
+
+def test_algorithm_without_a_loss_per_sample(ray_session: None) -> None:
+    class AggDQNConfig(AggConfigMixin, DQNConfig):
+        """What a user might try."""
+
+    with pytest.raises(ValueError, match=r"'r_weighted' needs a learner with a loss per sample; .*DQNTorchLearner.* reduces"):
+        AggDQNConfig().environment("CartPole-v1").training(aggregation="r_weighted").build_algo()
+
+
+def test_no_default_learner_connectors() -> None:
+    config = tiny_ppo().learners(add_default_connectors_to_learner_pipeline=False)
+    with pytest.raises(ValueError, match="AggPPOConfig needs RLlib's default learner connectors"):
+        config.validate()
+
+
 def test_learner_without_a_loss_per_sample(ray_session: None) -> None:
     with pytest.raises(ValueError, match=r"needs a learner with a loss per sample; .*PPOTorchLearner.* reduces its loss"):
         tiny_ppo().learners(learner_class=PPOTorchLearner).build_algo()
 
 
-def test_bad_override_for_one_module() -> None:
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"aggregation": "summ"}, "in the overrides for module 'p0': unknown aggregation 'summ'"),
+        ({"advantage_norm": "batch"}, "in the overrides for module 'p0': unknown advantage_norm 'batch'; choose from"),
+        ({"agregation": "sum"}, "in the overrides for module 'p0': AggPPOConfig has no setting 'agregation'"),
+        ({"agents": "env_runner"}, "module 'p0' overrides agents, which holds for all modules alike"),
+    ],
+)
+def test_bad_override_for_one_module(overrides: dict[str, Any], message: str) -> None:
     config = tiny_ppo().multi_agent(
         policies={"p0"},
         policy_mapping_fn=lambda *args, **kwargs: "p0",
-        algorithm_config_overrides_per_module={"p0": {"aggregation": "summ"}},
+        algorithm_config_overrides_per_module={"p0": overrides},
     )
-    with pytest.raises(ValueError, match="in the overrides for module 'p0': unknown aggregation 'summ'"):
+    with pytest.raises(ValueError, match=message):
         config.validate()
 
 
@@ -104,3 +142,20 @@ def test_moved_api_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_compat, "NAMES", {"ray.rllib.gone:Gone": ()})
     with pytest.raises(ImportError, match=r"relies on ray.rllib.gone.Gone"):
         _compat.check()
+
+
+def test_moved_attribute_is_named(spaces: dict[str, Any]) -> None:
+    learner = tiny_ppo().build_learner(spaces=spaces)
+    del learner._weights_seq_no
+    with pytest.raises(AttributeError, match=r"relies on AggPPOTorchLearner._weights_seq_no, which Ray .* does not have"):
+        learner.weights_seq_no = 3
+
+
+def test_private_names_are_in_one_file() -> None:
+    """Of those that _compat holds, none is written anywhere else in the package."""
+    package = Path(_compat.__file__).parents[1]
+    private = set(re.findall(r"\b_[a-z]\w+", Path(_compat.__file__).read_text())) - {"_compat", "_attribute", "_moved"}
+    assert "_weights_seq_no" in private
+    for path in package.rglob("*.py"):
+        if path.name != "_compat.py":
+            assert not private & set(re.findall(r"\b_[a-z]\w+", path.read_text())), path

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 from ray import cloudpickle
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
-from rllib_agg.aggregation.agents import agent_of
+from rllib_agg.aggregation.agents import RETURN, agent_of
 from rllib_agg.aggregation.learner_group import AgentTrainingData, AggLearnerGroup
 from tests.rllib.conftest import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+MODULE = "default_policy"
 
 
 def shards(
@@ -74,6 +79,25 @@ def test_two_learners_without_minibatches(
     group.update(episodes=sample(), num_epochs=num_epochs, minibatch_size=None, timesteps={})
     after = [result.get() for result in group.foreach_learner(steps_taken)]
     assert [now - then for now, then in zip(after, before, strict=True)] == [num_epochs] * 2
+
+
+def test_learner_that_replays_a_batch_goes_in_step(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    """APPO's buffers draw at random: one learner's batch may be new while the other's was observed before."""
+    episodes = sample()
+
+    def observe(learner: Any) -> Any:
+        batch = MultiAgentBatch({MODULE: SampleBatch(learner.make_batch(copy.deepcopy(episodes))[MODULE])}, env_steps=200)
+        if torch.distributed.get_rank() == 1:
+            del batch[MODULE][RETURN]
+        learner.returns.clear()
+        learner.observe_batch(batch)
+        return learner.returns[MODULE]
+
+    ended = {agent_of(episode) for episode in episodes if episode.is_done}
+    known = [result.get() for result in group.foreach_learner(observe, timeout_seconds=60)]
+    assert len(known) == 2
+    for returns in known:
+        assert set(returns.isfinite().nonzero().flatten().tolist()) == ended
 
 
 def steps_taken(learner: Any) -> int:

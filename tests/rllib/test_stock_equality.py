@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_agg.aggregation.agents import AGENT, RETURN, agent_of
 from tests.rllib.conftest import TINY, tiny_ppo
 
 
-def stock_learner(spaces: dict[str, Any]) -> Any:
-    config = PPOConfig().environment("CartPole-v1").rl_module(model_config=TINY).training(lr=0.01)
+def stock_learner(spaces: dict[str, Any], model: dict[str, Any] = TINY) -> Any:
+    config = PPOConfig().environment("CartPole-v1").rl_module(model_config=model).training(lr=0.01)
     return config.build_learner(spaces=spaces)
 
 
@@ -62,3 +64,11 @@ def test_mean_is_stock_ppo(spaces: dict[str, Any], equal_counts: Callable[[], li
 def test_samples_is_stock_ppo_in_any_minibatch(spaces: dict[str, Any], sample: Callable[[], list[Any]]) -> None:
     learner = tiny_ppo(aggregation="samples").build_learner(spaces=spaces)
     compare(learner, stock_learner(spaces), sample, num_epochs=3, minibatch_size=32, shuffle_batch_per_epoch=True)
+
+
+def test_samples_is_stock_ppo_with_a_recurrent_module(spaces: dict[str, Any]) -> None:
+    model = {"fcnet_hiddens": [8], "use_lstm": True, "lstm_cell_size": 8, "max_seq_len": 5}
+    config = tiny_ppo(aggregation="samples").rl_module(model_config=model)
+    config.validate()
+    episodes = SingleAgentEnvRunner(config=config).sample(num_timesteps=200)
+    compare(config.build_learner(spaces=spaces), stock_learner(spaces, model), lambda: copy.deepcopy(episodes))

@@ -11,6 +11,7 @@ import torch
 from ray.rllib.algorithms.appo import APPOConfig
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.core.columns import Columns
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
 from rl_agg import Signals, weights
@@ -97,6 +98,43 @@ def test_samples_is_stock_however_the_rows_fall(
         torch.testing.assert_close(actual, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def nan_reward(batch: dict[str, Any], first: int) -> None:
+    batch[Columns.REWARDS][first + 2] = torch.nan
+
+
+def overflowing_loss(batch: dict[str, Any], first: int) -> None:
+    """Finite data with an infinite loss."""
+    batch[Columns.REWARDS][first + 2] = 1e30
+
+
+@pytest.mark.parametrize("fault", [nan_reward, overflowing_loss])
+@pytest.mark.parametrize(("ours", "stock"), CONFIGS)
+def test_one_corrupt_agent_is_masked(
+    ours: type, stock: type, fault: Callable[..., None], spaces: dict[str, Any], fragments: list[Any]
+) -> None:
+    learner = build(ours, spaces, aggregation="l_weighted")
+    batch = learner.make_batch(fragments)[MODULE]
+    bad = batch[AGENT].unique()[1]
+    sound = {name: column[batch[AGENT] != bad] for name, column in batch.items()}
+    expected = masked_gradient(learner, sound)
+    assert not learner.records[MODULE].masked().any()
+    fault(batch, first=int((batch[AGENT] == bad).nonzero()[0]))
+    actual = masked_gradient(learner, batch)
+    assert learner.records[MODULE].masked().nonzero().flatten().tolist() == [bad]
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def masked_gradient(learner: Any, data: dict[str, Any]) -> list[Tensor]:
+    """What an update would step with; RLlib's own update of these learners runs in a thread."""
+    batch = MultiAgentBatch({MODULE: SampleBatch({name: column.clone() for name, column in data.items()})}, env_steps=1)
+    learner.observe_batch(batch)
+    losses = learner.compute_losses(fwd_out=learner.module.forward_train(batch.policy_batches), batch=batch.policy_batches)
+    gradients = learner.compute_gradients(losses)
+    assert not learner.unfit_modules
+    return [gradient.clone() for gradient in gradients.values() if gradient is not None]
+
+
 def test_too_small_batches_for_two_learners_are_refused() -> None:
     config = AggIMPALAConfig().environment("CartPole-v1").learners(num_learners=2).training(train_batch_size_per_learner=20)
     with pytest.raises(ValueError, match="40 steps is 1 fragments of 50, too few for 2 learners"):
@@ -108,6 +146,14 @@ def test_several_policies_on_two_learners_are_refused() -> None:
     config.multi_agent(policies={"a", "b"}, policy_mapping_fn=lambda *args, **kwargs: "a")
     with pytest.raises(ValueError, match="several policies on one learner only"):
         config.validate()
+
+
+@pytest.mark.parametrize("unit", ["episodes", "timesteps"])
+def test_evaluation_is_not_taken_for_training(unit: str) -> None:
+    config = AggIMPALAConfig().environment("CartPole-v1").learners(num_learners=2)
+    config.evaluation(evaluation_interval=1, evaluation_duration=10_000, evaluation_duration_unit=unit)
+    config.validate()
+    config.get_evaluation_config_object().validate()
 
 
 @pytest.mark.parametrize(

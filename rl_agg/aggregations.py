@@ -1,0 +1,40 @@
+"""What ``aggregation=`` takes: a rule, a combiner or a scheme of local models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rl_agg.choices import unknown_choice
+from rl_agg.combining import COMBINERS, TORCHJD, Combiner, make_combiner
+from rl_agg.sharing import LOCAL_SCHEMES, LocalScheme, make_scheme
+from rl_agg.weighting import RULES, Rule, Weighting
+
+Aggregation = Weighting | Combiner | LocalScheme
+
+
+def make_aggregation(
+    aggregation: str | Rule | Combiner | LocalScheme, settings: Mapping[str, Any] | None = None
+) -> Aggregation:
+    """Build what a user asked for.
+
+    :param aggregation: A name from :data:`~rl_agg.RULES`, :data:`~rl_agg.combining.COMBINERS` (or ``torchjd:NAME``) or
+        :data:`~rl_agg.sharing.LOCAL_SCHEMES`; a callable ``signals -> weights [A]``; a combiner; or a scheme.
+    :param settings: Settings of what is named; for a rule or a callable also ``normalize``.
+    :raises ValueError: if a name, a setting or a value is unknown.
+    """
+    own = dict(settings or {})
+    if isinstance(aggregation, Combiner | LocalScheme):
+        if own:
+            raise ValueError(f"{aggregation!r} has its settings already, got {own} besides")
+        return aggregation
+    if not isinstance(aggregation, str) or aggregation in RULES:
+        normalize = own.pop("normalize", False)
+        if not isinstance(normalize, bool):
+            raise ValueError(f"normalize must be True or False, got {normalize!r}")
+        return Weighting(aggregation, own, normalize)
+    if aggregation in COMBINERS or aggregation.startswith(TORCHJD):
+        return make_combiner(aggregation, own)
+    if aggregation in LOCAL_SCHEMES:
+        return make_scheme(aggregation, own)
+    raise unknown_choice("aggregation", aggregation, [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES])

@@ -1,0 +1,77 @@
+r"""Agents that send something else than their gradient, to try out what an aggregation bears. Axes: A agents, P parameters.
+
+For tests and studies: nothing here hides an attack from anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl_agg.choices import unknown_choice
+
+ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
+    "sign_flip": lambda gradients, scale, _: -scale * gradients,
+    "scale": lambda gradients, scale, _: scale * gradients,
+    "random": lambda gradients, scale, generator: (
+        scale
+        * gradients.norm(dim=1, keepdim=True)
+        / gradients.shape[1] ** 0.5
+        * torch.randn(gradients.shape, generator=generator).to(gradients)
+    ),
+    "nan": lambda gradients, scale, _: torch.full_like(gradients, torch.nan),
+}
+"""What ``[F, P]`` gradients of the attackers become, by name."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    r"""Replace the gradients of some agents before anyone sees them.
+
+    :param kind: ``"sign_flip"`` sends :math:`-s g`, ``"scale"`` :math:`s g`, ``"random"`` a Gaussian vector of :math:`s` times
+        the gradient's expected norm, ``"nan"`` no number at all.
+    :param agents: Who does so, numbers from 0 to A - 1.
+    :param scale: :math:`s`, unitless.
+    :param seed: Of ``"random"``, together with the step.
+    :raises ValueError: if the kind is unknown or an agent is no number >= 0.
+
+    Source: Blanchard et al. (2017), section 5, for ``random`` and ``sign_flip``.
+    """
+
+    kind: str
+    agents: Sequence[int]
+    scale: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ATTACKS:
+            raise unknown_choice("attack", self.kind, ATTACKS)
+        if not self.agents or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in self.agents):
+            raise ValueError(f"agents must be numbers >= 0 of those who attack, got {self.agents!r}")
+
+    def check(self, num_agents: int) -> None:
+        """Refuse agents that there are not.
+
+        :param num_agents: A.
+        :raises ValueError: if an agent's number is A or larger.
+        """
+        if max(self.agents) >= num_agents:
+            raise ValueError(f"agent {max(self.agents)} cannot attack: agents are numbered 0 to {num_agents - 1}")
+
+    def __call__(self, gradients: Tensor, step: int) -> Tensor:
+        """Replace the attackers' rows.
+
+        :param gradients: ``[A, P]``.
+        :param step: How many gradients came before.
+        :return: ``[A, P]``; the argument is left as it is.
+        """
+        attackers = torch.as_tensor(list(self.agents), device=gradients.device)
+        seed = int(np.random.SeedSequence((self.seed, step)).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
+        attacked = gradients.clone()
+        attacked[attackers] = ATTACKS[self.kind](gradients[attackers], self.scale, generator)
+        return attacked

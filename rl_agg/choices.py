@@ -1,0 +1,59 @@
+"""One wording for everything a user may misspell."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+Built = TypeVar("Built")
+
+
+def unknown_choice(kind: str, name: object, choices: Collection[str]) -> ValueError:
+    """Describe a name that is none of the choices, with the nearest one.
+
+    :param kind: What was to be chosen: ``"aggregation"``.
+    """
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ValueError(f"unknown {kind} {name!r}{hint}; choose from {', '.join(sorted(choices))}")
+
+
+def check_settings(
+    name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, given: int = 0, also: Collection[str] = ()
+) -> None:
+    """Refuse settings that a function has no parameter for.
+
+    :param name: What the user calls it.
+    :param function: What will get the settings as keyword arguments.
+    :param settings: What the user set.
+    :param given: How many of its first parameters are no settings.
+    :param also: Settings that the caller takes itself.
+    :raises ValueError: naming the unknown settings and the choices.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[given:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = sorted({parameter.name for parameter in parameters} | set(also))
+    unknown = sorted(settings.keys() - set(known))
+    if unknown:
+        choices = f"choose from {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {choices}")
+
+
+def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) -> Built:
+    """Call a constructor with settings that a user wrote.
+
+    :param name: What the user calls it.
+    :param kind: The constructor.
+    :param settings: Its keyword arguments.
+    :raises ValueError: if a setting is unknown or one without a default is missing, or as the constructor.
+    """
+    check_settings(name, kind, settings)
+    parameters = inspect.signature(kind).parameters.values()
+    required = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    missing = sorted(required - settings.keys())
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")
+    return kind(**settings)

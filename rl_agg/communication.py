@@ -1,0 +1,134 @@
+"""What agents send to a learner and get back, whether or not it crosses a wire. Axis A: agents.
+
+Three counts are kept apart:
+
+- a *message* is one agent speaking up once, whatever it says;
+- *canonical bytes* are what the content needs as float32 numbers, 4 bytes each, without framing or compression, so that
+  algorithms can be compared wherever they run;
+- *physical bytes* are what this program really moved between processes, 0 where agents and learner share one. It is counted
+  from the buffers that are handed over, never from the size of a pickle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BYTES_PER_NUMBER = 4
+KINDS = ("gradients", "parameters", "scalars", "samples")
+
+
+class Ledger:
+    """Count messages and bytes, per agent and in total, since it was made.
+
+    >>> ledger = Ledger(num_agents=3)
+    >>> ledger.upload([True, True, False], gradients=10, scalars=1)
+    >>> ledger.messages, ledger.bytes
+    (2, 88)
+
+    :param num_agents: A.
+    :raises ValueError: if A is not positive.
+    """
+
+    def __init__(self, num_agents: int) -> None:
+        if num_agents < 1:
+            raise ValueError(f"num_agents must be positive, got {num_agents}")
+        self.messages_per_agent: NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
+        """Messages that each agent has sent ``[A]``."""
+        self._up = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}  # numbers
+        self._down = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}
+        self.physical_bytes = 0
+        """Bytes moved between processes, both ways."""
+
+    def upload(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: int) -> None:
+        """Count what agents send.
+
+        :param times: How often each agent sends it ``[A]``, integer or bool.
+        :param physical_bytes: What that moved between processes, all agents together.
+        :param numbers: How many numbers of each kind one message holds: ``gradients``, ``parameters``, ``scalars``,
+            ``samples``.
+        :raises ValueError: if a kind is unknown, ``times`` is not ``[A]`` or a count is negative.
+        """
+        self.messages_per_agent += self._add(self._up, times, physical_bytes, numbers)
+
+    def download(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: int) -> None:
+        """Count what agents are sent; parameters as in :meth:`upload`. Answers are bytes, but no messages."""
+        self._add(self._down, times, physical_bytes, numbers)
+
+    def _add(
+        self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, int]
+    ) -> NDArray[np.int64]:
+        often = np.asarray(times, dtype=np.int64)
+        if often.shape != self.messages_per_agent.shape or (often < 0).any():
+            raise ValueError(f"times must be [A] = [{len(self.messages_per_agent)}] and not negative, got {times!r}")
+        unknown = sorted(numbers.keys() - set(KINDS))
+        if unknown:
+            raise ValueError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {', '.join(KINDS)}")
+        if physical_bytes < 0 or any(number < 0 for number in numbers.values()):
+            raise ValueError(f"sizes must not be negative, got {numbers} and physical_bytes={physical_bytes}")
+        for kind, number in numbers.items():
+            counts[kind] += often * number
+        self.physical_bytes += physical_bytes
+        return often
+
+    @property
+    def messages(self) -> int:
+        """Messages sent by all agents."""
+        return int(self.messages_per_agent.sum())
+
+    @property
+    def bytes(self) -> int:
+        """Canonical bytes sent by all agents."""
+        return int(self.bytes_per_agent.sum())
+
+    @property
+    def bytes_down(self) -> int:
+        """Canonical bytes sent to all agents."""
+        return BYTES_PER_NUMBER * int(sum(counts.sum() for counts in self._down.values()))
+
+    @property
+    def bytes_per_agent(self) -> NDArray[np.int64]:
+        """Canonical bytes that each agent has sent ``[A]``."""
+        numbers: NDArray[np.int64] = np.sum(list(self._up.values()), axis=0)
+        return BYTES_PER_NUMBER * numbers
+
+    def bytes_of(self, kind: str) -> int:
+        """Canonical bytes of one kind sent by all agents.
+
+        :param kind: ``gradients``, ``parameters``, ``scalars`` or ``samples``.
+        """
+        return BYTES_PER_NUMBER * int(self._up[kind].sum())
+
+    def summary(self) -> dict[str, int]:
+        """The totals under the names that they are logged by."""
+        return {
+            "messages": self.messages,
+            "bytes": self.bytes,
+            "bytes_down": self.bytes_down,
+            "physical_bytes": self.physical_bytes,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counts, as plain numbers."""
+        return {
+            "messages": self.messages_per_agent.tolist(),
+            "up": {kind: counts.tolist() for kind, counts in self._up.items()},
+            "down": {kind: counts.tolist() for kind, counts in self._down.items()},
+            "physical_bytes": self.physical_bytes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`. With another number of agents, those that are no more leave the totals."""
+        num_agents = len(self.messages_per_agent)
+
+        def fitted(counts: list[int]) -> NDArray[np.int64]:
+            kept = np.zeros(num_agents, dtype=np.int64)
+            kept[: len(counts)] = counts[:num_agents]
+            return kept
+
+        self.messages_per_agent = fitted(state["messages"])
+        self._up = {kind: fitted(state["up"][kind]) for kind in KINDS}
+        self._down = {kind: fitted(state["down"][kind]) for kind in KINDS}
+        self.physical_bytes = state["physical_bytes"]

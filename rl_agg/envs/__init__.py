@@ -1,0 +1,1 @@
+"""Environments, and what makes agents unequal in them."""

@@ -1,0 +1,100 @@
+"""What stands between the agents' gradients and the step that is taken. Axes: A agents, P parameters.
+
+This is the way of a gradient where it must be seen agent by agent: attack, gate, combiner or weighted sum. A weighted sum that
+everyone takes part in needs none of it, for one backward pass yields it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl_agg.attacks import Attack
+from rl_agg.combining import Combiner
+from rl_agg.gating import LazyGate
+from rl_agg.signals import Signals
+from rl_agg.weighting import Weighting
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """One gradient out of many.
+
+    :param gradient: ``[P]``; zeros if nobody is present.
+    :param sends: Who sent a gradient ``[A]``, bool.
+    :param present: Whose gradient counts ``[A]``, bool.
+    :param weights: How much each counts ``[A]``; ``None`` where a combiner decides.
+    """
+
+    gradient: Tensor
+    sends: Tensor
+    present: Tensor
+    weights: Tensor | None
+
+
+class ParameterServer:
+    """Take in the gradients of all agents and answer with the one to step with.
+
+    :param aggregation: A rule that weighs agents, or a combiner.
+    :param gate: Who speaks; ``None``: everyone.
+    :param attack: Who sends something else than their gradient.
+
+    Source: Holen et al. (2023), algorithm 1.
+    """
+
+    def __init__(
+        self, aggregation: Weighting | Combiner, *, gate: LazyGate | None = None, attack: Attack | None = None
+    ) -> None:
+        self._aggregation = aggregation
+        self._gate = gate
+        self._attack = attack
+        self._num_steps = 0
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate decides who speaks."""
+        return self._gate is not None
+
+    @torch.no_grad()
+    def merge(self, gradients: Tensor, signals: Signals, *, scale: Tensor | None = None) -> Merged:
+        """Merge one step's gradients.
+
+        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read.
+        :param signals: What the agents report with them, each ``[A]``.
+        :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
+        """
+        if self._attack is not None:
+            gradients = self._attack(gradients, self._num_steps)
+        present = ~signals.masked() & gradients.sum(1).isfinite()
+        sends = present
+        if self._gate is not None:
+            sends, gradients = self._gate(gradients, present, scale)
+        if isinstance(self._aggregation, Combiner):
+            weights = None
+            gradient = self._aggregation(gradients, present=present, step=self._num_steps)
+            total = gradients.new_ones(())
+        else:
+            weights = self._aggregation(dataclasses.replace(signals, present=present)).to(gradients.dtype)
+            gradient = weights @ gradients.masked_fill(~present[:, None], 0.0)  # 0 * NaN is NaN
+            total = weights.sum()
+        if self._gate is not None and bool(total != 0):
+            self._gate.note_step(gradient / total)
+        self._num_steps += 1
+        return Merged(gradient, sends, present, weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps it has seen, and the gate's memory."""
+        return {"num_steps": self._num_steps, "gate": None if self._gate is None else self._gate.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
+        """Go on from :meth:`state_dict`.
+
+        :param strict: Ignored: what is missing starts afresh.
+        """
+        self._num_steps = state["num_steps"]
+        if self._gate is not None and state["gate"] is not None:
+            self._gate.load_state_dict(state["gate"])

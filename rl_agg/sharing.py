@@ -1,0 +1,158 @@
+r"""Parameters that agents keep to themselves, and how they are merged. Axes: A agents.
+
+In these schemes each agent has its own copy of the parameters. What differs is what is exchanged, and when:
+
+=============  ==========================================  ==================
+scheme         what an agent's step is made of             what is merged
+=============  ==========================================  ==================
+``fedavg``     its own gradient                            parameters
+``fedprox``    its own gradient, drawn to the last merge   parameters
+``actor_sum``  its own gradient, and the sum of all        gradients
+``actor_mean`` its own gradient, and the mean of all       gradients
+=============  ==========================================  ==================
+
+Source: McMahan et al. (2017); Li et al. (2020); Holen et al. (2023), section 2.1 and table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl_agg.choices import build, unknown_choice
+
+MOMENTS = ("keep", "merge", "reset")
+
+
+@dataclass(frozen=True)
+class LocalScheme:
+    """A scheme in which each agent has its own parameters."""
+
+
+@dataclass(frozen=True)
+class FedAvg(LocalScheme):
+    r"""Average the parameters after several local steps, each agent by its share of samples.
+
+    :math:`\theta \leftarrow \sum_a \frac{n_a}{\sum_b n_b} \theta_a` after ``interval`` updates.
+
+    :param interval: Updates (rollouts with all their epochs) between two averages, >= 1. In between, each agent acts by its
+        own parameters.
+    :param local_epochs: Epochs that each agent makes of an update's, one number for each agent; ``None``: all of them. An
+        agent that stops early counts as much as the others.
+    :param moments: What becomes of an agent's optimiser moments when parameters are averaged: ``"keep"`` leaves each agent its
+        own, ``"merge"`` averages them as the parameters, ``"reset"`` starts afresh.
+    :raises ValueError: if a setting is out of range.
+
+    Source: McMahan et al. (2017), algorithm 1; equation 7 in Holen et al. (2023).
+    """
+
+    interval: int = 1
+    local_epochs: Sequence[int] | None = None
+    moments: str = "keep"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.interval, bool) or not isinstance(self.interval, int) or self.interval < 1:
+            raise ValueError(f"interval must be an integer >= 1, got {self.interval!r}")
+        if self.moments not in MOMENTS:
+            raise unknown_choice("moments", self.moments, MOMENTS)
+        epochs = self.local_epochs
+        if epochs is not None and (
+            isinstance(epochs, str | int) or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs)
+        ):
+            raise ValueError(f"local_epochs must be one integer >= 0 for each agent, got {epochs!r}")
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    r"""FedAvg with agents that are drawn to the parameters they started from.
+
+    Each local loss gains :math:`\frac{\mu}{2} \lVert \theta_a - \theta \rVert^2`.
+
+    :param mu: :math:`\mu` >= 0; 0 is FedAvg.
+    :param interval: As for :class:`FedAvg`.
+    :param local_epochs: As for :class:`FedAvg`.
+    :param moments: As for :class:`FedAvg`.
+    :raises ValueError: if a setting is out of range.
+
+    Source: Li et al. (2020), equation 2 and algorithm 2.
+    """
+
+    mu: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.mu, bool) or not isinstance(self.mu, int | float) or not self.mu >= 0:
+            raise ValueError(f"mu must be a number >= 0, got {self.mu!r}")
+
+
+@dataclass(frozen=True)
+class ActorSum(LocalScheme):
+    r"""Each agent steps with its own gradient and the sum of all: :math:`g_a + \sum_b g_b`.
+
+    :param same_init: Let all agents start from the same parameters; otherwise each draws its own.
+
+    Source: Holen et al. (2023), ActorSum.
+    """
+
+    same_init: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.same_init, bool):
+            raise ValueError(f"same_init must be True or False, got {self.same_init!r}")
+
+
+@dataclass(frozen=True)
+class ActorMean(ActorSum):
+    r"""Each agent steps with its own gradient and the mean of all: :math:`g_a + \frac{1}{A} \sum_b g_b`.
+
+    :param same_init: As for :class:`ActorSum`.
+
+    Source: Holen et al. (2023), ActorAvg.
+    """
+
+
+LOCAL_SCHEMES: dict[str, type[LocalScheme]] = {
+    "fedavg": FedAvg,
+    "fedprox": FedProx,
+    "actor_sum": ActorSum,
+    "actor_mean": ActorMean,
+}
+"""Schemes of local models by name."""
+
+
+def make_scheme(name: str, settings: Mapping[str, Any]) -> LocalScheme:
+    """Build a scheme by name.
+
+    :param name: A name from :data:`LOCAL_SCHEMES`.
+    :param settings: Its settings.
+    :raises ValueError: if the name, a setting or a value is unknown.
+    """
+    if name not in LOCAL_SCHEMES:
+        raise unknown_choice("scheme", name, LOCAL_SCHEMES)
+    return build(name, LOCAL_SCHEMES[name], settings)
+
+
+@torch.no_grad()
+def merge(stacked: Iterable[Tensor], weights: Tensor) -> list[Tensor]:
+    """Average parameters of all agents.
+
+    :param stacked: One tensor ``[A, ...]`` for each parameter.
+    :param weights: How much each agent counts ``[A]``, >= 0, with a positive sum; they are divided by it.
+    :return: One tensor ``[...]`` for each parameter. Counters, which are integers, are taken from the agent that counts most.
+    :raises ValueError: if the weights have no positive sum.
+    """
+    total = weights.sum()
+    if not bool(total > 0) or bool((weights < 0).any()):
+        raise ValueError(f"weights must be >= 0 with a positive sum, got {weights.tolist()}")
+    shares = weights / total
+    most = int(shares.argmax())
+    return [
+        torch.tensordot(shares.to(parameters.dtype), parameters, dims=1)
+        if parameters.is_floating_point()
+        else parameters[most]
+        for parameters in stacked
+    ]
