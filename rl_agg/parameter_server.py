@@ -54,8 +54,13 @@ class ParameterServer:
         self._attack = attack
         self._num_steps = 0
 
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate decides who speaks."""
+        return self._gate is not None
+
     @torch.no_grad()
-    def merge(self, gradients: Tensor, signals: Signals, *, idle: Tensor | None = None) -> Merged:
+    def merge(self, gradients: Tensor, signals: Signals, *, idle: Tensor | None = None, scale: Tensor | None = None) -> Merged:
         """Merge one step's gradients.
 
         :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read. They are
@@ -63,6 +68,7 @@ class ParameterServer:
         :param signals: What the agents report with them, each ``[A]``.
         :param idle: Who has no gradient this time, without being at fault ``[A]``, bool: a weighted sum counts theirs as zero,
             a combiner does not see them.
+        :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
         """
         if self._attack is not None:
             gradients = self._attack(gradients, self._num_steps)
@@ -70,7 +76,7 @@ class ParameterServer:
         takes_part = present if idle is None else present & ~idle
         sends = takes_part
         if self._gate is not None:
-            sends, gradients = self._gate(gradients, takes_part)
+            sends, gradients = self._gate(gradients, takes_part, scale)
         weights = None
         if isinstance(self._aggregation, Combiner):
             gradient, total = self._combine(self._aggregation, gradients, present, idle), gradients.new_ones(())

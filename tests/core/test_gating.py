@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,34 +23,34 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 class LoopLag:
-    """Equation 7a of Chen et al. (2018) with plain numbers, one agent after the other."""
+    """Equation 7a of Chen et al. (2018) with plain numbers, one agent after the other; ``scale`` as an optimiser's."""
 
     def __init__(self, xi: float, window: int) -> None:
         self.xi, self.window = xi, window
         self.held: dict[int, list[float]] = {}
-        self.steps: list[float] = []
+        self.steps: list[list[float]] = []
 
-    def __call__(self, gradients: list[list[float]], present: list[bool]) -> list[int]:
-        bound = self.xi * sum(self.steps[-self.window :])
+    def __call__(self, gradients: list[list[float]], present: list[bool], scale: list[float]) -> list[int]:
+        def square(numbers: Iterable[float]) -> float:
+            return sum((factor * number) ** 2 for factor, number in zip(scale, numbers, strict=True))
+
+        bound = self.xi * sum(square(step) for step in self.steps[-self.window :])
         sent = []
         for agent, gradient in enumerate(gradients):
             if not present[agent]:
                 continue
-            if agent in self.held:
-                change = sum((new - old) ** 2 for new, old in zip(gradient, self.held[agent], strict=True))
-                if change < bound:
-                    continue
+            held = self.held.get(agent)
+            if held is not None and square(new - old for new, old in zip(gradient, held, strict=True)) < bound:
+                continue
             self.held[agent] = gradient
             sent.append(agent)
         return sent
 
-    def note_step(self, gradient: list[float]) -> None:
-        self.steps.append(sum(number**2 for number in gradient))
-
 
 @pytest.mark.parametrize("xi", [0.0, 0.05, 0.1, 0.5, 3])
 @pytest.mark.parametrize("window", [1, 3, 10])
-def test_lag_is_the_papers_bound(xi: float, window: int) -> None:
+@pytest.mark.parametrize("scaled", [False, True])
+def test_lag_is_the_papers_bound(xi: float, window: int, scaled: bool) -> None:
     gate, loop = LazyGate(AGENTS, xi=xi, window=window), LoopLag(xi, window)
     generator = np.random.default_rng(window)
     drift, spoke = generator.normal(size=(AGENTS, PARAMETERS)), []
@@ -57,14 +58,15 @@ def test_lag_is_the_papers_bound(xi: float, window: int) -> None:
         drift += 0.3 * generator.normal(size=(AGENTS, PARAMETERS)) * generator.random((AGENTS, 1))
         present = generator.random(AGENTS) < (0.8 if step else 0.6)
         gradients = torch.as_tensor(drift, dtype=torch.float64)
-        sends, held = gate(gradients.clone(), torch.as_tensor(present))
-        spoke.append(loop(drift.tolist(), present.tolist()))
+        scale = np.exp(generator.normal(size=PARAMETERS)) if scaled else np.ones(PARAMETERS)
+        sends, held = gate(gradients.clone(), torch.as_tensor(present), torch.as_tensor(scale) if scaled else None)
+        spoke.append(loop(drift.tolist(), present.tolist(), scale.tolist()))
         assert sends.nonzero().flatten().tolist() == spoke[-1]
         for agent, gradient in loop.held.items():
             np.testing.assert_allclose(held[agent], gradient)
         merged = held[torch.as_tensor(present)].sum(0) / AGENTS
         gate.note_step(merged)
-        loop.note_step(merged.tolist())
+        loop.steps.append(merged.tolist())
     silent = sum(len(sent) < AGENTS for sent in spoke)
     assert silent > 0
 

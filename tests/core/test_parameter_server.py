@@ -91,7 +91,7 @@ def test_with_nobody_left_there_is_no_gradient_and_the_gate_notes_no_step(name: 
     assert (merged.gradient == 0).all()
     assert not merged.present.any()
     assert not merged.sends.any()
-    assert gate.state_dict()["steps"] == noted["steps"]
+    assert torch.equal(gate.state_dict()["steps"], noted["steps"])
 
 
 # Attack -------------------------------------------------------------------------------------------------------------------
