@@ -32,6 +32,13 @@ MOMENTS = ("keep", "merge", "reset")
 class LocalScheme:
     """A scheme in which each agent has its own parameters."""
 
+    def check(self, num_agents: int) -> None:
+        """Refuse a number of agents that the settings do not fit.
+
+        :param num_agents: A.
+        :raises ValueError: naming the setting and the number.
+        """
+
 
 @dataclass(frozen=True)
 class FedAvg(LocalScheme):
@@ -66,6 +73,11 @@ class FedAvg(LocalScheme):
             or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs)
         ):
             raise ValueError(f"local_epochs must be one integer >= 0 for each agent, got {epochs!r}")
+
+    def check(self, num_agents: int) -> None:
+        """Refuse ``local_epochs`` of another number of agents."""
+        if self.local_epochs is not None and len(self.local_epochs) != num_agents:
+            raise ValueError(f"local_epochs must be one integer for each of {num_agents} agents, got {self.local_epochs!r}")
 
 
 @dataclass(frozen=True)

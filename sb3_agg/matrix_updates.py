@@ -23,11 +23,11 @@ from rl_agg import Signals, Weighting
 from rl_agg.optimizers import step_scale
 from rl_agg.parameter_server import ParameterServer
 from sb3_agg.minibatches import Minibatches
-from sb3_agg.stacked_policy import evaluate_stacked, flatten_agents
-from sb3_agg.updates import Outputs, SampleLosses, Update, beside
+from sb3_agg.stacked_policy import StackedPolicy
+from sb3_agg.updates import DetachedUpdate, Outputs, SampleLosses, beside
 
 
-class MatrixUpdate(Update):
+class MatrixUpdate(DetachedUpdate):
     """Gradients that pass through a parameter server one by one.
 
     :param server: What makes one gradient of many.
@@ -49,11 +49,9 @@ class MatrixUpdate(Update):
         super().__init__(weighting, signals, minibatches, sample_losses)
         self._num_sent = torch.zeros(len(minibatches.present), dtype=torch.long)
         self._server = server
-        self._policy = policy
         self._parameters = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+        self._stacked_policy = StackedPolicy(policy, self._parameters)
         self._max_grad_norm = max_grad_norm
-        self._outputs: list[Tensor] = []
-        self._copies: list[Tensor] = []
         self._stacked: list[Tensor] | None = None
 
     def num_sent(self) -> NDArray[np.int64]:
@@ -70,19 +68,14 @@ class MatrixUpdate(Update):
                 for name, parameter in self._parameters.items()
             }
             self._stacked = list(stacked.values())
-            outputs = flatten_agents(evaluate_stacked(self._policy, evaluate_actions, stacked, *args, **kwargs))
+            outputs = self._stacked_policy(evaluate_actions, stacked, *args, **kwargs)
         else:
             self._stacked = None
             outputs = list(evaluate_actions(*args, **kwargs))
-        self._outputs = [output for output in outputs if output is not None]
-        copies = [None if output is None else output.detach().requires_grad_() for output in outputs]
-        self._copies = [copy for copy in copies if copy is not None]
+        copies = self._detach(outputs)
         if self._needs_losses:
             self._note_losses(*copies)
-        values, log_prob, entropy = copies
-        assert values is not None
-        assert log_prob is not None
-        return values, log_prob, entropy
+        return copies
 
     def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Merge the agents' gradients and put the outcome where the optimiser looks for it."""
@@ -105,10 +98,7 @@ class MatrixUpdate(Update):
 
     def _gradients(self) -> Tensor:
         """``[A, P]``, zero for agents without samples."""
-        pairs = [
-            (output, copy.grad) for output, copy in zip(self._outputs, self._copies, strict=True) if copy.grad is not None
-        ]
-        outputs, gradients = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        outputs, gradients = self._output_gradients()
         parameters = list(self._parameters.values())
         num_parameters = sum(parameter.numel() for parameter in parameters)
         matrix = torch.zeros(len(self.minibatches.present), num_parameters, device=parameters[0].device)
@@ -121,7 +111,7 @@ class MatrixUpdate(Update):
                 parts = [gradient.masked_fill(beside(gradient, others), 0.0) for gradient in gradients]
                 row = torch.autograd.grad(outputs, parameters, parts, allow_unused=True, retain_graph=True)
                 matrix[agent] = _flat([part if part is None else part[None] for part in row], [p[None] for p in parameters])
-        return matrix * self.minibatches.num_present
+        return matrix
 
     def _present(self) -> Tensor:
         return torch.as_tensor(self.minibatches.present, device=self._copies[0].device)
