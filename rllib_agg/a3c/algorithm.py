@@ -27,6 +27,7 @@ from rllib_agg.aggregation.learner import STATE
 logger = logging.getLogger(__name__)
 
 TAG = "gradient"
+AGG = (LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg")
 POLL_SECONDS = 0.005
 """Ray waits this long for *all* outstanding gradients, so that it bounds how long the first one lies around."""
 
@@ -52,6 +53,7 @@ class A3C(RestoringAlgorithm, Algorithm):
     def training_step(self) -> None:
         """Apply ``gradients_per_iteration`` gradients; less if none that is fit for it arrives for ``sample_timeout_s``."""
         self._collect_gradients()
+        self.metrics.log_dict(self.ledger.summary(), key=AGG, window=1)
         self.metrics.aggregate([self.learner.metrics.reduce()], key=LEARNER_RESULTS)
 
     def _collect_gradients(self) -> None:
@@ -90,24 +92,23 @@ class A3C(RestoringAlgorithm, Algorithm):
         if message.num_samples and message.seq_no <= self.learner.weights_seq_no:
             self.signals.observe(agent, returns=message.episode_return, losses=message.loss, num_samples=message.num_samples)
             factor = self.signals.factor(agent, self.weighting)
-        key = (LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg")
         moved = message.num_bytes if self.env_runner_group.num_remote_env_runners() else 0
         numbers = {"gradients": message.num_parameters, "scalars": len(self.weighting.needs)}
         self.ledger.upload(self._only([agent]), physical_bytes=moved, **numbers)
-        self.metrics.log_dict(self.ledger.summary(), key=key, window=1)
-        self.metrics.log_value((*key, "masked_gradients"), int(factor == 0.0), reduce="lifetime_sum")
+        self.metrics.log_value((*AGG, "masked_gradients"), int(factor == 0.0), reduce="lifetime_sum")
         if factor == 0.0:
             return False
-        self.metrics.log_value((*key, "staleness"), self.learner.weights_seq_no - message.seq_no, window=100)
-        self.metrics.log_value((*key, "weight"), factor, window=100)
+        self.metrics.log_value((*AGG, "staleness"), self.learner.weights_seq_no - message.seq_no, window=100)
+        self.metrics.log_value((*AGG, "weight"), factor, window=100)
         self.learner.apply_message(message, factor=factor, timesteps=self._timesteps())
         return True
 
     def _send_weights(self, runners: list[int]) -> None:
         state = self.module_state(inference_only=False)
         kwargs = {"state": ray.put(state), "timesteps": self._timesteps()}
-        self.env_runner_group.foreach_env_runner_async("sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=runners)
-        self._count_weights(state, [runner - 1 for runner in runners], moved=True)
+        ask = self.env_runner_group.foreach_env_runner_async
+        asked = [runner for runner in runners if ask("sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=[runner])]
+        self._count_weights(state, [runner - 1 for runner in asked], moved=True)
 
     def _count_weights(self, state: dict[str, Any], agents: list[int], *, moved: bool) -> None:
         arrays = [np.asarray(leaf) for leaf in tree.flatten(state[COMPONENT_RL_MODULE])]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from ray.rllib.utils import force_list
 from torch import Tensor
 
-from rl_agg import Combiner, Weighting
+from rl_agg import LOCAL_SCHEMES, Combiner, Weighting
 from rl_agg.aggregations import Aggregation, make_aggregation
 from rl_agg.attacks import Attack
 from rl_agg.choices import build
@@ -200,6 +200,8 @@ class AggConfigMixin(AggregationSettings):
 
     def make_scheme(self) -> FedAvg | None:
         """The scheme of local models; ``None`` where gradients are merged."""
+        if not isinstance(self.aggregation, LocalScheme) and self.aggregation not in LOCAL_SCHEMES:
+            return None  # asked for in every update: nothing is built for nothing
         made = self.make_aggregation()
         return made if isinstance(made, FedAvg) else None
 
