@@ -188,12 +188,18 @@ def test_tune_searches_over_everything_that_has_a_name(ray_session: None, tmp_pa
     ("training", "message"),
     [
         ({"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 2}}, "krum with num_byzantine=2 needs more than 5"),
-        ({"aggregation": "trimmed_mean", "aggregation_kwargs": {"num_byzantine": 3}}, "needs more than 5 agents, which allow at"),
+        (
+            {"aggregation": "trimmed_mean", "aggregation_kwargs": {"num_byzantine": 3}},
+            "needs more than 5 agents, which allow at",
+        ),
         ({"aggregation": "medain"}, r"unknown aggregation 'medain' \(did you mean 'median'"),
         ({"aggregation": "torchjd:UpGrad"}, r"unknown TorchJD aggregator 'UpGrad' \(did you mean 'UPGrad'"),
         ({"aggregation": "median", "aggregation_kwargs": {"trim": 1}}, "median has no setting 'trim'; it has none"),
         ({"aggregation": "mixtailor", "aggregation_kwargs": {"combiners": []}}, "combiners must be several names"),
-        ({"aggregation": "actor_mean"}, "keeps a model for each agent, and RLlib's learners hold one for all; it is there in sb3"),
+        (
+            {"aggregation": "actor_mean"},
+            "keeps a model for each agent, and RLlib's learners hold one for all; it is there in sb3",
+        ),
     ],
 )
 def test_bad_combiners(training: dict[str, Any], message: str, ray_session: None) -> None:
