@@ -75,7 +75,8 @@ class MatrixUpdate(DetachedUpdate):
         gradients, idle = self._gradients()
         merged = self._server.merge(gradients, self._signals, idle=idle, scale=scale)
         self._num_sent += merged.sends.cpu()
-        self._note_masked(~merged.present)
+        if not bool(merged.present.all()):
+            self._note_masked(~merged.present)
         if merged.weights is not None:
             self._weights.append(merged.weights)
         norm = merged.gradient.norm()

@@ -128,8 +128,12 @@ class Update(ABC):
     def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Called when the optimiser is about to step."""
         self.num_steps += 1
-        if self._masked is not None:
-            self._num_unsent += self._masked.cpu().numpy() & self.minibatches.present
+        silent = self._masked
+        if not self.minibatches.equal_parts:
+            idle = self.minibatches.samples_per_agent() == 0
+            silent = idle if silent is None else silent | idle
+        if silent is not None:
+            self._num_unsent += silent.cpu().numpy() & self.minibatches.present
         if self._skip:  # nobody has a usable gradient
             optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient as they are
             self.skipped_steps += 1
