@@ -29,6 +29,8 @@ from rl_agg.combining import Median, make_combiner
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO
 from sb3_agg.agent_gradients import LinearWay, LoopedWay, StackedWay
 
+pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+
 AGENTS, STEPS = 5, 16  # krum bears one faulty agent among five
 COMBINERS: dict[str, dict[str, Any]] = {
     "median": {},
@@ -254,7 +256,6 @@ def test_every_combiner_gets_each_agents_gradient(setup: str, name: str) -> None
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be evaluated for all agents at once")
-@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 @pytest.mark.parametrize("setup", [setup for setup in SETUPS if setup not in ("discrete", "stock")])
 def test_every_policy_gives_each_agents_gradient(setup: str) -> None:
     model = build(setup, aggregation="median")

@@ -31,7 +31,7 @@ def trace(env: VecEnv, steps: int = 30) -> tuple[np.ndarray, np.ndarray]:
         observations.append(observation.copy())
         rewards.append(reward.copy())
     env.close()
-    return np.array(observations), np.array(rewards)
+    return np.array(observations), np.array(rewards, dtype=np.float32)
 
 
 def test_without_disturbances_it_is_sb3s() -> None:
