@@ -152,6 +152,8 @@ class AggregationMixin(LocalModelsMixin):
         gate = make_gate(self.communication, self.n_envs, self.communication_kwargs or {})
         attack = build("attack", Attack, self.attack) if isinstance(self.attack, dict) else self.attack
         if attack is not None:
+            if not isinstance(attack, Attack):
+                raise ValueError(f"attack must be an Attack or its settings, got {attack!r}")
             attack.check(self.n_envs)
         aggregation = self._aggregation
         if isinstance(aggregation, LocalScheme):

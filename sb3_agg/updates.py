@@ -37,8 +37,9 @@ class Update(ABC):
     :param minibatches: What the rollout buffer serves.
     :param sample_losses: Loss per sample, for rules that need losses.
 
-    ``num_evaluated`` counts minibatches, ``skipped_steps`` those without a usable gradient, and ``num_masked`` the agents
-    masked in the step that masked most of them.
+    ``num_evaluated`` counts minibatches, ``num_steps`` those that were stepped with (PPO's ``target_kl`` may end an update
+    before), ``skipped_steps`` those without a usable gradient, and ``num_masked`` the agents masked in the step that masked
+    most of them.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Update(ABC):
     ) -> None:
         self.minibatches = minibatches
         self.num_evaluated = 0
+        self.num_steps = 0
         self.skipped_steps = 0
         self.num_masked = len(minibatches.present) - minibatches.num_present
         self._signals = _needed(signals, weighting)
@@ -59,6 +61,8 @@ class Update(ABC):
         self._weights: list[Tensor] = []
         self._losses: list[Tensor] = []
         self._skip = False
+        self._masked: Tensor | None = None  # in this step
+        self._num_unsent = np.zeros(len(minibatches.present), dtype=np.int64)
         self.num_parameters = 0
         """P, those that are trained."""
 
@@ -66,7 +70,7 @@ class Update(ABC):
 
     def num_sent(self) -> NDArray[np.int64]:
         """Gradients that each agent sent ``[A]``."""
-        return self.num_evaluated * self.minibatches.present.astype(np.int64)
+        return self.num_steps * self.minibatches.present.astype(np.int64) - self._num_unsent
 
     def weights(self) -> Tensor:
         """Weights used ``[steps, A]``; no steps where none were given out."""
@@ -82,7 +86,7 @@ class Update(ABC):
         :param ledger: What to count it in.
         """
         ledger.upload(self.num_sent(), gradients=self.num_parameters, scalars=self._num_signals)
-        ledger.download(self.num_evaluated * self.minibatches.present, parameters=self.num_parameters)
+        ledger.download(self.num_steps * self.minibatches.present, parameters=self.num_parameters)
 
     # Hooks ----------------------------------------------------------------------------------------------------------------
 
@@ -98,7 +102,7 @@ class Update(ABC):
 
         def evaluate(*args: Any, **kwargs: Any) -> Outputs:
             self.num_evaluated += 1
-            self._skip = False
+            self._skip, self._masked = False, None
             return self.evaluate(evaluate_actions, *args, **kwargs)
 
         with ExitStack() as stack:
@@ -123,6 +127,13 @@ class Update(ABC):
 
     def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Called when the optimiser is about to step."""
+        self.num_steps += 1
+        silent = self._masked
+        if not self.minibatches.equal_parts:
+            idle = self.minibatches.samples_per_agent() == 0
+            silent = idle if silent is None else silent | idle
+        if silent is not None:
+            self._num_unsent += silent.cpu().numpy() & self.minibatches.present
         if self._skip:  # nobody has a usable gradient
             optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient as they are
             self.skipped_steps += 1
@@ -146,9 +157,9 @@ class Update(ABC):
         return means
 
     def _note_masked(self, masked: Tensor) -> None:
-        absent = ~torch.as_tensor(self.minibatches.present, device=masked.device)
-        self.num_masked = max(self.num_masked, int((masked | absent).sum()))
-        self._skip = bool((masked | absent).all())
+        self._masked = masked | ~torch.as_tensor(self.minibatches.present, device=masked.device)
+        self.num_masked = max(self.num_masked, int(self._masked.sum()))
+        self._skip = bool(self._masked.all())
 
 
 class DetachedUpdate(Update):
