@@ -44,8 +44,11 @@ class StackedPolicy:
         :return: ``[A * M, ...]`` each, ``None`` where the method returned it.
         """
         tensors = [stacked[name] for name in self._own]
-        call = partial(self._call_under_vmap, method) if self._linear is None else partial(self._call_batched, method)
-        outputs = call(tensors, args, kwargs)
+        call = self._call_under_vmap if self._linear is None else self._call_batched
+        distribution = vars(getattr(self._policy, "action_dist", self._policy)).copy()
+        outputs = call(method, tensors, args, kwargs)
+        if hasattr(self._policy, "action_dist"):  # it remembers its last arguments, which mean nothing elsewhere
+            vars(self._policy.action_dist).update(distribution)
         return list(outputs)
 
     # Linear layers alone --------------------------------------------------------------------------------------------------
@@ -83,12 +86,9 @@ class StackedPolicy:
 
         in_dims = (0, *[None if item is None else 0 for item in given])
         by_agent = [_by_agent(item, len(tensors[0])) for item in given]
-        distribution = vars(getattr(self._policy, "action_dist", self._policy)).copy()
         results: list[Tensor | None] = [
             output.flatten(0, 1) for output in vmap(call, in_dims=in_dims, randomness="different")(tensors, *by_agent)
         ]
-        if hasattr(self._policy, "action_dist"):  # it remembers its last arguments, which mean nothing outside vmap
-            vars(self._policy.action_dist).update(distribution)
         for i in absent:
             results.insert(i, None)
         return tuple(results)
