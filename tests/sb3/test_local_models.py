@@ -16,7 +16,7 @@ from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -412,8 +412,8 @@ def test_masks_bind_agents_with_parameters_of_their_own() -> None:
     assert model.logger.name_to_value["agg/divergence"] > 0
 
 
-def test_the_policy_is_the_average_while_agents_act() -> None:
-    """An evaluation in the middle of a rollout asks the average, not an agent."""
+def test_the_policy_is_the_average_while_agents_act(tmp_path: Path) -> None:
+    """An evaluation in the middle of a rollout asks the average, not an agent, and a checkpoint holds both."""
     model = build("actor_sum", learning_rate=0.05)
     learn(model, 2)
     merged = copy.deepcopy(model.policy)
@@ -425,7 +425,13 @@ def test_the_policy_is_the_average_while_agents_act() -> None:
             answers.append(self.model.policy.get_distribution(torch.as_tensor(observations)).distribution.logits)
             return True
 
-    learn(model, callback=[Ask(), EvalCallback(cartpoles(1), eval_freq=16, n_eval_episodes=1, verbose=0)])
+    evaluation = EvalCallback(cartpoles(1), eval_freq=16, n_eval_episodes=1, verbose=0)
+    checkpoints = CheckpointCallback(16, str(tmp_path))
+    before = copies(model)
+    learn(model, callback=[Ask(), evaluation, checkpoints])
+    saved = AggPPO.load(next(tmp_path.glob("*.zip")), env=cartpoles(AGENTS), device="cpu")
+    assert torch.equal(copies(saved), before)
+    assert torch.equal(flat(saved.policy), flat(merged))
     expected = merged.get_distribution(torch.as_tensor(observations)).distribution.logits
     assert all(torch.equal(answer, expected) for answer in answers)
     assert {"forward", "predict_values"}.isdisjoint(vars(model.policy))
@@ -703,6 +709,20 @@ def test_worlds_of_all_kinds(scheme: str) -> None:
     for policy, env in (("MultiInputPolicy", dictionary), ("MlpPolicy", normalized)):
         model = AggPPO(policy, env, policy_kwargs=NET, min_episodes=0, **settings).learn(32)
         assert np.isfinite(model.logger.name_to_value["agg/divergence"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cls", [AggPPO, AggA2C, AggMaskablePPO])
+@pytest.mark.parametrize(("scheme", "kwargs"), CONTINUED)
+def test_on_cuda(scheme: str, kwargs: dict[str, Any], cls: Any, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model = learn(build(scheme, cls, aggregation_kwargs=kwargs, device="cuda"), 4)
+    model.save(tmp_path / "model")
+    for device in ("cuda", "cpu"):
+        loaded = cls.load(tmp_path / "model", env=cartpoles(AGENTS), device=device)
+        assert torch.equal(copies(loaded).cpu(), copies(model).cpu())
+        learn(loaded, 2)
 
 
 def test_waiting_for_episodes() -> None:

