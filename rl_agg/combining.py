@@ -282,8 +282,11 @@ class TorchJD(Combiner):
             raise ValueError(f"{self.name} with {self._settings} cannot combine {num_agents} agents: {error}") from error
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
-        """Let TorchJD combine."""
-        merged: Tensor = self._built(gradients)
+        """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike."""
+        devices = [gradients.device] if gradients.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(step)
+            merged: Tensor = self._built(gradients)
         return merged
 
 

@@ -136,7 +136,7 @@ class AggLearnerMixin(FiniteSteps):
             num_learners=self.learners_per_gradient,
         )
         mean = total / n.clamp(min=1.0)
-        own, present = self.aggregation_of(module_id), (n > 0) & ~self.returns[module_id].isinf()
+        own, present = self.aggregation_of(module_id), (n > 0) & ~self.returns[module_id].isinf() & ~mean.isinf()
         if own.server is not None:
             self._samples[module_id] = losses, agents, valid
             self.records[module_id].add(mean, n, present=present)
@@ -262,7 +262,7 @@ class AggLearnerMixin(FiniteSteps):
             weights = self.settle_update(module_id, record)
             if weights is not None:
                 log_weights(self.metrics, key, weights)
-            masked = record.excluded | self.returns[module_id].isinf()
+            masked = record.masked() | self.returns[module_id].isinf()
             self.metrics.log_value((*key, "masked_agents"), float(masked.sum()), window=1)
             # Those that all learners share are logged by one, for RLlib adds them up.
             counts_here = self.learners_per_gradient < 2 or distributed.get_rank() == 0

@@ -80,7 +80,7 @@ class LocalLearningMixin(AggLearnerMixin):
         client = self._clients.get(module_id)
         if client is None:
             return super().settle_update(module_id, record)
-        masked = record.excluded.double()
+        masked = record.masked().double()
         distributed.all_reduce(masked)
         record.excluded = masked > 0
         shares = client.shares()
