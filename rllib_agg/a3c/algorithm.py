@@ -111,10 +111,9 @@ class A3C(RestoringAlgorithm, Algorithm):
         self._count_weights(state, [runner - 1 for runner in asked], moved=True)
 
     def _count_weights(self, state: dict[str, Any], agents: list[int], *, moved: bool) -> None:
-        arrays = [np.asarray(leaf) for leaf in tree.flatten(state[COMPONENT_RL_MODULE])]
-        physical_bytes = len(agents) * sum(array.nbytes for array in arrays) if moved else 0
-        size = sum(array.size for array in arrays)
-        self.ledger.download(self._only(agents), physical_bytes=physical_bytes, parameters=size)
+        num_bytes = sum(np.asarray(leaf).nbytes for leaf in tree.flatten(state[COMPONENT_RL_MODULE]))
+        size = sum(parameter.numel() for parameter in self.learner.parameters_by_ref.values())
+        self.ledger.download(self._only(agents), physical_bytes=len(agents) * num_bytes if moved else 0, parameters=size)
 
     def _only(self, agents: list[int]) -> NDArray[np.int64]:
         """1 for each of some agents ``[A]``."""

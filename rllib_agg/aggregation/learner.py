@@ -13,12 +13,14 @@ Source: Holen et al. (2023), section 3; the reductions are in :mod:`rllib_agg.ag
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.util import log_once
@@ -136,7 +138,7 @@ class AggLearnerMixin(FiniteSteps):
             num_learners=self.learners_per_gradient,
         )
         mean = total / n.clamp(min=1.0)
-        own, present = self.aggregation_of(module_id), (n > 0) & ~self.returns[module_id].isinf()
+        own, present = self.aggregation_of(module_id), (n > 0) & ~self.returns[module_id].isinf() & ~mean.isinf()
         if own.server is not None:
             self._samples[module_id] = losses, agents, valid
             self.records[module_id].add(mean, n, present=present)
@@ -262,7 +264,7 @@ class AggLearnerMixin(FiniteSteps):
             weights = self.settle_update(module_id, record)
             if weights is not None:
                 log_weights(self.metrics, key, weights)
-            masked = record.excluded | self.returns[module_id].isinf()
+            masked = record.masked() | self.returns[module_id].isinf()
             self.metrics.log_value((*key, "masked_agents"), float(masked.sum()), window=1)
             # Those that all learners share are logged by one, for RLlib adds them up.
             counts_here = self.learners_per_gradient < 2 or distributed.get_rank() == 0
@@ -294,6 +296,7 @@ class AggLearnerMixin(FiniteSteps):
         """RLlib's, with what is remembered of the agents in a full state."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if components is None:
+            state = own_arrays(state)
             state[STATE] = {
                 "returns": {id_: known.tolist() for id_, known in self.returns.items()},
                 "modules": {id_: own.get_state() for id_, own in self._aggregations.items()},
@@ -302,6 +305,7 @@ class AggLearnerMixin(FiniteSteps):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """RLlib's, with what is remembered of the agents."""
+        state = own_arrays(state)
         if STATE in state:
             # A full state is a restore: it holds even if it is older than what is here, where RLlib would keep the newer
             # weights beside the older optimizer.
@@ -314,6 +318,20 @@ class AggLearnerMixin(FiniteSteps):
             for module_id, own in state[STATE]["modules"].items():
                 self.aggregation_of(module_id).set_state(own, self.device)
         super().set_state(state)
+
+
+def own_arrays(state: dict[str, Any]) -> dict[str, Any]:
+    """Copy a learner's weights and moments.
+
+    RLlib's arrays share their memory with the tensors that they came from and go to: on a CPU a state would go on changing
+    with the learner, and learners that are handed one state would all step with the same moments.
+
+    :param state: A learner's state, or a part of it; left as it is.
+    """
+    return {
+        name: copy.deepcopy(value) if name in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER) else value
+        for name, value in state.items()
+    }
 
 
 def loss_mask(data: dict[str, Any]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from contextlib import ExitStack
 from typing import Any
@@ -13,7 +12,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch
 from torch import Tensor, distributed
 
 from rl_agg.sharing import FedAvg
-from rllib_agg.aggregation.learner import STATE, AggLearnerMixin, loss_mask
+from rllib_agg.aggregation.learner import STATE, AggLearnerMixin, loss_mask, own_arrays
 from rllib_agg.aggregation.local_client import LocalClient
 from rllib_agg.aggregation.record import UpdateRecord
 
@@ -80,7 +79,7 @@ class LocalLearningMixin(AggLearnerMixin):
         client = self._clients.get(module_id)
         if client is None:
             return super().settle_update(module_id, record)
-        masked = record.excluded.double()
+        masked = record.masked().double()
         distributed.all_reduce(masked)
         record.excluded = masked > 0
         shares = client.shares()
@@ -101,7 +100,7 @@ class LocalLearningMixin(AggLearnerMixin):
             for client in self._clients.values():
                 stack.enter_context(client.showing_merged())
             state = super().get_state(components, not_components=not_components, **kwargs)
-            return copy.deepcopy(state) if self._clients else state  # RLlib's arrays share their memory with the weights
+            return own_arrays(state) if self._clients else state
 
     def get_client_state(self) -> dict[str, Any]:
         """What this learner has for itself: its weights and its optimiser's moments."""

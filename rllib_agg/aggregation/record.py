@@ -56,7 +56,6 @@ class UpdateRecord:
     def settle(self, merged: Merged) -> None:
         """Note what a parameter server made of the last minibatch."""
         last = self._minibatches.pop()
-        self.excluded = self.excluded | ((last.num_samples > 0) & ~merged.present)
         settled = dataclasses.replace(last, present=merged.present, sends=merged.sends, weights=merged.weights)
         self._minibatches.append(settled)
 
@@ -81,6 +80,11 @@ class UpdateRecord:
     def corrupt_losses(self) -> Tensor:
         """Agents whose loss in the last minibatch is not finite, bool ``[A]``."""
         return ~self.last.losses.isfinite()
+
+    def masked(self) -> Tensor:
+        """Agents taken out for their data, return, loss or gradient, bool ``[A]``."""
+        left_out = [(own.num_samples > 0) & ~(own.present & own.losses.isfinite()) for own in self._minibatches]
+        return self.excluded | torch.stack(left_out).any(0)
 
     @property
     def nobody_left(self) -> bool:
