@@ -1,7 +1,7 @@
 """The report's grid worlds: 5x5, from the upper left to the lower right, with the actions left, right, up, down and stay.
 
-Source: Gunn (2023), sections 3.3.2 and 4.6. Chosen here, as the report does not say: the map of the Frozen Lake and whether it is
-slippery, and the time limit of each (see :mod:`rl_agg.envs.registration`).
+Source: Gunn (2023), sections 3.3.2 and 4.6. Chosen here, as the report does not say: the map of the Frozen Lake and whether it
+is slippery, and the time limit of each (see :mod:`rl_agg.envs.registration`).
 """
 
 from __future__ import annotations
