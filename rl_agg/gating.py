@@ -5,7 +5,6 @@ A gate looks at what agents could send and decides who sends it; the learner goe
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,10 +19,11 @@ class LazyGate:
 
     With :math:`\hat g_a` the gradient that agent a sent last, it sends :math:`g_a` if
 
-    .. math:: \lVert g_a - \hat g_a \rVert^2 \ge \xi \sum_{d=1}^{D} \lVert \bar g_{k-d} \rVert^2
+    .. math:: \lVert s \circ (g_a - \hat g_a) \rVert^2 \ge \xi \sum_{d=1}^{D} \lVert s \circ \bar g_{k-d} \rVert^2
 
-    where :math:`\bar g_{k-d}` is the gradient, on the scale of a mean, that the learner took its step with d steps ago. For
-    plain gradient descent on the sum of A losses with step size :math:`\alpha`,
+    where :math:`\bar g_{k-d}` is the gradient, on the scale of a mean, that the learner took its step with d steps ago, and
+    :math:`s` what its optimiser multiplies each parameter's gradient by, see :func:`~rl_agg.optimizers.step_scale`. For plain
+    gradient descent on the sum of A losses with step size :math:`\alpha`, s = 1 and
     :math:`\lVert \bar g \rVert^2 = \lVert \Delta\theta \rVert^2 / (\alpha^2 A^2)`, which is the bound of the paper.
 
     :param num_agents: A.
@@ -32,7 +32,8 @@ class LazyGate:
     :raises ValueError: if a setting is out of range.
 
     Source: Chen et al. (2018), equation 7a, with :math:`\xi = 1/D = 0.1`. Differs: gradients that were stepped with stand in
-    for the change of the parameters, so that the bound is in the gradients' own units under Adam and clipping too.
+    for the change of the parameters, and both sides are measured as the optimiser sees them. Without s, what has the largest
+    gradient decides: of PPO on CartPole the value loss, while the policy's gradients grow stale.
     """
 
     def __init__(self, num_agents: int, *, xi: float = 0.1, window: int = 10) -> None:
@@ -41,24 +42,26 @@ class LazyGate:
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f"window must be an integer >= 1, got {window!r}")
         self.xi = xi
+        self.window = window
         self._has_sent = torch.zeros(num_agents, dtype=torch.bool)
         self._sent: Tensor | None = None  # [A, P]
-        self._steps: deque[float] = deque(maxlen=window)  # squared norms
+        self._steps: Tensor | None = None  # [<= D, P], the last one first
 
     @torch.no_grad()
-    def __call__(self, gradients: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, gradients: Tensor, present: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Decide who sends.
 
         :param gradients: What each agent could send ``[A, P]``.
         :param present: Whose gradient is finite ``[A]``, bool. The others do not send.
+        :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``; ``None``: all alike.
         :return: Who sends ``[A]``, bool, and the gradients that the learner then holds ``[A, P]``.
         """
         if self._sent is None:
             self._sent = torch.zeros_like(gradients)
         self._has_sent = self._has_sent.to(gradients.device)
-        bound = self.xi * sum(self._steps)
-        innovation = (gradients - self._sent).square().sum(1)
-        sends = present & (~self._has_sent | (innovation >= bound))
+        bound = 0.0 if self._steps is None else self.xi * float(_squared_norms(self._steps, scale).sum())
+        innovations = _squared_norms(gradients - self._sent, scale)
+        sends = present & (~self._has_sent | (innovations >= bound))
         self._sent = torch.where(sends[:, None], gradients, self._sent)
         self._has_sent = self._has_sent | sends
         return sends, self._sent
@@ -68,17 +71,17 @@ class LazyGate:
 
         :param gradient: ``[P]``, on the scale of a mean, before clipping.
         """
-        self._steps.append(float(gradient.square().sum()))
+        latest = gradient[None]
+        self._steps = latest if self._steps is None else torch.cat([latest, self._steps])[: self.window]
 
     def state_dict(self) -> dict[str, Any]:
         """What was sent last, and the last steps."""
-        return {"has_sent": self._has_sent, "sent": self._sent, "steps": list(self._steps)}
+        return {"has_sent": self._has_sent, "sent": self._sent, "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; afresh if it is of another number of agents."""
         if len(state["has_sent"]) == len(self._has_sent):
-            self._has_sent, self._sent = state["has_sent"], state["sent"]
-            self._steps.extend(state["steps"])
+            self._has_sent, self._sent, self._steps = state["has_sent"], state["sent"], state["steps"]
 
 
 GATES: dict[str, Callable[..., LazyGate] | None] = {"every": None, "lag": LazyGate}
@@ -102,3 +105,8 @@ def make_gate(name: str, num_agents: int, settings: Mapping[str, Any]) -> LazyGa
         return None
     check_settings(name, kind, settings, given=1)
     return kind(num_agents, **settings)
+
+
+def _squared_norms(rows: Tensor, scale: Tensor | None) -> Tensor:
+    """``[N, P]`` to ``[N]``."""
+    return (rows if scale is None else rows * scale).square().sum(1)

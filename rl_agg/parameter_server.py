@@ -54,19 +54,25 @@ class ParameterServer:
         self._attack = attack
         self._num_steps = 0
 
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate decides who speaks."""
+        return self._gate is not None
+
     @torch.no_grad()
-    def merge(self, gradients: Tensor, signals: Signals) -> Merged:
+    def merge(self, gradients: Tensor, signals: Signals, *, scale: Tensor | None = None) -> Merged:
         """Merge one step's gradients.
 
         :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read.
         :param signals: What the agents report with them, each ``[A]``.
+        :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
         """
         if self._attack is not None:
             gradients = self._attack(gradients, self._num_steps)
         present = ~signals.masked() & gradients.sum(1).isfinite()
         sends = present
         if self._gate is not None:
-            sends, gradients = self._gate(gradients, present)
+            sends, gradients = self._gate(gradients, present, scale)
         if isinstance(self._aggregation, Combiner):
             weights = None
             gradient = self._aggregation(gradients, present=present, step=self._num_steps)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_agg import Signals, Weighting
+from rl_agg.optimizers import step_scale
 from rl_agg.parameter_server import ParameterServer
 from sb3_agg.minibatches import Minibatches
 from sb3_agg.stacked_policy import evaluate_stacked, flatten_agents
@@ -89,12 +90,13 @@ class MatrixUpdate(Update):
         if not self.minibatches.equal_parts:
             sampled = self.minibatches.samples_per_agent() > 0
             signals = dataclasses.replace(signals, present=~signals.masked() & sampled)
-        merged = self._server.merge(self._gradients(), signals)
+        parameters = list(self._parameters.values())
+        scale = step_scale(optimizer, parameters) if self._server.is_gated else None
+        merged = self._server.merge(self._gradients(), signals, scale=scale)
         self._num_sent += merged.sends.cpu()
         self._note_masked(~merged.present)
         if merged.weights is not None:
             self._weights.append(merged.weights)
-        parameters = list(self._parameters.values())
         parts = torch.split(merged.gradient, [parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)

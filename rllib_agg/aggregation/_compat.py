@@ -90,7 +90,11 @@ class HookedLearner(TorchLearner):
         # RLlib drops the modules that are not trained only after this point. It orders the others as their samples come, which
         # differs from learner to learner, where sums over all learners are taken module by module.
         modules = sorted(batch.policy_batches.items())
-        batch.policy_batches = {id_: data for id_, data in modules if self.should_module_be_updated(id_, batch)}
+        batch.policy_batches = {
+            id_: data
+            for id_, data in modules
+            if self.should_module_be_updated(id_, batch)  # type: ignore[no-untyped-call]
+        }
         self.observe_batch(batch)
         iterator: Iterable[MultiAgentBatch] = super()._create_iterator_if_necessary(
             training_data=TrainingData(batch=batch), **kwargs

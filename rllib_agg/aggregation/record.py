@@ -49,6 +49,11 @@ class UpdateRecord:
         _, losses, _ = self._minibatches[-1]
         return ~losses.isfinite()
 
+    def masked(self) -> Tensor:
+        """Agents taken out for their data, gradient or loss, bool ``[A]``."""
+        _, losses, num_samples = (torch.stack(column) for column in zip(*self._minibatches, strict=True))
+        return self.excluded | ((num_samples > 0) & ~losses.isfinite()).any(0)
+
     @property
     def nobody_left(self) -> bool:
         """Whether every agent of the last minibatch was masked."""
@@ -81,7 +86,7 @@ class UpdateRecord:
                 "weight_min": weights.where(took_part, torch.inf).amin(-1).nan_to_num(posinf=0.0).mean().item(),
                 "weight_max": weights.amax(-1).mean().item(),
                 "effective_agents": (weights.sum(-1).square() / weights.square().sum(-1)).nan_to_num().mean().item(),
-                "masked_agents": float((self.excluded | returns.isinf()).sum()),
+                "masked_agents": float((self.masked() | returns.isinf()).sum()),
             },
             key=key,
             window=1,

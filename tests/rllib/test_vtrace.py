@@ -117,10 +117,10 @@ def test_one_corrupt_agent_is_masked(
     bad = batch[AGENT].unique()[1]
     sound = {name: column[batch[AGENT] != bad] for name, column in batch.items()}
     expected = masked_gradient(learner, sound)
-    assert not learner.records[MODULE].excluded.any()
+    assert not learner.records[MODULE].masked().any()
     fault(batch, first=int((batch[AGENT] == bad).nonzero()[0]))
     actual = masked_gradient(learner, batch)
-    assert learner.records[MODULE].excluded.nonzero().flatten().tolist() == [bad]
+    assert learner.records[MODULE].masked().nonzero().flatten().tolist() == [bad]
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
