@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 SIZES = {"gradients": 4, "parameters": 4, "scalars": 4, "samples": 4, "ids": 2, "transitions": 9}
-"""Canonical bytes of one of each kind: float32 numbers, an agent's number, and a transition between cells of a table (two cells
-of 2 bytes, an action and whether it was the last in 1, a reward of 4)."""
+"""Canonical bytes of one of each kind: float32 numbers, an agent's number, and a transition between cells of a table (two
+cells of 2 bytes, an action and whether it was the last in 1, a reward of 4)."""
 
 KINDS = tuple(SIZES)
 

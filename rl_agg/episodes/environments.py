@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
+import rl_agg.envs  # noqa: F401  registers our environments
+
 Indices = NDArray[np.int64]
 Stepped = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
 """Observations, rewards, terminated and truncated, of those that were stepped."""
@@ -71,7 +73,7 @@ class ListedEnvironments:
     def close(self) -> None:
         """Close all of them."""
         for env in self._environments:
-            env.close()
+            env.close()  # type: ignore[no-untyped-call]
 
 
 def _start_cart_poles(env: Any, seeds: Indices) -> NDArray[np.float32]:
@@ -79,7 +81,8 @@ def _start_cart_poles(env: Any, seeds: Indices) -> NDArray[np.float32]:
     env.reset()
     drawn = [seeding.np_random(seed)[0].uniform(low=-0.05, high=0.05, size=4) for seed in seeds.tolist()]
     env.state[...] = np.stack(drawn, axis=1)
-    return env.state.T.astype(np.float32)
+    observations: NDArray[np.float32] = env.state.T.astype(np.float32)
+    return observations
 
 
 VECTOR_STARTS: dict[str, Callable[[Any, Indices], Any]] = {

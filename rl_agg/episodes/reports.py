@@ -60,9 +60,7 @@ def merge(reports: Sequence[Report]) -> Report:
         lengths=np.concatenate([report.lengths for report in reports])[order],
         memory=np.concatenate([report.memory for report in reports])[order],
         senders=senders[speaking],
-        payload={
-            name: np.concatenate([report.payload[name] for report in reports])[speaking] for name in reports[0].payload
-        },
+        payload={name: np.concatenate([report.payload[name] for report in reports])[speaking] for name in reports[0].payload},
     )
 
 
@@ -76,7 +74,7 @@ def measures(rewards: NDArray[np.float64], speaks: NDArray[np.bool_], sizes: NDA
     Source: Gunn (2023), section 3.2, where the last has no factor of who spoke.
     """
     values = {"reward": rewards, "frequency": speaks.astype(np.float64), "size": np.where(speaks, sizes, 0)}
-    found = {}
+    found: dict[str, float] = {}
     for name, each in values.items():
         low, high = np.percentile(each, (10, 90)) if each.size else (np.nan, np.nan)
         mean = float(each.mean()) if each.size else float("nan")

@@ -27,7 +27,9 @@ class ObservationEncoder:
         elif isinstance(space, gym.spaces.Box):
             self.size = int(np.prod(space.shape))
         else:
-            raise ValueError(f"observations must be a Box or Discrete, got {space}; wrap it: gymnasium.wrappers.FlattenObservation")
+            raise ValueError(
+                f"observations must be a Box or Discrete, got {space}; wrap it: gymnasium.wrappers.FlattenObservation"
+            )
 
     def __call__(self, observations: Sequence[Any] | NDArray[Any]) -> Array:
         """Encode a batch ``[k, ...]`` as ``[k, D]``."""
@@ -66,7 +68,7 @@ class ActionDecoder:
             raise ValueError(f"actions must be a Box of floats or Discrete, got {space}")
 
     def noise(self, generator: np.random.Generator, num_steps: int) -> Array:
-        """What to add to outputs so that the choice is a sample ``[num_steps, M]``: Gumbel noise makes the largest one a sample
+        """What to add to outputs so that the choice is a sample ``[num_steps, M]``: with Gumbel noise the largest is a sample
         of the softmax."""
         if self.is_discrete:
             return generator.gumbel(size=(num_steps, self.size)).astype(np.float32)
@@ -79,4 +81,5 @@ class ActionDecoder:
         if self._spans:
             outputs = self._low + (outputs + 1) * ((self._high - self._low) / 2)
         clipped = np.clip(outputs, self._low, self._high).astype(self._dtype)
-        return clipped.reshape(len(outputs), *self._shape)
+        actions: NDArray[Any] = clipped.reshape(len(outputs), *self._shape)
+        return actions

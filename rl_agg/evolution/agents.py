@@ -43,9 +43,7 @@ class Spoken:
     memory: Floats
 
 
-def decide(
-    gate: FitnessGate, order: Order, agents: NDArray[np.int64], fitness: Floats, noise: NDArray[np.float32]
-) -> Spoken:
+def decide(gate: FitnessGate, order: Order, agents: NDArray[np.int64], fitness: Floats, noise: NDArray[np.float32]) -> Spoken:
     """Let agents decide whether to speak; those whose return is not finite do not, and forget nothing.
 
     :param agents: Who ``[k]``.
@@ -88,7 +86,9 @@ class EvolutionAgents:
         outcomes = self.evaluator(
             parameters,
             episode_seeds(order.run, order.update, size + 1)[agents],
-            samplers=[stream("actions", order.run, order.update, agent) for agent in agents.tolist()] if self.explore else None,
+            samplers=[stream("actions", order.run, order.update, agent) for agent in agents.tolist()]
+            if self.explore
+            else None,
             scale=order.scale,
         )
         sent = outcomes.discounted.astype(np.float32)

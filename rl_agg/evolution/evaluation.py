@@ -24,7 +24,7 @@ class Outcomes:
     :param returns: Undiscounted ``[B]``; NaN if an observation or the parameters were not finite, which ends an episode.
     :param discounted: Discounted returns ``[B]``.
     :param lengths: Steps ``[B]``.
-    :param statistics: What :mod:`rl_agg.evolution.normalization` wants to know ``[B, 2D + 1]``; 0 rows if it was not asked for.
+    :param statistics: What :mod:`rl_agg.evolution.normalization` wants to know ``[B, 2D + 1]``; 0 rows if nobody asked.
     """
 
     returns: NDArray[np.float64]
@@ -63,14 +63,12 @@ class PopulationEvaluator:
             raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps!r}")
         if max_episode_steps is None and environments.max_episode_steps is None:
             raise ValueError(
-                "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, wrap "
-                "it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
+                "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, "
+                "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
             )
         self.environments = environments
         self.encoder = ObservationEncoder(environments.observation_space)
-        self.decoder = ActionDecoder(
-            environments.action_space, normalize=normalize_actions, noise_stdev=action_noise_stdev
-        )
+        self.decoder = ActionDecoder(environments.action_space, normalize=normalize_actions, noise_stdev=action_noise_stdev)
         self.network = MLP((self.encoder.size, *hidden, self.decoder.size), activation)
         self.gamma = gamma
         self.max_episode_steps = max_episode_steps

@@ -17,7 +17,8 @@ def raw(returns: Floats) -> Floats:
 
 def centered(returns: Floats) -> Floats:
     """Less their mean ``[A]``: adding a constant to all of them changes nothing."""
-    return returns - returns.mean()
+    differences: Floats = returns - returns.mean()
+    return differences
 
 
 def ranks(returns: Floats) -> Floats:

@@ -72,4 +72,5 @@ def normalized(
     observations: NDArray[np.float32], mean: NDArray[np.float32], deviation: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Observations ``[k, D]`` less their mean, in standard deviations, clipped."""
-    return np.clip((observations - mean) / deviation, np.float32(-LARGEST), np.float32(LARGEST))
+    scaled: NDArray[np.float32] = np.clip((observations - mean) / deviation, np.float32(-LARGEST), np.float32(LARGEST))
+    return scaled

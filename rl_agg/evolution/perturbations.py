@@ -51,5 +51,5 @@ class Perturbations:
 
 def norms(noise: NDArray[np.float32]) -> NDArray[np.float64]:
     """Euclidean norm of each row ``[k]``."""
-    squared = np.einsum("kp,kp->k", noise, noise, dtype=np.float64)
-    return np.sqrt(squared)
+    lengths: NDArray[np.float64] = np.sqrt(np.einsum("kp,kp->k", noise, noise, dtype=np.float64))
+    return lengths

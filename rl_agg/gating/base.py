@@ -41,7 +41,9 @@ class FitnessGate:
         if isinstance(expected_messages, bool) or not isinstance(expected_messages, int):
             raise ValueError(f"expected_messages must be an integer, got {expected_messages!r}")
         if not 1 <= expected_messages <= num_agents:
-            raise ValueError(f"expected_messages must be between 1 and the population of {num_agents}, got {expected_messages}")
+            raise ValueError(
+                f"expected_messages must be between 1 and the population of {num_agents}, got {expected_messages}"
+            )
         self.num_agents = num_agents
         self.expected_messages = expected_messages
         self.memory: Floats = np.full((num_agents, self.num_remembered), np.nan)

@@ -78,8 +78,8 @@ class EspcGate(FitnessGate):
             self._has_warned = True
             warnings.warn(
                 "communication='espc' got a negative return: its utility is the return times a norm, so that bad agents fall "
-                "silent and, with fitness='raw', the rest push the parameters away from the best of what is left. Add a constant "
-                "to the reward that keeps returns positive, or use communication='deviation'.",
+                "silent and, with fitness='raw', the rest push the parameters away from the best of what is left. Add a "
+                "constant to the reward that keeps returns positive, or use communication='deviation'.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -18,8 +18,8 @@ class GainThreshold:
     :param num_updates: N >= 1.
     :raises ValueError: if a setting is out of range.
 
-    Source: Gatsis (2021); Gunn (2023), section 2.4.3. Differs from the report's print, which leaves out what the loss was before
-    and the sign, and would send only what gains nothing. The values are chosen here.
+    Source: Gatsis (2021); Gunn (2023), section 2.4.3. Differs from the report's print, which leaves out what the loss was
+    before and the sign, and would send only what gains nothing. The values are chosen here.
     """
 
     def __init__(self, *, lambda_: float = 1e-3, rho: float = 0.995, num_updates: int = 1000) -> None:

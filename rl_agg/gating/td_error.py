@@ -21,7 +21,7 @@ class TdErrorTrigger:
     :param epsilon: :math:`\varepsilon` >= 0, in the reward's own units.
     :raises ValueError: if a setting is out of range.
 
-    Source: Ornia and Mazo (2021), equations 8 and 9; Gunn (2023), section 2.4.2. The values are chosen here, neither gives them.
+    Source: Ornia and Mazo (2021); Gunn (2023), section 2.4.2, which gives no values: they are chosen here.
     """
 
     def __init__(self, *, rho: float = 0.9, beta: float = 0.05, epsilon: float = 0.01) -> None:

@@ -124,7 +124,9 @@ def test_networks_are_torchs(activation: str) -> None:
     parameters = np.stack([network.initial(np.random.default_rng(seed)) + np.float32(0.1) for seed in range(6)])
     inputs = np.random.default_rng(9).normal(size=(6, 3)).astype(np.float32)
     outputs = network.forward(network.stack(parameters), inputs)
-    act = {"tanh": torch.nn.Tanh(), "relu": torch.nn.ReLU(), "silu": torch.nn.SiLU(), "linear": torch.nn.Identity()}[activation]
+    act = {"tanh": torch.nn.Tanh(), "relu": torch.nn.ReLU(), "silu": torch.nn.SiLU(), "linear": torch.nn.Identity()}[
+        activation
+    ]
     for row in range(6):
         layers = [torch.nn.Linear(3, 5), act, torch.nn.Linear(5, 4), act, torch.nn.Linear(4, 2)]
         module = torch.nn.Sequential(*layers)
