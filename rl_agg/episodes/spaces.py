@@ -77,7 +77,8 @@ class ActionDecoder:
     def __call__(self, outputs: Array) -> NDArray[Any]:
         """Actions ``[k, ...]`` for outputs ``[k, M]``."""
         if self.is_discrete:
-            return outputs.argmax(axis=1) + self._start
+            chosen: NDArray[np.int64] = outputs.argmax(axis=1) + self._start
+            return chosen
         if self._spans:
             outputs = self._low + (outputs + 1) * ((self._high - self._low) / 2)
         clipped = np.clip(outputs, self._low, self._high).astype(self._dtype)

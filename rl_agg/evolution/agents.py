@@ -71,6 +71,10 @@ class EvolutionAgents:
         self.explore = explore
         self._gate = settings.make_gate()
 
+    def close(self) -> None:
+        """Close the environments."""
+        self.evaluator.environments.close()
+
     def run(self, order: Order, agents: NDArray[np.int64]) -> Report:
         """Run an episode with each.
 

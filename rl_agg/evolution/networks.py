@@ -56,7 +56,7 @@ class MLP:
         return list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
 
     def initial(self, generator: np.random.Generator) -> Array:
-        """Parameters to begin with ``[P]``: Gaussian weights of variance 1/in, biases 0: LeCun's, the default of JAX's Flax."""
+        """Parameters to begin with ``[P]``: Gaussian weights of variance 1/in, biases 0: LeCun's, JAX's Flax's default."""
         parts = []
         for inputs, outputs in self.layers:
             parts.append(generator.standard_normal(inputs * outputs, dtype=np.float32) / np.float32(math.sqrt(inputs)))

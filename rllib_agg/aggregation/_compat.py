@@ -23,6 +23,7 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.policy.sample_batch import MultiAgentBatch
+from ray.tune.registry import ENV_CREATOR, _global_registry
 
 TESTED_RANGE = "2.60"
 
@@ -146,6 +147,19 @@ class HookedLearner(TorchLearner):
         for module_id, names in _attribute(self, "_module_optimizers").items():
             for name in names:
                 yield module_id, self.get_optimizer(module_id, name)
+
+
+def registered_env(name: Any) -> Any:
+    """What was registered with Ray Tune as an environment's creator; ``None`` if nothing was under that name."""
+    if not isinstance(name, str) or not _global_registry.contains(ENV_CREATOR, name):
+        return None
+    return _global_registry.get(ENV_CREATOR, name)
+
+
+def leave_runner_states(config: AlgorithmConfig) -> None:
+    """Keep RLlib from gathering and spreading the connectors' states after every iteration, where there are none."""
+    _attribute(config, "_dont_auto_sync_env_runner_states")
+    config._dont_auto_sync_env_runner_states = True
 
 
 def num_lost_learners(group: LearnerGroup) -> int:
