@@ -39,7 +39,12 @@ class EpisodicConfig(StrictConfig):
     model_settings: ClassVar[frozenset[str]] = frozenset()
     """What of ``model_config`` is looked at."""
 
-    not_used: ClassVar[tuple[str, ...]] = ("grad_clip", "env_to_module_connector", "module_to_env_connector", "learner_connector")
+    not_used: ClassVar[tuple[str, ...]] = (
+        "grad_clip",
+        "env_to_module_connector",
+        "module_to_env_connector",
+        "learner_connector",
+    )
     """Settings that would be ignored."""
 
     def __init__(self, algo_class: type | None = None) -> None:
