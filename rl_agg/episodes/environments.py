@@ -50,10 +50,14 @@ class ListedEnvironments:
     def __init__(self, make: Callable[[], gym.Env[Any, Any]]) -> None:
         self._make = make
         self._environments = [make()]
-        first = self._environments[0]
-        self.observation_space, self.action_space = first.observation_space, first.action_space
-        self.max_episode_steps = time_limit(first)
+        self.observation_space, self.action_space = self.first.observation_space, self.first.action_space
+        self.max_episode_steps = time_limit(self.first)
         self._is_discrete = isinstance(self.action_space, gym.spaces.Discrete)
+
+    @property
+    def first(self) -> gym.Env[Any, Any]:
+        """One of them."""
+        return self._environments[0]
 
     def reset(self, seeds: Indices) -> list[Any]:
         """Begin an episode in one environment for each seed."""

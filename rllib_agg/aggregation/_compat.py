@@ -151,9 +151,9 @@ class HookedLearner(TorchLearner):
 
 def registered_env(name: Any) -> Any:
     """What was registered with Ray Tune as an environment's creator; ``None`` if nothing was under that name."""
-    if not isinstance(name, str) or not _global_registry.contains(ENV_CREATOR, name):
+    if not isinstance(name, str) or not _global_registry.contains(ENV_CREATOR, name):  # type: ignore[no-untyped-call]
         return None
-    return _global_registry.get(ENV_CREATOR, name)
+    return _global_registry.get(ENV_CREATOR, name)  # type: ignore[no-untyped-call]
 
 
 def leave_runner_states(config: AlgorithmConfig) -> None:

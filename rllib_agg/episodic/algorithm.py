@@ -118,13 +118,14 @@ class EpisodicAlgorithm(RestoringAlgorithm):
         everyone = np.arange(self.config.population + 1)
         if self.env_runner_group.num_remote_env_runners() == 0:
             return merge(_sound([self.env_runner.run_agents(order, everyone)])), 0
-        reports, missing, moved, sent = [], everyone, 0, ray.put(order)
+        reports: list[Report] = []
+        missing, moved, sent = everyone, 0, ray.put(order)
         deadline = time.monotonic() + self.config.sample_timeout_s
         while missing.size and time.monotonic() < deadline:
             runners = self.env_runner_group.healthy_env_runner_ids()
             if not runners:
                 time.sleep(SECONDS_BETWEEN_PROBES)
-                self.restore_env_runners(self.env_runner_group)  # type: ignore[no-untyped-call]
+                self.restore_env_runners(self.env_runner_group)
                 if reports or not self.config.restart_failed_env_runners:
                     break
                 continue

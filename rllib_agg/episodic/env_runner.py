@@ -26,6 +26,8 @@ class Failure:
 class EpisodicEnvRunner(SingleAgentEnvRunner):
     """Runs agents' episodes when asked to; where it evaluates, it is RLlib's runner."""
 
+    config: Any
+
     def run_agents(self, order: Any, agents: NDArray[np.int64]) -> Report | Failure:
         """Run an episode with each.
 

@@ -31,7 +31,7 @@ REPORTED: dict[str, dict[str, Any]] = {
 
 
 class ESConfig(EpisodicConfig, ModelDefaults):
-    """Defines evolution strategies: agents try out noise on the parameters, and tell what it returned, if their gate lets them.
+    """Defines evolution strategies: agents try out noise on the parameters and tell what it returned, if their gate lets them.
 
     >>> config = ESConfig().environment("CartPole-v1").training(communication="deviation", expected_messages=10)
     >>> config.evolution.make_gate().expected_messages
@@ -69,7 +69,7 @@ class ESConfig(EpisodicConfig, ModelDefaults):
         noise_stdev: float = UNSET,
         fitness: str = UNSET,
         antithetic: bool = UNSET,
-        optimizer: str = UNSET,
+        optimizer: Any = UNSET,
         optimizer_kwargs: Mapping[str, Any] = UNSET,
         l2_coeff: float = UNSET,
         communication: str = UNSET,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -34,7 +35,7 @@ class ESModule(TorchRLModule):
         sizes = [encoder.size, *self.model_config["fcnet_hiddens"], decoder.size]
         activation = ACTIVATIONS[self.model_config["fcnet_activation"]]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), activation()]
         self.net = nn.Sequential(*layers[:-1])
         self.register_buffer("obs_mean", torch.zeros(encoder.size))
