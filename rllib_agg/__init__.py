@@ -6,9 +6,13 @@ from rllib_agg.appo import AggAPPO, AggAPPOConfig
 from rllib_agg.es import ES, ESConfig
 from rllib_agg.impala import AggIMPALA, AggIMPALAConfig
 from rllib_agg.ppo import AggPPO, AggPPOConfig
+from rllib_agg.tabular import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
 
 __all__ = [
     "A3C",
+    "DAVIA",
+    "DQL",
+    "EBCDQL",
     "ES",
     "A3CConfig",
     "AgentTagging",
@@ -18,6 +22,9 @@ __all__ = [
     "AggIMPALAConfig",
     "AggPPO",
     "AggPPOConfig",
+    "DAVIAConfig",
+    "DQLConfig",
+    "EBCDQLConfig",
     "ESConfig",
     "LearnerLostError",
 ]

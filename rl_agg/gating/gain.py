@@ -22,7 +22,7 @@ class GainThreshold:
     before and the sign, and would send only what gains nothing. The values are chosen here.
     """
 
-    def __init__(self, *, lambda_: float = 1e-3, rho: float = 0.995, num_updates: int = 1000) -> None:
+    def __init__(self, *, lambda_: float = 0.05, rho: float = 0.9995, num_updates: int = 1000) -> None:
         if isinstance(lambda_, bool) or not isinstance(lambda_, int | float) or not 0 <= lambda_ < math.inf:
             raise ValueError(f"lambda_ must be a finite number >= 0, got {lambda_!r}")
         if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 < rho <= 1:

@@ -36,9 +36,17 @@ class TabularOrder:
 class TabularSettings(Protocol):
     """What all of them need to know."""
 
-    population: int
-    lr: float
-    epsilon: float
+    @property
+    def population(self) -> int:
+        """A."""
+
+    @property
+    def lr(self) -> float:
+        """Step size."""
+
+    @property
+    def epsilon(self) -> float:
+        """Share of random actions."""
 
 
 def check_tabular(settings: TabularSettings) -> None:

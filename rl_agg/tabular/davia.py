@@ -1,15 +1,17 @@
 r"""Distributed approximate value iteration. Axes: A agents, C cells, U actions, T steps, D features.
 
-With :math:`V = \theta^\top \varphi` and targets :math:`y_t = r_t + \gamma V(s_{t+1})`, 0 after a terminal step, an agent computes
+With :math:`V = \theta^\top \varphi` and targets :math:`y_t = r_t + \gamma V(s_{t+1})`, where V is 0 after a terminal step, an
+agent computes
 
 .. math:: \hat g = \frac{1}{T} \sum_t \varphi_t (\theta^\top \varphi_t - y_t), \qquad
     \delta = J(\theta - \eta \hat g) - J(\theta) = -2 \eta \lVert \hat g \rVert^2 + \eta^2 \hat g^\top \hat H \hat g, \qquad
     \hat H = \frac{1}{T} \sum_t \varphi_t \varphi_t^\top
 
-with J the mean squared error of its own episode, targets held; it sends :math:`\hat g` if :math:`\delta` is below a threshold, see
-:class:`~rl_agg.gating.GainThreshold`. The centre steps by :math:`-\eta` times the mean of what it received.
+with J the mean squared error of its own episode, targets held; it sends :math:`\hat g` if :math:`\delta` is below a threshold,
+see :class:`~rl_agg.gating.GainThreshold`. The centre steps by :math:`-\eta` times the mean of what it received.
 
-Acting greedily on V takes a model of the environment: agents must know where actions lead, which Q-learning does not ask of them.
+Acting greedily on V takes a model of the environment: agents must know where actions lead, which Q-learning does not ask of
+them.
 
 Source: Gatsis (2021), arXiv:2112.05908; Gunn (2023), section 2.4.3.
 """

@@ -57,7 +57,9 @@ class TabularEpisodes:
             raise ValueError(f"a table needs Discrete observations, got {observations}")
         if not isinstance(actions, gym.spaces.Discrete):
             raise ValueError(f"a table needs Discrete actions, got {actions}")
-        if observations.n > 2**16 or actions.n > LAST:
+        self.shape = (int(observations.n), int(actions.n))
+        """C and U."""
+        if self.shape[0] > 2**16 or self.shape[1] > LAST:
             raise ValueError(f"at most {2**16} observations and {LAST} actions fit, got {observations.n} and {actions.n}")
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
@@ -67,8 +69,6 @@ class TabularEpisodes:
                 "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
             )
         self.environments = environments
-        self.shape = (int(observations.n), int(actions.n))
-        """C and U."""
         self.gamma = gamma
         self.max_episode_steps = max_episode_steps
         self._starts = (int(observations.start), int(actions.start))

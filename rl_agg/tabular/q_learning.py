@@ -107,9 +107,7 @@ class QAgents:
             senders.append(np.full(len(rows), agent, AGENT_ID))
             sent.append(rows)
         payload = {"transitions": np.concatenate(sent)}
-        return Report(
-            agents, ran.returns, ran.discounted, ran.lengths, memory, np.concatenate(senders), payload
-        )
+        return Report(agents, ran.returns, ran.discounted, ran.lengths, memory, np.concatenate(senders), payload)
 
 
 class QLearner(TabularCentre):

@@ -68,6 +68,8 @@ class EpisodicAlgorithm(RestoringAlgorithm):
     """Runs the loop; a subclass says what the centre is and how it gets into the module."""
 
     centre: Centre
+    agents: Any
+    """What runs episodes, for what it knows of the environment; its own are closed."""
 
     def make_centre(self) -> Centre:
         """Build the centre, with the module as it is at the beginning."""
@@ -85,6 +87,9 @@ class EpisodicAlgorithm(RestoringAlgorithm):
 
         :raises ValueError: if the environment cannot be used.
         """
+        # First of all: a module cannot be built for spaces that do not fit, and RLlib would not say why.
+        self.agents = self.config.open_agents()
+        self.agents.close()
         super().setup(config)
         self.learner = self.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
         self.centre = self.make_centre()

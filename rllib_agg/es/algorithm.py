@@ -26,9 +26,7 @@ class ES(EpisodicAlgorithm):
 
     def make_centre(self) -> EvolutionStrategy:
         """Begin with parameters of the run's own, or those of a module that was loaded."""
-        agents = self.config.open_agents()
-        agents.close()
-        network = agents.evaluator.network
+        network = self.agents.evaluator.network
         run = fresh_run() if self.config.seed is None else int(self.config.seed)
         loaded = self.config.rl_module_spec.load_state_path is not None
         return EvolutionStrategy(
