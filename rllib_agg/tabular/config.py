@@ -147,7 +147,7 @@ class DAVIAConfig(TabularConfig):
         """
         super().training(**kwargs)
         if features is not UNSET:
-            self.features = features
+            self.features = None if features is None else np.asarray(features).tolist()  # RLlib's configs hold no arrays
         return self
 
     @property
