@@ -308,7 +308,9 @@ class TorchJD(Combiner):
             try:
                 merged: Tensor = self._built(gradients)
             except ValueError as error:
-                raise ValueError(f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}") from error
+                raise ValueError(
+                    f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}"
+                ) from error
         return merged
 
 
