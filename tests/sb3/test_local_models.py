@@ -716,6 +716,14 @@ def test_buffers_are_the_agents_own_and_averaged_like_parameters(scheme: str, tm
     assert torch.equal(loaded._local_models.stacked()[name], own)
 
 
+def test_buffers_of_an_agent_that_has_stopped_stay_as_they_are() -> None:
+    kwargs = {"interval": 9, "local_epochs": [0, 1, 2]}
+    own = {**NET, "features_extractor_class": Normalized}
+    model = learn(build(aggregation_kwargs=kwargs, policy_kwargs=own, batch_size=None))
+    counts = model._local_models.stacked()["features_extractor.norm.num_batches_tracked"]
+    assert counts.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_worlds_of_all_kinds(scheme: str) -> None:
     settings = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "device": "cpu", "aggregation": scheme}
