@@ -49,7 +49,7 @@ class UnequalEnvs:
         """
         if not isinstance(context, EnvContext):
             raise ValueError(
-                "unequal environments are made one by one; leave gym_env_vectorize_mode at SYNC, or set it to ASYNC"
+                "unequal environments are made one by one; leave gym_env_vectorize_mode at 'sync', or set it to 'async'"
             )
         index = self._index(context)
         if index >= self.num_envs_per_env_runner:
