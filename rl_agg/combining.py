@@ -13,10 +13,12 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_agg.choices import build, check_settings, unknown_choice
@@ -42,8 +44,7 @@ class Combiner(ABC):
         :return: ``[P]``; zeros if nobody is present.
         :raises ValueError: if ``gradients`` is not a matrix.
         """
-        if gradients.ndim != 2 or 0 in gradients.shape:
-            raise ValueError(f"gradients must be [A, P] with A, P >= 1, got shape {tuple(gradients.shape)}")
+        _check_matrix(gradients)
         rows = gradients if present is None or bool(present.all()) else gradients[present]
         if not len(rows):
             return gradients.new_zeros(gradients.shape[1])
@@ -159,7 +160,8 @@ class Krum(_Byzantine):
         if num_agents < 3:  # no neighbours to be near to
             return gradients.mean(0)
         num_neighbours = max(1, num_agents - self.tolerated(num_agents, num_masked) - 2)
-        distances = _squared_distances(gradients).fill_diagonal_(torch.inf)  # nobody is their own neighbour
+        _, _, relative = _relative(gradients)
+        distances = _squared_distances(relative).fill_diagonal_(torch.inf)  # nobody is their own neighbour
         scores = distances.topk(num_neighbours, largest=False).values.sum(1)
         chosen = scores.topk(min(self.num_selected, num_agents), largest=False).indices
         return gradients[chosen].mean(0)
@@ -173,10 +175,12 @@ class GeometricMedian(Combiner):
 
     An iteration works on the A distances, not on P parameters, for z is always a weighted sum of the gradients.
 
-    :param num_iterations: From the mean on, >= 1.
-    :param smoothing: :math:`\nu` > 0, in units of the gradients' median distance from each other.
+    :param num_iterations: Further ones, beyond a first guess, >= 1.
+    :param smoothing: :math:`\nu` > 0, in units of a typical distance between two gradients.
 
-    Source: Pillutla et al. (2022), algorithm 2. Differs: smoothing is relative, for gradients have no scale of their own.
+    Source: Pillutla et al. (2022), algorithm 2. Differs: smoothing is relative, for gradients have no scale of their own. The
+    first guess weighs each gradient by its median distance from the others instead of all alike: from their mean, a faulty
+    gradient far enough away would need more iterations than there are.
     """
 
     num_iterations: int = 10
@@ -184,21 +188,32 @@ class GeometricMedian(Combiner):
 
     def __post_init__(self) -> None:
         _check_count("num_iterations", self.num_iterations, least=1)
-        if not self.smoothing > 0:
-            raise ValueError(f"smoothing must be positive, got {self.smoothing!r}")
+        _check_positive("smoothing", self.smoothing)
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Average with the weights that Weiszfeld's iteration ends at."""
-        # A [A, A] matrix is too small for anything but the CPU; float64 holds gradients 1e8 times larger than others
-        squared = _squared_distances(gradients).double().cpu().clamp(max=1e100)
-        least = self.smoothing * float(squared.median().sqrt()) + torch.finfo(torch.float64).tiny
-        weights = squared.new_full((len(squared),), 1.0 / len(squared))
+        if len(gradients) < 3:  # every point between two is one
+            return gradients.mean(0)
+        middle, unit, relative = _relative(gradients)
+        relative = _drawn_near(relative)
+        # An [A, A] matrix is too small for anything but the CPU; float64 keeps the distances when others are far larger
+        weights = self._weights(_squared_distances(relative).double().cpu().numpy())
+        return middle + unit * (torch.as_tensor(weights).to(relative) @ relative)
+
+    def _weights(self, squared: NDArray[np.float64]) -> NDArray[np.float64]:
+        to_others = np.sort(squared, axis=1)[:, (len(squared) - 1) // 2]
+        least = self.smoothing * np.sqrt(np.sort(to_others)[(len(squared) - 1) // 2])
+        if least == 0.0:  # most gradients are the same, and so is the median
+            same = (to_others == 0.0).astype(np.float64)
+            return np.asarray(same / same.sum())
+        distances = np.sqrt(to_others)
         for _ in range(self.num_iterations):
+            weights = 1.0 / np.maximum(distances, least)
+            weights /= weights.sum()
             to_each = squared @ weights
-            distances = (to_each - 0.5 * weights @ to_each).clamp(min=0).sqrt().clamp(min=least)
-            weights = 1.0 / distances
-            weights = weights / weights.sum()
-        return weights.to(gradients) @ gradients
+            distances = np.sqrt(np.maximum(to_each - 0.5 * (weights @ to_each), 0.0))
+        weights = 1.0 / np.maximum(distances, least)
+        return np.asarray(weights / weights.sum())
 
 
 @dataclass(frozen=True)
@@ -218,7 +233,7 @@ class MixTailor(Combiner):
 
     def __post_init__(self) -> None:
         _check_count("seed", self.seed, least=0)
-        if isinstance(self.combiners, str) or not self.combiners:
+        if isinstance(self.combiners, str) or not isinstance(self.combiners, Sequence | Mapping) or not self.combiners:
             raise ValueError(f"combiners must be several names, or a mapping of names to settings, got {self.combiners!r}")
         settings = self.combiners if isinstance(self.combiners, Mapping) else {name: {} for name in self.combiners}
         pool = tuple(make_combiner(name, own or {}) for name, own in settings.items())
@@ -254,7 +269,7 @@ class TorchJD(Combiner):
         known = {
             name
             for name, item in vars(aggregation).items()
-            if isinstance(item, type) and issubclass(item, aggregation.Aggregator) and item is not aggregation.Aggregator
+            if isinstance(item, type) and issubclass(item, aggregation.Aggregator) and not name.endswith("Aggregator")
         }
         if aggregator not in known:
             raise unknown_choice("TorchJD aggregator", aggregator, known)
@@ -275,18 +290,27 @@ class TorchJD(Combiner):
     def check(self, num_agents: int) -> None:
         """Try it on as many agents."""
         try:
-            self._build()(torch.eye(num_agents, 2))
+            with torch.random.fork_rng(devices=[]):  # some of them draw
+                self._build()(torch.eye(num_agents, 2))
         except ImportError as error:
             raise ImportError(f"{self.name} needs a package that rl-agg does not install: {error}") from error
         except Exception as error:  # whatever a third party raises
             raise ValueError(f"{self.name} with {self._settings} cannot combine {num_agents} agents: {error}") from error
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
-        """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike."""
+        """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike.
+
+        :raises ValueError: if it cannot do with those that are present.
+        """
         devices = [gradients.device] if gradients.is_cuda else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(step)
-            merged: Tensor = self._built(gradients)
+            try:
+                merged: Tensor = self._built(gradients)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}"
+                ) from error
         return merged
 
 
@@ -310,7 +334,7 @@ def make_combiner(name: str, settings: Mapping[str, Any]) -> Combiner:
     :raises ValueError: if the name, a setting or a value is unknown.
     :raises ImportError: if TorchJD is asked for and not there.
     """
-    if name.startswith(TORCHJD):
+    if isinstance(name, str) and name.startswith(TORCHJD):
         return TorchJD(name.removeprefix(TORCHJD), settings)
     if name not in COMBINERS:
         raise unknown_choice("combiner", name, [*COMBINERS, "torchjd:NAME"])
@@ -324,14 +348,18 @@ def combine(name: str, gradients: Any, **settings: Any) -> Tensor:
     tensor([1.])
 
     :param name: As :func:`make_combiner`.
-    :param gradients: ``[A, P]``.
+    :param gradients: ``[A, P]``; rows that are not finite are left out.
     :param settings: Settings of the combiner.
-    :return: ``[P]``, detached.
-    :raises ValueError: as :func:`make_combiner`, or if the combiner cannot work with A agents.
+    :return: ``[P]``, detached; zeros if no row is finite.
+    :raises ValueError: as :func:`make_combiner`, if ``gradients`` is not a matrix, or if the combiner cannot work with A
+        agents.
     """
-    combiner, matrix = make_combiner(name, settings), torch.as_tensor(gradients)
+    combiner, matrix = make_combiner(name, settings), torch.as_tensor(gradients).detach()
+    if not matrix.is_floating_point():
+        matrix = matrix.to(torch.get_default_dtype())
+    _check_matrix(matrix)
     combiner.check(len(matrix))
-    return combiner(matrix)
+    return combiner(matrix, present=matrix.isfinite().all(1))
 
 
 def name_of(combiner: Combiner) -> str:
@@ -345,19 +373,87 @@ def name_of(combiner: Combiner) -> str:
 def _trimmed_mean(gradients: Tensor, trim: int) -> Tensor:
     if trim == 0:
         return gradients.mean(0)
-    return gradients.sort(0).values[trim : len(gradients) - trim].mean(0)
+    kept = _sorted(gradients)[trim : len(gradients) - trim]
+    return kept[0] if len(kept) == 1 else kept.mean(0)
 
 
-def _squared_distances(gradients: Tensor) -> Tensor:
-    """``[A, A]``, infinite where they overflow."""
+MOST_COMPARED = 16
+"""Agents up to which comparing whole rows with each other sorts faster than sorting parameter by parameter."""
+
+
+def _sorted(gradients: Tensor) -> Tensor:
+    """Each parameter's gradients in ascending order ``[A, P]``."""
+    if len(gradients) <= MOST_COMPARED:
+        rows = list(gradients.unbind(0))
+        for low, high in _comparisons(len(rows)):
+            rows[low], rows[high] = torch.minimum(rows[low], rows[high]), torch.maximum(rows[low], rows[high])
+        return torch.stack(rows)
+    if gradients.device.type == "cpu" and gradients.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.sort(gradients.numpy(), axis=0))  # vectorised, unlike torch's
+    return gradients.sort(0).values
+
+
+@cache
+def _comparisons(num_rows: int) -> tuple[tuple[int, int], ...]:
+    """Pairs that sort any rows if each pair in turn is put in order: Batcher's merge exchange (Knuth, algorithm 5.2.2M)."""
+    pairs = []
+    width = 1
+    while width < num_rows:
+        step = width
+        while step >= 1:
+            for start in range(step % width, num_rows - step, 2 * step):
+                for low in range(start, min(start + step, num_rows - step)):
+                    if low // (2 * width) == (low + step) // (2 * width):
+                        pairs.append((low, low + step))
+            step //= 2
+        width *= 2
+    return tuple(pairs)
+
+
+def _relative(gradients: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
+    """The gradient of median norm ``[P]``, a unit, and all gradients in that unit as seen from it ``[A, P]``."""
     norms = gradients.norm(dim=1)
-    centred = gradients - gradients[norms.argsort()[(len(norms) - 1) // 2]]
-    products = centred @ centred.T
+    middle = gradients[norms.argsort()[(len(norms) - 1) // 2]]
+    relative = gradients - middle
+    largest = middle.abs().max()
+    if 1e-10 < float(largest) < 1e10 or not bool(largest > 0):
+        return middle, 1.0, relative
+    # The squares of such numbers would leave the range of float32, and so may a faulty gradient in this unit
+    return middle, largest, (relative / largest).nan_to_num()
+
+
+def _drawn_near(relative: Tensor) -> Tensor:
+    """Gradients ``[A, P]`` of which the far ones are nearer: only their direction counts, but distance costs precision."""
+    norms = relative.norm(dim=1)
+    farthest = 1e3 * norms.median()
+    far = norms > farthest
+    if not bool(far.any()) or not bool(farthest > 0):
+        return relative
+    largest = relative[far].abs().amax(1, keepdim=True)  # their norm may overflow
+    unit = relative[far] / largest
+    relative[far] = unit * (farthest / unit.norm(dim=1, keepdim=True))
+    return relative
+
+
+def _squared_distances(relative: Tensor) -> Tensor:
+    """``[A, A]``, infinite where they overflow."""
+    products = relative @ relative.T
     squares = products.diagonal()
     distances = squares[:, None] + squares[None, :] - 2 * products
-    return distances.clamp(min=0).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    distances = distances.clamp(min=0).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return distances.fill_diagonal_(0.0)
+
+
+def _check_matrix(gradients: Tensor) -> None:
+    if gradients.ndim != 2 or 0 in gradients.shape:
+        raise ValueError(f"gradients must be [A, P] with A, P >= 1, got shape {tuple(gradients.shape)}")
 
 
 def _check_count(name: str, value: Any, *, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -60,31 +60,40 @@ class ParameterServer:
         return self._gate is not None
 
     @torch.no_grad()
-    def merge(self, gradients: Tensor, signals: Signals, *, scale: Tensor | None = None) -> Merged:
+    def merge(self, gradients: Tensor, signals: Signals, *, idle: Tensor | None = None, scale: Tensor | None = None) -> Merged:
         """Merge one step's gradients.
 
-        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read.
+        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read. They are
+            kept where there is a gate, and must not be changed afterwards.
         :param signals: What the agents report with them, each ``[A]``.
+        :param idle: Who has no gradient this time, without being at fault ``[A]``, bool: a weighted sum counts theirs as zero,
+            a combiner does not see them.
         :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
         """
         if self._attack is not None:
             gradients = self._attack(gradients, self._num_steps)
         present = ~signals.masked() & gradients.sum(1).isfinite()
-        sends = present
+        takes_part = present if idle is None else present & ~idle
+        sends = takes_part
         if self._gate is not None:
-            sends, gradients = self._gate(gradients, present, scale)
+            sends, gradients = self._gate(gradients, takes_part, scale)
+        weights = None
         if isinstance(self._aggregation, Combiner):
-            weights = None
-            gradient = self._aggregation(gradients, present=present, step=self._num_steps)
-            total = gradients.new_ones(())
+            gradient, total = self._combine(self._aggregation, gradients, present, idle), gradients.new_ones(())
         else:
             weights = self._aggregation(dataclasses.replace(signals, present=present)).to(gradients.dtype)
-            gradient = weights @ gradients.masked_fill(~present[:, None], 0.0)  # 0 * NaN is NaN
-            total = weights.sum()
-        if self._gate is not None and bool(total != 0):
+            if not bool(takes_part.all()):
+                gradients = torch.where(takes_part[:, None], gradients, 0.0)  # 0 * NaN is NaN
+            gradient, total = weights @ gradients, weights.sum()
+        if self._gate is not None and bool(takes_part.any()) and bool(total != 0):
             self._gate.note_step(gradient / total)
         self._num_steps += 1
         return Merged(gradient, sends, present, weights)
+
+    def _combine(self, combiner: Combiner, gradients: Tensor, present: Tensor, idle: Tensor | None) -> Tensor:
+        if idle is not None:
+            gradients, present = gradients[~idle], present[~idle]
+        return combiner(gradients, present=present, step=self._num_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps it has seen, and the gate's memory."""

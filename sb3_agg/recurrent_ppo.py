@@ -46,6 +46,10 @@ class SequenceMinibatches(Minibatches):
 
 
 class AggRecurrentPPO(AggregationMixin, RecurrentPPO):
-    """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`."""
+    """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`.
+
+    Schemes of local models are refused: padding gives each agent a batch of another size, and one vmap wants them equal.
+    """
 
     minibatches_class = SequenceMinibatches
+    takes_local_models = False

@@ -19,8 +19,8 @@ class Update:
     :param update: Counted from 1.
     :param env_steps: So far, of all agents together.
     :param wall_time: Seconds since training began, this update's training included.
-    :param mean_return: Mean over the agents of each one's raw episodic return in this rollout, or of its last known one;
-        NaN while nobody has finished an episode.
+    :param mean_return: Mean over the scored agents of each one's raw episodic return in this rollout, or of its last known
+        one; NaN while nobody has finished an episode.
     :param episodes: Finished in this rollout, by all agents together.
     :param agent_returns: Each agent's ``[A]``, NaN where still unknown.
     :param scalars: What else the system logged about the aggregation, by name.

@@ -67,7 +67,7 @@ class Sb3Runner:
         try:
             model = _model(cell, env)
             model.set_logger(Logger(folder=None, output_formats=[]))
-            recorder = _Recorder(cell.budget, on_update)
+            recorder = _Recorder(cell.budget, on_update, cell.environment.scored_agents)
             if cell.budget.updates is not None:
                 _schedule_by_updates(model, recorder)
             model.learn(cell.budget.env_steps or UNLIMITED_STEPS, callback=recorder, log_interval=1)
@@ -79,8 +79,9 @@ class Sb3Runner:
 class _Recorder(BaseCallback):
     """Keep one :class:`Update` for each rollout, and stop after as many as the budget allows."""
 
-    def __init__(self, budget: Budget, on_update: OnUpdate) -> None:
+    def __init__(self, budget: Budget, on_update: OnUpdate, scored_agents: list[int] | None) -> None:
         super().__init__()
+        self._scored = slice(None) if scored_agents is None else scored_agents
         self.updates: list[Update] = []
         self._budget = budget
         self._on_update = on_update
@@ -118,7 +119,8 @@ class _Recorder(BaseCallback):
         """Write down the last rollout once its training is over, when the time and the weights are known."""
         if len(self.updates) == self._collected:
             return
-        known = self._returns[np.isfinite(self._returns)]
+        scored = self._returns[self._scored]
+        known = scored[np.isfinite(scored)]
         values = self.logger.name_to_value
         update = Update(
             update=self._collected,

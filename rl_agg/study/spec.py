@@ -66,6 +66,7 @@ class Environment:
     :param settings: Constructor arguments of the systems.
     :param env_kwargs: Arguments of ``gymnasium.make``.
     :param unequal: What is different for which agents, see :class:`rl_agg.envs.unequal.Disturbance`.
+    :param scored_agents: Whose returns are the system's; all agents' unless given. Where some are broken, the others.
     :param normalize: ``True``, or arguments of ``VecNormalize``; ``False`` also where ``hyperparams`` says otherwise.
     :param policy: Policy name.
     :param budget: Instead of the study's.
@@ -78,6 +79,7 @@ class Environment:
     settings: dict[str, Any] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     unequal: list[dict[str, Any]] = field(default_factory=list)
+    scored_agents: list[int] | None = None
     normalize: bool | dict[str, Any] | None = None
     policy: str | None = None
     budget: Budget | None = None
@@ -233,6 +235,9 @@ def _resolve_environment(name: str, given: Environment, study: Study, quick: Bud
     num_agents = given.num_agents if given.num_agents is not None else zoo.num_agents or DEFAULT_AGENTS
     if num_agents < 1:
         raise StudyError(f"environments.{name}.num_agents must be at least 1, got {num_agents}")
+    scored = given.scored_agents
+    if (scored is not None and not set(scored) <= set(range(num_agents))) or scored == []:
+        raise StudyError(f"environments.{name}.scored_agents must be some of the agents 0 to {num_agents - 1}, got {scored}")
     budget = quick or given.budget or study.budget or (Budget(env_steps=zoo.env_steps) if zoo.env_steps else None)
     if budget is None:
         raise StudyError(f"environments.{name} has no budget; give the study or the environment one: {{updates: 100}}")

@@ -70,7 +70,7 @@ class Store:
     def writing(self, study: Study) -> Iterator[None]:
         """Hold the folder for one study; nobody else may write to it meanwhile. The lock goes with the process.
 
-        :raises StudyError: if another run holds it, or the folder holds another study.
+        :raises StudyError: if another run holds it, or it holds finished runs that are none of this study's.
         """
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
@@ -91,10 +91,13 @@ class Store:
     def _claim(self, study: Study) -> None:
         if self._study_file.exists():
             held = self.study()
-            if held.key != study.key:
+            kept = {cell.key for cell in study.cells}
+            lost = [cell for cell in held.cells if cell.key not in kept and self.read(cell) is not None]
+            if lost:
                 raise StudyError(
-                    f"{self.directory} holds another study ({held.name!r}, {held.key[:10]}, not {study.key[:10]}): its "
-                    "systems, environments, seeds or budget differ; choose another --out"
+                    f"{self.directory} holds another study ({held.name!r}): {len(lost)} of its finished runs are none of this "
+                    f"one's, for example {lost[0]}, whose settings or budget differ. A study may "
+                    "gain systems, environments and seeds and lose those without runs; for another one choose another --out"
                 )
         for leftover in self._cells.glob(".*.tmp"):
             leftover.unlink()

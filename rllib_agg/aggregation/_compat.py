@@ -186,6 +186,12 @@ def registered_env(name: Any) -> Any:
     return registry.get(ENV_CREATOR, name) if known else None
 
 
+def leave_runner_states(config: AlgorithmConfig) -> None:
+    """Keep RLlib from gathering and spreading the connectors' states after every iteration, where there are none."""
+    _attribute(config, "_dont_auto_sync_env_runner_states")
+    config._dont_auto_sync_env_runner_states = True
+
+
 def num_lost_learners(group: LearnerGroup) -> int:
     """How many of a group's remote learners are known to be dead."""
     manager = _attribute(group, "_worker_manager")

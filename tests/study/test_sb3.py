@@ -188,3 +188,12 @@ def test_any_on_policy_algorithm_runs(tiny, path, policy):
     systems = {"stock": System(path, settings, policy)}
     updates = run(tiny(systems=systems, environments={"CartPole-v1": Environment(num_agents=2)}).cells[0])
     assert [update.env_steps for update in updates] == [32, 64, 96]
+
+
+def test_returns_are_those_of_the_scored_agents(tiny):
+    broken = Environment(num_agents=4, unequal=[{"agents": [0], "reward_scale": 100.0}], scored_agents=[1, 2, 3])
+    settings = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
+    updates = run(tiny(environments={"CartPole-v1": dataclasses.replace(broken, settings=settings)}).cells[0])
+    for update in updates:
+        assert update.agent_returns[0] > 500 > max(update.agent_returns[1:])
+        assert update.mean_return == pytest.approx(np.mean(update.agent_returns[1:]))

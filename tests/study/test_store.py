@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.spec import Budget
+from rl_agg.study.spec import Budget, System
 from rl_agg.study.store import METADATA_KEY, Store, write_atomically
 
 
@@ -90,11 +90,21 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_another_study_is_refused(written, tiny):
-    store, _, _ = written
+    store, _, cell = written
     before = (store.directory / "study.yaml").read_bytes()
-    with pytest.raises(StudyError, match=r"holds another study \('tiny'.*choose another --out"), store.writing(tiny(seeds=5)):
+    other = tiny(budget=Budget(updates=99))
+    message = rf"holds another study \('tiny'\): 1 of its finished runs .* for example {cell}, .*choose another --out"
+    with pytest.raises(StudyError, match=message), store.writing(other):
         pytest.fail("it was let in")
     assert (store.directory / "study.yaml").read_bytes() == before
+
+
+def test_a_study_may_grow(written, tiny):
+    store, _, cell = written
+    more = {"more": System("sb3_agg:AggPPO", {"aggregation": "mean"})}
+    with store.writing(tiny(seeds=5, systems={**tiny().systems, **more})):
+        assert store.read(cell) is not None
+    assert len(store.study().cells) == 15
 
 
 def test_a_new_title_is_not_another_study(written, tiny):
