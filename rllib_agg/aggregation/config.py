@@ -261,9 +261,11 @@ class AggConfigMixin(AggregationSettings):
                 f"aggregation={self.aggregation!r} takes each learner for a client; set num_learners to 2 or more, not "
                 f"{self.num_learners}"
             )
+        try:
+            scheme.check(self.num_learners)
+        except ValueError as error:
+            raise ValueError(f"each learner is an agent of {self.aggregation!r}: {error}") from error
         epochs = getattr(scheme, "local_epochs", None)
-        if epochs is not None and len(epochs) != self.num_learners:
-            raise ValueError(f"local_epochs must be one number for each of {self.num_learners} learners, got {epochs!r}")
         num_epochs = getattr(self, "num_epochs", None)
         if epochs is not None and num_epochs is not None and max(epochs) > num_epochs:
             raise ValueError(f"local_epochs are some of an update's num_epochs={num_epochs}, got {epochs!r}")

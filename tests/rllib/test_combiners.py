@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rl_agg import Combiner, combine
 from rllib_agg import AggPPO, AggPPOConfig
+from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.matrix import sum_gradients_by_agent
 from tests.rllib.conftest import tiny_ppo
@@ -154,6 +155,31 @@ def test_recurrent_module(ray_session: None) -> None:
     algorithm = config.build_algo()
     assert algorithm.train()["learners"][MODULE]["agg"]["messages"] == NUM_AGENTS
     algorithm.stop()
+
+
+def test_agents_without_samples_are_not_taken_for_faulty_ones(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    """Three agents by chance in a minibatch, of which a trimmed mean still leaves one out at each end."""
+    configure(group, aggregation="trimmed_mean", aggregation_kwargs={"num_byzantine": 1})
+    group.config.shard_by_agent = True
+    episodes = [episode for episode in sample() if agent_of(episode) < 3]
+    on_each(group, lambda learner: spy_on(learner.aggregation_of(MODULE).server))
+    group.update(episodes=episodes, **UPDATE)
+    seen = on_each(group, lambda learner: learner.aggregation_of(MODULE).server.seen)
+    for matrix, present, idle in seen:
+        assert (present.tolist(), idle.tolist()) == ([True] * 5, [False] * 3 + [True] * 2)
+        expected = matrix[:3].sort(0).values[1]
+        torch.testing.assert_close(flat(gradients(group)[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+def spy_on(server: Any) -> None:
+    """Have a server remember what it was last given."""
+    merge = server.merge
+
+    def noted(matrix: Tensor, signals: Any, *, idle: Tensor, **kwargs: Any) -> Any:
+        server.seen = matrix.clone(), signals.present, idle
+        return merge(matrix, signals, idle=idle, **kwargs)
+
+    server.merge = noted
 
 
 @pytest.mark.slow

@@ -234,8 +234,7 @@ def test_ledger_counts_a_model_each_way_for_each_merge(group: AggLearnerGroup, s
         results = group.update(episodes=sample(), **EPOCHS)
         seen.append({name: stats.peek() for name, stats in results[0][MODULE]["agg"].items()})
     assert [logged["messages"] for logged in seen] == [0, len(group), len(group), 2 * len(group)]
-    assert seen[-1]["bytes"] == 2 * len(group) * 4 * (size + 1)  # and how many samples it has seen
-    assert seen[-1]["bytes_down"] == 2 * len(group) * 4 * size
+    assert seen[-1]["bytes"] == seen[-1]["bytes_down"] == 2 * len(group) * 4 * size
     assert 1 < seen[-1]["effective_agents"] <= len(group)
     assert seen[-1]["weight_min"] + (len(group) - 1) * seen[-1]["weight_max"] == pytest.approx(1.0, abs=0.05)
 
@@ -292,7 +291,11 @@ def test_restored_learners_go_on_their_own_ways(ray_session: None, sample: Calla
     [
         (1, {}, "takes each learner for a client; set num_learners to 2 or more, not 1"),
         (0, {"aggregation": FedAvg()}, "set num_learners to 2 or more, not 0"),
-        (2, {"aggregation_kwargs": {"local_epochs": [1, 2, 3]}}, "one number for each of 2 learners"),
+        (
+            2,
+            {"aggregation_kwargs": {"local_epochs": [1, 2, 3]}},
+            "each learner is an agent of 'fedavg': local_epochs must be one integer for each of 2",
+        ),
         (2, {"aggregation_kwargs": {"local_epochs": [1, 4]}}, "some of an update's num_epochs=3"),
         (2, {"aggregation_kwargs": {"mu": 0.1}}, "fedavg has no setting 'mu'"),
         (2, {"aggregation_kwargs": {"moments": "mix"}}, "unknown moments 'mix'; choose from"),
