@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from ray import cloudpickle, tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
@@ -21,8 +23,10 @@ from rllib_agg import AggPPO, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.matrix import sum_gradients_by_agent
-from tests.rllib.conftest import tiny_ppo
+from tests.rllib.conftest import TINY, tiny_ppo
 from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, start_group
+from tests.rllib.test_agents import TwoPlayers
+from tests.rllib.test_agents import gradients as gradients_by_module
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -229,11 +233,43 @@ def test_gradient_scaler_is_refused() -> None:
         config.validate()
 
 
-def test_each_module_has_its_own(ray_session: None) -> None:
-    config = AggPPOConfig().multi_agent(
-        policies={"p0"},
-        policy_mapping_fn=lambda *args, **kwargs: "p0",
-        algorithm_config_overrides_per_module={"p0": {"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 9}}},
+def two_players(num_learners: int, num_envs: int = 3) -> AggPPOConfig:
+    """A policy that is combined, one that is weighed, and one learner or two."""
+    config = (
+        tiny_ppo(num_envs, aggregation="median", advantage_norm="agent")
+        .environment(TwoPlayers)
+        .multi_agent(
+            policies={"p_one", "p_ten"},
+            policy_mapping_fn=lambda agent, *args, **kwargs: f"p_{agent}",
+            algorithm_config_overrides_per_module={"p_ten": {"aggregation": "l_weighted"}},
+        )
+        .rl_module(model_config=TINY)
+        .learners(num_learners=num_learners)
     )
-    with pytest.raises(ValueError, match="in the overrides for module 'p0': krum with num_byzantine=9 needs more"):
-        config.environment("CartPole-v1").validate()
+    config.validate()
+    return config
+
+
+def test_each_module_has_its_own(ray_session: None) -> None:
+    runner = MultiAgentEnvRunner(config=two_players(0))
+    alone = two_players(0).build_learner(spaces=runner.get_spaces())
+    group = two_players(2).build_learner_group(spaces=runner.get_spaces())
+    alone.module.set_state(group.get_weights())
+    for _ in range(2):  # the second time on weights that have moved
+        episodes = runner.sample(num_timesteps=33)
+        results = alone.update(episodes=copy.deepcopy(episodes), timesteps={})
+        group.update(episodes=episodes, **UPDATE)
+        expected = gradients_by_module(alone)
+        for found in on_each(group, gradients_by_module):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert "weight_max" in results["p_ten"]["agg"]
+    assert "weight_max" not in results["p_one"]["agg"]
+    group.shutdown()
+
+
+def test_each_module_is_checked() -> None:
+    config = two_players(0)
+    overrides = {"p_one": {"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 9}}}
+    config.multi_agent(algorithm_config_overrides_per_module=overrides)
+    with pytest.raises(ValueError, match="in the overrides for module 'p_one': krum with num_byzantine=9 needs more"):
+        config.validate()
