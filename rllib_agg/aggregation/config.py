@@ -15,11 +15,12 @@ from rl_agg.choices import build
 from rl_agg.gating import make_gate
 from rl_agg.parameter_server import ParameterServer
 from rl_agg.sharing import ActorSum, FedAvg, LocalScheme
-from rllib_agg.aggregation._compat import UNSET, uses_grad_scaler
+from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
 from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.strict_config import StrictConfig
+from rllib_agg.envs.unequal import UnequalEnvs
 
 
 class AggregationSettings(StrictConfig):
@@ -101,6 +102,9 @@ class AggregationSettings(StrictConfig):
         super().validate()
         if not self.add_default_connectors_to_learner_pipeline:
             raise ValueError(f"{type(self).__name__} needs RLlib's default learner connectors; add yours to them")
+        envs = registered_env(self.env)
+        if isinstance(envs, UnequalEnvs) and not self.in_evaluation:
+            envs.check(self)
         self.check_module_settings()
         for module_id, overrides in self.algorithm_config_overrides_per_module.items():
             shared = sorted(self.whole_algorithm & set(overrides))
@@ -257,9 +261,11 @@ class AggConfigMixin(AggregationSettings):
                 f"aggregation={self.aggregation!r} takes each learner for a client; set num_learners to 2 or more, not "
                 f"{self.num_learners}"
             )
+        try:
+            scheme.check(self.num_learners)
+        except ValueError as error:
+            raise ValueError(f"each learner is an agent of {self.aggregation!r}: {error}") from error
         epochs = getattr(scheme, "local_epochs", None)
-        if epochs is not None and len(epochs) != self.num_learners:
-            raise ValueError(f"local_epochs must be one number for each of {self.num_learners} learners, got {epochs!r}")
         num_epochs = getattr(self, "num_epochs", None)
         if epochs is not None and num_epochs is not None and max(epochs) > num_epochs:
             raise ValueError(f"local_epochs are some of an update's num_epochs={num_epochs}, got {epochs!r}")

@@ -202,19 +202,28 @@ class AggLearnerMixin(FiniteSteps):
     def _merge(self, module_id: str) -> dict[Any, Tensor]:
         """Let the parameter server make one gradient of the matrix.
 
+        A rule weighs the agents that have samples in the minibatch. A combiner is told who has none by chance, as opposed to
+        whoever was masked, for it counts those among the faulty agents that it bears.
+
         :return: By RLlib's reference to the parameter; to the bit the same on all learners.
         """
-        server, record = self.aggregation_of(module_id).server, self.records[module_id]
+        own, record = self.aggregation_of(module_id), self.records[module_id]
+        server = own.server
         assert server is not None
         parameters = trained_parameters(self.module[module_id].unwrapped())
         losses, n = record.last.losses, record.last.num_samples
-        signals = Signals(returns=self.returns[module_id], losses=losses, num_samples=n, present=n > 0)
+        present, idle = n > 0, None
+        if own.weighting is None:
+            present = present | ~record.excluded
+            idle = (n == 0) & present
+        signals = Signals(returns=self.returns[module_id], losses=losses, num_samples=n, present=present)
         optimizers = [optimizer for id_, optimizer in self.optimizers() if id_ == module_id]
         scale = step_scale(optimizers[0], parameters) if server.is_gated and len(optimizers) == 1 else None
-        merged = server.merge(self._matrices[module_id], signals, scale=scale)
+        merged = server.merge(self._matrices[module_id], signals, idle=idle, scale=scale)
         record.settle(merged)
         references = map(self.get_param_ref, parameters)
-        return dict(zip(references, split_gradient(merged.gradient, parameters), strict=True))
+        gradient = merged.gradient.clone()  # RLlib clips it in place, and it may be what a gate remembers
+        return dict(zip(references, split_gradient(gradient, parameters), strict=True))
 
     # Where a gradient is not finite ---------------------------------------------------------------------------------------
 
@@ -316,7 +325,7 @@ class AggLearnerMixin(FiniteSteps):
             }
             self._aggregations = {}
             for module_id, own in state[STATE]["modules"].items():
-                self.aggregation_of(module_id).set_state(own, self.device)
+                self.aggregation_of(module_id).set_state(own)
         super().set_state(state)
 
 

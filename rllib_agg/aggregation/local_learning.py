@@ -84,10 +84,10 @@ class LocalLearningMixin(AggLearnerMixin):
         record.excluded = masked > 0
         shares = client.shares()
         size = client.merge(shares, [optimizer for id_, optimizer in self.optimizers() if id_ == module_id])
-        everyone = np.full(len(shares), size > 0)
-        ledger = self.aggregation_of(module_id).ledger
-        ledger.upload(everyone, parameters=size, scalars=1)
-        ledger.download(everyone, parameters=size)
+        if size:
+            ledger = self.aggregation_of(module_id).ledger
+            ledger.upload((shares > 0).cpu().numpy(), parameters=size)
+            ledger.download(np.ones(len(shares), dtype=bool), parameters=size)
         return shares[None]
 
     # Checkpoints ----------------------------------------------------------------------------------------------------------

@@ -41,13 +41,16 @@ class ModuleAggregation:
         server = None if self.server is None else tree.map_structure(_to_array, self.server.state_dict())
         return {"ledger": self.ledger.state_dict(), "server": server}
 
-    def set_state(self, state: dict[str, Any], device: Any) -> None:
-        """From a checkpoint, on a device; what goes with other settings starts afresh."""
+    def set_state(self, state: dict[str, Any]) -> None:
+        """From a checkpoint; what goes with other settings starts afresh."""
         self.ledger.load_state_dict(state["ledger"])
         if self.server is not None and state["server"] is not None:
-            on_device = lambda leaf: torch.tensor(leaf, device=device) if isinstance(leaf, np.ndarray) else leaf  # noqa: E731
-            self.server.load_state_dict(tree.map_structure(on_device, state["server"]))
+            self.server.load_state_dict(tree.map_structure(_to_tensor, state["server"]))
 
 
 def _to_array(leaf: Any) -> Any:
-    return leaf.cpu().numpy().copy() if isinstance(leaf, torch.Tensor) else leaf
+    return leaf.numpy().copy() if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _to_tensor(leaf: Any) -> Any:
+    return torch.tensor(leaf) if isinstance(leaf, np.ndarray) else leaf

@@ -56,7 +56,8 @@ class UpdateRecord:
     def settle(self, merged: Merged) -> None:
         """Note what a parameter server made of the last minibatch."""
         last = self._minibatches.pop()
-        settled = dataclasses.replace(last, present=merged.present, sends=merged.sends, weights=merged.weights)
+        present = merged.present & (last.num_samples > 0)
+        settled = dataclasses.replace(last, present=present, sends=merged.sends, weights=merged.weights)
         self._minibatches.append(settled)
 
     @property

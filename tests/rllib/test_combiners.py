@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,15 +14,19 @@ from ray import cloudpickle, tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
 from rl_agg import Combiner, combine
 from rllib_agg import AggPPO, AggPPOConfig
+from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.matrix import sum_gradients_by_agent
-from tests.rllib.conftest import tiny_ppo
+from tests.rllib.conftest import TINY, tiny_ppo
 from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, start_group
+from tests.rllib.test_agents import TwoPlayers
+from tests.rllib.test_agents import gradients as gradients_by_module
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -156,6 +161,31 @@ def test_recurrent_module(ray_session: None) -> None:
     algorithm.stop()
 
 
+def test_agents_without_samples_are_not_taken_for_faulty_ones(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    """Three agents by chance in a minibatch, of which a trimmed mean still leaves one out at each end."""
+    configure(group, aggregation="trimmed_mean", aggregation_kwargs={"num_byzantine": 1})
+    group.config.shard_by_agent = True
+    episodes = [episode for episode in sample() if agent_of(episode) < 3]
+    on_each(group, lambda learner: spy_on(learner.aggregation_of(MODULE).server))
+    group.update(episodes=episodes, **UPDATE)
+    seen = on_each(group, lambda learner: learner.aggregation_of(MODULE).server.seen)
+    for matrix, present, idle in seen:
+        assert (present.tolist(), idle.tolist()) == ([True] * 5, [False] * 3 + [True] * 2)
+        expected = matrix[:3].sort(0).values[1]
+        torch.testing.assert_close(flat(gradients(group)[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+def spy_on(server: Any) -> None:
+    """Have a server remember what it was last given."""
+    merge = server.merge
+
+    def noted(matrix: Tensor, signals: Any, *, idle: Tensor, **kwargs: Any) -> Any:
+        server.seen = matrix.clone(), signals.present, idle
+        return merge(matrix, signals, idle=idle, **kwargs)
+
+    server.merge = noted
+
+
 @pytest.mark.slow
 def test_tune_searches_over_everything_that_has_a_name(ray_session: None, tmp_path: Path) -> None:
     names = ["mean", "r_weighted", *COMBINERS]
@@ -203,11 +233,43 @@ def test_gradient_scaler_is_refused() -> None:
         config.validate()
 
 
-def test_each_module_has_its_own(ray_session: None) -> None:
-    config = AggPPOConfig().multi_agent(
-        policies={"p0"},
-        policy_mapping_fn=lambda *args, **kwargs: "p0",
-        algorithm_config_overrides_per_module={"p0": {"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 9}}},
+def two_players(num_learners: int, num_envs: int = 3) -> AggPPOConfig:
+    """A policy that is combined, one that is weighed, and one learner or two."""
+    config = (
+        tiny_ppo(num_envs, aggregation="median", advantage_norm="agent")
+        .environment(TwoPlayers)
+        .multi_agent(
+            policies={"p_one", "p_ten"},
+            policy_mapping_fn=lambda agent, *args, **kwargs: f"p_{agent}",
+            algorithm_config_overrides_per_module={"p_ten": {"aggregation": "l_weighted"}},
+        )
+        .rl_module(model_config=TINY)
+        .learners(num_learners=num_learners)
     )
-    with pytest.raises(ValueError, match="in the overrides for module 'p0': krum with num_byzantine=9 needs more"):
-        config.environment("CartPole-v1").validate()
+    config.validate()
+    return config
+
+
+def test_each_module_has_its_own(ray_session: None) -> None:
+    runner = MultiAgentEnvRunner(config=two_players(0))
+    alone = two_players(0).build_learner(spaces=runner.get_spaces())
+    group = two_players(2).build_learner_group(spaces=runner.get_spaces())
+    alone.module.set_state(group.get_weights())
+    for _ in range(2):  # the second time on weights that have moved
+        episodes = runner.sample(num_timesteps=33)
+        results = alone.update(episodes=copy.deepcopy(episodes), timesteps={})
+        group.update(episodes=episodes, **UPDATE)
+        expected = gradients_by_module(alone)
+        for found in on_each(group, gradients_by_module):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert "weight_max" in results["p_ten"]["agg"]
+    assert "weight_max" not in results["p_one"]["agg"]
+    group.shutdown()
+
+
+def test_each_module_is_checked() -> None:
+    config = two_players(0)
+    overrides = {"p_one": {"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 9}}}
+    config.multi_agent(algorithm_config_overrides_per_module=overrides)
+    with pytest.raises(ValueError, match="in the overrides for module 'p_one': krum with num_byzantine=9 needs more"):
+        config.validate()
