@@ -140,7 +140,7 @@ def collect(options: argparse.Namespace, system: str, activation: str) -> NDArra
     parts = []
     for start in range(0, options.trials, options.at_once):
         trials = range(start, min(start + options.at_once, options.trials))
-        name = "".join(letter if letter.isalnum() else "_" for letter in system)
+        name = system.replace(" ", "_").replace(",", "")
         path = options.parts / f"{name}-{activation}-{options.updates}-{trials.start}-{trials.stop}.npy"
         if not path.exists():
             began = time.perf_counter()
