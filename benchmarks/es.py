@@ -1,7 +1,7 @@
 """Evolution strategies beside evotorch's and sb3-contrib's ARS, in environment steps per second of wall time.
 
 Same environment, network, population and parameters: on CartPole those of a policy that was trained here until it balances, so
-that episodes are long; on Ant zeros, for 200 steps. Step sizes are so small that parameters stay. Systems take turns within every
+that episodes are long; on Ant zeros, for 200 steps. Step sizes are so small that parameters stay. Systems take turns in every
 repeat. ``stepping alone`` is the environment without any policy, in the fastest way that one process has.
 """
 
