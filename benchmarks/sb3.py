@@ -10,7 +10,7 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import record
@@ -91,28 +91,49 @@ def weighted(rule: str) -> Callable[..., PPO]:
 def main(arguments: list[str]) -> None:
     """Measure and write ``results/sb3.csv``."""
     parser = argparse.ArgumentParser(prog="run.py sb3", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=2048, help="samples in one rollout, all agents together")
-    parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "HalfCheetah-v5"])
-    parser.add_argument("--agents", nargs="+", type=int, default=[4, 8, 16, 64])
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 512])
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    options = options_of(parser, arguments, agents=[4, 8, 16, 64])
     systems: dict[str, Callable[..., PPO]] = {
         "stock": PPO,
         **{rule: weighted(rule) for rule in RULES},
         "loop of backwards": LoopPPO,
         "stock again": PPO,
     }
+    measure("sb3", systems, options)
+
+
+def measure(name: str, systems: dict[str, Callable[..., PPO]], options: argparse.Namespace) -> None:
+    """Time systems in turn and write ``results/<name>.csv`` after each size.
+
+    :param systems: ``stock`` and ``stock again`` among them.
+    :param options: ``repeats``, ``samples``, ``envs``, ``agents`` and ``batch_sizes``.
+    """
+    torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for batch_size, env, agents in itertools.product(options.batch_sizes, options.envs, options.agents):
         timed(AggPPO, env, agents, batch_size, batch_size)  # imports and caches
-        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
+        runs: dict[str, list[tuple[float, float]]] = {system: [] for system in systems}
         for _ in range(options.repeats):
-            for name, build in systems.items():
-                runs[name].append(timed(build, env, agents, batch_size, options.samples))
+            for system, build in systems.items():
+                runs[system].append(timed(build, env, agents, batch_size, options.samples))
         rows += _ratios(env, agents, batch_size, options.repeats, runs)
-        record.write("sb3", rows, ["rl-agg", "stable-baselines3", "torch", "gymnasium", "numpy"])
+        record.write(name, rows, ["rl-agg", "stable-baselines3", "torch", "gymnasium", "numpy"])
+
+
+def options_of(parser: argparse.ArgumentParser, arguments: list[str], agents: list[int]) -> argparse.Namespace:
+    """Parse what :func:`measure` needs.
+
+    :param agents: Numbers of agents unless given.
+    """
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=4096, help="samples in one rollout, all agents together")
+    parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "HalfCheetah-v5"])
+    parser.add_argument("--agents", nargs="+", type=int, default=agents)
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 512])
+    return parser.parse_args(arguments)
+
+
+def _median(values: Iterable[float]) -> float:
+    return round(statistics.median(values), 2)
 
 
 def _ratios(
@@ -123,7 +144,8 @@ def _ratios(
         references = list(zip(runs["stock"], runs["stock again"], strict=True))
         learn = [run[0] / ((a[0] + b[0]) / 2) for run, (a, b) in zip(times, references, strict=True)]
         update = [run[1] / ((a[1] + b[1]) / 2) for run, (a, b) in zip(times, references, strict=True)]
-        loop = [plain[1] / run[1] for run, plain in zip(times, runs["loop of backwards"], strict=True)]
+        plain = runs.get("loop of backwards")
+        loop = {} if plain is None else {"loop_over_update": _median(a[1] / b[1] for a, b in zip(plain, times, strict=True))}
         rows.append(
             {
                 "environment": env,
@@ -136,7 +158,7 @@ def _ratios(
                 "learn_over_stock_min": round(min(learn), 3),
                 "learn_over_stock_max": round(max(learn), 3),
                 "update_over_stock": round(statistics.median(update), 3),
-                "loop_over_update": round(statistics.median(loop), 2),
+                **loop,
             }
         )
         print(", ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)

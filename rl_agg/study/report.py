@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from rl_agg import statistics
 from rl_agg.statistics import Array
+from rl_agg.study.figures import write_figures
 from rl_agg.study.results import Results, Runs, results_of
 from rl_agg.study.store import Store, write_atomically
 from rl_agg.study.tables import explanations, frame_of, markdown_tables, tables_of
@@ -28,7 +29,7 @@ AXES = {"update": "Updates", "env_steps": "Environment steps", "wall_time": "Sec
 
 
 def write_report(directory: Path) -> Results:
-    """Write ``report.md``, ``report.csv`` and ``report.html`` into a study's folder.
+    """Write ``report.md``, ``report.csv``, ``report.html`` and ``figures/*.png`` into a study's folder.
 
     :param directory: As given to :func:`~rl_agg.study.engine.run_study`; cells may be missing.
     :return: What the report says.
@@ -39,6 +40,7 @@ def write_report(directory: Path) -> Results:
     write_atomically(store.directory / "report.md", markdown(results).encode())
     write_atomically(store.directory / "report.csv", frame_of(results).to_csv(index=False).encode())
     write_atomically(store.directory / "report.html", page(results).encode())
+    write_figures(results, store.directory / "figures")
     return results
 
 
