@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from rl_agg.choices import build, check_settings, unknown_choice
 
 class Combiner(ABC):
     """Combine the gradients of the agents that are present; subclass it for a combiner of your own."""
+
+    by_parameter: ClassVar[bool] = False
+    """Whether it treats each parameter by itself, and is faster where a parameter's gradients lie beside each other."""
 
     def check(self, num_agents: int) -> None:  # noqa: B027 - most work with any number
         """Refuse a number of agents that it cannot work with.
@@ -67,6 +70,8 @@ class Median(Combiner):
 
     Source: Yin et al. (2018), definition 1.
     """
+
+    by_parameter = True
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """The mean of what is left when all but the middle one or two are trimmed."""
@@ -113,6 +118,8 @@ class TrimmedMean(_Byzantine):
 
     Source: Yin et al. (2018), definition 2.
     """
+
+    by_parameter = True
 
     @staticmethod
     def most_byzantine(num_agents: int) -> int:

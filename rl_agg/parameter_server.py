@@ -59,6 +59,11 @@ class ParameterServer:
         """Whether a gate decides who speaks."""
         return self._gate is not None
 
+    @property
+    def by_parameter(self) -> bool:
+        """Whether it is faster with the gradients of a parameter beside each other in memory, agent after agent."""
+        return self._gate is None and isinstance(self._aggregation, Combiner) and self._aggregation.by_parameter
+
     @torch.no_grad()
     def merge(self, gradients: Tensor, signals: Signals, *, idle: Tensor | None = None, scale: Tensor | None = None) -> Merged:
         """Merge one step's gradients.

@@ -277,7 +277,9 @@ def test_the_fastest_way_that_fits_is_taken(kind: Any, setups: list[str], monkey
     taken = []
     for way in (LinearWay, StackedWay, LoopedWay):
         rows = way.rows
-        monkeypatch.setattr(way, "rows", lambda self, *args, rows=rows: taken.append(type(self)) or rows(self, *args))
+        monkeypatch.setattr(
+            way, "rows", lambda self, *args, rows=rows, **kw: taken.append(type(self)) or rows(self, *args, **kw)
+        )
     for setup in setups:
         taken.clear()
         model = build(setup, aggregation="median", n_epochs=1)
