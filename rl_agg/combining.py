@@ -28,7 +28,8 @@ class Combiner(ABC):
     """Combine the gradients of the agents that are present; subclass it for a combiner of your own."""
 
     by_parameter: ClassVar[bool] = False
-    """Whether it treats each parameter by itself, and is faster where a parameter's gradients lie beside each other."""
+    """Whether it treats each parameter by itself. It is then faster where a parameter's gradients lie beside each other, and
+    ``merge`` may overwrite them."""
 
     def check(self, num_agents: int) -> None:  # noqa: B027 - most work with any number
         """Refuse a number of agents that it cannot work with.
@@ -38,12 +39,13 @@ class Combiner(ABC):
         """
 
     @torch.no_grad()
-    def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0) -> Tensor:
+    def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0, overwrite: bool = False) -> Tensor:
         """Combine.
 
         :param gradients: ``[A, P]``, detached, in units of the loss per parameter.
         :param present: Who takes part ``[A]``, bool; ``None`` means all. The rows of the others are not read.
         :param step: How many gradients have been combined before, for combiners that change from step to step.
+        :param overwrite: Whether ``gradients`` may be changed, which may save a copy.
         :return: ``[P]``; zeros if nobody is present.
         :raises ValueError: if ``gradients`` is not a matrix.
         """
@@ -51,6 +53,8 @@ class Combiner(ABC):
         rows = gradients if present is None or bool(present.all()) else gradients[present]
         if not len(rows):
             return gradients.new_zeros(gradients.shape[1])
+        if self.by_parameter and rows is gradients and not overwrite:
+            rows = rows.clone()
         return self.merge(rows, num_masked=len(gradients) - len(rows), step=step)
 
     @abstractmethod
@@ -253,8 +257,8 @@ class MixTailor(Combiner):
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Draw one and let it combine."""
-        drawn = np.random.default_rng([self.seed, step]).integers(len(self._pool))
-        return self._pool[drawn].merge(gradients, num_masked=num_masked, step=step)
+        drawn = self._pool[np.random.default_rng([self.seed, step]).integers(len(self._pool))]
+        return drawn.merge(gradients.clone() if drawn.by_parameter else gradients, num_masked=num_masked, step=step)
 
 
 class TorchJD(Combiner):
@@ -375,8 +379,7 @@ def name_of(combiner: Combiner) -> str:
 def _trimmed_mean(gradients: Tensor, trim: int) -> Tensor:
     if trim == 0:
         return gradients.mean(0)
-    kept = _sorted(gradients)[trim : len(gradients) - trim]
-    return kept[0] if len(kept) == 1 else kept.mean(0)
+    return _sorted(gradients)[trim : len(gradients) - trim].mean(0)
 
 
 MOST_COMPARED = 16
@@ -384,14 +387,15 @@ MOST_COMPARED = 16
 
 
 def _sorted(gradients: Tensor) -> Tensor:
-    """Each parameter's gradients in ascending order ``[A, P]``."""
+    """Each parameter's gradients in ascending order ``[A, P]``, perhaps in place."""
     if len(gradients) <= MOST_COMPARED:
         rows = list(gradients.unbind(0))
         for low, high in _comparisons(len(rows)):
             rows[low], rows[high] = torch.minimum(rows[low], rows[high]), torch.maximum(rows[low], rows[high])
         return torch.stack(rows)
     if gradients.device.type == "cpu" and gradients.dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(np.sort(gradients.numpy(), axis=0))  # vectorised, unlike torch's
+        gradients.numpy().sort(axis=0)  # vectorised, unlike torch's
+        return gradients
     return gradients.sort(0).values
 
 

@@ -60,7 +60,8 @@ class Way(ABC):
         :param outputs: Those of :meth:`evaluate` that have a gradient, each ``[B, ...]``.
         :param gradients: Theirs.
         :param by_parameter: Whether a parameter's gradients had better lie beside each other in memory.
-        :return: ``[A', P]``: of the agents that are present if the minibatch has equal parts of each, otherwise of all.
+        :return: ``[A', P]``: of the agents that are present if the minibatch has equal parts of each, otherwise of all. They
+            hold until the next call.
         """
 
 
@@ -89,6 +90,7 @@ class LinearWay(Way):
         }
         self._size = ends[-1]
         self._calls: list[tuple[_Layer, Tensor, Tensor]] = []
+        self._rows: Tensor | None = None  # used again and again: getting memory anew takes longer than filling it
         self._slots: Tensor | None = None
         self._num_slots = 0
 
@@ -148,8 +150,9 @@ class LinearWay(Way):
         back: Sequence[Tensor | None] = torch.autograd.grad(outputs, sources, gradients, allow_unused=True)
         by_parameter = by_parameter and self._equal and len(self._minibatches.agents) == self._num_rows
         shape = (self._size, self._num_rows) if by_parameter else (self._num_rows, self._size)
-        rows = sources[0].new_empty(shape)
-        rows = rows.T if by_parameter else rows
+        if self._rows is None or self._rows.shape != shape:
+            self._rows = sources[0].new_empty(shape)
+        rows = self._rows.T if by_parameter else self._rows
         unwritten = dict(self._columns)
         for (layer, inputs, _), delta in zip(self._calls, back, strict=False):
             if delta is None:
@@ -167,7 +170,7 @@ class LinearWay(Way):
 
     def _write(self, rows: Tensor, parameter: Tensor, unwritten: dict[Tensor, slice], *factors: Tensor) -> None:
         """Put a product in its place, or add it to what is there of a layer that was used before."""
-        place = rows[:, self._columns[parameter]].unflatten(1, parameter.shape)
+        place = torch.unflatten(rows[:, self._columns[parameter]], 1, parameter.shape)
         if unwritten.pop(parameter, None) is None:
             place += factors[0] if len(factors) == 1 else factors[0] @ factors[1]
         elif len(factors) == 1:

@@ -296,7 +296,7 @@ def test_a_policy_that_needs_a_loop_says_so_and_learns() -> None:
             self.scale = nn.Parameter(torch.ones(8))
 
         def forward(self, features: Tensor) -> Tensor:
-            return features * self.scale * (2.0 if float(features.sum()) > -1e9 else 1.0)
+            return features * self.scale * (2.0 if float(features.detach().sum()) > -1e9 else 1.0)
 
     model = build("discrete", aggregation="median", n_epochs=1, **extractor(Extractor, last=Counting))
     with pytest.warns(UserWarning, match="ActorCriticPolicy cannot be evaluated for all agents at once, so each gradient"):
