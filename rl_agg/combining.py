@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_agg.choices import build, check_settings, unknown_choice
@@ -171,8 +170,10 @@ class Krum(_Byzantine):
         if num_agents < 3:  # no neighbours to be near to
             return gradients.mean(0)
         num_neighbours = max(1, num_agents - self.tolerated(num_agents, num_masked) - 2)
-        _, _, relative = _relative(gradients)
-        distances = _squared_distances(relative).fill_diagonal_(torch.inf)  # nobody is their own neighbour
+        distances = _plain_distances(gradients)
+        if distances is None:
+            distances = _squared_distances(_relative(gradients)[2])
+        distances.fill_diagonal_(torch.inf)  # nobody is their own neighbour
         scores = distances.topk(num_neighbours, largest=False).values.sum(1)
         chosen = scores.topk(min(self.num_selected, num_agents), largest=False).indices
         return gradients[chosen].mean(0)
@@ -205,18 +206,21 @@ class GeometricMedian(Combiner):
         """Average with the weights that Weiszfeld's iteration ends at."""
         if len(gradients) < 3:  # every point between two is one
             return gradients.mean(0)
+        plain = _plain_distances(gradients)
+        if plain is not None and bool(plain.max() < FAR**2 * plain.median(1).values.median()):
+            return self._weights(plain).to(gradients) @ gradients
         middle, unit, relative = _relative(gradients)
         relative = _drawn_near(relative)
-        # An [A, A] matrix is too small for anything but the CPU; float64 keeps the distances when others are far larger
-        weights = self._weights(_squared_distances(relative).double().cpu().numpy())
-        return middle + unit * (torch.as_tensor(weights).to(relative) @ relative)
+        return middle + unit * (self._weights(_squared_distances(relative)).to(relative) @ relative)
 
-    def _weights(self, squared: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _weights(self, squared_distances: Tensor) -> Tensor:
+        # An [A, A] matrix is too small for anything but the CPU; float64 keeps the distances when others are far larger
+        squared = squared_distances.double().cpu().numpy()
         to_others = np.sort(squared, axis=1)[:, (len(squared) - 1) // 2]
         least = self.smoothing * np.sqrt(np.sort(to_others)[(len(squared) - 1) // 2])
         if least == 0.0:  # most gradients are the same, and so is the median
-            same = (to_others == 0.0).astype(np.float64)
-            return np.asarray(same / same.sum())
+            same = to_others == 0.0
+            return torch.from_numpy(same / same.sum())
         distances = np.sqrt(to_others)
         for _ in range(self.num_iterations):
             weights = 1.0 / np.maximum(distances, least)
@@ -224,7 +228,7 @@ class GeometricMedian(Combiner):
             to_each = squared @ weights
             distances = np.sqrt(np.maximum(to_each - 0.5 * (weights @ to_each), 0.0))
         weights = 1.0 / np.maximum(distances, least)
-        return np.asarray(weights / weights.sum())
+        return torch.from_numpy(weights / weights.sum())
 
 
 @dataclass(frozen=True)
@@ -428,10 +432,24 @@ def _relative(gradients: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
     return middle, largest, (relative / largest).nan_to_num()
 
 
+def _plain_distances(gradients: Tensor) -> Tensor | None:
+    """Squared distances ``[A, A]`` as seen from zero; ``None`` if that is too far away, or the numbers too large or small."""
+    products = gradients @ gradients.T
+    squares = products.diagonal()
+    sums = squares[:, None] + squares[None, :]
+    distances = (sums - 2 * products).fill_diagonal_(torch.inf)
+    told = distances > (0.01 * sums).clamp(min=1e-30)  # the difference of products still has digits
+    return distances.fill_diagonal_(0.0) if bool(told.fill_diagonal_(True).all()) else None
+
+
+FAR = 1e3
+"""In typical distances, how far a gradient may be away from the others before precision suffers."""
+
+
 def _drawn_near(relative: Tensor) -> Tensor:
     """Gradients ``[A, P]`` of which the far ones are nearer: only their direction counts, but distance costs precision."""
     norms = relative.norm(dim=1)
-    farthest = 1e3 * norms.median()
+    farthest = FAR * norms.median()
     far = norms > farthest
     if not bool(far.any()) or not bool(farthest > 0):
         return relative
