@@ -436,10 +436,10 @@ def _plain_distances(gradients: Tensor) -> Tensor | None:
     """Squared distances ``[A, A]`` as seen from zero; ``None`` if that is too far away, or the numbers too large or small."""
     products = gradients @ gradients.T
     squares = products.diagonal()
-    sums = squares[:, None] + squares[None, :]
-    distances = (sums - 2 * products).fill_diagonal_(torch.inf)
-    told = distances > (0.01 * sums).clamp(min=1e-30)  # the difference of products still has digits
-    return distances.fill_diagonal_(0.0) if bool(told.fill_diagonal_(True).all()) else None
+    distances = (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0.0)
+    nearness = (distances.median(1).values / squares).median()  # of most gradients, whatever a few of them are
+    near = nearness.clamp(max=1.0) * squares.median() > 1e-30
+    return distances if bool((nearness > 0.01) & near & distances.sum().isfinite()) else None
 
 
 FAR = 1e3
