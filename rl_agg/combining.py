@@ -14,11 +14,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_agg.choices import build, check_settings, unknown_choice
@@ -26,6 +25,10 @@ from rl_agg.choices import build, check_settings, unknown_choice
 
 class Combiner(ABC):
     """Combine the gradients of the agents that are present; subclass it for a combiner of your own."""
+
+    by_parameter: ClassVar[bool] = False
+    """Whether it treats each parameter by itself. It is then faster where a parameter's gradients lie beside each other, and
+    ``merge`` may overwrite them."""
 
     def check(self, num_agents: int) -> None:  # noqa: B027 - most work with any number
         """Refuse a number of agents that it cannot work with.
@@ -35,12 +38,13 @@ class Combiner(ABC):
         """
 
     @torch.no_grad()
-    def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0) -> Tensor:
+    def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0, overwrite: bool = False) -> Tensor:
         """Combine.
 
         :param gradients: ``[A, P]``, detached, in units of the loss per parameter.
         :param present: Who takes part ``[A]``, bool; ``None`` means all. The rows of the others are not read.
         :param step: How many gradients have been combined before, for combiners that change from step to step.
+        :param overwrite: Whether ``gradients`` may be changed, which may save a copy.
         :return: ``[P]``; zeros if nobody is present.
         :raises ValueError: if ``gradients`` is not a matrix.
         """
@@ -48,6 +52,8 @@ class Combiner(ABC):
         rows = gradients if present is None or bool(present.all()) else gradients[present]
         if not len(rows):
             return gradients.new_zeros(gradients.shape[1])
+        if self.by_parameter and rows is gradients and not overwrite:
+            rows = rows.clone()
         return self.merge(rows, num_masked=len(gradients) - len(rows), step=step)
 
     @abstractmethod
@@ -67,6 +73,8 @@ class Median(Combiner):
 
     Source: Yin et al. (2018), definition 1.
     """
+
+    by_parameter = True
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """The mean of what is left when all but the middle one or two are trimmed."""
@@ -114,6 +122,8 @@ class TrimmedMean(_Byzantine):
     Source: Yin et al. (2018), definition 2.
     """
 
+    by_parameter = True
+
     @staticmethod
     def most_byzantine(num_agents: int) -> int:
         """Something must be left to average."""
@@ -160,8 +170,10 @@ class Krum(_Byzantine):
         if num_agents < 3:  # no neighbours to be near to
             return gradients.mean(0)
         num_neighbours = max(1, num_agents - self.tolerated(num_agents, num_masked) - 2)
-        _, _, relative = _relative(gradients)
-        distances = _squared_distances(relative).fill_diagonal_(torch.inf)  # nobody is their own neighbour
+        distances = _plain_distances(gradients)
+        if distances is None:
+            distances = _squared_distances(_relative(gradients)[2])
+        distances.fill_diagonal_(torch.inf)  # nobody is their own neighbour
         scores = distances.topk(num_neighbours, largest=False).values.sum(1)
         chosen = scores.topk(min(self.num_selected, num_agents), largest=False).indices
         return gradients[chosen].mean(0)
@@ -194,18 +206,21 @@ class GeometricMedian(Combiner):
         """Average with the weights that Weiszfeld's iteration ends at."""
         if len(gradients) < 3:  # every point between two is one
             return gradients.mean(0)
+        plain = _plain_distances(gradients)
+        if plain is not None and bool(plain.max() < FAR**2 * plain.median(1).values.median()):
+            return self._weights(plain).to(gradients) @ gradients
         middle, unit, relative = _relative(gradients)
         relative = _drawn_near(relative)
-        # An [A, A] matrix is too small for anything but the CPU; float64 keeps the distances when others are far larger
-        weights = self._weights(_squared_distances(relative).double().cpu().numpy())
-        return middle + unit * (torch.as_tensor(weights).to(relative) @ relative)
+        return middle + unit * (self._weights(_squared_distances(relative)).to(relative) @ relative)
 
-    def _weights(self, squared: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _weights(self, squared_distances: Tensor) -> Tensor:
+        # An [A, A] matrix is too small for anything but the CPU; float64 keeps the distances when others are far larger
+        squared = squared_distances.double().cpu().numpy()
         to_others = np.sort(squared, axis=1)[:, (len(squared) - 1) // 2]
         least = self.smoothing * np.sqrt(np.sort(to_others)[(len(squared) - 1) // 2])
         if least == 0.0:  # most gradients are the same, and so is the median
-            same = (to_others == 0.0).astype(np.float64)
-            return np.asarray(same / same.sum())
+            same = to_others == 0.0
+            return torch.from_numpy(same / same.sum())
         distances = np.sqrt(to_others)
         for _ in range(self.num_iterations):
             weights = 1.0 / np.maximum(distances, least)
@@ -213,7 +228,7 @@ class GeometricMedian(Combiner):
             to_each = squared @ weights
             distances = np.sqrt(np.maximum(to_each - 0.5 * (weights @ to_each), 0.0))
         weights = 1.0 / np.maximum(distances, least)
-        return np.asarray(weights / weights.sum())
+        return torch.from_numpy(weights / weights.sum())
 
 
 @dataclass(frozen=True)
@@ -246,8 +261,8 @@ class MixTailor(Combiner):
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Draw one and let it combine."""
-        drawn = np.random.default_rng([self.seed, step]).integers(len(self._pool))
-        return self._pool[drawn].merge(gradients, num_masked=num_masked, step=step)
+        drawn = self._pool[np.random.default_rng([self.seed, step]).integers(len(self._pool))]
+        return drawn.merge(gradients.clone() if drawn.by_parameter else gradients, num_masked=num_masked, step=step)
 
 
 class TorchJD(Combiner):
@@ -373,8 +388,7 @@ def name_of(combiner: Combiner) -> str:
 def _trimmed_mean(gradients: Tensor, trim: int) -> Tensor:
     if trim == 0:
         return gradients.mean(0)
-    kept = _sorted(gradients)[trim : len(gradients) - trim]
-    return kept[0] if len(kept) == 1 else kept.mean(0)
+    return _sorted(gradients)[trim : len(gradients) - trim].mean(0)
 
 
 MOST_COMPARED = 16
@@ -382,14 +396,15 @@ MOST_COMPARED = 16
 
 
 def _sorted(gradients: Tensor) -> Tensor:
-    """Each parameter's gradients in ascending order ``[A, P]``."""
+    """Each parameter's gradients in ascending order ``[A, P]``, perhaps in place."""
     if len(gradients) <= MOST_COMPARED:
         rows = list(gradients.unbind(0))
         for low, high in _comparisons(len(rows)):
             rows[low], rows[high] = torch.minimum(rows[low], rows[high]), torch.maximum(rows[low], rows[high])
         return torch.stack(rows)
     if gradients.device.type == "cpu" and gradients.dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(np.sort(gradients.numpy(), axis=0))  # vectorised, unlike torch's
+        gradients.numpy().sort(axis=0)  # vectorised, unlike torch's
+        return gradients
     return gradients.sort(0).values
 
 
@@ -422,10 +437,24 @@ def _relative(gradients: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
     return middle, largest, (relative / largest).nan_to_num()
 
 
+def _plain_distances(gradients: Tensor) -> Tensor | None:
+    """Squared distances ``[A, A]`` as seen from zero; ``None`` if that is too far away, or the numbers too large or small."""
+    products = gradients @ gradients.T
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0.0)
+    nearness = (distances.median(1).values / squares).median()  # of most gradients, whatever a few of them are
+    near = nearness.clamp(max=1.0) * squares.median() > 1e-30
+    return distances if bool((nearness > 0.01) & near & distances.sum().isfinite()) else None
+
+
+FAR = 1e3
+"""In typical distances, how far a gradient may be away from the others before precision suffers."""
+
+
 def _drawn_near(relative: Tensor) -> Tensor:
     """Gradients ``[A, P]`` of which the far ones are nearer: only their direction counts, but distance costs precision."""
     norms = relative.norm(dim=1)
-    farthest = 1e3 * norms.median()
+    farthest = FAR * norms.median()
     far = norms > farthest
     if not bool(far.any()) or not bool(farthest > 0):
         return relative

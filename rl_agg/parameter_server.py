@@ -59,12 +59,17 @@ class ParameterServer:
         """Whether a gate decides who speaks."""
         return self._gate is not None
 
+    @property
+    def by_parameter(self) -> bool:
+        """Whether it is faster with the gradients of a parameter beside each other in memory, agent after agent."""
+        return self._gate is None and isinstance(self._aggregation, Combiner) and self._aggregation.by_parameter
+
     @torch.no_grad()
     def merge(self, gradients: Tensor, signals: Signals, *, idle: Tensor | None = None, scale: Tensor | None = None) -> Merged:
         """Merge one step's gradients.
 
-        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read. They are
-            kept where there is a gate, and must not be changed afterwards.
+        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read. May be
+            overwritten.
         :param signals: What the agents report with them, each ``[A]``.
         :param idle: Who has no gradient this time, without being at fault ``[A]``, bool: a weighted sum counts theirs as zero,
             a combiner does not see them.
@@ -93,7 +98,7 @@ class ParameterServer:
     def _combine(self, combiner: Combiner, gradients: Tensor, present: Tensor, idle: Tensor | None) -> Tensor:
         if idle is not None:
             gradients, present = gradients[~idle], present[~idle]
-        return combiner(gradients, present=present, step=self._num_steps)
+        return combiner(gradients, present=present, step=self._num_steps, overwrite=self._gate is None)
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps it has seen, and the gate's memory."""

@@ -54,12 +54,14 @@ class Way(ABC):
         """
 
     @abstractmethod
-    def rows(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    def rows(self, outputs: list[Tensor], gradients: list[Tensor], *, by_parameter: bool = False) -> Tensor:
         """Go back from the outputs to the parameters.
 
         :param outputs: Those of :meth:`evaluate` that have a gradient, each ``[B, ...]``.
         :param gradients: Theirs.
-        :return: ``[A', P]``: of the agents that are present if the minibatch has equal parts of each, otherwise of all.
+        :param by_parameter: Whether a parameter's gradients had better lie beside each other in memory.
+        :return: ``[A', P]``: of the agents that are present if the minibatch has equal parts of each, otherwise of all. They
+            hold until the next call.
         """
 
 
@@ -88,6 +90,7 @@ class LinearWay(Way):
         }
         self._size = ends[-1]
         self._calls: list[tuple[_Layer, Tensor, Tensor]] = []
+        self._rows: Tensor | None = None  # used again and again: getting memory anew takes longer than filling it
         self._slots: Tensor | None = None
         self._num_slots = 0
 
@@ -139,13 +142,17 @@ class LinearWay(Way):
         return samples.reshape(self._num_rows, -1, samples.shape[-1])
 
     @torch.no_grad()
-    def rows(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    def rows(self, outputs: list[Tensor], gradients: list[Tensor], *, by_parameter: bool = False) -> Tensor:
         """One backward pass from layer to layer, and a product of matrices for each."""
         sources = [output for _, _, output in self._calls]
         if self._log_std is not None:
             sources.append(self._log_std)
         back: Sequence[Tensor | None] = torch.autograd.grad(outputs, sources, gradients, allow_unused=True)
-        rows = sources[0].new_empty(self._num_rows, self._size)
+        by_parameter = by_parameter and self._equal and len(self._minibatches.agents) == self._num_rows
+        shape = (self._size, self._num_rows) if by_parameter else (self._num_rows, self._size)
+        if self._rows is None or self._rows.shape != shape:
+            self._rows = sources[0].new_empty(shape)
+        rows = self._rows.T if by_parameter else self._rows
         unwritten = dict(self._columns)
         for (layer, inputs, _), delta in zip(self._calls, back, strict=False):
             if delta is None:
@@ -163,12 +170,14 @@ class LinearWay(Way):
 
     def _write(self, rows: Tensor, parameter: Tensor, unwritten: dict[Tensor, slice], *factors: Tensor) -> None:
         """Put a product in its place, or add it to what is there of a layer that was used before."""
-        place = rows[:, self._columns[parameter]].view(self._num_rows, *parameter.shape)
+        place = torch.unflatten(rows[:, self._columns[parameter]], 1, parameter.shape)
         if unwritten.pop(parameter, None) is None:
             place += factors[0] if len(factors) == 1 else factors[0] @ factors[1]
         elif len(factors) == 1:
             place.copy_(factors[0])
         elif factors[1].shape[1] == 1:  # one sample each: a product of matrices would take several times as long
+            if not rows.is_contiguous():
+                place, factors = place.permute(1, 2, 0), tuple(factor.permute(1, 2, 0).contiguous() for factor in factors)
             torch.mul(*factors, out=place)
         else:
             place.copy_(factors[0] @ factors[1])
@@ -195,7 +204,7 @@ class StackedWay(Way):
         except RuntimeError as error:
             raise UnfitError(str(error)) from error
 
-    def rows(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    def rows(self, outputs: list[Tensor], gradients: list[Tensor], *, by_parameter: bool = False) -> Tensor:
         """One backward pass."""
         views = list(self._views.values())
         return _flat(torch.autograd.grad(outputs, views, gradients, allow_unused=True), views)
@@ -208,7 +217,7 @@ class LoopedWay(Way):
         """Evaluate as ever."""
         return list(evaluate_actions(*args, **kwargs))
 
-    def rows(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    def rows(self, outputs: list[Tensor], gradients: list[Tensor], *, by_parameter: bool = False) -> Tensor:
         """One backward pass for each agent, with the others' gradients blanked out."""
         parameters, agents = list(self._parameters.values()), self._minibatches.agents
         numbers = range(len(self._minibatches.present))
@@ -249,9 +258,9 @@ class BestWay(Way):
                 if isinstance(self._way, LoopedWay) and self._minibatches.equal_parts:
                     self._warn(error)
 
-    def rows(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
+    def rows(self, outputs: list[Tensor], gradients: list[Tensor], *, by_parameter: bool = False) -> Tensor:
         """As that way does."""
-        return self._way.rows(outputs, gradients)
+        return self._way.rows(outputs, gradients, by_parameter=by_parameter)
 
     def _warn(self, error: UnfitError) -> None:
         warnings.warn(

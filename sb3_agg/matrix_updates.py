@@ -90,7 +90,7 @@ class MatrixUpdate(DetachedUpdate):
     def _gradients(self) -> tuple[Tensor, Tensor | None]:
         """Those of the agents ``[A, P]``, and who is idle ``[A]``, if anyone is."""
         outputs, output_gradients = self._output_gradients()
-        rows = self._way.rows(outputs, output_gradients)
+        rows = self._way.rows(outputs, output_gradients, by_parameter=self._server.by_parameter)
         if self.minibatches.equal_parts:
             if self.minibatches.num_present == len(self._present):
                 return rows, None

@@ -118,13 +118,19 @@ def test_rows_that_are_not_finite_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_left_as_they_are(name: str) -> None:
-    gradients = normal(9, 4)
+@pytest.mark.parametrize("num_agents", [9, 40])
+def test_gradients_are_left_as_they_are(name: str, num_agents: int) -> None:
+    gradients = normal(num_agents, 4)
     gradients[0] = 1e30
     before = gradients.clone()
     combined = combine(name, gradients.requires_grad_())
     assert torch.equal(gradients, before)
     assert not combined.requires_grad
+    for step in range(4):  # whatever it draws
+        make_combiner(name, {})(gradients, step=step)
+    assert torch.equal(gradients, before)
+    overwritten = make_combiner(name, {})(before, overwrite=True)
+    torch.testing.assert_close(overwritten, combined)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -123,11 +123,24 @@ def test_gradients_are_left_as_they_are() -> None:
     gate, gradients = LazyGate(AGENTS), normal(AGENTS, PARAMETERS)
     before = gradients.clone()
     everyone = torch.ones(AGENTS, dtype=torch.bool)
-    _, held = gate(gradients, everyone)
+    gate(gradients, everyone)
     gate.note_step(gradients[0] * 10)
     gate(gradients + 1, everyone)
     assert torch.equal(gradients, before)
-    assert torch.equal(held, before)
+
+
+def test_the_caller_may_use_its_memory_again() -> None:
+    gate, gradients, everyone = LazyGate(AGENTS, xi=100.0), normal(AGENTS, PARAMETERS), torch.ones(AGENTS, dtype=torch.bool)
+    first = gradients.clone()
+    gate(gradients, everyone)
+    gate.note_step(gradients[0])
+    gradients += 0.1
+    sends, held = gate(gradients, everyone)
+    assert not sends.any()
+    assert torch.equal(held, first)
+    state = gate.state_dict()
+    gate(gradients + 1e6, everyone)
+    assert torch.equal(state["sent"], first)
 
 
 # State --------------------------------------------------------------------------------------------------------------------

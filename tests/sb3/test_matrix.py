@@ -277,7 +277,9 @@ def test_the_fastest_way_that_fits_is_taken(kind: Any, setups: list[str], monkey
     taken = []
     for way in (LinearWay, StackedWay, LoopedWay):
         rows = way.rows
-        monkeypatch.setattr(way, "rows", lambda self, *args, rows=rows: taken.append(type(self)) or rows(self, *args))
+        monkeypatch.setattr(
+            way, "rows", lambda self, *args, rows=rows, **kw: taken.append(type(self)) or rows(self, *args, **kw)
+        )
     for setup in setups:
         taken.clear()
         model = build(setup, aggregation="median", n_epochs=1)
@@ -294,7 +296,7 @@ def test_a_policy_that_needs_a_loop_says_so_and_learns() -> None:
             self.scale = nn.Parameter(torch.ones(8))
 
         def forward(self, features: Tensor) -> Tensor:
-            return features * self.scale * (2.0 if float(features.sum()) > -1e9 else 1.0)
+            return features * self.scale * (2.0 if float(features.detach().sum()) > -1e9 else 1.0)
 
     model = build("discrete", aggregation="median", n_epochs=1, **extractor(Extractor, last=Counting))
     with pytest.warns(UserWarning, match="ActorCriticPolicy cannot be evaluated for all agents at once, so each gradient"):
