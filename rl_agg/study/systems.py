@@ -28,6 +28,12 @@ def _weighting(name: str, rule: str, paper: str = "Holen et al. (2023)", **setti
     return KnownSystem(name, "everyone", rule, "gradients", "every step", paper, "sb3_agg:AggPPO", aggregation)
 
 
+def _episodic(
+    name: str, gate: str, rule: str, payload: str, path: str, paper: str = "Gunn (2023)", **settings: object
+) -> KnownSystem:
+    return KnownSystem(name, gate, rule, payload, "every episode", paper, path, settings)
+
+
 SYSTEMS = (
     _weighting("Baseline-Sum", "sum"),
     _weighting("Baseline-Avg", "mean"),
@@ -36,6 +42,32 @@ SYSTEMS = (
     _weighting("L-Weighted", "l_weighted"),
     _weighting("L-Weighted, softmax", "l_weighted", aggregation_kwargs={"normalize": True}),
     _weighting("Sample-weighted", "samples", "McMahan et al. (2017)"),
+    _episodic(
+        "ES", "everyone", "sum", "scalars with shared seeds", "rllib_agg:ES", "Salimans et al. (2017)", faithful="cartpole"
+    ),
+    _episodic(
+        "ESPC",
+        "binomial",
+        "sum",
+        "scalars with shared seeds",
+        "rllib_agg:ES",
+        faithful="cartpole",
+        communication="espc",
+        expected_messages=25,
+    ),
+    _episodic(
+        "ES, deviation gate",
+        "deviation",
+        "centred sum",
+        "scalars with shared seeds",
+        "rllib_agg:ES",
+        "ours",
+        communication="deviation",
+        expected_messages=25,
+    ),
+    _episodic("DQL", "everyone", "mean", "samples", "rllib_agg:DQL"),
+    _episodic("EBCDQL", "TD error", "mean", "samples", "rllib_agg:EBCDQL", "Ornia and Mazo (2021)"),
+    _episodic("DAVIA", "gain", "mean", "gradients", "rllib_agg:DAVIA", "Gatsis (2021)"),
 )
 RELATIVES = ("sb3_agg:AggA2C", "sb3_agg:AggMaskablePPO", "sb3_agg:AggRecurrentPPO")
 """They take the same settings as ``sb3_agg:AggPPO``."""
