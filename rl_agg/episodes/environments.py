@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -146,6 +147,9 @@ def open_environments(environment: str | Callable[[], gym.Env[Any, Any]], settin
     """
     if callable(environment):
         return ListedEnvironments(environment)
+    if ":" in environment:  # as gymnasium.make: import what registers it
+        module, environment = environment.split(":")
+        importlib.import_module(module)
     spec = gym.spec(environment)
     if str(spec.vector_entry_point) in VECTOR_STARTS and not spec.additional_wrappers:
         return VectorEnvironments(environment, settings)

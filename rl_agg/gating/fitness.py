@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from rl_agg.choices import check_settings, unknown_choice
 from rl_agg.gating.base import Bools, Drawn, FitnessGate, Floats
 from rl_agg.gating.deviation import DeviationGate
@@ -22,7 +24,7 @@ class EveryGate(FitnessGate):
 
     def decide(self, drawn: Drawn, memory: Floats, told: Floats) -> tuple[Bools, Floats]:
         """All of them."""
-        return drawn.fitness == drawn.fitness, memory
+        return np.ones(len(drawn.fitness), dtype=np.bool_), memory
 
 
 class RandomGate(FitnessGate):

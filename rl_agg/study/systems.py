@@ -37,6 +37,12 @@ def _combiner(name: str, combiner: str, paper: str, **settings: object) -> Known
     return _sb3(name, ("everyone", combiner, "gradients", "every step"), paper, combiner, **settings)
 
 
+def _episodic(
+    name: str, gate: str, rule: str, payload: str, path: str, paper: str = "Gunn (2023)", **settings: object
+) -> KnownSystem:
+    return KnownSystem(name, gate, rule, payload, "every episode", paper, path, settings)
+
+
 SYSTEMS = (
     _weighting("Baseline-Sum", "sum"),
     _weighting("Baseline-Avg", "mean"),
@@ -56,6 +62,32 @@ SYSTEMS = (
     _sb3("FedProx", ("everyone", "samples", "parameters", "every interval"), "Li et al. (2020)", "fedprox"),
     _sb3("ActorSum", ("everyone", "sum, and one's own", "gradients", "every step"), HOLEN, "actor_sum"),
     _sb3("ActorAvg", ("everyone", "mean, and one's own", "gradients", "every step"), HOLEN, "actor_mean"),
+    _episodic(
+        "ES", "everyone", "sum", "scalars with shared seeds", "rllib_agg:ES", "Salimans et al. (2017)", faithful="cartpole"
+    ),
+    _episodic(
+        "ESPC",
+        "binomial",
+        "sum",
+        "scalars with shared seeds",
+        "rllib_agg:ES",
+        faithful="cartpole",
+        communication="espc",
+        expected_messages=25,
+    ),
+    _episodic(
+        "ES, deviation gate",
+        "deviation",
+        "centred sum",
+        "scalars with shared seeds",
+        "rllib_agg:ES",
+        "ours",
+        communication="deviation",
+        expected_messages=25,
+    ),
+    _episodic("DQL", "everyone", "mean", "samples", "rllib_agg:DQL"),
+    _episodic("EBCDQL", "TD error", "mean", "samples", "rllib_agg:EBCDQL", "Ornia and Mazo (2021)"),
+    _episodic("DAVIA", "gain", "mean", "gradients", "rllib_agg:DAVIA", "Gatsis (2021)"),
 )
 RELATIVES = ("sb3_agg:AggA2C", "sb3_agg:AggMaskablePPO", "sb3_agg:AggRecurrentPPO")
 """They take the same settings as ``sb3_agg:AggPPO``; the recurrent one has no agents with parameters of their own."""

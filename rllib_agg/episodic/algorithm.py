@@ -71,6 +71,9 @@ class EpisodicAlgorithm(RestoringAlgorithm):
     agents: Any
     """What runs episodes, for what it knows of the environment; its own are closed."""
 
+    report: Report
+    """Of the last update."""
+
     def make_centre(self) -> Centre:
         """Build the centre, with the module as it is at the beginning."""
         raise NotImplementedError
@@ -108,6 +111,7 @@ class EpisodicAlgorithm(RestoringAlgorithm):
         if report is None:
             logger.warning("No env runner answered; the update is tried again in the next iteration.")
             return
+        self.report = report
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             self.centre.receive(report)
             self.centre.ledger.upload(np.zeros(self.config.population, dtype=np.int64), physical_bytes=physical_bytes)

@@ -73,6 +73,10 @@ def test_vector_entry_point_gives_the_same_episodes_as_a_list() -> None:
     assert vector(parameters, seeds).lengths.max() > vector(parameters, seeds).lengths.min()
 
 
+def test_ids_may_name_the_module_that_registers_them() -> None:
+    assert open_environments("rl_agg.envs:rl_agg/SimpleGrid-v0", {}).max_episode_steps == 100
+
+
 def test_vector_entry_point_takes_settings() -> None:
     built = evaluator(open_environments("CartPole-v1", {"sutton_barto_reward": True, "max_episode_steps": 9}))
     assert built(population(built, 3), np.arange(3)).lengths.max() <= 9

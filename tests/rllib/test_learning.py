@@ -12,7 +12,7 @@ from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
 from ray.tune.registry import register_env
 
-from rllib_agg import A3CConfig, AggAPPOConfig, AggIMPALAConfig, AggPPOConfig
+from rllib_agg import A3CConfig, AggAPPOConfig, AggIMPALAConfig, AggPPOConfig, DQLConfig, EBCDQLConfig, ESConfig
 
 pytestmark = pytest.mark.slow
 
@@ -104,3 +104,33 @@ def test_asynchronous_baselines_learn_cartpole(config_class: type, seed: int, ra
     configure = runpy.run_path(str(EXAMPLES / "rllib_impala.py"))["configure"]
     config = configure(config_class(), "CartPole-v1").reporting(min_time_s_per_iteration=3).debugging(seed=seed)
     assert best_return(config, 600_000, enough=450) >= 450
+
+
+def steady_centre(config: Any) -> float:
+    """Best mean return of the centre over ten updates in a row, of 200."""
+    algorithm = config.environment("CartPole-v1").build_algo()
+    returns = [algorithm.train()["env_runners"]["centre"]["episode_return_mean"] for _ in range(200)]
+    algorithm.stop()
+    return max(sum(returns[start : start + 10]) / 10 for start in range(191))
+
+
+@pytest.mark.parametrize(
+    "gate", [{}, {"communication": "deviation", "expected_messages": 25}], ids=lambda gate: gate.get("communication", "every")
+)
+def test_es_learns_cartpole(gate: dict[str, Any], ray_session: None) -> None:
+    """In 70 % of 20 trials; the rest begin where no perturbation changes an action."""
+    configs = [ESConfig().training(**gate).debugging(seed=seed) for seed in range(20)]
+    assert sum(steady_centre(config) >= 450 for config in configs) >= 14
+
+
+def test_simple_grid_is_solved_with_few_bytes(ray_session: None) -> None:
+    settings = {"lr": 1.0, "communication_kwargs": {"rho": 1.2, "beta": 0.3, "epsilon": 0.1}}
+    bytes_sent = {}
+    for config in (DQLConfig().training(lr=1.0), EBCDQLConfig().training(**settings)):
+        algorithm = config.environment("rl_agg/SimpleGrid-v0").debugging(seed=0).build_algo()
+        for _ in range(1000):
+            result = algorithm.train()
+        assert result["env_runners"]["centre"]["episode_len_mean"] == 8
+        bytes_sent[type(config)] = result["learners"]["default_policy"]["agg"]["bytes"]
+        algorithm.stop()
+    assert bytes_sent[EBCDQLConfig] <= 0.05 * bytes_sent[DQLConfig]

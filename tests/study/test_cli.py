@@ -114,7 +114,7 @@ def test_systems_are_listed(capsys):
 def test_listed_systems_exist(tiny):
     for path in {*RELATIVES, *(system.path for system in SYSTEMS)}:
         import_system(tiny(systems={"stock": System(path)}).cells[0])
-    named = {system.settings["aggregation"] for system in SYSTEMS}
+    named = {system.settings["aggregation"] for system in SYSTEMS if system.path == "sb3_agg:AggPPO"}
     assert named == {*RULES, *COMBINERS, *LOCAL_SCHEMES}
 
 
