@@ -10,10 +10,12 @@ in one of three ways, from the fastest to the most general: :class:`LinearWay`, 
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -64,57 +66,62 @@ class Way(ABC):
 class LinearWay(Way):
     r"""For policies whose parameters are all in linear layers: one plain evaluation.
 
-    With :math:`x_n` what comes into a layer and :math:`\delta_n` what comes back, agent a's gradient of its weight is
-    :math:`\sum_{n: a(n) = a} \delta_n x_n^\top`. The standard deviation of a Gaussian policy, which is no layer, is given out
-    sample by sample.
+    With :math:`x_n` what comes into a layer and :math:`\delta_n` what comes back to its output, agent a's gradient of its
+    weight is :math:`\sum_{n: a(n) = a} \delta_n x_n^\top`. The standard deviation of a Gaussian policy, which is no layer, is
+    given out sample by sample.
     """
 
     def __init__(self, policy: Any, minibatches: Minibatches) -> None:
         super().__init__(policy, minibatches)
         self._equal = minibatches.equal_parts
         self._num_rows = minibatches.num_present if self._equal else len(minibatches.present)
-        # Views of each parameter, one an agent, whose gradients are the rows
-        self._views = {name: _view_per_agent(parameter, self._num_rows) for name, parameter in self._parameters.items()}
         self._layers = [module for module in policy.modules() if type(module) is nn.Linear]
-        names = {parameter: name for name, parameter in self._parameters.items()}
-        found = {names.get(parameter) for layer in self._layers for parameter in layer.parameters()}
-        others = self._parameters.keys() - found
-        if others - {"log_std"} or (others and not _is_plain_gaussian(policy)):
-            raise UnfitError(f"{sorted(others)} are in no linear layer")
-        self._of_layer = [
-            tuple(
-                (parameter.detach(), self._views.get(names.get(parameter, "")))
-                for parameter in (layer.weight, layer.bias)
-                if parameter is not None
-            )
-            for layer in self._layers
-        ]
+        found = {parameter for layer in self._layers for parameter in layer.parameters()}
+        others = [name for name, parameter in self._parameters.items() if parameter not in found]
+        if others and not (others == ["log_std"] and _is_plain_gaussian(policy)):
+            raise UnfitError(f"{others} are in no linear layer")
+        self._log_std = _view_per_agent(policy.log_std, self._num_rows) if others else None
+        ends = list(itertools.accumulate(parameter.numel() for parameter in self._parameters.values()))
+        self._columns = {
+            parameter: slice(end - parameter.numel(), end)
+            for parameter, end in zip(self._parameters.values(), ends, strict=True)
+        }
+        self._size = ends[-1]
+        self._calls: list[tuple[_Layer, Tensor, Tensor]] = []
         self._slots: Tensor | None = None
+        self._num_slots = 0
 
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> list[Tensor | None]:
-        """Evaluate with layers that remember whose sample is whose."""
+        """Evaluate with layers that take down what comes in and goes out."""
         if not self._equal:
             self._slots, self._num_slots = _slots(self._minibatches.agents, self._num_rows)
+        self._calls.clear()
         with ExitStack() as stack:
-            for layer, of_layer in zip(self._layers, self._of_layer, strict=True):
-                own = vars(layer)
+            for module in self._layers:
+                own = vars(module)
                 # Whoever reaches around a layer for its weight would go unnoticed; like this, it is an AttributeError
                 stack.callback(own.__setitem__, "_parameters", own["_parameters"])
-                own["_parameters"] = {}
-                own["forward"] = partial(self._forward, of_layer)
                 stack.callback(own.pop, "forward")
-            if "log_std" in self._parameters:
-                vars(self._policy)["log_std"] = self._per_sample(self._views["log_std"])
+                own["forward"] = partial(self._forward, _Layer(module.weight, module.bias))
+                own["_parameters"] = {}
+            if self._log_std is not None:
+                vars(self._policy)["log_std"] = self._per_sample(self._log_std)
                 stack.callback(vars(self._policy).pop, "log_std")
             try:
-                return list(evaluate_actions(*args, **kwargs))
-            except AttributeError as error:
+                outputs = list(evaluate_actions(*args, **kwargs))
+            except (AttributeError, RuntimeError) as error:
                 raise UnfitError(str(error)) from error
+        if any(output._version for _, _, output in self._calls):
+            raise UnfitError("what comes out of a layer is changed in place")
+        return outputs
 
-    def _forward(self, of_layer: Sequence[tuple[Tensor, Tensor | None]], inputs: Tensor) -> Tensor:
+    def _forward(self, layer: _Layer, inputs: Tensor) -> Tensor:
         if len(inputs) != len(self._minibatches.agents):
             raise UnfitError(f"a layer sees {len(inputs)} rows for {len(self._minibatches.agents)} samples")
-        output: Tensor = _Linear.apply(self, inputs, *[tensor for pair in of_layer for tensor in pair])  # type: ignore[no-untyped-call]
+        output = nn.functional.linear(inputs, layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        if not output.requires_grad:
+            output.requires_grad_()
+        self._calls.append((layer, inputs.detach(), output))
         return output
 
     def _per_sample(self, views: Tensor) -> Tensor:
@@ -123,51 +130,54 @@ class LinearWay(Way):
             return views.repeat_interleave(len(self._minibatches.agents) // self._num_rows, dim=0)
         return views[self._minibatches.agents]
 
-    def per_agent(self, samples: Tensor) -> Tensor:
+    def _per_agent(self, samples: Tensor) -> Tensor:
         """``[B, ..., F]`` to ``[A', M, F]``, filled up with zeros where agents have unequally many samples."""
-        if self._slots is None:
-            return samples.reshape(self._num_rows, -1, samples.shape[-1])
-        padded = samples.new_zeros(self._num_rows * self._num_slots, *samples.shape[1:])
-        padded[self._slots] = samples
-        return padded.view(self._num_rows, -1, samples.shape[-1])
+        if self._slots is not None:
+            padded = samples.new_zeros(self._num_rows * self._num_slots, *samples.shape[1:])
+            padded[self._slots] = samples
+            samples = padded
+        return samples.reshape(self._num_rows, -1, samples.shape[-1])
 
+    @torch.no_grad()
     def rows(self, outputs: list[Tensor], gradients: list[Tensor]) -> Tensor:
-        """One backward pass."""
-        views = list(self._views.values())
-        return _flat(torch.autograd.grad(outputs, views, gradients, allow_unused=True), views)
+        """One backward pass from layer to layer, and a product of matrices for each."""
+        sources = [output for _, _, output in self._calls]
+        if self._log_std is not None:
+            sources.append(self._log_std)
+        back: Sequence[Tensor | None] = torch.autograd.grad(outputs, sources, gradients, allow_unused=True)
+        rows = sources[0].new_empty(self._num_rows, self._size)
+        unwritten = dict(self._columns)
+        for (layer, inputs, _), delta in zip(self._calls, back, strict=False):
+            if delta is None:
+                continue
+            per_agent = self._per_agent(delta)
+            if layer.weight in self._columns:
+                self._write(rows, layer.weight, unwritten, per_agent.mT, self._per_agent(inputs))
+            if layer.bias is not None and layer.bias in self._columns:
+                self._write(rows, layer.bias, unwritten, per_agent.sum(1))
+        if self._log_std is not None and back[-1] is not None:
+            self._write(rows, self._policy.log_std, unwritten, back[-1])
+        for columns in unwritten.values():  # of layers that had no part in it
+            rows[:, columns] = 0.0
+        return rows
+
+    def _write(self, rows: Tensor, parameter: Tensor, unwritten: dict[Tensor, slice], *factors: Tensor) -> None:
+        """Put a product in its place, or add it to what is there of a layer that was used before."""
+        place = rows[:, self._columns[parameter]].view(self._num_rows, *parameter.shape)
+        if unwritten.pop(parameter, None) is None:
+            place += factors[0] if len(factors) == 1 else factors[0] @ factors[1]
+        elif len(factors) == 1:
+            place.copy_(factors[0])
+        elif factors[1].shape[1] == 1:  # one sample each: a product of matrices would take several times as long
+            torch.mul(*factors, out=place)
+        else:
+            place.copy_(factors[0] @ factors[1])
 
 
-class _Linear(torch.autograd.Function):
-    """A linear layer that is the same for all agents, but whose gradient is told apart."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        way: LinearWay,
-        inputs: Tensor,
-        weight: Tensor,
-        weights: Tensor | None,
-        bias: Tensor | None = None,
-        biases: Tensor | None = None,
-    ) -> Tensor:
-        ctx.way = way
-        ctx.save_for_backward(inputs, weight)
-        return nn.functional.linear(inputs, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight = ctx.saved_tensors
-        _, needs_inputs, _, needs_weights, *_, needs_biases = ctx.needs_input_grad
-        back = gradient @ weight if needs_inputs else None
-        gradients = ctx.way.per_agent(gradient)
-        of_weights = of_biases = None
-        if needs_weights:
-            of_inputs = ctx.way.per_agent(inputs)
-            one_sample = of_inputs.shape[1] == 1  # for which a product of matrices takes several times as long
-            of_weights = gradients.mT * of_inputs if one_sample else gradients.mT @ of_inputs
-        if needs_biases:
-            of_biases = gradients.sum(1)
-        return (None, back, None, of_weights, None, of_biases)[: len(ctx.needs_input_grad)]
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    weight: Tensor
+    bias: Tensor | None
 
 
 class StackedWay(Way):

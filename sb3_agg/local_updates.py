@@ -128,4 +128,4 @@ class LocalUpdate(DetachedUpdate):
             ledger.download(self.num_sent(), gradients=self.num_parameters)
         elif merged is not None:
             ledger.upload(merged.cpu().numpy(), parameters=self._models.size)
-            ledger.download(np.ones(len(merged)), parameters=self._models.size)
+            ledger.download(np.ones(len(merged), dtype=np.int64), parameters=self._models.size)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_agg.episodes.reports import AGENT_ID, Report
-from rl_agg.evolution.evaluation import PopulationEvaluator
+from rl_agg.evolution.evaluation import Outcomes, PopulationEvaluator
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
 from rl_agg.gating.base import Drawn, FitnessGate, Floats
@@ -33,6 +33,26 @@ class Order:
     told: Floats
     memory: Floats
     scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What agents are about to try.
+
+    :param order: The centre's.
+    :param agents: Who ``[k]``; the centre, if there, is the last.
+    :param noise: Of all but the centre.
+    :param parameters: ``[k, P]``.
+    :param seeds: Of their environments ``[k]``.
+    :param samplers: Of their actions ``[k]``; ``None``: the best actions.
+    """
+
+    order: Order
+    agents: NDArray[np.int64]
+    noise: NDArray[np.float32]
+    parameters: NDArray[np.float32]
+    seeds: NDArray[np.int64]
+    samplers: list[np.random.Generator] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +100,36 @@ class EvolutionAgents:
 
         :param agents: Which, in [0, A], ascending ``[k]``.
         """
-        size, sigma = self.settings.population, np.float32(self.settings.noise_stdev)
-        perturbed = agents[agents < size]
+        trial = self.prepare(order, agents)
+        outcomes = self.evaluator(trial.parameters, trial.seeds, samplers=trial.samplers, scale=order.scale)
+        return self.report(trial, outcomes)
+
+    def prepare(self, order: Order, agents: NDArray[np.int64]) -> Trial:
+        """Perturb the parameters, and seed the episodes; whoever runs them then hands the outcomes to :meth:`report`."""
+        perturbed = agents[agents < self.settings.population]
         noise = Perturbations(order.run, len(order.theta), antithetic=self.settings.antithetic).draw(order.update, perturbed)
         parameters = np.empty((len(agents), len(order.theta)), dtype=np.float32)
-        np.multiply(noise, sigma, out=parameters[: len(perturbed)])
+        np.multiply(noise, np.float32(self.settings.noise_stdev), out=parameters[: len(perturbed)])
         parameters[: len(perturbed)] += order.theta
         parameters[len(perturbed) :] = order.theta
-        outcomes = self.evaluator(
-            parameters,
-            episode_seeds(order.run, order.update, size + 1)[agents],
-            samplers=[stream("actions", order.run, order.update, agent) for agent in agents.tolist()]
-            if self.explore
-            else None,
-            scale=order.scale,
-        )
+        samplers = [stream("actions", order.run, order.update, agent) for agent in agents.tolist()] if self.explore else None
+        seeds = episode_seeds(order.run, order.update, self.settings.population + 1)[agents]
+        return Trial(order, agents, noise, parameters, seeds, samplers)
+
+    def report(self, trial: Trial, outcomes: Outcomes) -> Report:
+        """Let those whose episodes are over decide whether to speak."""
+        order, perturbed = trial.order, trial.agents[: len(trial.noise)]
         sent = outcomes.discounted.astype(np.float32)
         fitness = sent.astype(np.float64)
-        spoken = decide(self._gate, order, perturbed, fitness[: len(perturbed)], noise)
+        spoken = decide(self._gate, order, perturbed, fitness[: len(perturbed)], trial.noise)
         rows = np.flatnonzero(spoken.speaks)
         payload = {"fitness": sent[rows]}
         if order.scale is not None:
             payload["statistics"] = outcomes.statistics[rows]
-        memory = np.full((len(agents), order.memory.shape[1]), np.nan)
+        memory = np.full((len(trial.agents), order.memory.shape[1]), np.nan)
         memory[: len(perturbed)] = spoken.memory
         return Report(
-            agents=agents,
+            agents=trial.agents,
             returns=outcomes.returns,
             discounted=fitness,
             lengths=outcomes.lengths,

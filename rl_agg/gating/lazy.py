@@ -63,7 +63,7 @@ class LazyGate:
             self._steps = self._steps.to(gradients) if self._steps.shape[1] == gradients.shape[1] else None
         self._sent, self._has_sent = self._sent.to(gradients), self._has_sent.to(gradients.device)
         bound = 0.0 if self._steps is None else self.xi * float(_squared_norms(self._steps, scale).sum())
-        innovations = _squared_norms(gradients - self._sent, scale)
+        innovations = _squared_norms((gradients - self._sent).mul_(1.0 if scale is None else scale), None)
         sends = present & (~self._has_sent | (innovations >= bound))
         self._sent = gradients if bool(sends.all()) else torch.where(sends[:, None], gradients, self._sent)
         self._has_sent = self._has_sent | sends

@@ -254,6 +254,19 @@ def test_copies_count_by_their_samples() -> None:
     assert torch.equal(copies(model), flat(model.policy).expand(3, -1))
 
 
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_samples_are_counted_on_after_a_load(tmp_path: Path) -> None:
+    broken = {"length": 4, "broken": np.nan, "broken_steps": range(STEPS)}
+    model = build(env=walks({"length": 4}, {"length": 4}, broken), aggregation_kwargs={"interval": 3})
+    with pytest.warns(UserWarning, match="agent 2 had"):
+        learn(model)
+    model.save(tmp_path / "model")
+    loaded = AggPPO.load(tmp_path / "model", env=walks(*[{"length": 4}] * 3), device="cpu")
+    learn(loaded, reset_num_timesteps=False)
+    expected = (2 * copies(loaded)[0] + 2 * copies(loaded)[1] + copies(loaded)[2]) / 5
+    torch.testing.assert_close(flat(loaded.policy), expected, rtol=1e-6, atol=1e-6)
+
+
 # ActorSum and ActorMean -----------------------------------------------------------------------------------------------------
 
 
@@ -406,10 +419,12 @@ def test_actions_follow_the_agents_own_networks() -> None:
 
 
 def test_masks_bind_agents_with_parameters_of_their_own() -> None:
-    env = make_vec_env(lambda: InvalidActionEnvDiscrete(dim=8, n_invalid_actions=4), n_envs=4)  # raises for an invalid one
-    settings = {"n_steps": 16, "batch_size": None, "seed": 0, "device": "cpu"}
-    model = AggMaskablePPO("MlpPolicy", env, aggregation="actor_mean", **settings).learn(3 * 64)
-    assert model.logger.name_to_value["agg/divergence"] > 0
+    env = make_vec_env(lambda: InvalidActionEnvDiscrete(dim=8, n_invalid_actions=4), n_envs=4)
+    settings = {"n_steps": 16, "batch_size": None, "seed": 0, "device": "cpu", "aggregation_kwargs": {"same_init": False}}
+    buffer = AggMaskablePPO("MlpPolicy", env, aggregation="actor_mean", **settings).learn(64).rollout_buffer
+    allowed = buffer.action_masks.reshape(64, 8)
+    assert (allowed.sum(1) == 4).all()
+    assert allowed[np.arange(64), buffer.actions.flatten().astype(int)].all()
 
 
 def test_the_policy_is_the_average_while_agents_act(tmp_path: Path) -> None:
@@ -699,6 +714,14 @@ def test_buffers_are_the_agents_own_and_averaged_like_parameters(scheme: str, tm
     model.save(tmp_path / "model")
     loaded = AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), device="cpu")
     assert torch.equal(loaded._local_models.stacked()[name], own)
+
+
+def test_buffers_of_an_agent_that_has_stopped_stay_as_they_are() -> None:
+    kwargs = {"interval": 9, "local_epochs": [0, 1, 2]}
+    own = {**NET, "features_extractor_class": Normalized}
+    model = learn(build(aggregation_kwargs=kwargs, policy_kwargs=own, batch_size=None))
+    counts = model._local_models.stacked()["features_extractor.norm.num_batches_tracked"]
+    assert counts.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
