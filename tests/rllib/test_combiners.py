@@ -188,8 +188,9 @@ def spy_on(server: Any) -> None:
 
 @pytest.mark.slow
 def test_tune_searches_over_everything_that_has_a_name(ray_session: None, tmp_path: Path) -> None:
-    names = ["mean", "r_weighted", *COMBINERS]
+    names = ["mean", "r_weighted", *COMBINERS, "fedavg", "fedprox"]
     config = tiny_ppo(aggregation=tune.grid_search(names), train_batch_size_per_learner=50)
+    config.num_learners = tune.sample_from(lambda spec: 2 if spec.config.aggregation.startswith("fed") else 0)
     run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
     results = tune.Tuner(AggPPO, param_space=config, run_config=run_config).fit()
     assert not results.errors
