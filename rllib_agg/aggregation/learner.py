@@ -294,7 +294,7 @@ class AggLearnerMixin(FiniteSteps):
         own = self.aggregation_of(module_id)
         size = sum(parameter.numel() for parameter in trained_parameters(self.module[module_id].unwrapped()))
         own.ledger.upload(record.num_sent(), gradients=size, scalars=len(own.needs))
-        own.ledger.download(record.num_present(), parameters=size)
+        own.ledger.download(record.num_answered(), parameters=size)
         return record.weights()
 
     # Checkpoints ----------------------------------------------------------------------------------------------------------

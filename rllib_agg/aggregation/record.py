@@ -94,11 +94,13 @@ class UpdateRecord:
 
     def num_sent(self) -> NDArray[np.int64]:
         """Gradients that each agent sent ``[A]``."""
-        return _times([minibatch.sends for minibatch in self._minibatches])
+        sent: NDArray[np.int64] = torch.stack([minibatch.sends for minibatch in self._minibatches]).sum(0).cpu().numpy()
+        return sent
 
-    def num_present(self) -> NDArray[np.int64]:
-        """Minibatches in which each agent took part ``[A]``."""
-        return _times([minibatch.present for minibatch in self._minibatches])
+    def num_answered(self) -> NDArray[np.int64]:
+        """Answers to each agent ``[A]``: one a minibatch, to whoever took part in any of them."""
+        took_part = torch.stack([minibatch.present for minibatch in self._minibatches]).any(0).cpu().numpy()
+        return len(self._minibatches) * took_part.astype(np.int64)
 
     def num_mixed_sign(self) -> int:
         """Minibatches in which the agents' losses had mixed signs."""
@@ -141,9 +143,3 @@ def log_counts(metrics: Any, key: tuple[str, ...], counts: dict[str, int], *, co
     """
     for name, value in counts.items():
         metrics.log_value((*key, name), value if counts_here else 0, reduce="lifetime_sum")
-
-
-def _times(flags: list[Tensor]) -> NDArray[np.int64]:
-    """``[A]`` bool each, added up."""
-    times: NDArray[np.int64] = torch.stack(flags).sum(0).cpu().numpy()
-    return times

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rl_agg.attacks import Attack
 from rllib_agg import AggPPO, AggPPOConfig
-from rllib_agg.aggregation.agents import agent_of
+from rllib_agg.aggregation.agents import AGENT, agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from tests.rllib.conftest import tiny_ppo
 from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, start_group
@@ -194,6 +194,20 @@ def test_ledger_counts_the_agents_of_each_minibatch(group: AggLearnerGroup, samp
     group.update(episodes=[episode for episode in sample() if agent_of(episode) in {0, 4}], **UPDATE)
     ledger = on_each(group, lambda learner: learner.aggregation_of(MODULE).ledger)[0]
     assert ledger.messages_per_agent.tolist() == [1, 0, 0, 0, 1]
+    assert ledger.bytes_down == 2 * 4 * num_parameters(group)
+
+
+def test_ledger_counts_minibatches_that_an_agent_is_not_in(spaces: dict[str, Any], sample: Callable[[], list[Any]]) -> None:
+    """Minibatches of two samples in the order of the episodes: an agent is in few of them, and is answered after each."""
+    config = tiny_ppo(aggregation="mean")
+    config.validate()
+    learner = config.build_learner(spaces=spaces)
+    rows = learner.make_batch(sample())[MODULE]
+    steps = [set(rows[AGENT][i : i + 2][rows["loss_mask"][i : i + 2]].tolist()) for i in range(0, len(rows[AGENT]) - 1, 2)]
+    learner.update(episodes=sample(), num_epochs=1, minibatch_size=2, num_total_minibatches=len(steps), timesteps={})
+    ledger = learner.aggregation_of(MODULE).ledger
+    assert ledger.messages_per_agent.tolist() == [sum(agent in step for step in steps) for agent in range(NUM_AGENTS)]
+    assert ledger.bytes_down == len(steps) * NUM_AGENTS * 4 * 107
 
 
 def lazy_ppo() -> AggPPOConfig:
