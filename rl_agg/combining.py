@@ -354,14 +354,19 @@ class TorchJD(Combiner):
             raise ValueError(f"{self.name} with {self._settings} cannot combine {num_agents} agents: {error}") from error
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
-        """Let TorchJD combine.
+        """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike.
 
         :raises ValueError: if it cannot do with those that are present.
         """
-        try:
-            merged: Tensor = self._built(gradients)
-        except ValueError as error:
-            raise ValueError(f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}") from error
+        devices = [gradients.device] if gradients.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(step)
+            try:
+                merged: Tensor = self._built(gradients)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}"
+                ) from error
         return merged
 
 

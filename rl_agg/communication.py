@@ -3,8 +3,8 @@
 Three counts are kept apart:
 
 - a *message* is one agent speaking up once, whatever it says;
-- *canonical bytes* are what the content needs as float32 numbers, 4 bytes each, without framing or compression, so that
-  algorithms can be compared wherever they run;
+- *canonical bytes* are what the content needs without framing or compression, 4 bytes for a float32 number, so that algorithms
+  can be compared wherever they run;
 - *physical bytes* are what this program really moved between processes, 0 where agents and learner share one. It is counted
   from the buffers that are handed over, never from the size of a pickle.
 """
@@ -18,8 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from rl_agg.choices import unknown_choice
 
-BYTES_PER_NUMBER = 4
-KINDS = ("gradients", "parameters", "scalars", "samples")
+SIZES = {"gradients": 4, "parameters": 4, "scalars": 4, "samples": 4, "ids": 2, "transitions": 9}
+"""Canonical bytes of one of each kind: float32 numbers, an agent's number, and a transition between cells of a table (two
+cells of 2 bytes, an action and whether it was the last in 1, a reward of 4)."""
+
+KINDS = tuple(SIZES)
 
 
 class Ledger:
@@ -44,26 +47,26 @@ class Ledger:
         self.physical_bytes = 0
         """Bytes moved between processes, both ways."""
 
-    def upload(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: int) -> None:
+    def upload(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: ArrayLike) -> None:
         """Count what agents send.
 
         :param times: How often each agent sends it ``[A]``, integer or bool.
         :param physical_bytes: What that moved between processes, all agents together.
-        :param numbers: How many numbers of each kind one message holds: ``gradients``, ``parameters``, ``scalars``,
-            ``samples``.
+        :param numbers: How many of each kind of :data:`SIZES` one message holds, the same for all or ``[A]``: ``gradients``,
+            ``parameters``, ``scalars``, ``samples``, ``ids``, ``transitions``.
         :raises ValueError: if a kind is unknown, ``times`` is not ``[A]`` or a count is negative.
         """
         self.messages_per_agent += self._add(self._up, times, physical_bytes, numbers)
 
-    def download(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: int) -> None:
+    def download(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: ArrayLike) -> None:
         """Count what agents are sent; parameters as in :meth:`upload`. Answers are bytes, but no messages."""
         self._add(self._down, times, physical_bytes, numbers)
 
     def _add(
-        self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, int]
+        self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, ArrayLike]
     ) -> NDArray[np.int64]:
         counted = np.asarray(times)
-        whole = counted.dtype.kind in "bui"
+        whole = counted.dtype.kind in "buif" and bool((counted == np.floor(counted)).all())
         if not whole or counted.shape != self.messages_per_agent.shape or (counted < 0).any():
             num_agents = len(self.messages_per_agent)
             raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")
@@ -71,11 +74,11 @@ class Ledger:
         unknown = sorted(numbers.keys() - set(KINDS))
         if unknown:
             raise unknown_choice("kind", unknown[0], KINDS)
-        sizes = [physical_bytes, *numbers.values()]
-        if any(isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 0 for size in sizes):
+        sizes = [np.asarray(physical_bytes), *map(np.asarray, numbers.values())]
+        if any(size.dtype.kind not in "ui" or (size < 0).any() for size in sizes):
             raise ValueError(f"sizes must be integers >= 0, got {numbers} and physical_bytes={physical_bytes!r}")
         for kind, number in numbers.items():
-            counts[kind] += often * int(number)
+            counts[kind] += often * np.asarray(number)
         self.physical_bytes += int(physical_bytes)
         return often
 
@@ -92,23 +95,23 @@ class Ledger:
     @property
     def bytes_down(self) -> int:
         """Canonical bytes sent to all agents."""
-        return BYTES_PER_NUMBER * int(sum(counts.sum() for counts in self._down.values()))
+        return int(sum(SIZES[kind] * counts.sum() for kind, counts in self._down.items()))
 
     @property
     def bytes_per_agent(self) -> NDArray[np.int64]:
         """Canonical bytes that each agent has sent ``[A]``."""
-        numbers: NDArray[np.int64] = np.sum(list(self._up.values()), axis=0)
-        return BYTES_PER_NUMBER * numbers
+        numbers: NDArray[np.int64] = np.sum([SIZES[kind] * counts for kind, counts in self._up.items()], axis=0)
+        return numbers
 
     def bytes_of(self, kind: str) -> int:
         """Canonical bytes of one kind sent by all agents.
 
-        :param kind: ``gradients``, ``parameters``, ``scalars`` or ``samples``.
+        :param kind: One of :data:`SIZES`.
         :raises ValueError: if it is none of them.
         """
         if kind not in KINDS:
             raise unknown_choice("kind", kind, KINDS)
-        return BYTES_PER_NUMBER * int(self._up[kind].sum())
+        return SIZES[kind] * int(self._up[kind].sum())
 
     def summary(self) -> dict[str, int]:
         """The totals under the names that they are logged by."""
@@ -138,6 +141,6 @@ class Ledger:
             return kept
 
         self.messages_per_agent = fitted(state["messages"])
-        self._up = {kind: fitted(state["up"][kind]) for kind in KINDS}
-        self._down = {kind: fitted(state["down"][kind]) for kind in KINDS}
+        self._up = {kind: fitted(state["up"].get(kind, [])) for kind in KINDS}
+        self._down = {kind: fitted(state["down"].get(kind, [])) for kind in KINDS}
         self.physical_bytes = state["physical_bytes"]

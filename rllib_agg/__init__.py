@@ -3,11 +3,17 @@
 from rllib_agg.a3c import A3C, A3CConfig
 from rllib_agg.aggregation import AgentTagging, LearnerLostError
 from rllib_agg.appo import AggAPPO, AggAPPOConfig
+from rllib_agg.es import ES, ESConfig
 from rllib_agg.impala import AggIMPALA, AggIMPALAConfig
 from rllib_agg.ppo import AggPPO, AggPPOConfig
+from rllib_agg.tabular import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
 
 __all__ = [
     "A3C",
+    "DAVIA",
+    "DQL",
+    "EBCDQL",
+    "ES",
     "A3CConfig",
     "AgentTagging",
     "AggAPPO",
@@ -16,5 +22,9 @@ __all__ = [
     "AggIMPALAConfig",
     "AggPPO",
     "AggPPOConfig",
+    "DAVIAConfig",
+    "DQLConfig",
+    "EBCDQLConfig",
+    "ESConfig",
     "LearnerLostError",
 ]

@@ -18,7 +18,8 @@ from sb3_agg.stacked_policy import Named, StackedPolicy
 class LocalActing:
     """Stand in for the policy while SB3 collects: a row for each agent is a question to the agents, others are to the policy.
 
-    The networks run under vmap, the distribution they parametrise does not: it draws from torch's generator as SB3 does.
+    Networks are the agents' own, but the distribution that they parametrise is one for all: it draws from torch's generator as
+    SB3 does.
 
     :param policy: SB3's actor-critic policy.
     :param stacked: Parameters and buffers of the agents, ``[A, ...]`` each, by name.

@@ -6,6 +6,7 @@ samples agent a has had since the last merge. It is what predicts and what is ev
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,16 +50,20 @@ class LocalModels:
         self._interval = scheme.interval if isinstance(scheme, FedAvg) else None
         self._moments = scheme.moments if isinstance(scheme, FedAvg) else "keep"
         self._policy = policy
-        self._parameters = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
         own = [policy] * num_agents if initial is None else initial
-        self.copies = torch.stack([_flat(list(_trained(item).values())) for item in own])
+        self._parameters = _trained(policy)
         self._buffers = {name: torch.stack([dict(item.named_buffers())[name] for item in own]) for name in _buffers(policy)}
+        self.copies = torch.stack([_flat(_trained(item)) for item in own])
         self._leaves = self._views(self.copies)
         fused = {"fused": True} if policy.optimizer.defaults.get("fused") else {}
         self.optimizer = StackedOptimizer(self.copies, policy.optimizer_class, {**policy.optimizer_kwargs, **fused})
-        self._restart()
-        self.differ = initial is not None
-        self._write_average(torch.ones(num_agents))
+        self._num_samples = torch.zeros(num_agents, device=self.copies.device)
+        self._num_updates = 0
+        self.divergence = 0.0
+        self.differ = initial is not None and num_agents > 1
+        self._written = _flat(self._parameters)
+        if self.differ:
+            self._write_average(torch.ones_like(self._num_samples))
         self.last_merge = self._written.clone()
 
     @property
@@ -131,21 +136,14 @@ class LocalModels:
 
     def follow_policy(self) -> None:
         """Let all agents start from the policy if someone else has written to it."""
-        if not torch.equal(_flat(list(self._parameters.values())), self._written):
+        if not torch.equal(_flat(self._parameters), self._written):
             self.start_from_policy()
 
     def start_from_policy(self) -> None:
-        """Let all agents start from the policy's parameters, with nothing in their optimiser's memory."""
-        self._restart()
-        self._written = _flat(list(self._parameters.values()))
-        for name, buffer in _buffers(self._policy).items():
-            self._buffers[name].copy_(buffer)
-        self.optimizer.reset()
+        """Let all agents start from the policy's parameters, with nothing in their optimisers' memory."""
+        self._written = _flat(self._parameters)
         self._share()
-
-    def _restart(self) -> None:
-        self._num_samples = torch.zeros(len(self.copies), device=self.copies.device)
-        self._num_updates = 0
+        self.optimizer.reset()
         self.divergence = 0.0
 
     def _share(self) -> None:
@@ -188,20 +186,19 @@ class LocalModels:
         """Go on from :meth:`state_dict`, with the policy as it was then.
 
         Of another number of agents, those that are still there keep their copies, new ones start from the policy, and nobody
-        has anything in their optimiser's memory.
+        has anything in their optimisers' memory.
         """
+        state = copy.deepcopy(dict(state))  # it may be our own
         self.start_from_policy()
-        same = len(state["copies"]) == len(self.copies)
         shared = min(len(state["copies"]), len(self.copies))
-        own = {"copies": self.copies, "num_samples": self._num_samples}
-        for tensor, saved in [(own[name], state[name]) for name in own] + [
-            (buffer, state["buffers"][name]) for name, buffer in self._buffers.items()
-        ]:
-            tensor[:shared] = saved[:shared]
+        self.copies[:shared] = state["copies"][:shared]
+        self._num_samples[:shared] = state["num_samples"][:shared]
+        for name, buffer in self._buffers.items():
+            buffer[:shared] = state["buffers"][name][:shared]
         self.last_merge.copy_(state["last_merge"])
         self._num_updates = state["num_updates"]
         self.differ = state["differ"]
-        if same:
+        if len(state["copies"]) == len(self.copies):
             self.optimizer.load_state_dict(state["optimizer"])
 
 
@@ -214,5 +211,6 @@ def _buffers(policy: nn.Module) -> Named:
 
 
 @torch.no_grad()
-def _flat(parameters: Sequence[Tensor]) -> Tensor:
-    return torch.cat([parameter.reshape(-1) for parameter in parameters])
+def _flat(parameters: Named) -> Tensor:
+    """``[P]``."""
+    return torch.cat([parameter.reshape(-1) for parameter in parameters.values()])

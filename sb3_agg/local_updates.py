@@ -92,11 +92,12 @@ class LocalUpdate(DetachedUpdate):
         outputs, output_gradients = self._output_gradients()
         parts = torch.autograd.grad(outputs, parameters, output_gradients, allow_unused=True, materialize_grads=True)
         matrix = self._models.optimizer.gradients
-        flat = [part.reshape(len(part), -1) for part in parts]
-        if self._rows is None:
-            return torch.cat(flat, dim=1, out=matrix)
-        matrix.zero_()
-        matrix[self._rows] = torch.cat(flat, dim=1)
+        rows = matrix if self._rows is None else torch.empty(len(self._rows), matrix.shape[1], device=matrix.device)
+        for part, flat in zip(parts, torch.split(rows, [part[0].numel() for part in parts], dim=1), strict=True):
+            flat.view_as(part).copy_(part)
+        if self._rows is not None:
+            matrix.zero_()
+            matrix[self._rows] = rows
         return matrix
 
     def _mix(self, gradients: Tensor) -> Tensor:
@@ -127,4 +128,4 @@ class LocalUpdate(DetachedUpdate):
             ledger.download(self.num_sent(), gradients=self.num_parameters)
         elif merged is not None:
             ledger.upload(merged.cpu().numpy(), parameters=self._models.size)
-            ledger.download(np.ones(len(merged)), parameters=self._models.size)
+            ledger.download(np.ones(len(merged), dtype=np.int64), parameters=self._models.size)

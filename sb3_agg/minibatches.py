@@ -82,6 +82,7 @@ class Minibatches:
     # SB3's own order ------------------------------------------------------------------------------------------------------
 
     def _get_stock(self, batch_size: int | None = None) -> Iterator[Any]:
+        self.epoch += 1
         for samples in self._get(batch_size):
             if samples is not None:
                 self.samples = samples

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -17,16 +19,20 @@ Named = dict[str, Tensor]
 class StackedPolicy:
     """Call a policy's methods for all agents at once, each with parameters of its own.
 
+    Where nothing but linear layers has parameters, as in ``MlpPolicy``, they multiply batches of matrices and nothing else
+    needs to know of agents. Other networks run under vmap, which costs as much again as a small network.
+
     :param policy: The policy.
     :param names: The parameters and buffers that differ between agents; they share the others.
     """
 
     def __init__(self, policy: nn.Module, names: Iterable[str]) -> None:
         self._policy = policy
-        # torch.func.functional_call looks for them anew each time, which takes as long as a small network's forward pass
         own = {**dict(policy.named_parameters()), **dict(policy.named_buffers())}
         self._own = {name: own[name] for name in names}
+        # torch.func.functional_call looks for them anew each time, which takes as long as a small network's forward pass
         self._places = _places(policy, self._own.values())
+        self._linear = _linear_layers(policy, self._own)
 
     def __call__(self, method: Callable[..., Any], stacked: Named, *args: Any, **kwargs: Any) -> list[Tensor | None]:
         """Call a method.
@@ -38,32 +44,57 @@ class StackedPolicy:
         :return: ``[A * M, ...]`` each, ``None`` where the method returned it.
         """
         tensors = [stacked[name] for name in self._own]
-        num_agents = len(tensors[0])
+        call = self._call_under_vmap if self._linear is None else self._call_batched
+        distribution = vars(getattr(self._policy, "action_dist", self._policy)).copy()
+        outputs = call(method, tensors, args, kwargs)
+        if hasattr(self._policy, "action_dist"):  # it remembers its last arguments, which mean nothing elsewhere
+            vars(self._policy.action_dist).update(distribution)
+        return list(outputs)
+
+    # Linear layers alone --------------------------------------------------------------------------------------------------
+
+    def _call_batched(
+        self, method: Callable[..., Any], tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, ...]:
+        assert self._linear is not None
+        num_samples = _num_rows(args[0]) // len(tensors[0])
+        # A parameter of the policy itself, log_std, multiplies samples: each gets its agent's
+        by_sample = [
+            tensor.repeat_interleave(num_samples, 0) if "." not in name else tensor
+            for name, tensor in zip(self._own, tensors, strict=True)
+        ]
+        with ExitStack() as stack:
+            stack.enter_context(self._using(by_sample))
+            for layer in self._linear:
+                vars(layer)["forward"] = partial(_batched_linear, layer)
+                stack.callback(vars(layer).pop, "forward")
+            return _tuple(method(*args, **kwargs))
+
+    # Anything -------------------------------------------------------------------------------------------------------------
+
+    def _call_under_vmap(
+        self, method: Callable[..., Any], tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, ...]:
         names, given = list(kwargs), [*args, *kwargs.values()]
         absent: list[int] = []
 
         def call(own: list[Tensor], *items: Any) -> tuple[Tensor, ...]:
-            named = dict(zip(names, items[len(args) :], strict=True))
             with self._using(own):
-                outputs = method(*items[: len(args)], **named)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+                outputs = _tuple(method(*items[: len(args)], **dict(zip(names, items[len(args) :], strict=True))))
             absent[:] = [i for i, output in enumerate(outputs) if output is None]  # vmap returns tensors alone
             return tuple(output for output in outputs if output is not None)
 
         in_dims = (0, *[None if item is None else 0 for item in given])
-        distribution = vars(getattr(self._policy, "action_dist", self._policy)).copy()
-        outputs = vmap(call, in_dims=in_dims, randomness="different")(
-            tensors, *[_by_agent(item, num_agents) for item in given]
-        )
-        if hasattr(self._policy, "action_dist"):  # it remembers its last arguments, which mean nothing outside vmap
-            vars(self._policy.action_dist).update(distribution)
-        results: list[Tensor | None] = [output.flatten(0, 1) for output in outputs]
+        by_agent = [_by_agent(item, len(tensors[0])) for item in given]
+        results: list[Tensor | None] = [
+            output.flatten(0, 1) for output in vmap(call, in_dims=in_dims, randomness="different")(tensors, *by_agent)
+        ]
         for i in absent:
             results.insert(i, None)
-        return results
+        return tuple(results)
 
     @contextmanager
-    def _using(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+    def _using(self, tensors: Iterable[Tensor]) -> Iterator[None]:
         """Let the modules use other tensors for a while."""
         try:
             self._put(tensors)
@@ -85,6 +116,40 @@ def _places(policy: nn.Module, tensors: Iterable[Tensor]) -> list[list[tuple[dic
             for key, tensor in kept.items():
                 places.setdefault(id(tensor), []).append((kept, key))
     return [places[id(tensor)] for tensor in tensors]
+
+
+def _linear_layers(policy: nn.Module, own: Named) -> list[nn.Linear] | None:
+    """The layers that have a part in ``own``; ``None`` where something else has, or might."""
+    differ = {id(tensor) for tensor in own.values()}
+    layers = []
+    for module in policy.modules():
+        if type(module).__module__.partition(".")[0] not in ("torch", "stable_baselines3", "sb3_contrib"):
+            return None  # who knows what it does with its layers' parameters
+        kept = {**module._parameters, **module._buffers}
+        mine = [name for name, tensor in kept.items() if id(tensor) in differ]
+        if type(module) is nn.Linear and len(mine) == sum(tensor is not None for tensor in kept.values()):
+            layers.append(module)
+        elif mine and not (
+            module is policy and mine == ["log_std"] and isinstance(policy.action_dist, DiagGaussianDistribution)
+        ):
+            return None
+    return layers
+
+
+def _batched_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    """``[A * M, ..., in]`` to ``[A * M, ..., out]``."""
+    weight, bias = layer.weight, layer.bias  # [A, out, in], [A, out]
+    rows = inputs.reshape(len(weight), -1, inputs.shape[-1])
+    outputs = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+    return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
+
+
+def _tuple(outputs: Any) -> tuple[Tensor | None, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _num_rows(item: Any) -> int:
+    return len(next(iter(item.values())) if isinstance(item, dict) else item)
 
 
 def _by_agent(item: Any, num_agents: int) -> Any:

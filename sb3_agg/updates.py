@@ -188,8 +188,7 @@ class DetachedUpdate(Update):
         return values, log_prob, entropy
 
     def _output_gradients(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Outputs of the policy that have a gradient, and their gradients: times the number of agents present, for each has as
-        large a part of the mean that SB3 minimises."""
+        """Outputs of the policy that have a gradient, and these: of each agent's mean loss, not of the mean of all."""
         pairs = [
             (output, copy.grad * self.minibatches.num_present)
             for output, copy in zip(self._outputs, self._copies, strict=True)

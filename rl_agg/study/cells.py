@@ -52,7 +52,7 @@ class Runner(Protocol):
         """Train, on one thread, with all randomness from the cell's seed."""
 
 
-RUNNERS = {"stable_baselines3": "rl_agg.study.sb3:Sb3Runner"}
+RUNNERS = {"stable_baselines3": "rl_agg.study.sb3:Sb3Runner", "rllib_agg": "rl_agg.study.episodic:EpisodicRunner"}
 """Who runs the classes that descend from one of a package's."""
 
 

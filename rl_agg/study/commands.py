@@ -66,7 +66,7 @@ def systems() -> int:
         text = yaml.safe_dump(entry, default_flow_style=True, width=999, sort_keys=False).strip()[1:-1]
         console.print(f"[bold]{escape(system.name):{width}}[/]  {axes} ({system.paper})", highlight=False, soft_wrap=True)
         console.print(f"  [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
-    console.print(f"\nThe same settings work with {', '.join(RELATIVES)}.", highlight=False)
+    console.print(f"\nWhat works with sb3_agg:AggPPO works with {', '.join(RELATIVES)}.", highlight=False)
     return 0
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_agg import Ledger
-from rl_agg.communication import KINDS
+from rl_agg.communication import KINDS, SIZES
 
 
 def test_numbers_by_hand() -> None:
@@ -28,7 +28,11 @@ def test_numbers_by_hand() -> None:
     assert ledger.bytes_per_agent.tolist() == [4 * 2 * 11, 4 * 11, 4 * 7]
     assert ledger.bytes == 4 * (3 * 11 + 7) == 160
     assert ledger.bytes_down == 4 * 6 * 10 == 240
-    assert {kind: ledger.bytes_of(kind) for kind in KINDS} == {"gradients": 120, "parameters": 28, "scalars": 12, "samples": 0}
+    assert {kind: ledger.bytes_of(kind) for kind in KINDS if ledger.bytes_of(kind)} == {
+        "gradients": 120,
+        "parameters": 28,
+        "scalars": 12,
+    }
     assert ledger.physical_bytes == 350
     assert ledger.summary() == {"messages": 4, "bytes": 160, "bytes_down": 240, "physical_bytes": 350}
 
@@ -65,9 +69,9 @@ def test_totals_are_those_of_the_agents_and_of_the_kinds(sent: list[Any], receiv
     for times, kind, number in received:
         ledger.download(times, **{kind: number})
     assert ledger.messages == sum(sum(times) for times, _, _ in sent)
-    assert ledger.bytes == 4 * sum(sum(times) * number for times, _, number in sent)
+    assert ledger.bytes == sum(SIZES[kind] * sum(times) * number for times, kind, number in sent)
     assert ledger.bytes == ledger.bytes_per_agent.sum() == sum(ledger.bytes_of(kind) for kind in KINDS)
-    assert ledger.bytes_down == 4 * sum(sum(times) * number for times, _, number in received)
+    assert ledger.bytes_down == sum(SIZES[kind] * sum(times) * number for times, kind, number in received)
 
 
 def filled() -> Ledger:
@@ -111,7 +115,11 @@ def test_a_number_of_agents_that_is_none(num_agents: Any) -> None:
         ([1, -1, 0], {}, "times must be [A] = [3] whole numbers, not negative"),
         ([0.5, 1.0, 1.0], {}, "times must be [A] = [3] whole numbers, not negative"),
         (1, {}, "times must be [A] = [3] whole numbers, not negative, got 1"),
-        ([1, 1, 1], {"gradient": 1}, "unknown kind 'gradient' (did you mean 'gradients'?); choose from gradients, parameters"),
+        (
+            [1, 1, 1],
+            {"gradient": 1},
+            "unknown kind 'gradient' (did you mean 'gradients'?); choose from gradients, ids, parameters",
+        ),
         ([1, 1, 1], {"scalars": 2, "samples": -1}, "sizes must be integers >= 0, got {'scalars': 2, 'samples': -1} and"),
         ([1, 1, 1], {"scalars": 1.5}, "sizes must be integers >= 0"),
         ([1, 1, 1], {"physical_bytes": -1}, "sizes must be integers >= 0, got {} and physical_bytes=-1"),

@@ -1,0 +1,95 @@
+"""What comes back from agents after an episode each. Axes: k agents, S message rows, K numbers that an agent remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+AGENT_ID = np.uint16
+"""How agents are named in a message; 65,535 of them at most."""
+
+Payload = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Messages from some agents, and beside them what an experimenter wants to know of all, which no learner reads.
+
+    :param agents: Who ran an episode ``[k]``.
+    :param returns: Undiscounted, in the environment's own units ``[k]``; NaN if the episode was corrupt.
+    :param discounted: Discounted returns ``[k]``.
+    :param lengths: Steps ``[k]``.
+    :param memory: What agents remember from now on ``[k, K]``; carried for them, they may run elsewhere next time.
+    :param senders: Whose each message row is ``[S]``.
+    :param payload: What it says, by name, each ``[S, ...]``.
+    """
+
+    agents: NDArray[np.int64]
+    returns: NDArray[np.float64]
+    discounted: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    memory: NDArray[np.float64]
+    senders: NDArray[np.uint16]
+    payload: dict[str, Payload] = field(default_factory=dict)
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Whose episode was sound ``[k]``."""
+        return np.isfinite(self.discounted)
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    """Put reports together, in the agents' order, whoever ran them. Agents that come twice count once."""
+    agents = np.concatenate([report.agents for report in reports])
+    _, order = np.unique(agents, return_index=True)
+    kept = [set(report.agents.tolist()) for report in reports]
+    for index, report_agents in enumerate(kept):
+        report_agents -= set().union(*kept[:index])
+    rows = np.concatenate([np.isin(report.senders, list(own)) for report, own in zip(reports, kept, strict=True)])
+    senders = np.concatenate([report.senders for report in reports])
+    speaking = np.flatnonzero(rows)[np.argsort(senders[rows], kind="stable")]
+    return Report(
+        agents=agents[order],
+        returns=np.concatenate([report.returns for report in reports])[order],
+        discounted=np.concatenate([report.discounted for report in reports])[order],
+        lengths=np.concatenate([report.lengths for report in reports])[order],
+        memory=np.concatenate([report.memory for report in reports])[order],
+        senders=senders[speaking],
+        payload={name: np.concatenate([report.payload[name] for report in reports])[speaking] for name in reports[0].payload},
+    )
+
+
+def measures(rewards: NDArray[np.float64], speaks: NDArray[np.bool_], sizes: NDArray[np.int64]) -> dict[str, float]:
+    """The report's three measures of one update, with the 10th and 90th percentile over its agents.
+
+    :param rewards: Discounted returns of those whose episode was sound.
+    :param speaks: Who sent a message, of the whole population ``[A]``.
+    :param sizes: Canonical bytes that each sent ``[A]``.
+
+    Source: Gunn (2023), section 3.2, where the last has no factor of who spoke.
+    """
+    values = {"reward": rewards, "frequency": speaks.astype(np.float64), "size": np.where(speaks, sizes, 0)}
+    found: dict[str, float] = {}
+    for name, each in values.items():
+        low, high = np.percentile(each, (10, 90)) if each.size else (np.nan, np.nan)
+        mean = float(each.mean()) if each.size else float("nan")
+        found |= {f"mu_{name}": mean, f"mu_{name}_p10": float(low), f"mu_{name}_p90": float(high)}
+    return found
+
+
+def buffer_bytes(value: Any) -> int:
+    """Bytes of all arrays in nested dataclasses, mappings and sequences: what crosses a process boundary, without framing."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return sum(buffer_bytes(getattr(value, item.name)) for item in dataclasses.fields(value))
+    if isinstance(value, Mapping):
+        return sum(buffer_bytes(inner) for inner in value.values())
+    if isinstance(value, list | tuple):
+        return sum(buffer_bytes(inner) for inner in value)
+    return 0

@@ -1,0 +1,151 @@
+"""One episode for each of many parameter vectors. Axes: B episodes, k still going, P parameters, D observation numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_agg.episodes.environments import Environments
+from rl_agg.episodes.spaces import ActionDecoder, ObservationEncoder
+from rl_agg.evolution.networks import MLP
+from rl_agg.evolution.normalization import normalized
+
+STEPS_AT_ONCE = 64
+"""For how many steps action noise is drawn ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How the episodes went.
+
+    :param returns: Undiscounted ``[B]``; NaN if an observation or the parameters were not finite, which ends an episode.
+    :param discounted: Discounted returns ``[B]``.
+    :param lengths: Steps ``[B]``.
+    :param statistics: What :mod:`rl_agg.evolution.normalization` wants to know ``[B, 2D + 1]``; 0 rows if nobody asked.
+    """
+
+    returns: NDArray[np.float64]
+    discounted: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    statistics: NDArray[np.float32]
+
+
+class PopulationEvaluator:
+    """Runs episodes side by side: all networks in one matrix product per layer, those that finish fall out.
+
+    :param environments: Where.
+    :param hidden: Sizes of the hidden layers.
+    :param activation: Of the hidden layers.
+    :param gamma: Discount in [0, 1].
+    :param max_episode_steps: Ends episodes after so many steps; ``None``: only the environment's own limit does.
+    :param normalize_actions: See :class:`~rl_agg.episodes.spaces.ActionDecoder`.
+    :param action_noise_stdev: As well.
+    :raises ValueError: if nothing limits an episode, or a space or value cannot be.
+    """
+
+    def __init__(
+        self,
+        environments: Environments,
+        *,
+        hidden: Sequence[int],
+        activation: str = "tanh",
+        gamma: float = 1.0,
+        max_episode_steps: int | None = None,
+        normalize_actions: bool = True,
+        action_noise_stdev: float = 0.1,
+    ) -> None:
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps!r}")
+        if max_episode_steps is None and environments.max_episode_steps is None:
+            raise ValueError(
+                "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, "
+                "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
+            )
+        self.environments = environments
+        self.encoder = ObservationEncoder(environments.observation_space)
+        self.decoder = ActionDecoder(environments.action_space, normalize=normalize_actions, noise_stdev=action_noise_stdev)
+        self.network = MLP((self.encoder.size, *hidden, self.decoder.size), activation)
+        self.gamma = gamma
+        self.max_episode_steps = max_episode_steps
+
+    def __call__(
+        self,
+        parameters: NDArray[np.float32],
+        seeds: NDArray[np.int64],
+        *,
+        samplers: Sequence[np.random.Generator] | None = None,
+        scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    ) -> Outcomes:
+        """Run an episode with each.
+
+        :param parameters: ``[B, P]``.
+        :param seeds: Of the environments ``[B]``.
+        :param samplers: One for each episode, to sample its actions with; ``None``: the best actions.
+        :param scale: Mean and standard deviation of observations ``[D]``, to normalise by and to report about.
+        """
+        size = len(parameters)
+        returns, discounted = np.zeros(size), np.zeros(size)
+        lengths = np.zeros(size, dtype=np.int64)
+        statistics = np.zeros((size if scale else 0, 2 * self.encoder.size + 1))
+        going = np.arange(size)
+        stacked, rows = self.network.stack(parameters), going  # rows: where those still going are in the stack
+        inputs = self.encoder(self.environments.reset(seeds))
+        discount, noise = 1.0, np.empty((size, 0, 0), dtype=np.float32)
+        for step in range(self.max_episode_steps or self.environments.max_episode_steps or 0):
+            if scale:
+                self._observe(statistics, going, inputs, scale[0])
+                inputs = normalized(inputs, *scale)
+            outputs = self._forward(stacked, rows, inputs)
+            if not np.isfinite(outputs.sum()):
+                sound = np.isfinite(outputs).all(axis=1)
+                returns[going[~sound]] = discounted[going[~sound]] = np.nan
+                going, rows, outputs = going[sound], rows[sound], outputs[sound]
+                if not going.size:
+                    break
+            if samplers is not None:
+                if step % STEPS_AT_ONCE == 0:
+                    noise = np.stack([self.decoder.noise(sampler, STEPS_AT_ONCE) for sampler in samplers])
+                outputs = outputs + noise[going, step % STEPS_AT_ONCE]
+            observed, rewards, terminated, truncated = self.environments.step(going, self.decoder(outputs))
+            inputs = self.encoder(observed)
+            returns[going] += rewards
+            discounted[going] += discount * rewards
+            lengths[going] += 1
+            discount *= self.gamma
+            ended = terminated | truncated
+            if ended.any():
+                stay = ~ended
+                going, rows, inputs = going[stay], rows[stay], inputs[stay]
+                if not going.size:
+                    break
+                if 2 * len(going) <= len(stacked[0][0]):  # copying weights costs, so not at each end
+                    stacked, rows = [(weights[rows], biases[rows]) for weights, biases in stacked], np.arange(len(going))
+        return Outcomes(returns, discounted, lengths, statistics.astype(np.float32))
+
+    def _forward(
+        self,
+        stacked: list[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        rows: NDArray[np.int64],
+        inputs: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        size = len(stacked[0][0])
+        if len(rows) == size:
+            return self.network.forward(stacked, inputs)
+        padded = np.zeros((size, inputs.shape[1]), dtype=np.float32)
+        padded[rows] = inputs
+        return self.network.forward(stacked, padded)[rows]
+
+    @staticmethod
+    def _observe(
+        statistics: NDArray[np.float64], going: NDArray[np.int64], inputs: NDArray[np.float32], mean: NDArray[np.float32]
+    ) -> None:
+        size = inputs.shape[1]
+        differences = (inputs - mean).astype(np.float64)
+        statistics[going, 0] += 1
+        statistics[going, 1 : size + 1] += differences
+        statistics[going, size + 1 :] += differences**2

@@ -1,0 +1,85 @@
+"""The settings of an evolution strategy, checked once, at the door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rl_agg.choices import check_settings, unknown_choice
+from rl_agg.episodes.reports import AGENT_ID
+from rl_agg.evolution.ascent import OPTIMIZERS, SGD, Adam
+from rl_agg.evolution.fitness import FITNESS
+from rl_agg.gating import FitnessGate, make_fitness_gate
+
+LARGEST_POPULATION = int(np.iinfo(AGENT_ID).max)
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """What centre and agents agree on.
+
+    :param population: A, agents, each one episode in an update.
+    :param noise_stdev: sigma > 0, standard deviation of the noise on the parameters.
+    :param lr: Step size > 0.
+    :param fitness: ``raw``, ``centered`` or ``ranks``, see :mod:`rl_agg.evolution.fitness`.
+    :param antithetic: Agents in pairs try out the same noise with opposite signs.
+    :param optimizer: ``adam``, ``sgd`` or ``momentum``.
+    :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.ascent`.
+    :param l2_coeff: >= 0, pulls parameters towards 0.
+    :param communication: Who sends its return, a name from :data:`rl_agg.gating.FITNESS_GATES`.
+    :param expected_messages: m, how many should; for any gate but ``every``.
+    :param communication_kwargs: The gate's own settings.
+    :raises ValueError: if one of them cannot be.
+    """
+
+    population: int = 50
+    noise_stdev: float = 0.05
+    lr: float = 0.01
+    fitness: str = "centered"
+    antithetic: bool = True
+    optimizer: str = "adam"
+    optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    l2_coeff: float = 0.005
+    communication: str = "every"
+    expected_messages: int | None = None
+    communication_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.population, bool) or not isinstance(self.population, int):
+            raise ValueError(f"population must be an integer, got {self.population!r}")
+        if not 1 <= self.population <= LARGEST_POPULATION:
+            raise ValueError(f"population must be between 1 and {LARGEST_POPULATION}, got {self.population}")
+        if not isinstance(self.antithetic, bool):
+            raise ValueError(f"antithetic must be True or False, got {self.antithetic!r}")
+        if self.antithetic and self.population % 2:
+            raise ValueError(f"antithetic=True pairs agents, so population must be even, got {self.population}")
+        if not _is_number(self.noise_stdev) or not 0 < self.noise_stdev < math.inf:
+            raise ValueError(f"noise_stdev must be a finite number > 0, got {self.noise_stdev!r}")
+        if not _is_number(self.l2_coeff) or not 0 <= self.l2_coeff < math.inf:
+            raise ValueError(f"l2_coeff must be a finite number >= 0, got {self.l2_coeff!r}")
+        if self.fitness not in FITNESS:
+            raise unknown_choice("fitness", self.fitness, FITNESS)
+        if self.fitness != "raw" and self.population < 2:
+            raise ValueError(f"fitness {self.fitness!r} compares agents, so population must be at least 2")
+        self.make_optimizer(1)
+        self.make_gate()
+
+    def make_optimizer(self, num_parameters: int) -> SGD | Adam:
+        """The optimizer of P parameters."""
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown_choice("optimizer", self.optimizer, OPTIMIZERS)
+        kind = OPTIMIZERS[self.optimizer]
+        check_settings(self.optimizer, kind, self.optimizer_kwargs, given=2)
+        return kind(num_parameters, self.lr, **self.optimizer_kwargs)
+
+    def make_gate(self) -> FitnessGate:
+        """The gate, as it is before the first update."""
+        return make_fitness_gate(self.communication, self.population, self.expected_messages, self.communication_kwargs)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

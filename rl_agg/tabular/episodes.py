@@ -1,0 +1,129 @@
+"""Episodes of agents that act on a table of action values. Axes: B episodes, k still going, C cells, U actions, T steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_agg.episodes.environments import Environments
+
+LAST = 128
+"""Added to the action of a transition that ended the episode for good."""
+
+TRANSITION = np.dtype([("cell", "<u2"), ("action", "u1"), ("reward", "<f4"), ("next_cell", "<u2")])
+"""What a sample looks like on the wire: 9 bytes."""
+
+STEPS_AT_ONCE = 32
+"""For how many steps random numbers are drawn ahead."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectories:
+    """How the episodes went.
+
+    :param transitions: One array of :data:`TRANSITION` for each, ``[T]``.
+    :param returns: Undiscounted ``[B]``.
+    :param discounted: Discounted returns ``[B]``.
+    """
+
+    transitions: list[NDArray[np.void]]
+    returns: Floats
+    discounted: Floats
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Steps ``[B]``."""
+        return np.array([len(rows) for rows in self.transitions], dtype=np.int64)
+
+
+class TabularEpisodes:
+    """Runs episodes side by side, greedy but for a share of random actions; equally good actions are equally likely.
+
+    :param environments: Where; their spaces must be Discrete.
+    :param gamma: Discount in [0, 1].
+    :param max_episode_steps: Ends episodes after so many steps; ``None``: only the environment's own limit does.
+    :raises ValueError: if a space is not Discrete or too large, or nothing limits an episode.
+    """
+
+    def __init__(self, environments: Environments, *, gamma: float, max_episode_steps: int | None = None) -> None:
+        observations, actions = environments.observation_space, environments.action_space
+        if not isinstance(observations, gym.spaces.Discrete):
+            raise ValueError(f"a table needs Discrete observations, got {observations}")
+        if not isinstance(actions, gym.spaces.Discrete):
+            raise ValueError(f"a table needs Discrete actions, got {actions}")
+        self.shape = (int(observations.n), int(actions.n))
+        """C and U."""
+        if self.shape[0] > 2**16 or self.shape[1] > LAST:
+            raise ValueError(f"at most {2**16} observations and {LAST} actions fit, got {observations.n} and {actions.n}")
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
+        if max_episode_steps is None and environments.max_episode_steps is None:
+            raise ValueError(
+                "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, "
+                "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
+            )
+        self.environments = environments
+        self.gamma = gamma
+        self.max_episode_steps = max_episode_steps
+        self._starts = (int(observations.start), int(actions.start))
+
+    def __call__(
+        self, table: Floats, seeds: NDArray[np.int64], samplers: Sequence[np.random.Generator], epsilons: Floats
+    ) -> Trajectories:
+        """Run an episode with each sampler.
+
+        :param table: Action values ``[C, U]``.
+        :param seeds: Of the environments ``[B]``.
+        :param samplers: What actions are drawn with ``[B]``.
+        :param epsilons: Share of random actions ``[B]``.
+        """
+        size = len(seeds)
+        returns, discounted = np.zeros(size), np.zeros(size)
+        going, discount = np.arange(size), 1.0
+        cells = np.asarray(self.environments.reset(seeds)) - self._starts[0]
+        owners, steps = [], []
+        draws = np.empty((size, 0, 2))
+        for step in range(self.max_episode_steps or self.environments.max_episode_steps or 0):
+            if step % STEPS_AT_ONCE == 0:
+                draws = np.stack([sampler.random((STEPS_AT_ONCE, 2)) for sampler in samplers])
+            actions = self._act(table[cells], draws[going, step % STEPS_AT_ONCE], epsilons[going])
+            observed, rewards, terminated, truncated = self.environments.step(going, actions + self._starts[1])
+            rows = np.empty(len(going), dtype=TRANSITION)
+            rows["cell"], rows["action"], rows["reward"] = cells, actions + LAST * terminated, rewards
+            cells = np.asarray(observed) - self._starts[0]
+            rows["next_cell"] = cells
+            owners.append(going)
+            steps.append(rows)
+            returns[going] += rewards
+            discounted[going] += discount * rewards
+            discount *= self.gamma
+            stay = ~(terminated | truncated)
+            going, cells = going[stay], cells[stay]
+            if not going.size:
+                break
+        owner = np.concatenate(owners)
+        order = np.argsort(owner, kind="stable")
+        ends = np.searchsorted(owner[order], np.arange(1, size))
+        return Trajectories(np.split(np.concatenate(steps)[order], ends), returns, discounted)
+
+    @staticmethod
+    def _act(values: Floats, draws: Floats, epsilons: Floats) -> NDArray[np.int64]:
+        best = values == values.max(axis=1, keepdims=True)  # [k, U]
+        best[draws[:, 0] < epsilons] = True
+        chosen = np.floor(draws[:, 1] * best.sum(axis=1))
+        actions: NDArray[np.int64] = (best.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
+        return actions
+
+
+def unpacked(rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, NDArray[np.int64], Floats]:
+    """Cells, actions, rewards, next cells, and 1 where the episode goes on, 0 where it ended for good; each ``[T]``."""
+    actions = rows["action"].astype(np.int64)
+    goes_on = (actions < LAST).astype(np.float64)
+    cells, next_cells = rows["cell"].astype(np.int64), rows["next_cell"].astype(np.int64)
+    return cells, actions % LAST, rows["reward"].astype(np.float64), next_cells, goes_on

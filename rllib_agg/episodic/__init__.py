@@ -1,0 +1,12 @@
+"""Algorithms whose agents run an episode each with what a centre broadcast, and may then speak.
+
+The agents are spread over the env runners, but belong to none of them: what an agent does follows from the run, the update and
+its number, so that results depend neither on how many runners there are nor on which of them fail.
+"""
+
+from rllib_agg.episodic.algorithm import EpisodicAlgorithm
+from rllib_agg.episodic.config import EpisodicConfig
+from rllib_agg.episodic.env_runner import EpisodicEnvRunner
+from rllib_agg.episodic.learner import CentralLearner
+
+__all__ = ["CentralLearner", "EpisodicAlgorithm", "EpisodicConfig", "EpisodicEnvRunner"]

@@ -1,0 +1,125 @@
+"""What the settings of such algorithms have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.env.env_context import EnvContext
+
+from rl_agg.episodes import Environments, ListedEnvironments, Report, open_environments
+from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered_env
+from rllib_agg.aggregation.strict_config import StrictConfig
+from rllib_agg.episodic.env_runner import EpisodicEnvRunner
+from rllib_agg.episodic.learner import CentralLearner
+
+RLLIB_MODEL = dataclasses.asdict(DefaultModelConfig())
+
+
+class Agents(Protocol):
+    """What runs episodes."""
+
+    def run(self, order: Any, agents: NDArray[np.int64]) -> Report:
+        """Run an episode with each of the agents."""
+
+    def close(self) -> None:
+        """Close the environments."""
+
+
+class EpisodicConfig(StrictConfig):
+    """Checks what all such algorithms need; a subclass says in :meth:`open_agents` what an agent does."""
+
+    env: Any
+    env_config: Any
+    model_config: Any
+    model_settings: ClassVar[frozenset[str]] = frozenset()
+    """What of ``model_config`` is looked at."""
+
+    not_used: ClassVar[tuple[str, ...]] = (
+        "grad_clip",
+        "env_to_module_connector",
+        "module_to_env_connector",
+        "learner_connector",
+    )
+    """Settings that would be ignored."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class)
+        self.population = 50
+        self.max_episode_steps: int | None = None
+        self.gamma = 1.0
+        self.explore = False
+        self.env_runner_cls = EpisodicEnvRunner
+        self.min_time_s_per_iteration = None
+        leave_runner_states(self)
+
+    def training(self, *, population: int = UNSET, max_episode_steps: int | None = UNSET, **kwargs: Any) -> Self:
+        """Set up the training.
+
+        :param population: A, agents, each one episode in an update.
+        :param max_episode_steps: Ends episodes after so many steps; needed where the environment has no limit of its own.
+        :param kwargs: RLlib's own, of which ``gamma`` and ``lr`` count.
+        """
+        super().training(**kwargs)
+        if population is not UNSET:
+            self.population = population
+        if max_episode_steps is not UNSET:
+            self.max_episode_steps = max_episode_steps
+        return self
+
+    def open_agents(self, worker_index: int = 0) -> Agents:
+        """Make what runs episodes, with environments of its own.
+
+        :param worker_index: For the environments' config.
+        :raises ValueError: if the environment cannot be used.
+        """
+        raise NotImplementedError
+
+    def open_environments(self, worker_index: int) -> Environments:
+        """Make the environments."""
+        context = EnvContext(self.env_config, worker_index=worker_index, num_workers=self.num_env_runners)
+        creator = registered_env(self.env) or (self.env if callable(self.env) else None)
+        if creator is not None:
+            return ListedEnvironments(lambda: creator(context))
+        return open_environments(self.env, dict(self.env_config))
+
+    def get_default_learner_class(self) -> type:
+        """Holds the module."""
+        return CentralLearner
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        name = type(self).__name__
+        if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
+            raise ValueError(f"{name} needs RLlib's new API stack; do not switch it off")
+        super().validate()
+        if self.num_learners:
+            raise ValueError(
+                f"{name} has one centre, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
+            )
+        if self.is_multi_agent:
+            raise ValueError(f"{name} takes single-agent environments")
+        if not (isinstance(self.env_runner_cls, type) and issubclass(self.env_runner_cls, EpisodicEnvRunner)):
+            raise ValueError(f"derive {self.env_runner_cls} from EpisodicEnvRunner")
+        if not issubclass(self.learner_class, CentralLearner):
+            raise ValueError(f"derive {self.learner_class} from CentralLearner")
+        self._refuse_unused(name)
+
+    def _refuse_unused(self, name: str) -> None:
+        defaults = AlgorithmConfig()
+        for setting in self.not_used:
+            for attribute in (setting, f"_{setting}"):
+                if getattr(self, attribute, None) != getattr(defaults, attribute, None):
+                    raise ValueError(f"{name} does not use {setting}")
+        changed = {key for key, value in self.model_config.items() if key not in RLLIB_MODEL or value != RLLIB_MODEL[key]}
+        if changed - self.model_settings:
+            unused = ", ".join(sorted(map(repr, changed - self.model_settings)))
+            known = ", ".join(sorted(self.model_settings))
+            raise ValueError(f"{name} has no model_config {unused}; " + (f"choose from {known}" if known else "it has none"))

@@ -1,0 +1,22 @@
+"""The learner of an algorithm whose centre is no network: it holds the module, for evaluation and checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rllib_agg.aggregation._compat import HookedLearner
+
+
+class CentralLearner(HookedLearner):
+    """Holds what the centre writes into the module. There is no loss, and nothing to differentiate."""
+
+    def compute_loss_for_module(
+        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
+    ) -> Tensor:
+        """Refuse.
+
+        :raises NotImplementedError: always.
+        """
+        raise NotImplementedError(f"{type(self).__name__} learns from reports of whole episodes, not from batches")

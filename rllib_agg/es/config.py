@@ -1,0 +1,172 @@
+"""The settings of evolution strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from rl_agg.choices import unknown_choice
+from rl_agg.evolution import EvolutionAgents, PopulationEvaluator
+from rl_agg.evolution.settings import EvolutionSettings
+from rllib_agg.aggregation._compat import UNSET, ModelDefaults
+from rllib_agg.episodic.config import EpisodicConfig
+
+REPORTED: dict[str, dict[str, Any]] = {
+    "cartpole": {
+        "training": {"population": 50, "optimizer": "adam", "lr": 0.01, "l2_coeff": 0.05, "noise_stdev": 0.05, "gamma": 1.0},
+        "model": {"fcnet_hiddens": [8, 8]},
+    },
+    "ant": {
+        "training": {"population": 50, "optimizer": "adam", "lr": 0.005, "l2_coeff": 0.05, "noise_stdev": 0.02, "gamma": 0.99},
+        "model": {"fcnet_hiddens": [64, 64]},
+    },
+    "grid": {
+        "training": {"population": 30, "optimizer": "momentum", "lr": 0.01, "l2_coeff": 0.0, "noise_stdev": 0.1, "gamma": 0.9},
+        "model": {"fcnet_hiddens": [4, 4]},
+    },
+}
+"""Gunn (2023), sections 4.6 and 4.7. Of the grids it does not give the learning rate, the momentum and the noise."""
+
+
+class ESConfig(EpisodicConfig, ModelDefaults):
+    """Defines evolution strategies: agents try out noise on the parameters and tell what it returned, if their gate lets them.
+
+    >>> config = ESConfig().environment("CartPole-v1").training(communication="deviation", expected_messages=10)
+    >>> config.evolution.make_gate().expected_messages
+    10
+    """
+
+    model_defaults: ClassVar[dict[str, Any]] = {
+        "fcnet_hiddens": [64, 64],
+        "fcnet_activation": "tanh",
+        "action_noise_stdev": 0.1,
+    }
+    model_settings = frozenset(model_defaults)
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        from rllib_agg.es.algorithm import ES
+
+        super().__init__(algo_class=algo_class or ES)
+        defaults = EvolutionSettings()
+        self.population = defaults.population
+        self.noise_stdev = defaults.noise_stdev
+        self.lr = defaults.lr
+        self.fitness = defaults.fitness
+        self.antithetic = defaults.antithetic
+        self.optimizer: Any = defaults.optimizer
+        self.optimizer_kwargs: Mapping[str, Any] = {}
+        self.l2_coeff = defaults.l2_coeff
+        self.communication = defaults.communication
+        self.expected_messages: int | None = None
+        self.communication_kwargs: Mapping[str, Any] = {}
+        self.normalize_observations = False
+
+    def training(
+        self,
+        *,
+        noise_stdev: float = UNSET,
+        fitness: str = UNSET,
+        antithetic: bool = UNSET,
+        optimizer: Any = UNSET,
+        optimizer_kwargs: Mapping[str, Any] = UNSET,
+        l2_coeff: float = UNSET,
+        communication: str = UNSET,
+        expected_messages: int | None = UNSET,
+        communication_kwargs: Mapping[str, Any] = UNSET,
+        normalize_observations: bool = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Set up the training.
+
+        :param noise_stdev: sigma, standard deviation of the noise on the parameters.
+        :param fitness: What a return counts: ``raw``, ``centered`` (less the mean) or ``ranks``.
+        :param antithetic: Agents in pairs try out the same noise with opposite signs.
+        :param optimizer: ``adam``, ``sgd`` or ``momentum``.
+        :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.ascent`.
+        :param l2_coeff: Pulls parameters towards 0.
+        :param communication: Who sends its return: ``every``, ``espc``, ``random`` or ``deviation``.
+        :param expected_messages: m, how many should; for any but ``every``.
+        :param communication_kwargs: The gate's own settings, see :mod:`rl_agg.gating`.
+        :param normalize_observations: By mean and standard deviation, which those who speak send along.
+        :param kwargs: Those of :meth:`EpisodicConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
+        """
+        super().training(**kwargs)
+        given = {
+            "noise_stdev": noise_stdev,
+            "fitness": fitness,
+            "antithetic": antithetic,
+            "optimizer": optimizer,
+            "optimizer_kwargs": optimizer_kwargs,
+            "l2_coeff": l2_coeff,
+            "communication": communication,
+            "expected_messages": expected_messages,
+            "communication_kwargs": communication_kwargs,
+            "normalize_observations": normalize_observations,
+        }
+        for name, value in given.items():
+            if value is not UNSET:
+                setattr(self, name, value)
+        return self
+
+    def faithful(self, experiment: str = "cartpole") -> Self:
+        """Set what the report's experiments set: returns as they are, no pairs, and the numbers of one experiment.
+
+        :param experiment: ``cartpole``, ``ant`` or ``grid``.
+        :raises ValueError: if it is none of these.
+        """
+        if experiment not in REPORTED:
+            raise unknown_choice("experiment", experiment, REPORTED)
+        given = REPORTED[experiment]
+        self.rl_module(model_config={**self.model_config, **given["model"]})
+        return self.training(fitness="raw", antithetic=False, **given["training"])
+
+    @property
+    def evolution(self) -> EvolutionSettings:
+        """What centre and agents agree on.
+
+        :raises ValueError: if one of the settings cannot be.
+        """
+        return EvolutionSettings(
+            population=self.population,
+            noise_stdev=self.noise_stdev,
+            lr=self.lr,
+            fitness=self.fitness,
+            antithetic=self.antithetic,
+            optimizer=self.optimizer,
+            optimizer_kwargs=self.optimizer_kwargs,
+            l2_coeff=self.l2_coeff,
+            communication=self.communication,
+            expected_messages=self.expected_messages,
+            communication_kwargs=self.communication_kwargs,
+        )
+
+    def open_agents(self, worker_index: int = 0) -> EvolutionAgents:
+        """Make what runs episodes."""
+        evaluator = PopulationEvaluator(
+            self.open_environments(worker_index),
+            hidden=self.model_config["fcnet_hiddens"],
+            activation=self.model_config["fcnet_activation"],
+            gamma=self.gamma,
+            max_episode_steps=self.max_episode_steps,
+            normalize_actions=self.normalize_actions,
+            action_noise_stdev=self.model_config["action_noise_stdev"],
+        )
+        return EvolutionAgents(evaluator, self.evolution, explore=self.explore)
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """A multi-layer perceptron."""
+        from rllib_agg.es.module import ESModule
+
+        return RLModuleSpec(module_class=ESModule)
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        super().validate()
+        assert self.evolution  # builds, and so checks, all of them
+        if not isinstance(self.normalize_observations, bool):
+            raise ValueError(f"normalize_observations must be True or False, got {self.normalize_observations!r}")

@@ -1,0 +1,62 @@
+"""Tables of action values as RLModules, for evaluation, inference and checkpoints. Axes: C cells, U actions, P parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch import Tensor, nn
+
+
+class TableModule(TorchRLModule):
+    """Acts on action values ``[C, U]``; holds what was learned ``[P]`` beside them."""
+
+    observation_space: Any
+    action_space: Any
+    model_config: Any
+
+    def setup(self) -> None:
+        """Make room."""
+        self.shape = (int(self.observation_space.n), int(self.action_space.n))
+        self.theta = nn.Parameter(torch.zeros(self.num_parameters), requires_grad=False)
+        self.register_buffer("action_values", torch.zeros(self.shape))
+
+    @property
+    def num_parameters(self) -> int:
+        """P: a value for each cell and action."""
+        return self.shape[0] * self.shape[1]
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
+        cells = batch[Columns.OBS].long() - int(self.observation_space.start)
+        return {Columns.ACTION_DIST_INPUTS: self.action_values[cells]}
+
+    def get_inference_action_dist_cls(self) -> type[Any]:
+        """Categorical, of which the largest is taken."""
+        return TorchCategorical
+
+    get_exploration_action_dist_cls = get_train_action_dist_cls = get_inference_action_dist_cls
+
+    def read(self) -> NDArray[np.float32]:
+        """What was learned ``[P]``."""
+        theta: NDArray[np.float32] = self.theta.detach().cpu().numpy().copy()
+        return theta
+
+    @torch.no_grad()
+    def write(self, theta: NDArray[np.float32], action_values: NDArray[np.float32]) -> None:
+        """Take over what was learned ``[P]``, and what to act on ``[C, U]``."""
+        self.theta.copy_(torch.from_numpy(theta))
+        self.action_values.copy_(torch.from_numpy(action_values.copy()))
+
+
+class LinearModule(TableModule):
+    """What was learned is a linear function of features of cells."""
+
+    @property
+    def num_parameters(self) -> int:
+        """P: as many as features, or cells."""
+        return int(self.model_config.get("num_features", self.shape[0]))

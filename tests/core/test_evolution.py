@@ -1,0 +1,221 @@
+"""Evolution strategies against plain loops, torch's optimizers and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from rl_agg.evolution import FITNESS, MLP, OPTIMIZERS, EvolutionStrategy
+from rl_agg.evolution import perturbations as perturbations_module
+from rl_agg.evolution.normalization import ObservationStatistics
+from rl_agg.evolution.perturbations import Perturbations, norms
+from rl_agg.seeding import PURPOSES, chances, episode_seeds, fresh_run, stream
+
+
+def test_streams_differ_by_run_update_agent_and_purpose() -> None:
+    draws = {
+        (purpose, run, update, agent): tuple(stream(purpose, run, update, agent).random(4))
+        for purpose in PURPOSES
+        for run in (0, 1)
+        for update in (0, 1)
+        for agent in (0, 1)
+    }
+    assert len(set(draws.values())) == len(draws)
+    assert stream("noise", 7, 3, 5).random() == stream("noise", 7, 3, 5).random()
+    assert fresh_run() != fresh_run()
+
+
+def test_first_agents_draws_do_not_depend_on_how_many_there_are() -> None:
+    assert (episode_seeds(1, 2, 3) == episode_seeds(1, 2, 50)[:3]).all()
+    assert (chances(1, 2, 3) == chances(1, 2, 50)[:3]).all()
+
+
+def test_noise_is_each_agents_own_and_standard() -> None:
+    noise = Perturbations(0, 2000, antithetic=False).draw(0, np.arange(30))
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    correlations = np.corrcoef(noise) - np.eye(30)
+    assert np.abs(correlations).max() < 0.12
+    np.testing.assert_allclose(norms(noise), np.linalg.norm(noise.astype(np.float64), axis=1), rtol=1e-6)
+
+
+def test_some_agents_noise_is_that_of_all() -> None:
+    for antithetic in (False, True):
+        perturbations = Perturbations(4, 6, antithetic=antithetic)
+        everyone = perturbations.draw(9, np.arange(8))
+        for agents in ([3], [2, 3], [0, 3, 5, 7], [7, 6]):
+            assert (perturbations.draw(9, np.array(agents)) == everyone[agents]).all()
+        assert (everyone[0] == -everyone[1]).all() == antithetic
+
+
+@given(st.lists(st.sampled_from([-3.0, 0.0, 0.5, 2.0, 7.0]), min_size=2, max_size=12))
+def test_ranks_are_scipys(values: list[float]) -> None:
+    expected = (rankdata(values) - 1) / (len(values) - 1) - 0.5
+    np.testing.assert_allclose(FITNESS["ranks"](np.array(values)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("fitness", sorted(FITNESS))
+def test_gradient_is_that_of_a_plain_loop(fitness: str, antithetic: bool) -> None:
+    theta = np.linspace(-1, 1, 30)
+    settings = {"population": 12, "noise_stdev": 0.3, "lr": 1.0, "optimizer": "sgd", "l2_coeff": 0.1}
+    strategy = EvolutionStrategy(theta, run=5, fitness=fitness, antithetic=antithetic, **settings)
+    candidates = strategy.ask().astype(np.float64)
+    returns = np.sin(candidates).sum(axis=1)
+    strategy.tell(returns)
+    shared = {"raw": lambda r: r, "centered": lambda r: r - sum(r) / 12, "ranks": lambda r: (rankdata(r) - 1) / 11 - 0.5}
+    shares = shared[fitness](returns.astype(np.float32).astype(np.float64))
+    gradient = np.zeros(30)
+    for share, candidate in zip(shares, candidates, strict=True):
+        gradient += share * (candidate - theta) / 0.3 / (12 * 0.3)
+    np.testing.assert_allclose(strategy.theta - theta, gradient - 0.1 * theta, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_sums_in_double_precision_to_1e_6() -> None:
+    """The same noise on both sides, so that only the summation differs."""
+    settings = {"population": 50, "noise_stdev": 0.05, "lr": 1.0, "optimizer": "sgd", "l2_coeff": 0.0}
+    strategy = EvolutionStrategy(np.zeros(200), run=5, fitness="raw", antithetic=False, **settings)
+    returns = np.random.default_rng(0).uniform(0, 500, 50).astype(np.float32)
+    noise = Perturbations(5, 200, antithetic=False).draw(0, np.arange(50)).astype(np.float64)
+    expected = sum(float(f) * row for f, row in zip(returns, noise, strict=True)) / (50 * 0.05)
+    strategy.tell(returns)
+    assert np.linalg.norm(strategy.theta - expected) / np.linalg.norm(expected) < 1e-6
+
+
+def test_noise_drawn_in_parts_gives_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step() -> np.ndarray:
+        strategy = EvolutionStrategy(np.zeros(10), run=1, population=20)
+        strategy.tell(strategy.ask().sum(axis=1))
+        return strategy.theta
+
+    whole = step()
+    monkeypatch.setattr(perturbations_module, "NUMBERS_AT_ONCE", 30)
+    np.testing.assert_allclose(step(), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "reference"),
+    [
+        ("adam", {}, lambda p: torch.optim.Adam(p, lr=0.1, maximize=True)),
+        ("sgd", {}, lambda p: torch.optim.SGD(p, lr=0.1, maximize=True)),
+        ("momentum", {}, lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, maximize=True)),
+        ("adam", {"beta1": 0.5, "beta2": 0.9}, lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.5, 0.9), maximize=True)),
+    ],
+)
+def test_optimizers_are_torchs(name: str, kwargs: dict[str, float], reference: object) -> None:
+    theta = np.linspace(-1, 1, 5, dtype=np.float32)
+    parameter = torch.nn.Parameter(torch.tensor(theta))
+    ours, theirs = OPTIMIZERS[name](5, 0.1, **kwargs), reference([parameter])
+    for step in range(20):
+        gradient = np.sin(np.arange(5) + step).astype(np.float32)
+        theta = theta + ours.step(gradient)
+        parameter.grad = torch.tensor(gradient)
+        theirs.step()
+    np.testing.assert_allclose(theta, parameter.detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu", "linear"])
+def test_networks_are_torchs(activation: str) -> None:
+    network = MLP((3, 5, 4, 2), activation)
+    parameters = np.stack([network.initial(np.random.default_rng(seed)) + np.float32(0.1) for seed in range(6)])
+    inputs = np.random.default_rng(9).normal(size=(6, 3)).astype(np.float32)
+    outputs = network.forward(network.stack(parameters), inputs)
+    act = {"tanh": torch.nn.Tanh(), "relu": torch.nn.ReLU(), "silu": torch.nn.SiLU(), "linear": torch.nn.Identity()}[
+        activation
+    ]
+    for row in range(6):
+        layers = [torch.nn.Linear(3, 5), act, torch.nn.Linear(5, 4), act, torch.nn.Linear(4, 2)]
+        module = torch.nn.Sequential(*layers)
+        torch.nn.utils.vector_to_parameters(torch.tensor(parameters[row]), module.parameters())
+        np.testing.assert_allclose(outputs[row], module(torch.tensor(inputs[row])).detach().numpy(), atol=1e-6)
+    for row in range(6):
+        alone = network.forward(network.stack(parameters[row : row + 1]), inputs[row : row + 1])
+        assert (alone[0] == outputs[row]).all()
+
+
+def test_statistics_are_numpys() -> None:
+    generator = np.random.default_rng(0)
+    statistics = ObservationStatistics(3)
+    everything = []
+    for _ in range(4):
+        told = statistics.mean
+        reports = []
+        for steps in (5, 1, 30):
+            seen = generator.normal([1000.0, 0.0, -5.0], [2.0, 0.1, 0.0], (steps, 3)).astype(np.float32)
+            differences = (seen - told).astype(np.float64)
+            reports.append(np.concatenate([[steps], differences.sum(0), (differences**2).sum(0)]))
+            everything.append(seen)
+        statistics.add(told, np.array(reports, dtype=np.float32))
+    seen = np.concatenate(everything).astype(np.float64)
+    np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(statistics.deviation[:2], seen.std(0)[:2], rtol=1e-2)
+    assert statistics.deviation[2] < 0.01
+
+
+def test_returns_that_are_not_finite_are_masked() -> None:
+    settings = {"population": 8, "antithetic": False, "fitness": "raw", "optimizer": "sgd", "lr": 1.0, "l2_coeff": 0.0}
+    strategy = EvolutionStrategy(np.zeros(4), run=0, **settings)
+    returns = np.arange(8.0)
+    noise = strategy.ask() / np.float32(0.05)
+    returns[[2, 5]] = np.nan, np.inf
+    strategy.tell(returns)
+    sound = [0, 1, 3, 4, 6, 7]
+    np.testing.assert_allclose(strategy.theta, returns[sound] @ noise[sound] / (6 * 0.05), rtol=1e-4)
+    assert (strategy.num_masked, strategy.num_skipped, strategy.ledger.messages) == (2, 0, 6)
+    before = strategy.theta
+    strategy.tell(np.full(8, np.nan))
+    assert (strategy.theta == before).all()
+    assert (strategy.num_skipped, strategy.num_updates) == (1, 2)
+
+
+def test_messages_and_bytes() -> None:
+    strategy = EvolutionStrategy(np.zeros(10), population=6, communication="random", expected_messages=3, run=0)
+    for _ in range(50):
+        strategy.tell(np.arange(6.0))
+    ledger = strategy.ledger
+    assert ledger.bytes == 6 * ledger.messages  # a return and the agent's number
+    assert ledger.bytes_down == 50 * 6 * 40
+    assert strategy.measures["mu_reward"] == 2.5
+    assert strategy.measures["mu_reward_p10"] == np.percentile(np.arange(6), 10)
+    assert strategy.measures["mu_size"] == pytest.approx(6 * strategy.measures["mu_frequency"])
+
+
+def test_learns() -> None:
+    for fitness in sorted(FITNESS):
+        settings = {"population": 30, "noise_stdev": 0.1, "lr": 0.1, "l2_coeff": 0.0, "fitness": fitness}
+        strategy = EvolutionStrategy(np.full(8, -1.0), run=0, **settings)
+        for _ in range(150):
+            strategy.tell(-np.square(strategy.ask() - 0.7).sum(axis=1))
+        assert np.abs(strategy.theta - 0.7).max() < 0.15, fitness
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise_stdev": 0.0}, "noise_stdev must be a finite number > 0, got 0.0"),
+        ({"population": 5}, "pairs agents, so population must be even, got 5"),
+        ({"population": 0}, "population must be between 1 and 65535, got 0"),
+        ({"population": 70000}, "population must be between 1 and 65535"),
+        ({"population": 1, "antithetic": False}, "population must be at least 2"),
+        ({"fitness": "rank"}, "unknown fitness 'rank' .did you mean 'ranks'"),
+        ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'"),
+        ({"optimizer_kwargs": {"momentum": 0.9}}, "adam has no setting 'momentum'"),
+        ({"lr": 0.0}, "lr must be a finite number > 0, got 0.0"),
+        ({"l2_coeff": -1.0}, "l2_coeff must be a finite number >= 0, got -1.0"),
+        ({"communication": "espc", "expected_messages": 51}, "between 1 and the population of 50, got 51"),
+        ({"sigma": 0.1}, "EvolutionStrategy has no setting 'sigma'"),
+    ],
+)
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvolutionStrategy(np.zeros(3), **settings)
+
+
+@pytest.mark.parametrize("theta", [np.zeros((2, 2)), np.array([]), np.array([1.0, np.nan])])
+def test_bad_parameters(theta: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="theta must be a vector of finite numbers"):
+        EvolutionStrategy(theta)

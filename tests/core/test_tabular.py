@@ -1,0 +1,260 @@
+"""Tabular learners against hand-worked updates, finite differences and known values."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import rl_agg.envs  # noqa: F401  registers the grids
+from rl_agg.episodes import ListedEnvironments, Report, merge, open_environments
+from rl_agg.gating import TdErrorTrigger
+from rl_agg.tabular import (
+    TRANSITION,
+    DaviaAgents,
+    DaviaLearner,
+    DaviaSettings,
+    QAgents,
+    QLearner,
+    QSettings,
+    TabularEpisodes,
+    model_of,
+)
+from rl_agg.tabular.davia import gradient_and_gain
+from rl_agg.tabular.episodes import LAST, unpacked
+from rl_agg.tabular.q_learning import td_errors
+
+
+class Chain(gym.Env[int, int]):
+    """Two cells. Action 0 stays and pays 0.1; action 1 goes on: from 0 to 1 for 0, from 1 to the end for 1."""
+
+    observation_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Discrete(2)
+    P: ClassVar[Any] = {cell: {0: [(1.0, cell, 0.1, False)], 1: [(1.0, 1, float(cell), cell == 1)]} for cell in range(2)}
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self._cell = 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        _, self._cell, reward, terminated = self.P[self._cell][int(action)][0]
+        return self._cell, reward, terminated, False, {}
+
+
+GAMMA = 0.8
+CHAIN_Q = np.array([[0.1 + GAMMA * 0.8, GAMMA * 1.0], [0.1 + GAMMA * 1.0, 1.0]])
+
+
+def chain() -> TabularEpisodes:
+    return TabularEpisodes(ListedEnvironments(Chain), gamma=GAMMA, max_episode_steps=20)
+
+
+def grid(id_: str = "rl_agg/SimpleGrid-v0") -> TabularEpisodes:
+    return TabularEpisodes(open_environments(id_, {}), gamma=0.9)
+
+
+def q_learning(episodes: TabularEpisodes, run: int = 0, **settings: Any) -> tuple[QLearner, QAgents]:
+    shared = QSettings(**settings)
+    return QLearner(episodes.shape, gamma=episodes.gamma, run=run, settings=shared), QAgents(episodes, shared)
+
+
+def davia(episodes: TabularEpisodes, run: int = 0, **settings: Any) -> tuple[DaviaLearner, DaviaAgents]:
+    shared = DaviaSettings(**settings)
+    agents = DaviaAgents(episodes, shared)
+    return DaviaLearner(agents.features, agents.model, gamma=episodes.gamma, run=run, settings=shared), agents
+
+
+def train(centre: Any, agents: Any, updates: int) -> Report:
+    for _ in range(updates):
+        report = agents.run(centre.order(), np.arange(centre.num_agents + 1))
+        centre.receive(report)
+    return report
+
+
+@pytest.mark.parametrize("triggered", [False, True])
+def test_known_values_of_a_chain(triggered: bool) -> None:
+    kwargs = {"communication_kwargs": {"epsilon": 1e-4}} if triggered else {}
+    centre, agents = q_learning(chain(), triggered=triggered, epsilon=0.5, **kwargs)
+    train(centre, agents, 150)
+    np.testing.assert_allclose(centre.action_values, CHAIN_Q, atol=1e-3)
+
+
+def test_known_action_values_of_a_model() -> None:
+    values = np.array([0.8, 1.0])
+    np.testing.assert_allclose(model_of(ListedEnvironments(Chain)).action_values(values, GAMMA), CHAIN_Q)
+
+
+def rows(*samples: tuple[int, int, float, int, bool]) -> np.ndarray:
+    packed = [(cell, action + LAST * last, reward, after) for cell, action, reward, after, last in samples]
+    return np.array(packed, dtype=TRANSITION)
+
+
+def report_of(samples: np.ndarray, senders: list[int], population: int) -> Report:
+    ids = np.arange(population)
+    zeros = np.zeros(population)
+    payload = {"transitions": samples}
+    return Report(ids, zeros, zeros, ids, zeros[:, None][:, :0], np.array(senders, np.uint16), payload)
+
+
+def test_one_update_by_hand() -> None:
+    centre = QLearner((2, 2), gamma=0.5, run=0, settings=QSettings(population=2, lr=0.5, initial_value=1.0))
+    samples = rows((0, 1, 2.0, 1, False), (0, 1, 4.0, 1, True), (0, 0, 1.0, 0, False), (0, 1, 6.0, 1, False))
+    assert td_errors(np.ones((2, 2)), samples, 0.5).tolist() == [1.5, 3.0, 0.5, 5.5]
+    centre.receive(report_of(samples, [0, 0, 1, 1], 2))
+    # Only the samples of that very action count, not all of the cell
+    assert centre.action_values[0, 1] == pytest.approx(1 + 0.5 * (1.5 + 3.0 + 5.5) / 3)
+    assert centre.action_values[0, 0] == pytest.approx(1 + 0.5 * 0.5)
+    assert centre.action_values[1].tolist() == [1.0, 1.0]
+    assert centre.ledger.bytes_per_agent.tolist() == [18, 18]
+    assert centre.ledger.messages == 2
+    assert centre.measures["mu_size"] == 18.0
+    assert centre.ledger.bytes_down == 2 * 4 * 4
+
+
+def test_a_sample_is_nine_bytes_and_reads_back() -> None:
+    samples = rows((65535, 127, -1.5, 7, True), (3, 0, 2.0, 9, False))
+    assert samples.itemsize == 9
+    cells, actions, rewards, after, goes_on = unpacked(samples)
+    assert (cells.tolist(), actions.tolist(), rewards.tolist()) == ([65535, 3], [127, 0], [-1.5, 2.0])
+    assert (after.tolist(), goes_on.tolist()) == ([7, 9], [0.0, 1.0])
+
+
+def test_time_limit_is_no_end() -> None:
+    """Staying for good is cut off after 20 steps, and none of them is marked as the last."""
+    centre, agents = q_learning(chain(), population=1, epsilon=0.0)
+    centre.theta = np.array([1, 0, 1, 0], np.float32)
+    report = agents.run(centre.order(), np.arange(1))
+    assert report.lengths[0] == 20
+    assert (report.payload["transitions"]["action"] == 0).all()
+
+
+def test_agents_send_what_their_trigger_lets_through() -> None:
+    settings = {"rho": 0.5, "beta": 0.3, "epsilon": 0.2}
+    centre, agents = q_learning(grid(), triggered=True, communication_kwargs=settings, population=3)
+    everything = QAgents(grid(), QSettings(population=3))
+    trigger = TdErrorTrigger(**settings)
+    usual = np.zeros(3)
+    for _ in range(5):
+        order = centre.order()
+        table = order.theta.astype(np.float64).reshape(25, 5)
+        sent, full = agents.run(order, np.arange(4)), everything.run(order, np.arange(4))
+        for agent in range(3):
+            samples = full.payload["transitions"][full.senders == agent]
+            kept, usual[agent] = trigger.decide(td_errors(table, samples, 0.9), usual[agent])
+            np.testing.assert_array_equal(sent.payload["transitions"][sent.senders == agent], samples[kept])
+        np.testing.assert_array_equal(sent.memory[:3, 0], usual)
+        centre.receive(sent)
+
+
+def test_equally_good_actions_are_equally_likely() -> None:
+    draws = np.stack([np.zeros(9000) + 0.99, np.linspace(0, 1, 9000, endpoint=False)], axis=1)
+    values = np.tile([1.0, 3.0, 3.0, 0.0, 3.0], (9000, 1))
+    chosen = TabularEpisodes._act(values, draws, np.full(9000, 0.1))
+    assert np.bincount(chosen, minlength=5).tolist() == [0, 3000, 3000, 0, 3000]
+    draws[:, 0] = 0.05
+    assert np.bincount(TabularEpisodes._act(values, draws, np.full(9000, 0.1)), minlength=5).tolist() == [1800] * 5
+
+
+def solved(report: Report) -> bool:
+    return report.lengths[-1] == 8 and report.returns[-1] == -7.0
+
+
+def test_simple_grid_is_solved_and_triggering_saves_bytes() -> None:
+    settings = {"lr": 1.0, "population": 5}
+    every, agents = q_learning(grid(), **settings)
+    assert solved(train(every, agents, 400))
+    trigger = {"rho": 0.9, "beta": 0.01, "epsilon": 0.1}
+    some, agents = q_learning(grid(), triggered=True, communication_kwargs=trigger, **settings)
+    assert solved(train(some, agents, 400))
+    assert some.ledger.bytes < 0.15 * every.ledger.bytes  # most of them in the first ten updates
+    before = some.ledger.bytes, every.ledger.bytes
+    train(every, QAgents(grid(), QSettings(**settings)), 100)
+    train(some, agents, 100)
+    assert some.ledger.bytes - before[0] < 0.01 * (every.ledger.bytes - before[1])
+
+
+def test_davia_solves_simple_grid_and_falls_silent() -> None:
+    centre, agents = davia(grid(), communication_kwargs={"lambda_": 0.1, "rho": 1.0, "num_updates": 500})
+    train(centre, agents, 20)
+    early = centre.ledger.messages / (20 * 5)
+    report = train(centre, agents, 480)
+    assert solved(report)
+    assert early > 0.8
+    assert (centre.ledger.messages - 20 * 5 * early) / (480 * 5) < 0.2
+    assert centre.ledger.bytes == centre.ledger.messages * 25 * 4
+
+
+def test_gradient_and_gain_by_finite_differences() -> None:
+    generator = np.random.default_rng(0)
+    seen, targets, theta = generator.normal(size=(12, 4)), generator.normal(size=12), generator.normal(size=4)
+
+    def loss(parameters: np.ndarray) -> float:
+        return float(np.mean((seen @ parameters - targets) ** 2))
+
+    gradient, gain = gradient_and_gain(theta, seen, targets, 0.3)
+    for index in range(4):
+        step = np.zeros(4)
+        step[index] = 1e-6
+        assert 2 * gradient[index] == pytest.approx((loss(theta + step) - loss(theta - step)) / 2e-6, rel=1e-5)
+    assert gain == pytest.approx(loss(theta - 0.3 * gradient) - loss(theta))
+
+
+def test_davia_steps_by_the_mean_of_what_arrives() -> None:
+    features = np.array([[1.0, 0.0], [0.5, 2.0]])
+    settings = DaviaSettings(population=3, lr=0.5, features=features)
+    centre = DaviaLearner(features, model_of(ListedEnvironments(Chain)), gamma=GAMMA, run=0, settings=settings)
+    ids, zeros = np.arange(3), np.zeros(3)
+    payload = {"gradient": np.array([[1.0, 2.0], [3.0, -2.0]], np.float32)}
+    centre.receive(Report(ids, zeros, zeros, ids, np.empty((3, 0)), np.array([0, 2], np.uint16), payload))
+    assert centre.theta.tolist() == [-1.0, 0.0]
+    np.testing.assert_allclose(centre.action_values[0], [0.1 + GAMMA * -1.0, GAMMA * -0.5])
+    silent = Report(ids, zeros, zeros, ids, np.empty((3, 0)), np.empty(0, np.uint16), {"gradient": np.empty((0, 2))})
+    centre.receive(silent)
+    assert centre.theta.tolist() == [-1.0, 0.0]
+    assert centre.ledger.bytes == 2 * 8
+
+
+@pytest.mark.parametrize("make", [lambda: q_learning(grid(), triggered=True), lambda: davia(grid("rl_agg/WindyGrid-v0"))])
+def test_split_agents_and_state_go_on_to_the_bit(make: Any) -> None:
+    whole, split = make(), make()
+    train(*whole, 6)
+    for _ in range(3):
+        order = split[0].order()
+        split[0].receive(merge([split[1].run(order, agents) for agents in (np.arange(2, 6), np.arange(2))]))
+    restored = make()
+    restored[0].load_state_dict(split[0].state_dict())
+    train(*restored, 3)
+    np.testing.assert_equal(restored[0].state_dict(), whole[0].state_dict())
+
+
+def test_bad_environments() -> None:
+    with pytest.raises(ValueError, match="a table needs Discrete observations"):
+        TabularEpisodes(open_environments("CartPole-v1", {}), gamma=0.9)
+    continuous = ListedEnvironments(lambda: gym.wrappers.TransformAction(Chain(), round, gym.spaces.Box(0, 1)))
+    with pytest.raises(ValueError, match="a table needs Discrete actions"):
+        TabularEpisodes(continuous, gamma=0.9)
+    with pytest.raises(ValueError, match="no time limit"):
+        TabularEpisodes(ListedEnvironments(Chain), gamma=0.9)
+    with pytest.raises(ValueError, match=r"needs a model P\[cell\]\[action\]"):
+        model_of(open_environments("CartPole-v1", {}))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: QSettings(population=0), "population must be an integer >= 1, got 0"),
+        (lambda: QSettings(lr=0.0), "lr must be a finite number > 0, got 0.0"),
+        (lambda: QSettings(epsilon=1.1), r"epsilon must be in \[0, 1\], got 1.1"),
+        (lambda: QSettings(initial_value=np.nan), "initial_value must be finite"),
+        (lambda: QSettings(communication_kwargs={"rho": 1.0}), "DQL sends every sample"),
+        (lambda: QSettings(triggered=True, communication_kwargs={"roh": 1.0}), "no setting 'roh'"),
+        (lambda: DaviaSettings(communication_kwargs={"rho": 2.0}), r"rho must be in \(0, 1\]"),
+        (lambda: DaviaSettings(features=np.ones((3, 2))).make_features(4), "with C = 4 cells, got shape"),
+    ],
+)
+def test_bad_settings(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,123 @@
+"""Tabular algorithms on RLlib: the core's numbers, from any number of runners, with checkpoints and Tune."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray import cloudpickle, tune
+from ray.rllib.core.columns import Columns
+
+from rl_agg.episodes import open_environments
+from rl_agg.tabular import DaviaAgents, DaviaLearner, QAgents, QLearner, TabularEpisodes
+from rllib_agg import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+MODULE = "default_policy"
+CONFIGS = [DQLConfig, EBCDQLConfig, DAVIAConfig]
+
+
+def tiny(config_class: type, num_env_runners: int = 0, **training: Any) -> Any:
+    config = config_class().environment("rl_agg/SimpleGrid-v0").env_runners(num_env_runners=num_env_runners)
+    return config.training(population=4, **training).debugging(seed=5)
+
+
+def core(config: Any, updates: int) -> Any:
+    """The same run without Ray."""
+    episodes = TabularEpisodes(open_environments("rl_agg/SimpleGrid-v0", {}), gamma=config.gamma)
+    if isinstance(config, DAVIAConfig):
+        agents: Any = DaviaAgents(episodes, config.settings)
+        centre: Any = DaviaLearner(agents.features, agents.model, gamma=0.9, run=5, settings=config.settings)
+    else:
+        agents = QAgents(episodes, config.settings)
+        centre = QLearner(episodes.shape, gamma=0.9, run=5, settings=config.settings)
+    for _ in range(updates):
+        centre.receive(agents.run(centre.order(), np.arange(5)))
+    return centre
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_same_as_the_core_and_goes_on_to_the_bit(config_class: type, ray_session: None, tmp_path: Path) -> None:
+    algorithm = tiny(config_class).build_algo()
+    for _ in range(4):
+        algorithm.train()
+    path = algorithm.save_to_path(tmp_path / "checkpoint")
+    for _ in range(4):
+        result = algorithm.train()
+    expected = core(tiny(config_class), 8)
+    np.testing.assert_equal(algorithm.centre.state_dict(), expected.state_dict())
+    logged = result["learners"][MODULE]["agg"]
+    assert logged["bytes"] == expected.ledger.bytes > 0
+    assert logged["mu_size"] == expected.measures["mu_size"]
+    restored = type(algorithm).from_checkpoint(path)
+    for _ in range(4):
+        restored.train()
+    np.testing.assert_equal(restored.centre.state_dict(), expected.state_dict())
+    assert algorithm.evaluate()["env_runners"]["episode_return_mean"] < 0
+    values = algorithm.get_module().forward_inference({Columns.OBS: torch.arange(25)})[Columns.ACTION_DIST_INPUTS]
+    np.testing.assert_array_equal(values.numpy(), expected.action_values)
+    algorithm.stop()
+    restored.stop()
+
+
+def test_two_runners_give_the_table_of_one(ray_session: None) -> None:
+    algorithm = tiny(EBCDQLConfig, 2).build_algo()
+    for _ in range(5):
+        algorithm.train()
+    np.testing.assert_array_equal(algorithm.centre.theta, core(tiny(EBCDQLConfig), 5).theta)
+    assert algorithm.centre.ledger.physical_bytes > 0
+    algorithm.stop()
+
+
+def test_tune_searches(ray_session: None, tmp_path: Path) -> None:
+    config = tiny(DQLConfig, lr=tune.grid_search([0.5, 1.0]))
+    run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
+    results = tune.Tuner(DQL, param_space=config, run_config=run_config).fit()
+    assert not results.errors
+    assert {result.config["lr"] for result in results} == {0.5, 1.0}
+
+
+def test_features_of_a_users_own(ray_session: None) -> None:
+    features = np.stack([np.ones(25), np.arange(25) // 5 + np.arange(25) % 5], axis=1)
+    algorithm = tiny(DAVIAConfig, features=features, lr=0.05).build_algo()
+    algorithm.train()
+    assert algorithm.module.read().shape == (2,)
+    assert algorithm.centre.ledger.bytes == 8 * algorithm.centre.ledger.messages
+    algorithm.stop()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "message"),
+    [
+        (DQL, "CartPole-v1", "a table needs Discrete observations"),
+        (EBCDQL, "MountainCarContinuous-v0", "a table needs Discrete"),
+        (DAVIA, "Blackjack-v1", "a table needs Discrete observations"),
+    ],
+)
+def test_bad_environments_are_told_at_build(algorithm: Any, env: str, message: str, ray_session: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        algorithm.get_default_config().environment(env).training(max_episode_steps=9).build_algo()
+
+
+@pytest.mark.parametrize(
+    ("config_class", "change", "message"),
+    [
+        (DQLConfig, lambda c: c.training(communication_kwargs={"rho": 1.0}), "DQL sends every sample"),
+        (EBCDQLConfig, lambda c: c.training(communication_kwargs={"rho": -1.0}), "rho must be a finite number >= 0"),
+        (DAVIAConfig, lambda c: c.training(communication_kwargs={"lambda": 1.0}), "no setting 'lambda'; choose from lambda_"),
+        (DQLConfig, lambda c: c.training(epsilon=2.0), r"epsilon must be in \[0, 1\], got 2.0"),
+        (DQLConfig, lambda c: c.env_runners(explore=True), "explore by epsilon; leave explore=False"),
+        (DQLConfig, lambda c: c.update_from_dict({"epsilonn": 0.2}), "DQLConfig has no setting 'epsilonn'"),
+        (DQLConfig, lambda c: c.rl_module(model_config={"fcnet_hiddens": [4]}), "has no model_config 'fcnet_hiddens'"),
+    ],
+)
+def test_bad_settings(config_class: type, change: Callable[[Any], Any], message: str) -> None:
+    config = tiny(config_class)
+    with pytest.raises(ValueError, match=message):
+        change(config).validate()
