@@ -30,6 +30,22 @@ class Combiner(ABC):
     """Whether it treats each parameter by itself. It is then faster where a parameter's gradients lie beside each other, and
     ``merge`` may overwrite them."""
 
+    by_distance: ClassVar[bool] = False
+    """Whether it weighs the gradients, and their distances from each other are all that it looks at."""
+
+    def at(self, step: int) -> Combiner:
+        """The combiner for a step, of one that is several."""
+        return self
+
+    def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor | None:
+        """Weights of gradients that are not at hand; for combiners that say ``by_distance``.
+
+        :param squared_distances: Between any two gradients ``[A', A']``; may be overwritten.
+        :param num_masked: As for :meth:`merge`.
+        :return: ``[A']``; ``None`` if it has to see the gradients.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not weigh gradients by their distances")
+
     def check(self, num_agents: int) -> None:  # noqa: B027 - most work with any number
         """Refuse a number of agents that it cannot work with.
 
@@ -52,9 +68,10 @@ class Combiner(ABC):
         rows = gradients if present is None or bool(present.all()) else gradients[present]
         if not len(rows):
             return gradients.new_zeros(gradients.shape[1])
-        if self.by_parameter and rows is gradients and not overwrite:
+        combiner = self.at(step)
+        if combiner.by_parameter and rows is gradients and not overwrite:
             rows = rows.clone()
-        return self.merge(rows, num_masked=len(gradients) - len(rows), step=step)
+        return combiner.merge(rows, num_masked=len(gradients) - len(rows), step=step)
 
     @abstractmethod
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
@@ -147,6 +164,8 @@ class Krum(_Byzantine):
     Source: Blanchard et al. (2017), section 4.
     """
 
+    by_distance = True
+
     num_selected: int = 1
 
     def __post_init__(self) -> None:
@@ -166,17 +185,24 @@ class Krum(_Byzantine):
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Average the gradients of the smallest scores."""
-        num_agents = len(gradients)
-        if num_agents < 3:  # no neighbours to be near to
-            return gradients.mean(0)
-        num_neighbours = max(1, num_agents - self.tolerated(num_agents, num_masked) - 2)
-        distances = _plain_distances(gradients)
+        distances = distances_of(gradients @ gradients.T)
         if distances is None:
             distances = _squared_distances(_relative(gradients)[2])
+        return gradients[self._chosen(distances, num_masked)].mean(0)
+
+    def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor:
+        """Weigh those of the smallest scores alike, the others not at all."""
+        chosen = self._chosen(squared_distances, num_masked)
+        return squared_distances.new_zeros(len(squared_distances)).index_fill_(0, chosen, 1.0 / len(chosen))
+
+    def _chosen(self, distances: Tensor, num_masked: int) -> Tensor:
+        num_agents = len(distances)
+        if num_agents < 3:  # no neighbours to be near to
+            return torch.arange(num_agents, device=distances.device)
+        num_neighbours = max(1, num_agents - self.tolerated(num_agents, num_masked) - 2)
         distances.fill_diagonal_(torch.inf)  # nobody is their own neighbour
         scores = distances.topk(num_neighbours, largest=False).values.sum(1)
-        chosen = scores.topk(min(self.num_selected, num_agents), largest=False).indices
-        return gradients[chosen].mean(0)
+        return scores.topk(min(self.num_selected, num_agents), largest=False).indices
 
 
 @dataclass(frozen=True)
@@ -195,6 +221,8 @@ class GeometricMedian(Combiner):
     gradient far enough away would need more iterations than there are.
     """
 
+    by_distance = True
+
     num_iterations: int = 10
     smoothing: float = 1e-6
 
@@ -204,16 +232,23 @@ class GeometricMedian(Combiner):
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Average with the weights that Weiszfeld's iteration ends at."""
-        if len(gradients) < 3:  # every point between two is one
-            return gradients.mean(0)
-        plain = _plain_distances(gradients)
-        if plain is not None and bool(plain.max() < FAR**2 * plain.median(1).values.median()):
-            return self._weights(plain).to(gradients) @ gradients
+        distances = distances_of(gradients @ gradients.T)
+        weights = None if distances is None else self.weigh(distances, num_masked=num_masked)
+        if weights is not None:
+            return weights @ gradients
         middle, unit, relative = _relative(gradients)
         relative = _drawn_near(relative)
         return middle + unit * (self._weights(_squared_distances(relative)).to(relative) @ relative)
 
+    def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor | None:
+        """Weights that Weiszfeld's iteration ends at; ``None`` if some gradients are very far away."""
+        if bool(squared_distances.max() > FAR**2 * squared_distances.median(1).values.median()):
+            return None
+        return self._weights(squared_distances).to(squared_distances)
+
     def _weights(self, squared_distances: Tensor) -> Tensor:
+        if len(squared_distances) < 3:  # every point between two is one
+            return squared_distances.new_full((len(squared_distances),), 1.0 / len(squared_distances))
         # An [A, A] matrix is too small for anything but the CPU; float64 keeps the distances when others are far larger
         squared = squared_distances.double().cpu().numpy()
         to_others = np.sort(squared, axis=1)[:, (len(squared) - 1) // 2]
@@ -242,6 +277,8 @@ class MixTailor(Combiner):
     Source: Ramezani-Kebrya et al. (2023), algorithm 1.
     """
 
+    by_parameter = True  # as some of them
+
     combiners: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("median", "trimmed_mean", "krum", "geometric_median")
     seed: int = 0
     _pool: tuple[Combiner, ...] = dataclasses.field(init=False, repr=False, compare=False)
@@ -259,10 +296,14 @@ class MixTailor(Combiner):
         for combiner in self._pool:
             combiner.check(num_agents)
 
+    def at(self, step: int) -> Combiner:
+        """Draw one."""
+        drawn = np.random.default_rng([self.seed, step]).integers(len(self._pool))
+        return self._pool[drawn].at(step)
+
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Draw one and let it combine."""
-        drawn = self._pool[np.random.default_rng([self.seed, step]).integers(len(self._pool))]
-        return drawn.merge(gradients.clone() if drawn.by_parameter else gradients, num_masked=num_masked, step=step)
+        return self.at(step).merge(gradients, num_masked=num_masked, step=step)
 
 
 class TorchJD(Combiner):
@@ -377,6 +418,19 @@ def combine(name: str, gradients: Any, **settings: Any) -> Tensor:
     return combiner(matrix, present=matrix.isfinite().all(1))
 
 
+def distances_of(products: Tensor) -> Tensor | None:
+    """Squared distances between gradients, as seen from zero.
+
+    :param products: Of any two gradients ``[A, A]``.
+    :return: ``[A, A]``; ``None`` where zero is too far away to tell them from there, or the numbers too large or small.
+    """
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0.0)
+    nearness = (distances.median(1).values / squares).median()  # of most gradients, whatever a few of them are
+    near = nearness.clamp(max=1.0) * squares.median() > 1e-30
+    return distances if bool((nearness > 0.01) & near & distances.sum().isfinite()) else None
+
+
 def name_of(combiner: Combiner) -> str:
     """What users call it."""
     kind = type(combiner)
@@ -435,16 +489,6 @@ def _relative(gradients: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
         return middle, 1.0, relative
     # The squares of such numbers would leave the range of float32, and so may a faulty gradient in this unit
     return middle, largest, (relative / largest).nan_to_num()
-
-
-def _plain_distances(gradients: Tensor) -> Tensor | None:
-    """Squared distances ``[A, A]`` as seen from zero; ``None`` if that is too far away, or the numbers too large or small."""
-    products = gradients @ gradients.T
-    squares = products.diagonal()
-    distances = (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0.0)
-    nearness = (distances.median(1).values / squares).median()  # of most gradients, whatever a few of them are
-    near = nearness.clamp(max=1.0) * squares.median() > 1e-30
-    return distances if bool((nearness > 0.01) & near & distances.sum().isfinite()) else None
 
 
 FAR = 1e3

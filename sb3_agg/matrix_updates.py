@@ -14,6 +14,7 @@ remains, as where nobody sees the agents' own gradients.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +25,9 @@ from torch import Tensor
 
 from rl_agg import Signals, Weighting
 from rl_agg.optimizers import step_scale
-from rl_agg.parameter_server import ParameterServer
-from sb3_agg.agent_gradients import BestWay
+from rl_agg.parameter_server import Factored, ParameterServer
+from sb3_agg.agent_gradients import LoopedWay, StackedWay, UnfitError, Way
+from sb3_agg.linear_gradients import LinearWay
 from sb3_agg.minibatches import Minibatches
 from sb3_agg.updates import DetachedUpdate, Outputs, SampleLosses
 
@@ -87,18 +89,59 @@ class MatrixUpdate(DetachedUpdate):
             parameter.grad = part.view_as(parameter)
         super().before_step(optimizer)
 
-    def _gradients(self) -> tuple[Tensor, Tensor | None]:
+    def _gradients(self) -> tuple[Tensor | Factored, Tensor | None]:
         """Those of the agents ``[A, P]``, and who is idle ``[A]``, if anyone is."""
-        outputs, output_gradients = self._output_gradients()
-        rows = self._way.rows(outputs, output_gradients, by_parameter=self._server.by_parameter)
+        gradients = self._way.gradients(*self._output_gradients())
+        if self.minibatches.equal_parts and self.minibatches.num_present == len(self._present):
+            return gradients, None
+        rows = gradients if isinstance(gradients, Tensor) else gradients.matrix(by_parameter=False)
         if self.minibatches.equal_parts:
-            if self.minibatches.num_present == len(self._present):
-                return rows, None
             matrix = rows.new_zeros(len(self._present), rows.shape[1])
             matrix[self._present] = rows
             return matrix, None
         samples = self.minibatches.samples_per_agent()
         idle = (samples == 0) & self._present
         if not self._weighs:
-            rows = rows * (samples.sum() / (samples.clamp(min=1) * self.minibatches.num_present))[:, None]
+            rows *= (samples.sum() / (samples.clamp(min=1) * self.minibatches.num_present))[:, None]
         return rows, idle if bool(idle.any()) else None
+
+
+class BestWay(Way):
+    """The first of them that fits."""
+
+    def __init__(self, policy: Any, minibatches: Minibatches) -> None:
+        super().__init__(policy, minibatches)
+        self._others: list[type[Way]] = (
+            [LinearWay, StackedWay, LoopedWay] if minibatches.equal_parts else [LinearWay, LoopedWay]
+        )
+        self._way = self._next()
+
+    def _next(self) -> Way:
+        while True:
+            kind = self._others.pop(0)
+            try:
+                return kind(self._policy, self._minibatches)
+            except UnfitError:
+                continue
+
+    def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> list[Tensor | None]:
+        """Evaluate, and from then on in the same way."""
+        while True:
+            try:
+                return self._way.evaluate(evaluate_actions, *args, **kwargs)
+            except UnfitError as error:
+                self._way = self._next()
+                if isinstance(self._way, LoopedWay) and self._minibatches.equal_parts:
+                    self._warn(error)
+
+    def gradients(self, outputs: list[Tensor], output_gradients: list[Tensor]) -> Tensor | Factored:
+        """As that way does."""
+        return self._way.gradients(outputs, output_gradients)
+
+    def _warn(self, error: UnfitError) -> None:
+        warnings.warn(
+            f"{type(self._policy).__name__} cannot be evaluated for all agents at once, so each gradient step takes one "
+            f"backward pass per agent: {error}",
+            UserWarning,
+            stacklevel=2,
+        )

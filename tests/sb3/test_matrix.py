@@ -27,7 +27,8 @@ from rl_agg import Combiner, combine
 from rl_agg.attacks import Attack
 from rl_agg.combining import Median, make_combiner
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO
-from sb3_agg.agent_gradients import LinearWay, LoopedWay, StackedWay
+from sb3_agg.agent_gradients import LoopedWay, StackedWay
+from sb3_agg.linear_gradients import LinearWay
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -99,6 +100,18 @@ class Extractor(BaseFeaturesExtractor):
         return features
 
 
+class Twice(Extractor):
+    """Uses its layer twice, and another one now and then."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__(space)
+        self.other, self.on = nn.Linear(space.shape[0], 8), True
+
+    def forward(self, observations: Tensor) -> Tensor:
+        features: Tensor = self.layers(observations) + torch.tanh(self.layers(observations**2))
+        return features + self.other(observations) if self.on else features
+
+
 class Around(Extractor):
     """Reaches around its layer for the weight."""
 
@@ -138,9 +151,12 @@ SETUPS: dict[str, tuple[Any, str, Any, dict[str, Any]]] = {
         {"policy_kwargs": {"share_features_extractor": False, "net_arch": [16], "features_extractor_class": Extractor}},
     ),
     "norm": (AggPPO, "MlpPolicy", "CartPole-v1", extractor(Extractor, last=lambda: nn.LayerNorm(8))),
+    "in_place": (AggPPO, "MlpPolicy", "CartPole-v1", extractor(Extractor, last=lambda: nn.ReLU(inplace=True))),
+    "twice": (AggPPO, "MlpPolicy", "CartPole-v1", extractor(Twice)),
     "around": (AggPPO, "MlpPolicy", "CartPole-v1", extractor(Around)),
     "folded": (AggPPO, "MlpPolicy", "CartPole-v1", extractor(Folded)),
     "one_sample": (AggPPO, "MlpPolicy", "CartPole-v1", {"batch_size": AGENTS, "n_steps": 4}),
+    "one_sample_continuous": (AggPPO, "MlpPolicy", "Pendulum-v1", {"batch_size": AGENTS, "n_steps": 4, "ent_coef": 0.01}),
     "whole": (AggPPO, "MlpPolicy", "CartPole-v1", {"batch_size": None}),
     "whole_recurrent": (
         AggRecurrentPPO,
@@ -248,7 +264,7 @@ def num_steps(model: Any) -> int:
 
 
 @pytest.mark.parametrize("name", COMBINERS)
-@pytest.mark.parametrize("setup", ["discrete", "stock"])
+@pytest.mark.parametrize("setup", ["discrete", "stock", "one_sample", "one_sample_continuous"])
 def test_every_combiner_gets_each_agents_gradient(setup: str, name: str) -> None:
     model = build(setup, aggregation=name, aggregation_kwargs=COMBINERS[name])
     combiner = make_combiner(name, COMBINERS[name])
@@ -256,7 +272,7 @@ def test_every_combiner_gets_each_agents_gradient(setup: str, name: str) -> None
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be evaluated for all agents at once")
-@pytest.mark.parametrize("setup", [setup for setup in SETUPS if setup not in ("discrete", "stock")])
+@pytest.mark.parametrize("setup", [setup for setup in SETUPS if setup not in ("discrete", "stock", "one_sample")])
 def test_every_policy_gives_each_agents_gradient(setup: str) -> None:
     model = build(setup, aggregation="median")
     check_every_step(model, lambda rows, *_: combine("median", rows), num_steps(model))
@@ -267,24 +283,46 @@ def test_every_policy_gives_each_agents_gradient(setup: str) -> None:
     [
         (
             LinearWay,
-            ["discrete", "continuous", "dict", "maskable", "separate", "one_sample", "whole", "stock", "stock_continuous"],
+            [
+                "discrete",
+                "continuous",
+                "dict",
+                "maskable",
+                "separate",
+                "twice",
+                "one_sample",
+                "whole",
+                "stock",
+                "stock_continuous",
+            ],
         ),
-        (StackedWay, ["image", "exploration", "norm", "around", "folded"]),
+        (StackedWay, ["image", "exploration", "norm", "in_place", "around", "folded"]),
         (LoopedWay, ["recurrent", "stock_image", "stock_recurrent"]),
     ],
 )
 def test_the_fastest_way_that_fits_is_taken(kind: Any, setups: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     for way in (LinearWay, StackedWay, LoopedWay):
-        rows = way.rows
-        monkeypatch.setattr(
-            way, "rows", lambda self, *args, rows=rows, **kw: taken.append(type(self)) or rows(self, *args, **kw)
-        )
+        method = way.gradients
+        monkeypatch.setattr(way, "gradients", lambda self, *args, of=method: taken.append(type(self)) or of(self, *args))
     for setup in setups:
         taken.clear()
         model = build(setup, aggregation="median", n_epochs=1)
         model.learn(model.n_steps * AGENTS)
         assert set(taken) == {kind}, setup
+
+
+@pytest.mark.parametrize("settings", [{}, {"batch_size": AGENTS, "n_steps": 4}])
+@pytest.mark.parametrize("name", ["median", "krum"])
+def test_a_layer_may_be_left_out_of_a_step(name: str, settings: dict[str, Any]) -> None:
+    """What was its gradient in the step before is gone."""
+    model = build("twice", aggregation=name, **settings)
+
+    def switch(*_: Any) -> None:
+        model.policy.features_extractor.on ^= True
+
+    model.policy.optimizer.register_step_post_hook(switch)
+    check_every_step(model, lambda rows, *_: combine(name, rows), num_steps(model))
 
 
 def test_a_policy_that_needs_a_loop_says_so_and_learns() -> None:
@@ -476,7 +514,7 @@ def check_every_step_of(model: Any, rows: list[Tensor]) -> None:
     """Learn for one step and keep what the agents would have sent."""
     merge = model._server.merge
     model._server.merge = lambda gradients, *args, **kwargs: (
-        rows.append(gradients.clone()) or merge(gradients, *args, **kwargs)
+        rows.append(gradients.matrix(by_parameter=False).clone()) or merge(gradients, *args, **kwargs)
     )
     model.learn(STEPS * AGENTS)
     assert len(rows) == 1
