@@ -9,6 +9,9 @@ import numpy as np
 
 from rl_agg.gating.base import Bools, Drawn, FitnessGate, Floats
 
+START_DECAY = 0.8
+"""What is left from one update to the next of the larger gain at the start."""
+
 LEAST_THRESHOLD = 1e-6
 """A threshold of 0 could not grow again; below this, a return is the baseline."""
 
@@ -23,14 +26,15 @@ class DeviationGate(FitnessGate):
     The learner takes b for the returns of the silent, so that the mean of all returns is known nearly. With S of A speaking,
 
     .. math:: b' = b + \frac{1}{A} \sum_{i \in S} (F_i - b), \qquad
-        \tau' = \tau \, e^{2 g (|S|/A - m/A)}
+        \tau' = \tau \, e^{2 g_k (|S|/A - m/A)}, \qquad g_k = g \, (1 + s \cdot 0.8^k)
 
-    In the first update everyone speaks, and :math:`\tau` becomes the 1 - m/A quantile of
+    In the first update, k = 0, everyone speaks, and :math:`\tau` becomes the 1 - m/A quantile of
     :math:`|F_i - b'| \, \lVert \epsilon_i \rVert_2`. Adding a constant to every return changes nothing.
 
     :param num_agents: A.
     :param expected_messages: m.
     :param gain: g >= 0, how fast the threshold follows; 0 leaves it.
+    :param start: s >= 0, how much faster at the start, when returns spread out more from update to update.
     :param threshold: :math:`\tau` of the first update but one; ``None``: the quantile. 0 lets everyone speak for good.
     :raises ValueError: if a setting is out of range.
 
@@ -39,12 +43,22 @@ class DeviationGate(FitnessGate):
 
     num_told: ClassVar[int] = 2
 
-    def __init__(self, num_agents: int, expected_messages: int, *, gain: float = 0.5, threshold: float | None = None) -> None:
-        for name, value in (("gain", gain), ("threshold", 0.0 if threshold is None else threshold)):
+    def __init__(
+        self,
+        num_agents: int,
+        expected_messages: int,
+        *,
+        gain: float = 0.5,
+        start: float = 3.0,
+        threshold: float | None = None,
+    ) -> None:
+        for name, value in (("gain", gain), ("start", start), ("threshold", 0.0 if threshold is None else threshold)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
         super().__init__(num_agents, expected_messages)
         self.gain = gain
+        self.start = start
+        self.num_updates = 0
         self.baseline = math.nan
         """b; NaN before the first update."""
         self.threshold = math.nan if threshold is None else float(threshold)
@@ -82,14 +96,17 @@ class DeviationGate(FitnessGate):
                 self.threshold = max(quantile, LEAST_THRESHOLD)
         elif self.threshold:
             excess = spoken.sum() / known.size - self.expected_messages / self.num_agents
-            self.threshold = max(self.threshold * math.exp(2 * self.gain * excess), LEAST_THRESHOLD)
+            gain = self.gain * (1 + self.start * START_DECAY**self.num_updates)
+            self.threshold = max(self.threshold * math.exp(2 * gain * excess), LEAST_THRESHOLD)
+        self.num_updates += 1
         return imputed
 
     def state_dict(self) -> dict[str, Any]:
-        """The baseline and the threshold."""
-        return {**super().state_dict(), "baseline": self.baseline, "threshold": self.threshold}
+        """The baseline, the threshold, and how long they have been followed."""
+        own = {"baseline": self.baseline, "threshold": self.threshold, "num_updates": self.num_updates}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         super().load_state_dict(state)
-        self.baseline, self.threshold = state["baseline"], state["threshold"]
+        self.baseline, self.threshold, self.num_updates = (state[name] for name in ("baseline", "threshold", "num_updates"))

@@ -91,7 +91,7 @@ def test_espc_warns_once_of_negative_returns() -> None:
 
 
 def test_deviation_by_hand() -> None:
-    gate = DeviationGate(4, 2, gain=0.5)
+    gate = DeviationGate(4, 2, gain=0.5, start=3.0)
     present = np.ones(4, dtype=bool)
     norms = np.array([1.0, 2.0, 1.0, 2.0])
     everyone, _ = gate.decide(drawn([1.0, 2.0, 3.0, 6.0]), gate.memory, gate.told())
@@ -107,7 +107,7 @@ def test_deviation_by_hand() -> None:
     assert gate.baseline == pytest.approx(3.0 + ((5 - 3) + (9 - 3)) / 4)
     assert gate.threshold == pytest.approx(tau * math.exp(2 * 0.5 * (2 / 4 - 2 / 4)))
     gate.receive(np.array([7.0, np.nan, np.nan, np.nan]), np.full(4, np.nan), present)
-    assert gate.threshold == pytest.approx(tau * math.exp(2 * 0.5 * (1 / 4 - 2 / 4)))
+    assert gate.threshold == pytest.approx(tau * math.exp(2 * 0.5 * (1 + 3 * 0.8**2) * (1 / 4 - 2 / 4)))
 
 
 def test_deviation_counts_only_those_present() -> None:
@@ -183,6 +183,7 @@ def test_state_goes_on(name: str) -> None:
         ("espc", 3, {"k": 5}, "espc has no setting 'k'; choose from window"),
         ("espc", 3, {"window": 0}, "window must be an integer >= 1, got 0"),
         ("deviation", 3, {"gain": -1.0}, "gain must be a finite number >= 0, got -1.0"),
+        ("deviation", 3, {"start": -1.0}, "start must be a finite number >= 0, got -1.0"),
         ("deviation", 2.5, {}, "expected_messages must be an integer, got 2.5"),
     ],
 )
