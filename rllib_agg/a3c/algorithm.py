@@ -54,6 +54,7 @@ class A3C(RestoringAlgorithm, Algorithm):
         """Apply ``gradients_per_iteration`` gradients; less if none that is fit for it arrives for ``sample_timeout_s``."""
         self._collect_gradients()
         self.metrics.log_dict(self.ledger.summary(), key=AGG, window=1)
+        self.metrics.log_value((*AGG, "masked_gradients"), 0, reduce="lifetime_sum")  # there from the first iteration on
         self.metrics.aggregate([self.learner.metrics.reduce()], key=LEARNER_RESULTS)
 
     def _collect_gradients(self) -> None:

@@ -14,6 +14,12 @@ from rllib_agg.aggregation.agents import AGENT
 INPUTS = (Columns.OBS, Columns.REWARDS, Columns.ACTION_LOGP)
 
 
+def loss_mask(data: dict[str, Any]) -> Tensor:
+    """Samples that count, in the shape of the agent column, bool."""
+    mask = data.get(Columns.LOSS_MASK)
+    return torch.ones_like(data[AGENT], dtype=torch.bool) if mask is None else mask.bool()
+
+
 def corrupt_rows(data: dict[str, Any]) -> Tensor:
     """Find samples whose observation, reward or log-probability is not finite.
 

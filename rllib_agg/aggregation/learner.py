@@ -14,47 +14,29 @@ Source: Holen et al. (2023), section 3; the reductions are in :mod:`rllib_agg.ag
 from __future__ import annotations
 
 import copy
-import logging
-from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
-from ray.rllib.core.columns import Columns
 from ray.rllib.policy.sample_batch import MultiAgentBatch
-from ray.util import log_once
 from torch import Tensor, distributed
 
 from rl_agg import Signals
-from rl_agg.optimizers import step_scale
 from rllib_agg.aggregation._compat import average_gradients
+from rllib_agg.aggregation.agent_gradients import AgentGradients
 from rllib_agg.aggregation.agents import AGENT, RETURN
-from rllib_agg.aggregation.exclusion import exclude_corrupt_agents, exclude_rows
-from rllib_agg.aggregation.finite import SKIPPED_UPDATES, FiniteSteps, is_finite
-from rllib_agg.aggregation.matrix import split_gradient, sum_gradients_by_agent, trained_parameters
-from rllib_agg.aggregation.module_aggregation import ModuleAggregation
+from rllib_agg.aggregation.exclusion import exclude_corrupt_agents, exclude_rows, loss_mask
+from rllib_agg.aggregation.finite import SKIPPED_UPDATES
+from rllib_agg.aggregation.matrix import trained_parameters
 from rllib_agg.aggregation.record import UpdateRecord, log_counts, log_weights
 from rllib_agg.aggregation.reduction import sum_by_agent, weighted_loss
-
-logger = logging.getLogger(__name__)
 
 STATE = "aggregation"
 
 
-class AggLearnerMixin(FiniteSteps):
+class AggLearnerMixin(AgentGradients):
     """Goes in front of a TorchLearner whose loss is a mean over samples; the subclass says what is averaged."""
-
-    @abstractmethod
-    def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
-        """What the stock loss averages, and the stock metrics on the way.
-
-        :param module_id: The module.
-        :param config: Its algorithm config.
-        :param batch: Its minibatch.
-        :param fwd_out: What its ``forward_train`` made of it.
-        :return: In the shape of the agent column, ``[B]`` or ``[B, T]``.
-        """
 
     def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool) -> None:
         """Called with each module's columns once it is known who takes part; may change them in place.
@@ -63,26 +45,6 @@ class AggLearnerMixin(FiniteSteps):
         :param data: Its columns.
         :param excluded: Whether an agent was taken out.
         """
-
-    def build(self) -> None:
-        """Start without known returns."""
-        super().build()
-        self.returns: dict[str, Tensor] = {}
-        """Each agent's last known return by module, ``[A]``, NaN where none is known."""
-        self.records: dict[str, UpdateRecord] = {}
-        self.learners_per_gradient = self.config.num_learners
-        """Learners whose samples make one gradient; 1 where each has its own model."""
-        self._aggregations: dict[str, ModuleAggregation] = {}
-        self._minibatch: dict[str, dict[str, Any]] = {}
-        self._matrices: dict[str, Tensor] = {}
-        self._samples: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-
-    def aggregation_of(self, module_id: str) -> ModuleAggregation:
-        """What becomes of a module's gradients."""
-        if module_id not in self._aggregations:
-            config = self.config.get_config_for_module(module_id)
-            self._aggregations[module_id] = ModuleAggregation(config, self.config.num_learners)
-        return self._aggregations[module_id]
 
     # Before the first minibatch -------------------------------------------------------------------------------------------
 
@@ -118,12 +80,6 @@ class AggLearnerMixin(FiniteSteps):
 
     # In each minibatch ----------------------------------------------------------------------------------------------------
 
-    def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
-        """RLlib's, remembering the minibatch in case an agent must be taken out of it."""
-        self._minibatch = batch
-        losses: dict[str, Any] = super().compute_losses(fwd_out=fwd_out, batch=batch)
-        return losses
-
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
@@ -140,7 +96,7 @@ class AggLearnerMixin(FiniteSteps):
         mean = total / n.clamp(min=1.0)
         own, present = self.aggregation_of(module_id), (n > 0) & ~self.returns[module_id].isinf() & ~mean.isinf()
         if own.server is not None:
-            self._samples[module_id] = losses, agents, valid
+            self.leave_to_server(module_id, losses, agents, valid)
             self.records[module_id].add(mean, n, present=present)
             average: Tensor = mean.sum() / (n > 0).sum().clamp(min=1)
             return average.to(losses.dtype)  # only for the record
@@ -158,111 +114,6 @@ class AggLearnerMixin(FiniteSteps):
             return before  # returns do not change within an update
         signals = Signals(returns=self.returns[module_id], losses=losses, num_samples=num_samples, present=present)
         return weighting(signals)
-
-    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
-        """RLlib's, and each agent's own; if the outcome is not finite, again without the agents that made it so."""
-        gradients = self._differentiate(loss_per_module, **kwargs)
-        searches: tuple[Callable[[str], Tensor], ...] = (self._agents_with_corrupt_loss, self._agents_with_corrupt_gradient)
-        for search in searches:
-            corrupt = self._corrupt_modules(gradients)
-            if not corrupt:
-                break
-            culprits = {module_id: search(module_id) for module_id in sorted(corrupt)}
-            if any(bool(agents.any()) for agents in culprits.values()):
-                self._exclude(culprits)
-                losses = self.compute_losses(fwd_out=self.module.forward_train(self._minibatch), batch=self._minibatch)
-                gradients = self._differentiate(losses, **kwargs)
-        else:
-            corrupt = self._corrupt_modules(gradients)
-        corrupt -= self._matrices.keys()
-        for module_id in self._matrices:
-            parts = self._merge(module_id)
-            gradients.update(parts)
-            if not is_finite(list(parts.values())):
-                corrupt.add(module_id)
-        nobody = {module_id for module_id in loss_per_module if self.records[module_id].nobody_left}
-        self.unfit_modules = corrupt | nobody
-        return gradients
-
-    def _differentiate(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
-        one_by_one = {id_ for id_ in loss_per_module if self.aggregation_of(id_).server is not None}
-        summed = {id_: loss for id_, loss in loss_per_module.items() if id_ not in one_by_one}
-        gradients: dict[Any, Tensor | None] = super().compute_gradients(summed, **kwargs)
-        self._matrices = {id_: self._matrix(id_) for id_ in sorted(one_by_one) if self._samples[id_][0].requires_grad}
-        self._samples = {}
-        return gradients
-
-    def _matrix(self, module_id: str) -> Tensor:
-        """Gradient of each agent's mean loss ``[A, P]``, over all learners."""
-        n = self.records[module_id].last.num_samples
-        module = self.module[module_id].unwrapped()
-        sums = sum_gradients_by_agent(*self._samples[module_id], module, len(n), num_learners=self.config.num_learners)
-        return sums / n.clamp(min=1.0).to(sums.dtype)[:, None]
-
-    def _merge(self, module_id: str) -> dict[Any, Tensor]:
-        """Let the parameter server make one gradient of the matrix.
-
-        A rule weighs the agents that have samples in the minibatch. A combiner is told who has none by chance, as opposed to
-        whoever was masked, for it counts those among the faulty agents that it bears.
-
-        :return: By RLlib's reference to the parameter; to the bit the same on all learners.
-        """
-        own, record = self.aggregation_of(module_id), self.records[module_id]
-        server = own.server
-        assert server is not None
-        parameters = trained_parameters(self.module[module_id].unwrapped())
-        losses, n = record.last.losses, record.last.num_samples
-        present, idle = n > 0, None
-        if own.weighting is None:
-            present = present | ~record.excluded
-            idle = (n == 0) & present
-        signals = Signals(returns=self.returns[module_id], losses=losses, num_samples=n, present=present)
-        optimizers = [optimizer for id_, optimizer in self.optimizers() if id_ == module_id]
-        scale = step_scale(optimizers[0], parameters) if server.is_gated and len(optimizers) == 1 else None
-        merged = server.merge(self._matrices[module_id], signals, idle=idle, scale=scale)
-        record.settle(merged)
-        references = map(self.get_param_ref, parameters)
-        gradient = merged.gradient.clone()  # RLlib clips it in place, and it may be what a gate remembers
-        return dict(zip(references, split_gradient(gradient, parameters), strict=True))
-
-    # Where a gradient is not finite ---------------------------------------------------------------------------------------
-
-    def _corrupt_modules(self, gradients: dict[Any, Tensor | None]) -> set[str]:
-        matrices = {id_ for id_, matrix in self._matrices.items() if not bool(matrix.norm(dim=1).isfinite().all())}
-        return self.modules_with_corrupt_gradient(gradients) | matrices
-
-    def _exclude(self, culprits: dict[str, Tensor]) -> None:
-        for module_id in self._minibatch:
-            self.records[module_id].retract()
-        for module_id, agents in culprits.items():
-            self.records[module_id].excluded |= agents
-            data = self._minibatch[module_id]
-            exclude_rows(data, agents[data[AGENT]])
-            if log_once(f"agg_masked_agent_{module_id}"):
-                names = agents.nonzero().flatten().tolist()
-                logger.warning("Agents %s of %s had a non-finite loss or gradient and were masked.", names, module_id)
-
-    def _agents_with_corrupt_loss(self, module_id: str) -> Tensor:
-        return self.records[module_id].corrupt_losses()
-
-    def _agents_with_corrupt_gradient(self, module_id: str) -> Tensor:
-        """Search agent by agent; slow, and only ever done for a minibatch whose gradient is already lost.
-
-        :return: bool ``[A]``, over all learners.
-        """
-        config, data = self.config.get_config_for_module(module_id), self._minibatch[module_id]
-        module = self.module[module_id].unwrapped()  # under DDP a partial backward would wait for the other learners
-        parameters = trained_parameters(module)
-        corrupt = torch.zeros(config.num_agents, dtype=torch.float64, device=self.device)
-        for agent in data[AGENT][loss_mask(data)].unique():
-            own = dict(data)
-            exclude_rows(own, data[AGENT] != agent)
-            losses = self.losses_per_sample(module_id=module_id, config=config, batch=own, fwd_out=module.forward_train(own))
-            parts = torch.autograd.grad(losses[loss_mask(own)].mean(), parameters, allow_unused=True)
-            corrupt[agent] = not is_finite([part for part in parts if part is not None])
-        if self.learners_per_gradient > 1:
-            distributed.all_reduce(corrupt)
-        return corrupt > 0
 
     # After the last minibatch ---------------------------------------------------------------------------------------------
 
@@ -341,9 +192,3 @@ def own_arrays(state: dict[str, Any]) -> dict[str, Any]:
         name: copy.deepcopy(value) if name in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER) else value
         for name, value in state.items()
     }
-
-
-def loss_mask(data: dict[str, Any]) -> Tensor:
-    """Samples that count, in the shape of the agent column, bool."""
-    mask = data.get(Columns.LOSS_MASK)
-    return torch.ones_like(data[AGENT], dtype=torch.bool) if mask is None else mask.bool()

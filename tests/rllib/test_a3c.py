@@ -204,7 +204,10 @@ def test_runner_that_pays_nan_is_masked(ray_session: None) -> None:
 def test_nothing_but_nan_ends_the_iteration(ray_session: None, caplog: pytest.LogCaptureFixture) -> None:
     config = tiny_a3c(1).environment(Broken, env_config={"broken": [1]}).env_runners(sample_timeout_s=5.0)
     algorithm = config.build_algo()
-    logged = algorithm.train()["learners"][MODULE]["agg"]
+    for _ in range(20):  # a busy machine takes longer than that for the first
+        logged = algorithm.train()["learners"][MODULE]["agg"]
+        if logged["messages"]:
+            break
     assert logged["masked_gradients"] == logged["messages"] > 0
     assert "No gradient that could be applied arrived within sample_timeout_s=5.0 seconds" in caplog.text
     algorithm.stop()
