@@ -66,7 +66,7 @@ class Ledger:
         self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, ArrayLike]
     ) -> NDArray[np.int64]:
         counted = np.asarray(times)
-        whole = counted.dtype.kind in "buif" and bool((counted == np.floor(counted)).all())
+        whole = counted.dtype.kind in "buif" and bool((np.isfinite(counted) & (counted == np.floor(counted))).all())
         if not whole or counted.shape != self.messages_per_agent.shape or (counted < 0).any():
             num_agents = len(self.messages_per_agent)
             raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")

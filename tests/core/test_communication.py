@@ -114,6 +114,7 @@ def test_a_number_of_agents_that_is_none(num_agents: Any) -> None:
         ([1, 1], {"gradients": 1}, "times must be [A] = [3] whole numbers, not negative, got [1, 1]"),
         ([1, -1, 0], {}, "times must be [A] = [3] whole numbers, not negative"),
         ([0.5, 1.0, 1.0], {}, "times must be [A] = [3] whole numbers, not negative"),
+        ([float("inf"), 1.0, 1.0], {}, "times must be [A] = [3] whole numbers, not negative"),
         (1, {}, "times must be [A] = [3] whole numbers, not negative, got 1"),
         (
             [1, 1, 1],

@@ -350,6 +350,19 @@ def test_a_network_that_mixes_samples_learns() -> None:
     assert model.policy.features_extractor.layers[1].running_mean.abs().sum() > 0
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"communication": "lag"}, {"minibatches": "stock"}, {"batch_size": AGENTS}])
+@pytest.mark.parametrize("name", [*COMBINERS, "r_weighted"])
+def test_on_cuda(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    own = {"aggregation": name, "aggregation_kwargs": COMBINERS.get(name), **settings}
+    cuda, cpu = build("discrete", **own, device="cuda"), build("discrete", **own)
+    cuda.learn(2 * STEPS * AGENTS).save(tmp_path / "model")
+    assert torch.isfinite(parameters(cuda)).all()
+    cpu.set_parameters(AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), device="cpu").get_parameters())
+
+
 def test_nothing_of_the_policy_is_left_changed() -> None:
     model = build("continuous", aggregation="median")
     before = {name: id(item) for name, item in model.policy.named_parameters()}
