@@ -1,7 +1,7 @@
-"""Gates on functions of 50 parameters, where returns are smooth, noisy or sparse: how near the optimum, with how many messages.
+"""Gates on functions of 50 parameters, smooth, noisy or sparse: how near they come to the optimum, with how many messages.
 
-The return falls with the root mean square distance from the optimum: smoothly, with Gaussian noise of its own in every episode, or
-in five steps, between which all agents return the same. Trials are paired: the same start, noise on the parameters and on returns.
+The return falls with the root mean square distance from the optimum: smoothly, with Gaussian noise of its own in every episode,
+or in five steps, between which all agents return the same. Trials are paired: the same start, and the same noise.
 """
 
 from __future__ import annotations
