@@ -13,7 +13,6 @@ from torch import Tensor
 
 from rl_agg.choices import check_settings, unknown_choice
 
-
 HUGE = 1e60
 """A squared norm below it is of finite numbers."""
 
