@@ -2,9 +2,6 @@ r"""Gradients of all agents, combined by more than a weighted sum. Axes: A agent
 
 A combiner maps the matrix of gradients ``[A, P]`` to one ``[P]`` on the scale of their mean, so that identical gradients
 combine to themselves. The robust ones bear some agents that send anything at all, as long as they are few.
-
-Distances between gradients are taken relative to the gradient of median norm: however large a faulty gradient is, it
-then costs the distances among the others no precision.
 """
 
 from __future__ import annotations
@@ -13,7 +10,6 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +17,8 @@ import torch
 from torch import Tensor
 
 from rl_agg.choices import build, check_settings, unknown_choice
+from rl_agg.distances import FAR, distances_of, drawn_near, seen_from_the_middle, squared_distances
+from rl_agg.sorting import trimmed_mean
 
 
 class Combiner(ABC):
@@ -95,7 +93,7 @@ class Median(Combiner):
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """The mean of what is left when all but the middle one or two are trimmed."""
-        return _trimmed_mean(gradients, (len(gradients) - 1) // 2)
+        return trimmed_mean(gradients, (len(gradients) - 1) // 2)
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class TrimmedMean(_Byzantine):
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Sort each parameter's gradients and average the middle."""
-        return _trimmed_mean(gradients, self.tolerated(len(gradients), num_masked))
+        return trimmed_mean(gradients, self.tolerated(len(gradients), num_masked))
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ class Krum(_Byzantine):
         """Average the gradients of the smallest scores."""
         distances = distances_of(gradients @ gradients.T)
         if distances is None:
-            distances = _squared_distances(_relative(gradients)[2])
+            distances = squared_distances(seen_from_the_middle(gradients)[2])
         return gradients[self._chosen(distances, num_masked)].mean(0)
 
     def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor:
@@ -236,9 +234,9 @@ class GeometricMedian(Combiner):
         weights = None if distances is None else self.weigh(distances, num_masked=num_masked)
         if weights is not None:
             return weights @ gradients
-        middle, unit, relative = _relative(gradients)
-        relative = _drawn_near(relative)
-        return middle + unit * (self._weights(_squared_distances(relative)).to(relative) @ relative)
+        middle, unit, relative = seen_from_the_middle(gradients)
+        relative = drawn_near(relative)
+        return middle + unit * (self._weights(squared_distances(relative)).to(relative) @ relative)
 
     def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor | None:
         """Weights that Weiszfeld's iteration ends at; ``None`` if some gradients are very far away."""
@@ -418,103 +416,12 @@ def combine(name: str, gradients: Any, **settings: Any) -> Tensor:
     return combiner(matrix, present=matrix.isfinite().all(1))
 
 
-def distances_of(products: Tensor) -> Tensor | None:
-    """Squared distances between gradients, as seen from zero.
-
-    :param products: Of any two gradients ``[A, A]``.
-    :return: ``[A, A]``; ``None`` where zero is too far away to tell them from there, or the numbers too large or small.
-    """
-    squares = products.diagonal()
-    distances = (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0.0)
-    nearness = (distances.median(1).values / squares).median()  # of most gradients, whatever a few of them are
-    near = nearness.clamp(max=1.0) * squares.median() > 1e-30
-    return distances if bool((nearness > 0.01) & near & distances.sum().isfinite()) else None
-
-
 def name_of(combiner: Combiner) -> str:
     """What users call it."""
     kind = type(combiner)
     if isinstance(combiner, TorchJD):
         return combiner.name
     return next((name for name, known in COMBINERS.items() if known is kind), kind.__name__)
-
-
-def _trimmed_mean(gradients: Tensor, trim: int) -> Tensor:
-    if trim == 0:
-        return gradients.mean(0)
-    return _sorted(gradients)[trim : len(gradients) - trim].mean(0)
-
-
-MOST_COMPARED = 16
-"""Agents up to which comparing whole rows with each other sorts faster than sorting parameter by parameter."""
-
-
-def _sorted(gradients: Tensor) -> Tensor:
-    """Each parameter's gradients in ascending order ``[A, P]``, perhaps in place."""
-    if len(gradients) <= MOST_COMPARED:
-        rows = list(gradients.unbind(0))
-        for low, high in _comparisons(len(rows)):
-            rows[low], rows[high] = torch.minimum(rows[low], rows[high]), torch.maximum(rows[low], rows[high])
-        return torch.stack(rows)
-    if gradients.device.type == "cpu" and gradients.dtype in (torch.float32, torch.float64):
-        gradients.numpy().sort(axis=0)  # vectorised, unlike torch's
-        return gradients
-    return gradients.sort(0).values
-
-
-@cache
-def _comparisons(num_rows: int) -> tuple[tuple[int, int], ...]:
-    """Pairs that sort any rows if each pair in turn is put in order: Batcher's merge exchange (Knuth, algorithm 5.2.2M)."""
-    pairs = []
-    width = 1
-    while width < num_rows:
-        step = width
-        while step >= 1:
-            for start in range(step % width, num_rows - step, 2 * step):
-                for low in range(start, min(start + step, num_rows - step)):
-                    if low // (2 * width) == (low + step) // (2 * width):
-                        pairs.append((low, low + step))
-            step //= 2
-        width *= 2
-    return tuple(pairs)
-
-
-def _relative(gradients: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
-    """The gradient of median norm ``[P]``, a unit, and all gradients in that unit as seen from it ``[A, P]``."""
-    norms = gradients.norm(dim=1)
-    middle = gradients[norms.argsort()[(len(norms) - 1) // 2]]
-    relative = gradients - middle
-    largest = middle.abs().max()
-    if 1e-10 < float(largest) < 1e10 or not bool(largest > 0):
-        return middle, 1.0, relative
-    # The squares of such numbers would leave the range of float32, and so may a faulty gradient in this unit
-    return middle, largest, (relative / largest).nan_to_num()
-
-
-FAR = 1e3
-"""In typical distances, how far a gradient may be away from the others before precision suffers."""
-
-
-def _drawn_near(relative: Tensor) -> Tensor:
-    """Gradients ``[A, P]`` of which the far ones are nearer: only their direction counts, but distance costs precision."""
-    norms = relative.norm(dim=1)
-    farthest = FAR * norms.median()
-    far = norms > farthest
-    if not bool(far.any()) or not bool(farthest > 0):
-        return relative
-    largest = relative[far].abs().amax(1, keepdim=True)  # their norm may overflow
-    unit = relative[far] / largest
-    relative[far] = unit * (farthest / unit.norm(dim=1, keepdim=True))
-    return relative
-
-
-def _squared_distances(relative: Tensor) -> Tensor:
-    """``[A, A]``, infinite where they overflow."""
-    products = relative @ relative.T
-    squares = products.diagonal()
-    distances = squares[:, None] + squares[None, :] - 2 * products
-    distances = distances.clamp(min=0).nan_to_num(nan=torch.inf, posinf=torch.inf)
-    return distances.fill_diagonal_(0.0)
 
 
 def _check_matrix(gradients: Tensor) -> None:

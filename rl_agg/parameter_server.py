@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rl_agg.attacks import Attack
-from rl_agg.combining import Combiner, distances_of
+from rl_agg.combining import Combiner
+from rl_agg.distances import distances_of
 from rl_agg.gating import LazyGate
 from rl_agg.signals import Signals
 from rl_agg.weighting import Weighting

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from rl_agg.choices import check_settings, unknown_choice
 
+HUGE = 1e60
+"""A squared norm below it is of finite numbers."""
+
 
 class LazyGate:
     r"""Send a gradient only if it differs enough from the last one sent (LAG).
@@ -68,8 +71,8 @@ class LazyGate:
         torch.sub(gradients, self._sent, out=self._news)
         innovations = _squared_norms(self._news if scale is None else self._news.mul_(scale), None)
         sends = present & (~self._has_sent | (innovations >= bound))
-        if bool(sends.all()):
-            self._sent.copy_(gradients)
+        if bool((innovations < HUGE).all()):  # all numbers are finite: in one pass, and exactly one or the other
+            self._sent.lerp_(gradients, sends[:, None].to(gradients))
         else:
             self._sent[sends] = gradients[sends]
         self._has_sent = self._has_sent | sends

@@ -1,0 +1,53 @@
+"""Each parameter's gradients in order. Axes: A agents, P parameters."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+MOST_COMPARED = 16
+"""Agents up to which comparing whole rows with each other sorts faster than sorting parameter by parameter."""
+
+
+def trimmed_mean(gradients: Tensor, trim: int) -> Tensor:
+    """Mean of each parameter's gradients without its largest and smallest.
+
+    :param gradients: ``[A, P]``; may be overwritten.
+    :param trim: How many of each are left out, less than half of A.
+    :return: ``[P]``.
+    """
+    if trim == 0:
+        return gradients.mean(0)
+    return _sorted(gradients)[trim : len(gradients) - trim].mean(0)
+
+
+def _sorted(gradients: Tensor) -> Tensor:
+    """Each parameter's gradients in ascending order ``[A, P]``, perhaps in place."""
+    if len(gradients) <= MOST_COMPARED:
+        rows = list(gradients.unbind(0))
+        for low, high in _comparisons(len(rows)):
+            rows[low], rows[high] = torch.minimum(rows[low], rows[high]), torch.maximum(rows[low], rows[high])
+        return torch.stack(rows)
+    if gradients.device.type == "cpu" and gradients.dtype in (torch.float32, torch.float64):
+        gradients.numpy().sort(axis=0)  # vectorised, unlike torch's
+        return gradients
+    return gradients.sort(0).values
+
+
+@cache
+def _comparisons(num_rows: int) -> tuple[tuple[int, int], ...]:
+    """Pairs that sort any rows if each pair in turn is put in order: Batcher's merge exchange (Knuth, algorithm 5.2.2M)."""
+    pairs = []
+    width = 1
+    while width < num_rows:
+        step = width
+        while step >= 1:
+            for start in range(step % width, num_rows - step, 2 * step):
+                for low in range(start, min(start + step, num_rows - step)):
+                    if low // (2 * width) == (low + step) // (2 * width):
+                        pairs.append((low, low + step))
+            step //= 2
+        width *= 2
+    return tuple(pairs)
