@@ -27,6 +27,6 @@ for iteration in range(args.iterations):
     print(
         f"{iteration:3d}  return {result['env_runners'].get('episode_return_mean', float('nan')):6.1f}"
         f"  steps {result['env_runners']['num_env_steps_sampled_lifetime']:7.0f}"
-        f"  staleness {agg['staleness']:.2f}  MB sent {agg['gradient_bytes'] / 1e6:.1f}"
+        f"  staleness {agg['staleness']:.2f}  MB sent {agg['bytes'] / 1e6:.1f}"
     )
 algorithm.stop()

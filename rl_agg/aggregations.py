@@ -28,6 +28,7 @@ def make_aggregation(
         if own:
             raise ValueError(f"{aggregation!r} has its settings already, got {own} besides")
         return aggregation
+    _refuse_class(aggregation)
     if not isinstance(aggregation, str) or aggregation in RULES:
         normalize = own.pop("normalize", False)
         if not isinstance(normalize, bool):
@@ -38,3 +39,11 @@ def make_aggregation(
     if aggregation in LOCAL_SCHEMES:
         return make_scheme(aggregation, own)
     raise unknown_choice("aggregation", aggregation, [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES])
+
+
+def _refuse_class(aggregation: object) -> None:
+    """A class is a callable, but what it returns is no weights."""
+    if isinstance(aggregation, type) and issubclass(aggregation, Combiner | LocalScheme):
+        name = next((name for name, kind in {**COMBINERS, **LOCAL_SCHEMES}.items() if kind is aggregation), None)
+        hint = f" or its name {name!r}" if name else ""
+        raise ValueError(f"{aggregation.__name__} is a class; give {aggregation.__name__}(){hint}")

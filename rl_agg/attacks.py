@@ -5,6 +5,7 @@ For tests and studies: nothing here hides an attack from anyone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.choices import unknown_choice
+from rl_agg.choices import check_agents, unknown_choice
 
 ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "sign_flip": lambda gradients, scale, _: -scale * gradients,
@@ -37,7 +38,7 @@ class Attack:
     :param agents: Who does so, numbers from 0 to A - 1.
     :param scale: :math:`s`, unitless.
     :param seed: Of ``"random"``, together with the step.
-    :raises ValueError: if the kind is unknown or an agent is no number >= 0.
+    :raises ValueError: if the kind is unknown, an agent is no number >= 0, the scale is not finite or the seed negative.
 
     Source: Blanchard et al. (2017), section 5, for ``random`` and ``sign_flip``.
     """
@@ -50,8 +51,11 @@ class Attack:
     def __post_init__(self) -> None:
         if self.kind not in ATTACKS:
             raise unknown_choice("attack", self.kind, ATTACKS)
-        if not self.agents or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in self.agents):
-            raise ValueError(f"agents must be numbers >= 0 of those who attack, got {self.agents!r}")
+        check_agents(self.agents, "who attack")
+        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
+            raise ValueError(f"scale must be a finite number, got {self.scale!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be an integer >= 0, got {self.seed!r}")
 
     def check(self, num_agents: int) -> None:
         """Refuse agents that there are not.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 Built = TypeVar("Built")
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def unknown_choice(kind: str, name: object, choices: Collection[str]) -> ValueError:
@@ -35,7 +36,7 @@ def check_settings(
     parameters = list(inspect.signature(function).parameters.values())[given:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
-    known = sorted({parameter.name for parameter in parameters} | set(also))
+    known = sorted({parameter.name for parameter in parameters if parameter.kind in _BY_NAME} | set(also))
     unknown = sorted(settings.keys() - set(known))
     if unknown:
         choices = f"choose from {', '.join(known)}" if known else "it has none"
@@ -52,8 +53,20 @@ def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) ->
     """
     check_settings(name, kind, settings)
     parameters = inspect.signature(kind).parameters.values()
-    required = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    required = {item.name for item in parameters if item.default is item.empty and item.kind in _BY_NAME}
     missing = sorted(required - settings.keys())
     if missing:
         raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")
     return kind(**settings)
+
+
+def check_agents(agents: object, what: str) -> None:
+    """Refuse what are no numbers of agents.
+
+    :param agents: What a user wrote.
+    :param what: Who they are, for the message.
+    :raises ValueError: if there is none, or one is no integer >= 0.
+    """
+    listed = list(agents) if isinstance(agents, Iterable) and not isinstance(agents, str) else []
+    if not listed or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in listed):
+        raise ValueError(f"agents must be numbers >= 0 of those {what}, got {agents!r}")

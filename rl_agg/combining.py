@@ -13,7 +13,8 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,26 @@ from rl_agg.choices import build, check_settings, unknown_choice
 class Combiner(ABC):
     """Combine the gradients of the agents that are present; subclass it for a combiner of your own."""
 
+    by_parameter: ClassVar[bool] = False
+    """Whether it treats each parameter by itself. It is then faster where a parameter's gradients lie beside each other, and
+    ``merge`` may overwrite them."""
+
+    by_distance: ClassVar[bool] = False
+    """Whether it weighs the gradients, and their distances from each other are all that it looks at."""
+
+    def at(self, step: int) -> Combiner:
+        """The combiner for a step, of one that is several."""
+        return self
+
+    def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor | None:
+        """Weights of gradients that are not at hand; for combiners that say ``by_distance``.
+
+        :param squared_distances: Between any two gradients ``[A', A']``; may be overwritten.
+        :param num_masked: As for :meth:`merge`.
+        :return: ``[A']``; ``None`` if it has to see the gradients.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not weigh gradients by their distances")
+
     def check(self, num_agents: int) -> None:  # noqa: B027 - most work with any number
         """Refuse a number of agents that it cannot work with.
 
@@ -33,21 +54,24 @@ class Combiner(ABC):
         """
 
     @torch.no_grad()
-    def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0) -> Tensor:
+    def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0, overwrite: bool = False) -> Tensor:
         """Combine.
 
         :param gradients: ``[A, P]``, detached, in units of the loss per parameter.
         :param present: Who takes part ``[A]``, bool; ``None`` means all. The rows of the others are not read.
         :param step: How many gradients have been combined before, for combiners that change from step to step.
+        :param overwrite: Whether ``gradients`` may be changed, which may save a copy.
         :return: ``[P]``; zeros if nobody is present.
         :raises ValueError: if ``gradients`` is not a matrix.
         """
-        if gradients.ndim != 2 or 0 in gradients.shape:
-            raise ValueError(f"gradients must be [A, P] with A, P >= 1, got shape {tuple(gradients.shape)}")
+        _check_matrix(gradients)
         rows = gradients if present is None or bool(present.all()) else gradients[present]
         if not len(rows):
             return gradients.new_zeros(gradients.shape[1])
-        return self.merge(rows, num_masked=len(gradients) - len(rows), step=step)
+        combiner = self.at(step)
+        if combiner.by_parameter and rows is gradients and not overwrite:
+            rows = rows.clone()
+        return combiner.merge(rows, num_masked=len(gradients) - len(rows), step=step)
 
     @abstractmethod
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
@@ -66,6 +90,8 @@ class Median(Combiner):
 
     Source: Yin et al. (2018), definition 1.
     """
+
+    by_parameter = True
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """The mean of what is left when all but the middle one or two are trimmed."""
@@ -113,6 +139,8 @@ class TrimmedMean(_Byzantine):
     Source: Yin et al. (2018), definition 2.
     """
 
+    by_parameter = True
+
     @staticmethod
     def most_byzantine(num_agents: int) -> int:
         """Something must be left to average."""
@@ -136,6 +164,8 @@ class Krum(_Byzantine):
     Source: Blanchard et al. (2017), section 4.
     """
 
+    by_distance = True
+
     num_selected: int = 1
 
     def __post_init__(self) -> None:
@@ -155,14 +185,24 @@ class Krum(_Byzantine):
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Average the gradients of the smallest scores."""
-        num_agents = len(gradients)
+        distances = distances_of(gradients @ gradients.T)
+        if distances is None:
+            distances = _squared_distances(_relative(gradients)[2])
+        return gradients[self._chosen(distances, num_masked)].mean(0)
+
+    def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor:
+        """Weigh those of the smallest scores alike, the others not at all."""
+        chosen = self._chosen(squared_distances, num_masked)
+        return squared_distances.new_zeros(len(squared_distances)).index_fill_(0, chosen, 1.0 / len(chosen))
+
+    def _chosen(self, distances: Tensor, num_masked: int) -> Tensor:
+        num_agents = len(distances)
         if num_agents < 3:  # no neighbours to be near to
-            return gradients.mean(0)
+            return torch.arange(num_agents, device=distances.device)
         num_neighbours = max(1, num_agents - self.tolerated(num_agents, num_masked) - 2)
-        distances = _squared_distances(gradients).fill_diagonal_(torch.inf)  # nobody is their own neighbour
+        distances.fill_diagonal_(torch.inf)  # nobody is their own neighbour
         scores = distances.topk(num_neighbours, largest=False).values.sum(1)
-        chosen = scores.topk(min(self.num_selected, num_agents), largest=False).indices
-        return gradients[chosen].mean(0)
+        return scores.topk(min(self.num_selected, num_agents), largest=False).indices
 
 
 @dataclass(frozen=True)
@@ -173,32 +213,57 @@ class GeometricMedian(Combiner):
 
     An iteration works on the A distances, not on P parameters, for z is always a weighted sum of the gradients.
 
-    :param num_iterations: From the mean on, >= 1.
-    :param smoothing: :math:`\nu` > 0, in units of the gradients' median distance from each other.
+    :param num_iterations: Further ones, beyond a first guess, >= 1.
+    :param smoothing: :math:`\nu` > 0, in units of a typical distance between two gradients.
 
-    Source: Pillutla et al. (2022), algorithm 2. Differs: smoothing is relative, for gradients have no scale of their own.
+    Source: Pillutla et al. (2022), algorithm 2. Differs: smoothing is relative, for gradients have no scale of their own. The
+    first guess weighs each gradient by its median distance from the others instead of all alike: from their mean, a faulty
+    gradient far enough away would need more iterations than there are.
     """
+
+    by_distance = True
 
     num_iterations: int = 10
     smoothing: float = 1e-6
 
     def __post_init__(self) -> None:
         _check_count("num_iterations", self.num_iterations, least=1)
-        if not self.smoothing > 0:
-            raise ValueError(f"smoothing must be positive, got {self.smoothing!r}")
+        _check_positive("smoothing", self.smoothing)
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Average with the weights that Weiszfeld's iteration ends at."""
-        # A [A, A] matrix is too small for anything but the CPU; float64 holds gradients 1e8 times larger than others
-        squared = _squared_distances(gradients).double().cpu().clamp(max=1e100)
-        least = self.smoothing * float(squared.median().sqrt()) + torch.finfo(torch.float64).tiny
-        weights = squared.new_full((len(squared),), 1.0 / len(squared))
+        distances = distances_of(gradients @ gradients.T)
+        weights = None if distances is None else self.weigh(distances, num_masked=num_masked)
+        if weights is not None:
+            return weights @ gradients
+        middle, unit, relative = _relative(gradients)
+        relative = _drawn_near(relative)
+        return middle + unit * (self._weights(_squared_distances(relative)).to(relative) @ relative)
+
+    def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor | None:
+        """Weights that Weiszfeld's iteration ends at; ``None`` if some gradients are very far away."""
+        if bool(squared_distances.max() > FAR**2 * squared_distances.median(1).values.median()):
+            return None
+        return self._weights(squared_distances).to(squared_distances)
+
+    def _weights(self, squared_distances: Tensor) -> Tensor:
+        if len(squared_distances) < 3:  # every point between two is one
+            return squared_distances.new_full((len(squared_distances),), 1.0 / len(squared_distances))
+        # An [A, A] matrix is too small for anything but the CPU; float64 keeps the distances when others are far larger
+        squared = squared_distances.double().cpu().numpy()
+        to_others = np.sort(squared, axis=1)[:, (len(squared) - 1) // 2]
+        least = self.smoothing * np.sqrt(np.sort(to_others)[(len(squared) - 1) // 2])
+        if least == 0.0:  # most gradients are the same, and so is the median
+            same = to_others == 0.0
+            return torch.from_numpy(same / same.sum())
+        distances = np.sqrt(to_others)
         for _ in range(self.num_iterations):
+            weights = 1.0 / np.maximum(distances, least)
+            weights /= weights.sum()
             to_each = squared @ weights
-            distances = (to_each - 0.5 * weights @ to_each).clamp(min=0).sqrt().clamp(min=least)
-            weights = 1.0 / distances
-            weights = weights / weights.sum()
-        return weights.to(gradients) @ gradients
+            distances = np.sqrt(np.maximum(to_each - 0.5 * (weights @ to_each), 0.0))
+        weights = 1.0 / np.maximum(distances, least)
+        return torch.from_numpy(weights / weights.sum())
 
 
 @dataclass(frozen=True)
@@ -212,13 +277,15 @@ class MixTailor(Combiner):
     Source: Ramezani-Kebrya et al. (2023), algorithm 1.
     """
 
+    by_parameter = True  # as some of them
+
     combiners: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("median", "trimmed_mean", "krum", "geometric_median")
     seed: int = 0
     _pool: tuple[Combiner, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_count("seed", self.seed, least=0)
-        if isinstance(self.combiners, str) or not self.combiners:
+        if isinstance(self.combiners, str) or not isinstance(self.combiners, Sequence | Mapping) or not self.combiners:
             raise ValueError(f"combiners must be several names, or a mapping of names to settings, got {self.combiners!r}")
         settings = self.combiners if isinstance(self.combiners, Mapping) else {name: {} for name in self.combiners}
         pool = tuple(make_combiner(name, own or {}) for name, own in settings.items())
@@ -229,10 +296,14 @@ class MixTailor(Combiner):
         for combiner in self._pool:
             combiner.check(num_agents)
 
+    def at(self, step: int) -> Combiner:
+        """Draw one."""
+        drawn = np.random.default_rng([self.seed, step]).integers(len(self._pool))
+        return self._pool[drawn].at(step)
+
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Draw one and let it combine."""
-        drawn = np.random.default_rng([self.seed, step]).integers(len(self._pool))
-        return self._pool[drawn].merge(gradients, num_masked=num_masked, step=step)
+        return self.at(step).merge(gradients, num_masked=num_masked, step=step)
 
 
 class TorchJD(Combiner):
@@ -254,7 +325,7 @@ class TorchJD(Combiner):
         known = {
             name
             for name, item in vars(aggregation).items()
-            if isinstance(item, type) and issubclass(item, aggregation.Aggregator) and item is not aggregation.Aggregator
+            if isinstance(item, type) and issubclass(item, aggregation.Aggregator) and not name.endswith("Aggregator")
         }
         if aggregator not in known:
             raise unknown_choice("TorchJD aggregator", aggregator, known)
@@ -275,15 +346,27 @@ class TorchJD(Combiner):
     def check(self, num_agents: int) -> None:
         """Try it on as many agents."""
         try:
-            self._build()(torch.eye(num_agents, 2))
+            with torch.random.fork_rng(devices=[]):  # some of them draw
+                self._build()(torch.eye(num_agents, 2))
         except ImportError as error:
             raise ImportError(f"{self.name} needs a package that rl-agg does not install: {error}") from error
         except Exception as error:  # whatever a third party raises
             raise ValueError(f"{self.name} with {self._settings} cannot combine {num_agents} agents: {error}") from error
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
-        """Let TorchJD combine."""
-        merged: Tensor = self._built(gradients)
+        """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike.
+
+        :raises ValueError: if it cannot do with those that are present.
+        """
+        devices = [gradients.device] if gradients.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(step)
+            try:
+                merged: Tensor = self._built(gradients)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}"
+                ) from error
         return merged
 
 
@@ -307,7 +390,7 @@ def make_combiner(name: str, settings: Mapping[str, Any]) -> Combiner:
     :raises ValueError: if the name, a setting or a value is unknown.
     :raises ImportError: if TorchJD is asked for and not there.
     """
-    if name.startswith(TORCHJD):
+    if isinstance(name, str) and name.startswith(TORCHJD):
         return TorchJD(name.removeprefix(TORCHJD), settings)
     if name not in COMBINERS:
         raise unknown_choice("combiner", name, [*COMBINERS, "torchjd:NAME"])
@@ -321,14 +404,31 @@ def combine(name: str, gradients: Any, **settings: Any) -> Tensor:
     tensor([1.])
 
     :param name: As :func:`make_combiner`.
-    :param gradients: ``[A, P]``.
+    :param gradients: ``[A, P]``; rows that are not finite are left out.
     :param settings: Settings of the combiner.
-    :return: ``[P]``, detached.
-    :raises ValueError: as :func:`make_combiner`, or if the combiner cannot work with A agents.
+    :return: ``[P]``, detached; zeros if no row is finite.
+    :raises ValueError: as :func:`make_combiner`, if ``gradients`` is not a matrix, or if the combiner cannot work with A
+        agents.
     """
-    combiner, matrix = make_combiner(name, settings), torch.as_tensor(gradients)
+    combiner, matrix = make_combiner(name, settings), torch.as_tensor(gradients).detach()
+    if not matrix.is_floating_point():
+        matrix = matrix.to(torch.get_default_dtype())
+    _check_matrix(matrix)
     combiner.check(len(matrix))
-    return combiner(matrix)
+    return combiner(matrix, present=matrix.isfinite().all(1))
+
+
+def distances_of(products: Tensor) -> Tensor | None:
+    """Squared distances between gradients, as seen from zero.
+
+    :param products: Of any two gradients ``[A, A]``.
+    :return: ``[A, A]``; ``None`` where zero is too far away to tell them from there, or the numbers too large or small.
+    """
+    squares = products.diagonal()
+    distances = (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0).fill_diagonal_(0.0)
+    nearness = (distances.median(1).values / squares).median()  # of most gradients, whatever a few of them are
+    near = nearness.clamp(max=1.0) * squares.median() > 1e-30
+    return distances if bool((nearness > 0.01) & near & distances.sum().isfinite()) else None
 
 
 def name_of(combiner: Combiner) -> str:
@@ -342,19 +442,91 @@ def name_of(combiner: Combiner) -> str:
 def _trimmed_mean(gradients: Tensor, trim: int) -> Tensor:
     if trim == 0:
         return gradients.mean(0)
-    return gradients.sort(0).values[trim : len(gradients) - trim].mean(0)
+    return _sorted(gradients)[trim : len(gradients) - trim].mean(0)
 
 
-def _squared_distances(gradients: Tensor) -> Tensor:
-    """``[A, A]``, infinite where they overflow."""
+MOST_COMPARED = 16
+"""Agents up to which comparing whole rows with each other sorts faster than sorting parameter by parameter."""
+
+
+def _sorted(gradients: Tensor) -> Tensor:
+    """Each parameter's gradients in ascending order ``[A, P]``, perhaps in place."""
+    if len(gradients) <= MOST_COMPARED:
+        rows = list(gradients.unbind(0))
+        for low, high in _comparisons(len(rows)):
+            rows[low], rows[high] = torch.minimum(rows[low], rows[high]), torch.maximum(rows[low], rows[high])
+        return torch.stack(rows)
+    if gradients.device.type == "cpu" and gradients.dtype in (torch.float32, torch.float64):
+        gradients.numpy().sort(axis=0)  # vectorised, unlike torch's
+        return gradients
+    return gradients.sort(0).values
+
+
+@cache
+def _comparisons(num_rows: int) -> tuple[tuple[int, int], ...]:
+    """Pairs that sort any rows if each pair in turn is put in order: Batcher's merge exchange (Knuth, algorithm 5.2.2M)."""
+    pairs = []
+    width = 1
+    while width < num_rows:
+        step = width
+        while step >= 1:
+            for start in range(step % width, num_rows - step, 2 * step):
+                for low in range(start, min(start + step, num_rows - step)):
+                    if low // (2 * width) == (low + step) // (2 * width):
+                        pairs.append((low, low + step))
+            step //= 2
+        width *= 2
+    return tuple(pairs)
+
+
+def _relative(gradients: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
+    """The gradient of median norm ``[P]``, a unit, and all gradients in that unit as seen from it ``[A, P]``."""
     norms = gradients.norm(dim=1)
-    centred = gradients - gradients[norms.argsort()[(len(norms) - 1) // 2]]
-    products = centred @ centred.T
+    middle = gradients[norms.argsort()[(len(norms) - 1) // 2]]
+    relative = gradients - middle
+    largest = middle.abs().max()
+    if 1e-10 < float(largest) < 1e10 or not bool(largest > 0):
+        return middle, 1.0, relative
+    # The squares of such numbers would leave the range of float32, and so may a faulty gradient in this unit
+    return middle, largest, (relative / largest).nan_to_num()
+
+
+FAR = 1e3
+"""In typical distances, how far a gradient may be away from the others before precision suffers."""
+
+
+def _drawn_near(relative: Tensor) -> Tensor:
+    """Gradients ``[A, P]`` of which the far ones are nearer: only their direction counts, but distance costs precision."""
+    norms = relative.norm(dim=1)
+    farthest = FAR * norms.median()
+    far = norms > farthest
+    if not bool(far.any()) or not bool(farthest > 0):
+        return relative
+    largest = relative[far].abs().amax(1, keepdim=True)  # their norm may overflow
+    unit = relative[far] / largest
+    relative[far] = unit * (farthest / unit.norm(dim=1, keepdim=True))
+    return relative
+
+
+def _squared_distances(relative: Tensor) -> Tensor:
+    """``[A, A]``, infinite where they overflow."""
+    products = relative @ relative.T
     squares = products.diagonal()
     distances = squares[:, None] + squares[None, :] - 2 * products
-    return distances.clamp(min=0).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    distances = distances.clamp(min=0).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return distances.fill_diagonal_(0.0)
+
+
+def _check_matrix(gradients: Tensor) -> None:
+    if gradients.ndim != 2 or 0 in gradients.shape:
+        raise ValueError(f"gradients must be [A, P] with A, P >= 1, got shape {tuple(gradients.shape)}")
 
 
 def _check_count(name: str, value: Any, *, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rl_agg.choices import unknown_choice
+
 SIZES = {"gradients": 4, "parameters": 4, "scalars": 4, "samples": 4, "ids": 2, "transitions": 9}
 """Canonical bytes of one of each kind: float32 numbers, an agent's number, and a transition between cells of a table (two
 cells of 2 bytes, an action and whether it was the last in 1, a reward of 4)."""
@@ -36,8 +38,8 @@ class Ledger:
     """
 
     def __init__(self, num_agents: int) -> None:
-        if num_agents < 1:
-            raise ValueError(f"num_agents must be positive, got {num_agents}")
+        if isinstance(num_agents, bool) or not isinstance(num_agents, int | np.integer) or num_agents < 1:
+            raise ValueError(f"num_agents must be an integer >= 1, got {num_agents!r}")
         self.messages_per_agent: NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
         """Messages that each agent has sent ``[A]``."""
         self._up = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}  # numbers
@@ -63,17 +65,21 @@ class Ledger:
     def _add(
         self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, ArrayLike]
     ) -> NDArray[np.int64]:
-        often = np.asarray(times, dtype=np.int64)
-        if often.shape != self.messages_per_agent.shape or (often < 0).any():
-            raise ValueError(f"times must be [A] = [{len(self.messages_per_agent)}] and not negative, got {times!r}")
+        counted = np.asarray(times)
+        whole = counted.dtype.kind in "buif" and bool((counted == np.floor(counted)).all())
+        if not whole or counted.shape != self.messages_per_agent.shape or (counted < 0).any():
+            num_agents = len(self.messages_per_agent)
+            raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")
+        often = counted.astype(np.int64)
         unknown = sorted(numbers.keys() - set(KINDS))
         if unknown:
-            raise ValueError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {', '.join(KINDS)}")
-        if physical_bytes < 0 or any(np.min(number) < 0 for number in numbers.values()):
-            raise ValueError(f"sizes must not be negative, got {numbers} and physical_bytes={physical_bytes}")
+            raise unknown_choice("kind", unknown[0], KINDS)
+        sizes = [np.asarray(physical_bytes), *map(np.asarray, numbers.values())]
+        if any(size.dtype.kind not in "ui" or (size < 0).any() for size in sizes):
+            raise ValueError(f"sizes must be integers >= 0, got {numbers} and physical_bytes={physical_bytes!r}")
         for kind, number in numbers.items():
-            counts[kind] += often * np.asarray(number, dtype=np.int64)
-        self.physical_bytes += physical_bytes
+            counts[kind] += often * np.asarray(number)
+        self.physical_bytes += int(physical_bytes)
         return often
 
     @property
@@ -101,7 +107,10 @@ class Ledger:
         """Canonical bytes of one kind sent by all agents.
 
         :param kind: One of :data:`SIZES`.
+        :raises ValueError: if it is none of them.
         """
+        if kind not in KINDS:
+            raise unknown_choice("kind", kind, KINDS)
         return SIZES[kind] * int(self._up[kind].sum())
 
     def summary(self) -> dict[str, int]:

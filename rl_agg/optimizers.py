@@ -23,8 +23,12 @@ def step_scale(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -
     squares = [state.get("exp_avg_sq", state.get("square_avg")) for state in states]
     if any(square is None for square in squares):
         return None
-    roots = []
-    for state, square in zip(states, squares, strict=True):
-        seen = 1.0 - group["betas"][1] ** float(state["step"]) if "betas" in group else 1.0  # Adam starts from 0
-        roots.append((square / seen).sqrt().flatten() + group["eps"])
-    return 1.0 / torch.cat(roots)
+    flat = torch.cat([square.flatten() for square in squares])
+    if "betas" in group:  # Adam starts from 0
+        seen = [1.0 - group["betas"][1] ** float(state["step"]) for state in states]
+        if len(set(seen)) == 1:
+            flat /= seen[0]
+        else:
+            for part, known in zip(torch.split(flat, [square.numel() for square in squares]), seen, strict=True):
+                part /= known
+    return flat.sqrt_().add_(group["eps"]).reciprocal_()

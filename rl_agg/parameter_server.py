@@ -8,16 +8,32 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rl_agg.attacks import Attack
-from rl_agg.combining import Combiner
+from rl_agg.combining import Combiner, distances_of
 from rl_agg.gating import LazyGate
 from rl_agg.signals import Signals
 from rl_agg.weighting import Weighting
+
+
+class Factored(Protocol):
+    """Gradients that need not be multiplied out to be weighed by their distances."""
+
+    def products(self) -> Tensor | None:
+        """Of any two of them ``[A, A]``; ``None`` where it is less work to multiply them out."""
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Their sum ``[P]``, each times its weight ``[A]``."""
+
+    def matrix(self, *, by_parameter: bool) -> Tensor:
+        """All of them ``[A, P]``.
+
+        :param by_parameter: Whether a parameter's gradients had better lie beside each other in memory.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +76,71 @@ class ParameterServer:
         return self._gate is not None
 
     @torch.no_grad()
-    def merge(self, gradients: Tensor, signals: Signals, *, scale: Tensor | None = None) -> Merged:
+    def merge(
+        self, gradients: Tensor | Factored, signals: Signals, *, idle: Tensor | None = None, scale: Tensor | None = None
+    ) -> Merged:
         """Merge one step's gradients.
 
-        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read.
+        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read. May be
+            overwritten. Factored, they are of agents that are all present, and none is idle.
         :param signals: What the agents report with them, each ``[A]``.
+        :param idle: Who has no gradient this time, without being at fault ``[A]``, bool: a weighted sum counts theirs as zero,
+            a combiner does not see them.
         :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
         """
+        if not isinstance(gradients, Tensor):
+            merged = self._merge_factored(gradients)
+            if merged is not None:
+                return merged
+            gradients = gradients.matrix(by_parameter=self._by_parameter())
         if self._attack is not None:
             gradients = self._attack(gradients, self._num_steps)
         present = ~signals.masked() & gradients.sum(1).isfinite()
-        sends = present
+        takes_part = present if idle is None else present & ~idle
+        sends = takes_part
         if self._gate is not None:
-            sends, gradients = self._gate(gradients, present, scale)
+            sends, gradients = self._gate(gradients, takes_part, scale)
+        weights = None
         if isinstance(self._aggregation, Combiner):
-            weights = None
-            gradient = self._aggregation(gradients, present=present, step=self._num_steps)
-            total = gradients.new_ones(())
+            gradient, total = self._combine(self._aggregation, gradients, present, idle), gradients.new_ones(())
         else:
             weights = self._aggregation(dataclasses.replace(signals, present=present)).to(gradients.dtype)
-            gradient = weights @ gradients.masked_fill(~present[:, None], 0.0)  # 0 * NaN is NaN
-            total = weights.sum()
-        if self._gate is not None and bool(total != 0):
+            if not bool(takes_part.all()):
+                gradients = torch.where(takes_part[:, None], gradients, 0.0)  # 0 * NaN is NaN
+            gradient, total = weights @ gradients, weights.sum()
+        if self._gate is not None and bool(takes_part.any()) and bool(total != 0):
             self._gate.note_step(gradient / total)
         self._num_steps += 1
         return Merged(gradient, sends, present, weights)
+
+    def _combiner(self) -> Combiner | None:
+        """The one for this step, if it is all that touches the gradients."""
+        if self._gate is not None or self._attack is not None or not isinstance(self._aggregation, Combiner):
+            return None
+        return self._aggregation.at(self._num_steps)
+
+    def _by_parameter(self) -> bool:
+        combiner = self._combiner()
+        return combiner is not None and combiner.by_parameter
+
+    def _merge_factored(self, gradients: Factored) -> Merged | None:
+        """Merge without multiplying out; ``None`` if that cannot be done."""
+        combiner = self._combiner()
+        if combiner is None or not combiner.by_distance:
+            return None
+        products = gradients.products()
+        distances = None if products is None else distances_of(products)
+        weights = None if distances is None else combiner.weigh(distances, num_masked=0)
+        if weights is None:
+            return None
+        self._num_steps += 1
+        everyone = torch.ones_like(weights, dtype=torch.bool)
+        return Merged(gradients.weighted(weights), everyone, everyone, None)
+
+    def _combine(self, combiner: Combiner, gradients: Tensor, present: Tensor, idle: Tensor | None) -> Tensor:
+        if idle is not None:
+            gradients, present = gradients[~idle], present[~idle]
+        return combiner(gradients, present=present, step=self._num_steps, overwrite=self._gate is None)
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps it has seen, and the gate's memory."""

@@ -32,6 +32,13 @@ MOMENTS = ("keep", "merge", "reset")
 class LocalScheme:
     """A scheme in which each agent has its own parameters."""
 
+    def check(self, num_agents: int) -> None:
+        """Refuse a number of agents that the settings do not fit.
+
+        :param num_agents: A.
+        :raises ValueError: naming the setting and the number.
+        """
+
 
 @dataclass(frozen=True)
 class FedAvg(LocalScheme):
@@ -59,11 +66,18 @@ class FedAvg(LocalScheme):
             raise ValueError(f"interval must be an integer >= 1, got {self.interval!r}")
         if self.moments not in MOMENTS:
             raise unknown_choice("moments", self.moments, MOMENTS)
-        epochs = self.local_epochs
+        epochs: Any = self.local_epochs
         if epochs is not None and (
-            isinstance(epochs, str | int) or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs)
+            isinstance(epochs, str)
+            or not isinstance(epochs, Sequence)
+            or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs)
         ):
             raise ValueError(f"local_epochs must be one integer >= 0 for each agent, got {epochs!r}")
+
+    def check(self, num_agents: int) -> None:
+        """Refuse ``local_epochs`` of another number of agents."""
+        if self.local_epochs is not None and len(self.local_epochs) != num_agents:
+            raise ValueError(f"local_epochs must be one integer for each of {num_agents} agents, got {self.local_epochs!r}")
 
 
 @dataclass(frozen=True)
@@ -141,17 +155,19 @@ def merge(stacked: Iterable[Tensor], weights: Tensor) -> list[Tensor]:
     """Average parameters of all agents.
 
     :param stacked: One tensor ``[A, ...]`` for each parameter.
-    :param weights: How much each agent counts ``[A]``, >= 0, with a positive sum; they are divided by it.
+    :param weights: How much each agent counts ``[A]``, >= 0, with a positive sum; they are divided by it. Parameters of agents
+        that count nothing are not read.
     :return: One tensor ``[...]`` for each parameter. Counters, which are integers, are taken from the agent that counts most.
-    :raises ValueError: if the weights have no positive sum.
+    :raises ValueError: if the weights have no positive, finite sum.
     """
     total = weights.sum()
-    if not bool(total > 0) or bool((weights < 0).any()):
-        raise ValueError(f"weights must be >= 0 with a positive sum, got {weights.tolist()}")
-    shares = weights / total
-    most = int(shares.argmax())
+    if weights.ndim != 1 or not bool(total > 0) or not bool(total.isfinite()) or bool((weights < 0).any()):
+        raise ValueError(f"weights must be [A], >= 0, with a positive sum, got {weights.tolist()}")
+    counts, most = weights > 0, int(weights.argmax())
+    everyone = bool(counts.all())
+    shares = weights[counts] / total
     return [
-        torch.tensordot(shares.to(parameters.dtype), parameters, dims=1)
+        torch.tensordot(shares.to(parameters), parameters if everyone else parameters[counts], dims=1)
         if parameters.is_floating_point()
         else parameters[most]
         for parameters in stacked

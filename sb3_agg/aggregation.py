@@ -23,6 +23,7 @@ from rl_agg.choices import build
 from rl_agg.gating import make_gate
 from rl_agg.parameter_server import ParameterServer
 from rl_agg.sharing import LocalScheme
+from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.losses import ppo_losses
 from sb3_agg.matrix_updates import MatrixUpdate
 from sb3_agg.minibatches import Minibatches
@@ -34,14 +35,16 @@ ADVANTAGE_NORMS = ("agent", "stock")
 MINIBATCHES = ("stratified", "stock")
 
 
-class AggregationMixin:
+class AggregationMixin(LocalModelsMixin):
     """Weigh each sub-environment's gradient by a rule. Put it before an on-policy algorithm in the list of bases.
 
     :param policy: As the algorithm's.
     :param env: As the algorithm's. Each of its A sub-environments is an agent.
     :param aggregation: A rule of :data:`rl_agg.RULES` (``sum``, ``mean``, ``samples``, ``r_weighted``, ``l_weighted``), a
         combiner of :data:`rl_agg.COMBINERS` (``median``, ``trimmed_mean``, ``krum``, ``geometric_median``, ``mixtailor``,
-        ``torchjd:NAME``), a callable ``signals -> weights [A]`` or a :class:`rl_agg.Combiner`.
+        ``torchjd:NAME``), a scheme of local models of :data:`rl_agg.sharing.LOCAL_SCHEMES` (``fedavg``, ``fedprox``,
+        ``actor_sum``, ``actor_mean``; each agent has parameters of its own and the policy holds their average), a callable
+        ``signals -> weights [A]``, a :class:`rl_agg.Combiner` or a :class:`~rl_agg.sharing.LocalScheme`.
     :param aggregation_kwargs: Settings of what is named, and for a rule ``normalize``.
     :param communication: Who sends its gradient: ``"every"`` agent at every step, or those that ``"lag"`` lets speak, see
         :class:`~rl_agg.gating.LazyGate`.
@@ -128,6 +131,7 @@ class AggregationMixin:
         super()._setup_model()  # type: ignore[misc]
         if self.fused_optimizer:
             _fuse_optimizer(self.policy, self.lr_schedule, self.device)  # type: ignore[attr-defined]
+        self._set_up_local_models(self._aggregation)
         known = getattr(self, "agent_returns", np.empty(0))  # of a loaded model, which may have had other environments
         self.agent_returns = np.full(self.n_envs, np.nan)
         self.agent_returns[: len(known)] = known[: self.n_envs]
@@ -148,10 +152,13 @@ class AggregationMixin:
         gate = make_gate(self.communication, self.n_envs, self.communication_kwargs or {})
         attack = build("attack", Attack, self.attack) if isinstance(self.attack, dict) else self.attack
         if attack is not None:
+            if not isinstance(attack, Attack):
+                raise ValueError(f"attack must be an Attack or its settings, got {attack!r}")
             attack.check(self.n_envs)
         aggregation = self._aggregation
         if isinstance(aggregation, LocalScheme):
-            raise NotImplementedError(aggregation)
+            self._check_scheme(aggregation)
+            return None
         if isinstance(aggregation, Combiner):
             aggregation.check(self.n_envs)
         elif gate is None and attack is None:
@@ -189,7 +196,8 @@ class AggregationMixin:
         self._rollout_returns = RolloutReturns(env.num_envs)
         if self.min_episodes > 0:
             n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
-        collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
+        with self._own_acting():
+            collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
         return collected
 
     def _episodes_are_missing(self) -> bool:
@@ -198,6 +206,8 @@ class AggregationMixin:
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
+        if self._acting is not None and dones is not None:
+            self._acting.note_step(infos, dones)
         if dones is not None and not self._rollout_returns.add(infos, dones) and "returns" in self._needs:
             self._warn_once(
                 f"an episode ended without a return, so {self.aggregation} cannot tell the agents apart: wrap the "
@@ -219,21 +229,23 @@ class AggregationMixin:
             normalize_advantages_per_agent(buffer)
         minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
         update = self._make_update(signals, minibatches)
-        with update.hooked(self.policy), self._own_advantage_norm():  # type: ignore[attr-defined]
+        with update.hooked(self.policy), self._own_advantage_norm():
             super().train()  # type: ignore[misc]
         if not update.num_evaluated:
             raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
-        numbers = {"gradients": update.num_parameters, "scalars": len(self._needs)}
-        self.ledger.upload(update.num_sent(), **numbers)
-        self.ledger.download(update.num_evaluated * present, parameters=update.num_parameters)
+        update.finish(self.ledger)
         self._record(update.num_masked, update.skipped_steps, update.num_mixed_sign(), update.weights())
+        if self._local_models is not None:
+            self._record_local_models(self._local_models)
 
     def _make_update(self, signals: Signals, minibatches: Minibatches) -> Update:
+        if self._local_models is not None:
+            return self._make_local_update(self._local_models, signals, minibatches)
         if self._server is None:
             assert self._weighting is not None
             return WeightedUpdate(self._weighting, signals, minibatches, self._sample_losses)
-        max_grad_norm: float = self.max_grad_norm  # type: ignore[attr-defined]
-        policy = self.policy  # type: ignore[attr-defined]
+        max_grad_norm: float = self.max_grad_norm
+        policy = self.policy
         return MatrixUpdate(self._server, policy, max_grad_norm, self._weighting, signals, minibatches, self._sample_losses)
 
     def _signals(self, buffer: RolloutBuffer) -> Signals:
@@ -262,7 +274,7 @@ class AggregationMixin:
     # Telling --------------------------------------------------------------------------------------------------------------
 
     def _record(self, masked: int, skipped: int, mixed_sign: int = 0, weights: torch.Tensor | None = None) -> None:
-        record = self.logger.record  # type: ignore[attr-defined]
+        record = self.logger.record
         if weights is not None and len(weights):  # [steps, A]
             shares = weights / weights.sum(1, keepdim=True)
             record("agg/weight_min", weights.min(1).values.mean().item())
@@ -299,7 +311,7 @@ class AggregationMixin:
 
     def _excluded_save_params(self) -> list[str]:
         excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
-        return [*excluded, "_aggregation", "_weighting", "_rollout_returns", "_warned"]
+        return [*excluded, "_aggregation", "_weighting", "_rollout_returns", "_warned", "_scheme", "_local_models", "_acting"]
 
 
 def _fuse_optimizer(policy: Any, lr_schedule: Callable[[float], float], device: torch.device) -> None:

@@ -6,12 +6,16 @@ leaves on them is the gradient of its loss with respect to the outputs; from the
 .. math:: g_a = A \sum_{n: a(n) = a} \frac{\partial L}{\partial o_n} \frac{\partial o_n}{\partial \theta}
 
 is the gradient of its own mean loss, for every agent has the same part :math:`B/A` of the mean that SB3 minimises.
+
+In SB3's own order the parts differ, and those who have none are idle for a step. A combiner then sees :math:`B/n_a` times
+the sum in place of A times, the gradient of agent a's mean loss over its :math:`n_a` samples. For a rule that weighs, A
+remains, as where nobody sees the agents' own gradients.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,13 +25,14 @@ from torch import Tensor
 
 from rl_agg import Signals, Weighting
 from rl_agg.optimizers import step_scale
-from rl_agg.parameter_server import ParameterServer
+from rl_agg.parameter_server import Factored, ParameterServer
+from sb3_agg.agent_gradients import LoopedWay, StackedWay, UnfitError, Way
+from sb3_agg.linear_gradients import LinearWay
 from sb3_agg.minibatches import Minibatches
-from sb3_agg.stacked_policy import evaluate_stacked, flatten_agents
-from sb3_agg.updates import Outputs, SampleLosses, Update, beside
+from sb3_agg.updates import DetachedUpdate, Outputs, SampleLosses
 
 
-class MatrixUpdate(Update):
+class MatrixUpdate(DetachedUpdate):
     """Gradients that pass through a parameter server one by one.
 
     :param server: What makes one gradient of many.
@@ -49,12 +54,11 @@ class MatrixUpdate(Update):
         super().__init__(weighting, signals, minibatches, sample_losses)
         self._num_sent = torch.zeros(len(minibatches.present), dtype=torch.long)
         self._server = server
-        self._policy = policy
-        self._parameters = {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+        self._weighs = weighting is not None
+        self._parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        self._way = BestWay(policy, minibatches)
         self._max_grad_norm = max_grad_norm
-        self._outputs: list[Tensor] = []
-        self._copies: list[Tensor] = []
-        self._stacked: list[Tensor] | None = None
+        self._present = torch.as_tensor(minibatches.present, device=self._parameters[0].device)
 
     def num_sent(self) -> NDArray[np.int64]:
         """Gradients that each agent sent ``[A]``, which a gate may hold back."""
@@ -62,75 +66,82 @@ class MatrixUpdate(Update):
 
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
         """Copies of the policy's outputs, on which SB3's backward pass will end."""
-        if self.minibatches.equal_parts:
-            # One tensor a parameter, of which each agent sees a view of its own: its gradient is the matrix
-            num_agents = self.minibatches.num_present
-            stacked = {
-                name: parameter.detach().expand(num_agents, *parameter.shape).requires_grad_()
-                for name, parameter in self._parameters.items()
-            }
-            self._stacked = list(stacked.values())
-            outputs = flatten_agents(evaluate_stacked(self._policy, evaluate_actions, stacked, *args, **kwargs))
-        else:
-            self._stacked = None
-            outputs = list(evaluate_actions(*args, **kwargs))
-        self._outputs = [output for output in outputs if output is not None]
-        copies = [None if output is None else output.detach().requires_grad_() for output in outputs]
-        self._copies = [copy for copy in copies if copy is not None]
+        copies = self._detach(self._way.evaluate(evaluate_actions, *args, **kwargs))
         if self._needs_losses:
             self._note_losses(*copies)
-        values, log_prob, entropy = copies
-        assert values is not None
-        assert log_prob is not None
-        return values, log_prob, entropy
+        return copies
 
     def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Merge the agents' gradients and put the outcome where the optimiser looks for it."""
-        signals = self._signals
-        if not self.minibatches.equal_parts:
-            sampled = self.minibatches.samples_per_agent() > 0
-            signals = dataclasses.replace(signals, present=~signals.masked() & sampled)
-        parameters = list(self._parameters.values())
-        scale = step_scale(optimizer, parameters) if self._server.is_gated else None
-        merged = self._server.merge(self._gradients(), signals, scale=scale)
+        scale = step_scale(optimizer, self._parameters) if self._server.is_gated else None
+        gradients, idle = self._gradients()
+        merged = self._server.merge(gradients, self._signals, idle=idle, scale=scale)
         self._num_sent += merged.sends.cpu()
-        self._note_masked(~merged.present)
+        if not bool(merged.present.all()):
+            self._note_masked(~merged.present)
         if merged.weights is not None:
             self._weights.append(merged.weights)
-        parts = torch.split(merged.gradient, [parameter.numel() for parameter in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
+        norm = merged.gradient.norm()
+        self._skip = self._skip or not bool(norm.isfinite())
+        gradient = merged.gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        parts = torch.split(gradient, [parameter.numel() for parameter in self._parameters])
+        for parameter, part in zip(self._parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
-        torch.nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
         super().before_step(optimizer)
 
-    def _gradients(self) -> Tensor:
-        """``[A, P]``, zero for agents without samples."""
-        pairs = [
-            (output, copy.grad) for output, copy in zip(self._outputs, self._copies, strict=True) if copy.grad is not None
-        ]
-        outputs, gradients = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        parameters = list(self._parameters.values())
-        num_parameters = sum(parameter.numel() for parameter in parameters)
-        matrix = torch.zeros(len(self.minibatches.present), num_parameters, device=parameters[0].device)
-        if self._stacked is not None:
-            rows = torch.autograd.grad(outputs, self._stacked, gradients, allow_unused=True)
-            matrix[self._present()] = _flat(rows, self._stacked)
-        else:
-            for agent in torch.unique(self.minibatches.agents).tolist():
-                others = self.minibatches.agents != agent
-                parts = [gradient.masked_fill(beside(gradient, others), 0.0) for gradient in gradients]
-                row = torch.autograd.grad(outputs, parameters, parts, allow_unused=True, retain_graph=True)
-                matrix[agent] = _flat([part if part is None else part[None] for part in row], [p[None] for p in parameters])
-        return matrix * self.minibatches.num_present
-
-    def _present(self) -> Tensor:
-        return torch.as_tensor(self.minibatches.present, device=self._copies[0].device)
+    def _gradients(self) -> tuple[Tensor | Factored, Tensor | None]:
+        """Those of the agents ``[A, P]``, and who is idle ``[A]``, if anyone is."""
+        gradients = self._way.gradients(*self._output_gradients())
+        if self.minibatches.equal_parts and self.minibatches.num_present == len(self._present):
+            return gradients, None
+        rows = gradients if isinstance(gradients, Tensor) else gradients.matrix(by_parameter=False)
+        if self.minibatches.equal_parts:
+            matrix = rows.new_zeros(len(self._present), rows.shape[1])
+            matrix[self._present] = rows
+            return matrix, None
+        samples = self.minibatches.samples_per_agent()
+        idle = (samples == 0) & self._present
+        if not self._weighs:
+            rows *= (samples.sum() / (samples.clamp(min=1) * self.minibatches.num_present))[:, None]
+        return rows, idle if bool(idle.any()) else None
 
 
-def _flat(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Tensor:
-    """``[A, ...]`` each to ``[A, P]``."""
-    rows = [
-        (torch.zeros_like(copies) if gradient is None else gradient).reshape(len(copies), -1)
-        for gradient, copies in zip(gradients, parameters, strict=True)
-    ]
-    return torch.cat(rows, dim=1)
+class BestWay(Way):
+    """The first of them that fits."""
+
+    def __init__(self, policy: Any, minibatches: Minibatches) -> None:
+        super().__init__(policy, minibatches)
+        self._others: list[type[Way]] = (
+            [LinearWay, StackedWay, LoopedWay] if minibatches.equal_parts else [LinearWay, LoopedWay]
+        )
+        self._way = self._next()
+
+    def _next(self) -> Way:
+        while True:
+            kind = self._others.pop(0)
+            try:
+                return kind(self._policy, self._minibatches)
+            except UnfitError:
+                continue
+
+    def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> list[Tensor | None]:
+        """Evaluate, and from then on in the same way."""
+        while True:
+            try:
+                return self._way.evaluate(evaluate_actions, *args, **kwargs)
+            except UnfitError as error:
+                self._way = self._next()
+                if isinstance(self._way, LoopedWay) and self._minibatches.equal_parts:
+                    self._warn(error)
+
+    def gradients(self, outputs: list[Tensor], output_gradients: list[Tensor]) -> Tensor | Factored:
+        """As that way does."""
+        return self._way.gradients(outputs, output_gradients)
+
+    def _warn(self, error: UnfitError) -> None:
+        warnings.warn(
+            f"{type(self._policy).__name__} cannot be evaluated for all agents at once, so each gradient step takes one "
+            f"backward pass per agent: {error}",
+            UserWarning,
+            stacklevel=2,
+        )

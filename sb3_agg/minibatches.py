@@ -28,6 +28,8 @@ class Minibatches:
     """The current minibatch, as SB3 gets it."""
     agents: Tensor
     """The agent of each of its samples ``[B]``."""
+    epoch: int = 0
+    """Passes over the rollout so far, the current one included."""
 
     def __init__(self, buffer: RolloutBuffer, present: NDArray[np.bool_], *, stratified: bool) -> None:
         self.buffer = buffer
@@ -80,6 +82,7 @@ class Minibatches:
     # SB3's own order ------------------------------------------------------------------------------------------------------
 
     def _get_stock(self, batch_size: int | None = None) -> Iterator[Any]:
+        self.epoch += 1
         for samples in self._get(batch_size):
             if samples is not None:
                 self.samples = samples
@@ -101,6 +104,7 @@ class Minibatches:
     def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
         num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
         self._flatten()
+        self.epoch += 1
         part = num_steps if batch_size is None else min(batch_size // num_agents, num_steps)
         first = np.flatnonzero(self.present)[:, None] * num_steps
         if part == num_steps:

@@ -24,6 +24,7 @@ class SequenceMinibatches(Minibatches):
     def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
         num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
         self._flatten()
+        self.epoch += 1
         part = num_steps if batch_size is None else min(batch_size // num_agents, num_steps)
         first = np.flatnonzero(self.present)[:, None] * num_steps
         # As SB3 does: shuffle by where the rollout is cut, so that minibatches differ between epochs. A cut stops the gradient
@@ -46,6 +47,10 @@ class SequenceMinibatches(Minibatches):
 
 
 class AggRecurrentPPO(AggregationMixin, RecurrentPPO):
-    """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`."""
+    """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`.
+
+    Schemes of local models are refused: padding gives each agent a batch of another size, and one vmap wants them equal.
+    """
 
     minibatches_class = SequenceMinibatches
+    takes_local_models = False

@@ -2,68 +2,154 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 Named = dict[str, Tensor]
-"""One tensor ``[A, ...]`` for each parameter, by its name in the policy."""
+"""One tensor ``[A, ...]`` for each parameter or buffer, by its name in the policy."""
 
 
-def evaluate_stacked(
-    policy: nn.Module, method: Callable[..., Any], stacked: Named, *args: Any, **kwargs: Any
-) -> tuple[Tensor | None, ...]:
-    """Call a method of the policy for all agents, each with its own parameters and samples.
+class StackedPolicy:
+    """Call a policy's methods for all agents at once, each with parameters of its own.
+
+    Where nothing but linear layers has parameters, as in ``MlpPolicy``, they multiply batches of matrices and nothing else
+    needs to know of agents. Other networks run under vmap, which costs as much again as a small network.
 
     :param policy: The policy.
-    :param method: What to call; returns a tensor, or a tuple of tensors and ``None``.
-    :param stacked: The parameters that differ between agents; it shares the others.
-    :param args: Arguments of the method, ``[A * M, ...]`` agent by agent: tensors, dictionaries of tensors, or ``None``.
-    :param kwargs: The same, by name.
-    :return: ``[A, M, ...]`` each, ``None`` where the method returned it.
+    :param names: The parameters and buffers that differ between agents; they share the others.
     """
-    num_agents = len(next(iter(stacked.values())))
-    names, given = list(kwargs), [*args, *kwargs.values()]
-    absent: list[int] = []
 
-    def call(parameters: Named, *own: Any) -> tuple[Tensor, ...]:
-        positional, named = own[: len(args)], dict(zip(names, own[len(args) :], strict=True))
-        outputs = functional_call(_Calling(policy, method), parameters, positional, named)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        absent[:] = [i for i, output in enumerate(outputs) if output is None]  # vmap returns tensors alone
-        return tuple(output for output in outputs if output is not None)
+    def __init__(self, policy: nn.Module, names: Iterable[str]) -> None:
+        self._policy = policy
+        own = {**dict(policy.named_parameters()), **dict(policy.named_buffers())}
+        self._own = {name: own[name] for name in names}
+        # torch.func.functional_call looks for them anew each time, which takes as long as a small network's forward pass
+        self._places = _places(policy, self._own.values())
+        self._linear = _linear_layers(policy, self._own)
 
-    in_dims = (0, *[None if item is None else 0 for item in given])
-    prefixed = {f"policy.{name}": parameters for name, parameters in stacked.items()}
-    distribution = vars(getattr(policy, "action_dist", policy)).copy()
-    results: list[Tensor | None] = list(
-        vmap(call, in_dims=in_dims, randomness="different")(prefixed, *[_by_agent(item, num_agents) for item in given])
-    )
-    if hasattr(policy, "action_dist"):  # it remembers its last arguments, which mean nothing outside vmap
-        vars(policy.action_dist).update(distribution)
-    for i in absent:
-        results.insert(i, None)
-    return tuple(results)
+    def __call__(self, method: Callable[..., Any], stacked: Named, *args: Any, **kwargs: Any) -> list[Tensor | None]:
+        """Call a method.
+
+        :param method: What to call; returns a tensor, or a tuple of tensors and ``None``.
+        :param stacked: The parameters and buffers, ``[A, ...]`` each. A buffer that the method writes to is written here.
+        :param args: Arguments of the method, ``[A * M, ...]`` agent by agent: tensors, dictionaries of tensors, or ``None``.
+        :param kwargs: The same, by name.
+        :return: ``[A * M, ...]`` each, ``None`` where the method returned it.
+        """
+        tensors = [stacked[name] for name in self._own]
+        call = self._call_under_vmap if self._linear is None else self._call_batched
+        distribution = vars(getattr(self._policy, "action_dist", self._policy)).copy()
+        outputs = call(method, tensors, args, kwargs)
+        if hasattr(self._policy, "action_dist"):  # it remembers its last arguments, which mean nothing elsewhere
+            vars(self._policy.action_dist).update(distribution)
+        return list(outputs)
+
+    # Linear layers alone --------------------------------------------------------------------------------------------------
+
+    def _call_batched(
+        self, method: Callable[..., Any], tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, ...]:
+        assert self._linear is not None
+        num_samples = _num_rows(args[0]) // len(tensors[0])
+        # A parameter of the policy itself, log_std, multiplies samples: each gets its agent's
+        by_sample = [
+            tensor.repeat_interleave(num_samples, 0) if "." not in name else tensor
+            for name, tensor in zip(self._own, tensors, strict=True)
+        ]
+        with ExitStack() as stack:
+            stack.enter_context(self._using(by_sample))
+            for layer in self._linear:
+                vars(layer)["forward"] = partial(_batched_linear, layer)
+                stack.callback(vars(layer).pop, "forward")
+            return _tuple(method(*args, **kwargs))
+
+    # Anything -------------------------------------------------------------------------------------------------------------
+
+    def _call_under_vmap(
+        self, method: Callable[..., Any], tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor | None, ...]:
+        names, given = list(kwargs), [*args, *kwargs.values()]
+        absent: list[int] = []
+
+        def call(own: list[Tensor], *items: Any) -> tuple[Tensor, ...]:
+            with self._using(own):
+                outputs = _tuple(method(*items[: len(args)], **dict(zip(names, items[len(args) :], strict=True))))
+            absent[:] = [i for i, output in enumerate(outputs) if output is None]  # vmap returns tensors alone
+            return tuple(output for output in outputs if output is not None)
+
+        in_dims = (0, *[None if item is None else 0 for item in given])
+        by_agent = [_by_agent(item, len(tensors[0])) for item in given]
+        results: list[Tensor | None] = [
+            output.flatten(0, 1) for output in vmap(call, in_dims=in_dims, randomness="different")(tensors, *by_agent)
+        ]
+        for i in absent:
+            results.insert(i, None)
+        return tuple(results)
+
+    @contextmanager
+    def _using(self, tensors: Iterable[Tensor]) -> Iterator[None]:
+        """Let the modules use other tensors for a while."""
+        try:
+            self._put(tensors)
+            yield
+        finally:
+            self._put(self._own.values())
+
+    def _put(self, tensors: Iterable[Tensor]) -> None:
+        for places, tensor in zip(self._places, tensors, strict=True):
+            for kept, key in places:
+                kept[key] = tensor
 
 
-def flatten_agents(outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """``[A, M, ...]`` to ``[A * M, ...]``."""
-    return [None if output is None else output.flatten(0, 1) for output in outputs]
+def _places(policy: nn.Module, tensors: Iterable[Tensor]) -> list[list[tuple[dict[str, Any], str]]]:
+    """Where the modules keep each of these tensors; a shared one in several places."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in policy.modules():
+        for kept in (module._parameters, module._buffers):
+            for key, tensor in kept.items():
+                places.setdefault(id(tensor), []).append((kept, key))
+    return [places[id(tensor)] for tensor in tensors]
 
 
-class _Calling(nn.Module):
-    """``functional_call`` wants a module whose ``forward`` is what should be called."""
+def _linear_layers(policy: nn.Module, own: Named) -> list[nn.Linear] | None:
+    """The layers that have a part in ``own``; ``None`` where something else has, or might."""
+    differ = {id(tensor) for tensor in own.values()}
+    layers = []
+    for module in policy.modules():
+        if type(module).__module__.partition(".")[0] not in ("torch", "stable_baselines3", "sb3_contrib"):
+            return None  # who knows what it does with its layers' parameters
+        kept = {**module._parameters, **module._buffers}
+        mine = [name for name, tensor in kept.items() if id(tensor) in differ]
+        if type(module) is nn.Linear and len(mine) == sum(tensor is not None for tensor in kept.values()):
+            layers.append(module)
+        elif mine and not (
+            module is policy and mine == ["log_std"] and isinstance(policy.action_dist, DiagGaussianDistribution)
+        ):
+            return None
+    return layers
 
-    def __init__(self, policy: nn.Module, method: Callable[..., Any]) -> None:
-        super().__init__()
-        self.policy = policy
-        self._method = method
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._method(*args, **kwargs)
+def _batched_linear(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    """``[A * M, ..., in]`` to ``[A * M, ..., out]``."""
+    weight, bias = layer.weight, layer.bias  # [A, out, in], [A, out]
+    rows = inputs.reshape(len(weight), -1, inputs.shape[-1])
+    outputs = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
+    return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
+
+
+def _tuple(outputs: Any) -> tuple[Tensor | None, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def _num_rows(item: Any) -> int:
+    return len(next(iter(item.values())) if isinstance(item, dict) else item)
 
 
 def _by_agent(item: Any, num_agents: int) -> Any:

@@ -37,12 +37,20 @@ def make_unequal_vec_env(
     :param vec_env_cls: What to put them into.
     :raises ValueError: if a disturbance concerns an agent that there is not, or does not fit the environment.
     """
-    chosen = [item if isinstance(item, Disturbance) else build("a disturbance", Disturbance, item) for item in disturbances]
+    chosen = [_disturbance(item) for item in disturbances]
     for disturbance in chosen:
         disturbance.check(n_envs)
     envs = vec_env_cls([partial(_make, env_id, agent, chosen, env_kwargs, seed) for agent in range(n_envs)])
     envs.seed(seed)
     return envs
+
+
+def _disturbance(item: Any) -> Disturbance:
+    if isinstance(item, Mapping):
+        return build("a disturbance", Disturbance, item)
+    if not isinstance(item, Disturbance):
+        raise ValueError(f"a disturbance must be a Disturbance or its settings, got {item!r}")
+    return item
 
 
 def _make(

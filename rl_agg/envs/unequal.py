@@ -6,12 +6,16 @@ Among equal agents one gradient is as good as another. These disturbances are wh
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+
+from rl_agg.choices import check_agents
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Disturbance:
     :param agents: Whom it concerns, numbers from 0 to A - 1.
     :param env_kwargs: Arguments of ``gymnasium.make``, such as LunarLander's ``gravity`` and ``enable_wind``.
     :param mass_scale: > 0: every body's mass and inertia is multiplied by it; MuJoCo's environments only.
-    :param sensor_noise: >= 0: standard deviation of Gaussian noise on every observation, in its own units; Box only.
+    :param sensor_noise: >= 0: standard deviation of Gaussian noise on every observation, in its own units; Box only. What
+        would leave the observation space is clipped to it.
     :param broken_sensors: Every observation is replaced by a random one of the observation space.
     :param reward_scale: The reward is multiplied by it.
     :param broken_reward: The reward is replaced by standard Gaussian noise.
@@ -37,11 +42,14 @@ class Disturbance:
     broken_reward: bool = False
 
     def __post_init__(self) -> None:
-        if not self.agents or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in self.agents):
-            raise ValueError(f"agents must be numbers >= 0 of those concerned, got {self.agents!r}")
-        if not self.mass_scale > 0:
+        check_agents(self.agents, "concerned")
+        for name in ("mass_scale", "sensor_noise", "reward_scale"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value!r}")
+        if self.mass_scale <= 0:
             raise ValueError(f"mass_scale must be positive, got {self.mass_scale!r}")
-        if not self.sensor_noise >= 0:
+        if self.sensor_noise < 0:
             raise ValueError(f"sensor_noise must not be negative, got {self.sensor_noise!r}")
 
     def check(self, num_agents: int) -> None:
@@ -80,7 +88,7 @@ def make_unequal_env(
     return env
 
 
-class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any]):
+class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Add noise to observations, or replace them.
 
     :param env: The environment.
@@ -90,6 +98,7 @@ class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, noise: float = 0.0, broken: bool = False) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, noise=noise, broken=broken)
         super().__init__(env)
         space = env.observation_space
         if noise and not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
@@ -97,12 +106,15 @@ class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any]):
         self._noise = noise
         self._broken = broken
         self._generator = np.random.default_rng()
+        self._space = copy.deepcopy(space)  # environments may share theirs, and would draw from each other's stream
+        self._space.seed(None)
+        self._stream = _num_disturbances(env) + 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset; a seed seeds the disturbance too."""
         if seed is not None:
-            self._generator = np.random.default_rng([seed, 1])  # not the environment's own stream
-            self.env.observation_space.seed(seed)
+            self._generator = np.random.default_rng([seed, self._stream])  # not the environment's own
+            self._space.seed(int(self._generator.integers(2**31)))
         observation, info = self.env.reset(seed=seed, options=options)
         return self._read(observation), info
 
@@ -113,12 +125,13 @@ class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any]):
 
     def _read(self, observation: Any) -> Any:
         if self._broken:
-            return self.env.observation_space.sample()
-        noise = self._noise * self._generator.standard_normal(np.shape(observation))
-        return (observation + noise).astype(observation.dtype)
+            return self._space.sample()
+        space: Any = self._space
+        noisy = observation + self._noise * self._generator.standard_normal(np.shape(observation))
+        return np.clip(noisy, space.low, space.high).astype(observation.dtype)
 
 
-class DisturbedReward(gym.Wrapper[Any, Any, Any, Any]):
+class DisturbedReward(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Scale rewards, or replace them by standard Gaussian noise.
 
     :param env: The environment.
@@ -127,15 +140,17 @@ class DisturbedReward(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, scale: float = 1.0, broken: bool = False) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, scale=scale, broken=broken)
         super().__init__(env)
         self._scale = scale
         self._broken = broken
         self._generator = np.random.default_rng()
+        self._stream = _num_disturbances(env) + 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset; a seed seeds the disturbance too."""
         if seed is not None:
-            self._generator = np.random.default_rng([seed, 2])
+            self._generator = np.random.default_rng([seed, self._stream])
         return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -149,5 +164,18 @@ def _scale_masses(env: gym.Env[Any, Any], scale: float) -> None:
     model: Any = getattr(env.unwrapped, "model", None)
     if not hasattr(model, "body_mass"):
         raise ValueError(f"mass_scale needs one of MuJoCo's environments, and {env.spec.id if env.spec else env} is none")
+    import mujoco
+
     model.body_mass[:] *= scale
     model.body_inertia[:] *= scale
+    unwrapped: Any = env.unwrapped
+    mujoco.mj_setConst(model, unwrapped.data)  # what MuJoCo derives from them
+
+
+def _num_disturbances(env: gym.Env[Any, Any]) -> int:
+    """Those around an environment, each of which draws from a stream of its own."""
+    number = 0
+    while isinstance(env, gym.Wrapper):
+        number += isinstance(env, DisturbedSensors | DisturbedReward)
+        env = env.env
+    return number

@@ -45,6 +45,7 @@ class LazyGate:
         self.window = window
         self._has_sent = torch.zeros(num_agents, dtype=torch.bool)
         self._sent: Tensor | None = None  # [A, P]
+        self._news: Tensor | None = None  # memory for [A, P]: getting it anew takes longer than filling it
         self._steps: Tensor | None = None  # [<= D, P], the last one first
 
     @torch.no_grad()
@@ -54,15 +55,23 @@ class LazyGate:
         :param gradients: What each agent could send ``[A, P]``.
         :param present: Whose gradient is finite ``[A]``, bool. The others do not send.
         :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``; ``None``: all alike.
-        :return: Who sends ``[A]``, bool, and the gradients that the learner then holds ``[A, P]``.
+        :return: Who sends ``[A]``, bool, and the gradients that the learner then holds ``[A, P]``, until the next call.
         """
-        if self._sent is None:
-            self._sent = torch.zeros_like(gradients)
-        self._has_sent = self._has_sent.to(gradients.device)
+        if self._sent is None or self._sent.shape != gradients.shape:  # of other parameters, what was sent says nothing
+            self._sent, self._has_sent = torch.zeros_like(gradients), torch.zeros_like(self._has_sent)
+            self._news = None
+        if self._steps is not None:
+            self._steps = self._steps.to(gradients) if self._steps.shape[1] == gradients.shape[1] else None
+        self._sent, self._has_sent = self._sent.to(gradients), self._has_sent.to(gradients.device)
         bound = 0.0 if self._steps is None else self.xi * float(_squared_norms(self._steps, scale).sum())
-        innovations = _squared_norms(gradients - self._sent, scale)
+        self._news = gradients.new_empty(gradients.shape) if self._news is None else self._news.to(gradients)
+        torch.sub(gradients, self._sent, out=self._news)
+        innovations = _squared_norms(self._news if scale is None else self._news.mul_(scale), None)
         sends = present & (~self._has_sent | (innovations >= bound))
-        self._sent = torch.where(sends[:, None], gradients, self._sent)
+        if bool(sends.all()):
+            self._sent.copy_(gradients)
+        else:
+            self._sent[sends] = gradients[sends]
         self._has_sent = self._has_sent | sends
         return sends, self._sent
 
@@ -74,14 +83,21 @@ class LazyGate:
         latest = gradient[None]
         self._steps = latest if self._steps is None else torch.cat([latest, self._steps])[: self.window]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a pickle that opens on machines without a GPU too."""
+        return {**vars(self), "_news": None, **{f"_{name}": value for name, value in self.state_dict().items()}}
+
     def state_dict(self) -> dict[str, Any]:
-        """What was sent last, and the last steps."""
-        return {"has_sent": self._has_sent, "sent": self._sent, "steps": self._steps}
+        """What was sent last, and the last steps; on the CPU, so that it can be read anywhere."""
+        known = {"has_sent": self._has_sent, "sent": self._sent, "steps": self._steps}
+        return {name: None if value is None else value.cpu().clone() for name, value in known.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; afresh if it is of another number of agents."""
+        self._has_sent, self._sent, self._steps = torch.zeros_like(self._has_sent), None, None
         if len(state["has_sent"]) == len(self._has_sent):
-            self._has_sent, self._sent, self._steps = state["has_sent"], state["sent"], state["steps"]
+            known: dict[str, Any] = {name: None if value is None else value.clone() for name, value in state.items()}
+            self._has_sent, self._sent, self._steps = known["has_sent"], known["sent"], known["steps"]
 
 
 GATES: dict[str, Callable[..., LazyGate] | None] = {"every": None, "lag": LazyGate}
@@ -108,5 +124,6 @@ def make_gate(name: str, num_agents: int, settings: Mapping[str, Any]) -> LazyGa
 
 
 def _squared_norms(rows: Tensor, scale: Tensor | None) -> Tensor:
-    """``[N, P]`` to ``[N]``."""
-    return (rows if scale is None else rows * scale).square().sum(1)
+    """``[N, P]`` to ``[N]``, never infinite, for that times 0 is NaN, and nobody would speak."""
+    norms: Tensor = torch.linalg.vector_norm(rows if scale is None else rows * scale, dim=1)
+    return norms.double().clamp(max=1e150).square()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+HOLEN = "Holen et al. (2023)"
+
 
 @dataclass(frozen=True)
 class KnownSystem:
@@ -23,9 +25,16 @@ class KnownSystem:
     settings: dict[str, object]
 
 
-def _weighting(name: str, rule: str, paper: str = "Holen et al. (2023)", **settings: object) -> KnownSystem:
-    aggregation = {"aggregation": rule, **settings}
-    return KnownSystem(name, "everyone", rule, "gradients", "every step", paper, "sb3_agg:AggPPO", aggregation)
+def _sb3(name: str, axes: tuple[str, str, str, str], paper: str, aggregation: str, **settings: object) -> KnownSystem:
+    return KnownSystem(name, *axes, paper, "sb3_agg:AggPPO", {"aggregation": aggregation, **settings})
+
+
+def _weighting(name: str, rule: str, paper: str = HOLEN, **settings: object) -> KnownSystem:
+    return _sb3(name, ("everyone", rule, "gradients", "every step"), paper, rule, **settings)
+
+
+def _combiner(name: str, combiner: str, paper: str, **settings: object) -> KnownSystem:
+    return _sb3(name, ("everyone", combiner, "gradients", "every step"), paper, combiner, **settings)
 
 
 def _episodic(
@@ -42,6 +51,17 @@ SYSTEMS = (
     _weighting("L-Weighted", "l_weighted"),
     _weighting("L-Weighted, softmax", "l_weighted", aggregation_kwargs={"normalize": True}),
     _weighting("Sample-weighted", "samples", "McMahan et al. (2017)"),
+    _combiner("Median", "median", "Yin et al. (2018)"),
+    _combiner("Trimmed mean", "trimmed_mean", "Yin et al. (2018)"),
+    _combiner("Krum", "krum", "Blanchard et al. (2017)"),
+    _combiner("Multi-Krum", "krum", "Blanchard et al. (2017)", aggregation_kwargs={"num_selected": 4}),
+    _combiner("Geometric median", "geometric_median", "Pillutla et al. (2022)"),
+    _combiner("MixTailor", "mixtailor", "Ramezani-Kebrya et al. (2023)"),
+    _sb3("LAG", ("innovation", "mean", "gradients", "every step"), "Chen et al. (2018)", "mean", communication="lag"),
+    _sb3("FedAvg", ("everyone", "samples", "parameters", "every interval"), "McMahan et al. (2017)", "fedavg"),
+    _sb3("FedProx", ("everyone", "samples", "parameters", "every interval"), "Li et al. (2020)", "fedprox"),
+    _sb3("ActorSum", ("everyone", "sum, and one's own", "gradients", "every step"), HOLEN, "actor_sum"),
+    _sb3("ActorAvg", ("everyone", "mean, and one's own", "gradients", "every step"), HOLEN, "actor_mean"),
     _episodic(
         "ES", "everyone", "sum", "scalars with shared seeds", "rllib_agg:ES", "Salimans et al. (2017)", faithful="cartpole"
     ),
@@ -70,4 +90,4 @@ SYSTEMS = (
     _episodic("DAVIA", "gain", "mean", "gradients", "rllib_agg:DAVIA", "Gatsis (2021)"),
 )
 RELATIVES = ("sb3_agg:AggA2C", "sb3_agg:AggMaskablePPO", "sb3_agg:AggRecurrentPPO")
-"""They take the same settings as ``sb3_agg:AggPPO``."""
+"""They take the same settings as ``sb3_agg:AggPPO``; the recurrent one has no agents with parameters of their own."""

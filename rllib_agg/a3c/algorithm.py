@@ -9,11 +9,15 @@ import logging
 import time
 from typing import Any
 
+import numpy as np
 import ray
+import tree  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
+from rl_agg import Ledger
 from rllib_agg.a3c.config import A3CConfig
 from rllib_agg.a3c.learner import GradientMessage
 from rllib_agg.a3c.running_signals import RunningSignals
@@ -23,11 +27,9 @@ from rllib_agg.aggregation.learner import STATE
 logger = logging.getLogger(__name__)
 
 TAG = "gradient"
+AGG = (LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg")
 POLL_SECONDS = 0.005
 """Ray waits this long for *all* outstanding gradients, so that it bounds how long the first one lies around."""
-
-BYTES_PER_PARAMETER = 4
-"""A gradient's canonical size is that of float32, however it is pickled."""
 
 
 class A3C(RestoringAlgorithm, Algorithm):
@@ -41,21 +43,24 @@ class A3C(RestoringAlgorithm, Algorithm):
         return A3CConfig()
 
     def setup(self, config: Any) -> None:
-        """RLlib's, with nothing known of the agents."""
+        """RLlib's, with nothing known of the agents, and nothing counted."""
         super().setup(config)
         self.learner = self.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
         self.signals = RunningSignals(self.config.num_agents)
         self.weighting = self.config.weighting()
+        self.ledger = Ledger(self.config.num_agents)
 
     def training_step(self) -> None:
         """Apply ``gradients_per_iteration`` gradients; less if none that is fit for it arrives for ``sample_timeout_s``."""
         self._collect_gradients()
+        self.metrics.log_dict(self.ledger.summary(), key=AGG, window=1)
         self.metrics.aggregate([self.learner.metrics.reduce()], key=LEARNER_RESULTS)
 
     def _collect_gradients(self) -> None:
         if self.env_runner_group.num_remote_env_runners() == 0:
             for _ in range(self.config.gradients_per_iteration):
                 state = self.module_state(inference_only=False)
+                self._count_weights(state, [0], moved=False)
                 self._receive(0, *self.env_runner.sample_gradient(state, self._timesteps()))
             return
         group = self.env_runner_group
@@ -87,38 +92,47 @@ class A3C(RestoringAlgorithm, Algorithm):
         if message.num_samples and message.seq_no <= self.learner.weights_seq_no:
             self.signals.observe(agent, returns=message.episode_return, losses=message.loss, num_samples=message.num_samples)
             factor = self.signals.factor(agent, self.weighting)
-        key = (LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg")
-        counts = {
-            "gradient_messages": 1,
-            "gradient_bytes": BYTES_PER_PARAMETER * message.num_parameters,
-            "masked_gradients": int(factor == 0.0),
-        }
-        for name, value in counts.items():
-            self.metrics.log_value((*key, name), value, reduce="lifetime_sum")
+        moved = message.num_bytes if self.env_runner_group.num_remote_env_runners() else 0
+        numbers = {"gradients": message.num_parameters, "scalars": len(self.weighting.needs)}
+        self.ledger.upload(self._only([agent]), physical_bytes=moved, **numbers)
+        self.metrics.log_value((*AGG, "masked_gradients"), int(factor == 0.0), reduce="lifetime_sum")
         if factor == 0.0:
             return False
-        self.metrics.log_value((*key, "staleness"), self.learner.weights_seq_no - message.seq_no, window=100)
-        self.metrics.log_value((*key, "weight"), factor, window=100)
+        self.metrics.log_value((*AGG, "staleness"), self.learner.weights_seq_no - message.seq_no, window=100)
+        self.metrics.log_value((*AGG, "weight"), factor, window=100)
         self.learner.apply_message(message, factor=factor, timesteps=self._timesteps())
         return True
 
     def _send_weights(self, runners: list[int]) -> None:
-        kwargs = {"state": ray.put(self.module_state(inference_only=False)), "timesteps": self._timesteps()}
-        self.env_runner_group.foreach_env_runner_async("sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=runners)
+        state = self.module_state(inference_only=False)
+        kwargs = {"state": ray.put(state), "timesteps": self._timesteps()}
+        ask = self.env_runner_group.foreach_env_runner_async
+        asked = [runner for runner in runners if ask("sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=[runner])]
+        self._count_weights(state, [runner - 1 for runner in asked], moved=True)
+
+    def _count_weights(self, state: dict[str, Any], agents: list[int], *, moved: bool) -> None:
+        num_bytes = sum(np.asarray(leaf).nbytes for leaf in tree.flatten(state[COMPONENT_RL_MODULE]))
+        size = sum(parameter.numel() for parameter in self.learner.parameters_by_ref.values())
+        self.ledger.download(self._only(agents), physical_bytes=len(agents) * num_bytes if moved else 0, parameters=size)
+
+    def _only(self, agents: list[int]) -> NDArray[np.int64]:
+        """1 for each of some agents ``[A]``."""
+        return np.bincount(agents, minlength=self.config.num_agents)
 
     def _timesteps(self) -> dict[str, Any]:
         key = (ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME)
         return {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.metrics.peek(key, default=0)}
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's, with what is known of the agents in a full state."""
+        """RLlib's, with what is known and counted of the agents in a full state."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if components is None:
-            state[STATE] = self.signals.get_state()
+            state[STATE] = {"signals": self.signals.get_state(), "ledger": self.ledger.state_dict()}
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, with what is known of the agents."""
+        """RLlib's, with what is known and counted of the agents."""
         super().set_state(state)
         if STATE in state:
-            self.signals.set_state(state[STATE])
+            self.signals.set_state(state[STATE]["signals"])
+            self.ledger.load_state_dict(state[STATE]["ledger"])

@@ -106,3 +106,10 @@ class A3CConfig(AggregationSettings, ModelDefaults):
             setting_name="entropy_coeff",
             description="entropy coefficient",
         )
+
+    def check_module_settings(self) -> None:
+        """Check that a rule weighs the gradients.
+
+        :raises ValueError: if it is no rule: gradients arrive one by one here, and a combiner needs all of them.
+        """
+        self.weighting()

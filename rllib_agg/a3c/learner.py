@@ -56,6 +56,11 @@ class GradientMessage:
         """P."""
         return sum(gradient.size for gradient in self.gradients if gradient is not None)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the gradients' own buffers."""
+        return sum(gradient.nbytes for gradient in self.gradients if gradient is not None)
+
 
 class A3CTorchLearner(FiniteSteps):
     """Takes gradients where it runs on an env runner, and applies them where it is the centre."""

@@ -86,7 +86,18 @@ class HookedLearner(TorchLearner):
         :param batch: Modules to their data; may be changed in place.
         """
 
-    def _create_iterator_if_necessary(self, *, training_data: TrainingData, **kwargs: Any) -> Iterable[MultiAgentBatch]:
+    def own_schedule(self, num_epochs: int, num_total_minibatches: int) -> tuple[int, int]:
+        """How long this learner goes on in an update.
+
+        :param num_epochs: What the update asks for.
+        :param num_total_minibatches: The same in minibatches; 0: as many as the epochs have.
+        :return: The same, as this learner does it.
+        """
+        return num_epochs, num_total_minibatches
+
+    def _create_iterator_if_necessary(
+        self, *, training_data: TrainingData, num_epochs: int = 1, num_total_minibatches: int = 0, **kwargs: Any
+    ) -> Iterable[MultiAgentBatch]:
         batch = self._make_batch_if_necessary(training_data=training_data)  # type: ignore[no-untyped-call]
         # RLlib drops the modules that are not trained only after this point. It orders the others as their samples come, which
         # differs from learner to learner, where sums over all learners are taken module by module.
@@ -97,8 +108,12 @@ class HookedLearner(TorchLearner):
             if self.should_module_be_updated(id_, batch)  # type: ignore[no-untyped-call]
         }
         self.observe_batch(batch)
+        num_epochs, num_total_minibatches = self.own_schedule(num_epochs, num_total_minibatches)
         iterator: Iterable[MultiAgentBatch] = super()._create_iterator_if_necessary(
-            training_data=TrainingData(batch=batch), **kwargs
+            training_data=TrainingData(batch=batch),
+            num_epochs=num_epochs,
+            num_total_minibatches=num_total_minibatches,
+            **kwargs,
         )
         return iterator
 
@@ -149,11 +164,26 @@ class HookedLearner(TorchLearner):
                 yield module_id, self.get_optimizer(module_id, name)
 
 
+def average_gradients(module: Any, on: bool) -> None:
+    """Let backward passes through a module average its gradients over learners, or leave each learner its own.
+
+    :param module: As a learner holds it, wrapped for several learners or not.
+    :param on: Which.
+    """
+    if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+        module.require_backward_grad_sync = on  # what its no_sync() sets
+
+
+def uses_grad_scaler(config: Any) -> bool:
+    """Whether an algorithm config asks for mixed precision with scaled gradients."""
+    return _attribute(config, "_torch_grad_scaler_class") is not None
+
+
 def registered_env(name: Any) -> Any:
     """What was registered with Ray Tune as an environment's creator; ``None`` if nothing was under that name."""
-    if not isinstance(name, str) or not _global_registry.contains(ENV_CREATOR, name):  # type: ignore[no-untyped-call]
-        return None
-    return _global_registry.get(ENV_CREATOR, name)  # type: ignore[no-untyped-call]
+    registry: Any = _global_registry
+    known = isinstance(name, str) and registry.contains(ENV_CREATOR, name)
+    return registry.get(ENV_CREATOR, name) if known else None
 
 
 def leave_runner_states(config: AlgorithmConfig) -> None:

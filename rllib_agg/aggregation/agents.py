@@ -33,6 +33,19 @@ def count_agents(agents: str, num_env_runners: int, num_envs_per_env_runner: int
     return runners * num_envs_per_env_runner if agents == "sub_env" else runners
 
 
+def agent_number(agents: str, worker_index: int | None, num_envs_per_env_runner: int, env_index: int) -> int:
+    """Which agent a sub-environment is, 0 to A - 1.
+
+    :param agents: ``"sub_env"`` or ``"env_runner"``.
+    :param worker_index: RLlib's number of the env runner: 0 or ``None`` the local one, the remote ones from 1 on. A runner
+        that is restarted keeps it.
+    :param num_envs_per_env_runner: Sub-environments of each.
+    :param env_index: Which of them.
+    """
+    runner = max(0, (worker_index or 0) - 1)
+    return runner * num_envs_per_env_runner + env_index if agents == "sub_env" else runner
+
+
 def agent_of(episode: Any) -> int:
     """The agent that a tagged episode, single- or multi-agent, comes from."""
     chunk = next(chunk for chunk in single_agent_episodes(episode) if len(chunk))
@@ -62,10 +75,8 @@ class AgentTagging(RLlibCallback):
 
     def on_episode_created(self, *, episode: Any, env_runner: Any = None, env_index: int, **kwargs: Any) -> None:
         """Note which agent the episode belongs to."""
-        runner = max(0, (env_runner.worker_index or 0) - 1)
-        config = env_runner.config
-        agent = runner * config.num_envs_per_env_runner + env_index if config.agents == "sub_env" else runner
-        self._agents[episode.id_] = agent
+        config, index = env_runner.config, env_runner.worker_index
+        self._agents[episode.id_] = agent_number(config.agents, index, config.num_envs_per_env_runner, env_index)
         self._newest[env_index] = episode.id_
 
     def on_sample_end(self, *, samples: Any, **kwargs: Any) -> None:

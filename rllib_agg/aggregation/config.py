@@ -5,52 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.utils import force_list
-from ray.tune.result import STDERR_FILE, STDOUT_FILE
 from torch import Tensor
 
-from rl_agg import Weighting
-from rllib_agg.aggregation._compat import UNSET
+from rl_agg import LOCAL_SCHEMES, Combiner, Weighting
+from rl_agg.aggregations import Aggregation, make_aggregation
+from rl_agg.attacks import Attack
+from rl_agg.choices import build
+from rl_agg.gating import make_gate
+from rl_agg.parameter_server import ParameterServer
+from rl_agg.sharing import ActorSum, FedAvg, LocalScheme
+from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
 from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
-
-TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
-"""What Ray Tune writes into every trial's config for itself."""
-
-
-class StrictConfig(AlgorithmConfig):
-    """Refuses settings that it does not know; RLlib keeps them and never reads them."""
-
-    callbacks_class: Any
-    grad_clip: Any
-    env_runner_cls: Any
-    batch_mode: Any
-
-    def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
-        """RLlib's.
-
-        :raises ValueError: naming the settings that do not exist.
-        """
-        before = set(vars(self))
-        settings = {name: value for name, value in config_dict.items() if name not in TUNE_NOTES}
-        super().update_from_dict(settings)
-        unknown = sorted(set(vars(self)) - before)
-        if unknown:
-            for name in unknown:
-                delattr(self, name)
-            raise ValueError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}")
-        return self
-
-    def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        """Refuse a value that is not among the choices.
-
-        :raises ValueError: listing them.
-        """
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+from rllib_agg.aggregation.strict_config import StrictConfig
+from rllib_agg.envs.unequal import UnequalEnvs
 
 
 class AggregationSettings(StrictConfig):
@@ -65,21 +35,24 @@ class AggregationSettings(StrictConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
-        self.aggregation: str | Callable[..., Tensor] = "mean"
+        self.aggregation: str | Callable[..., Tensor] | Combiner | LocalScheme = "mean"
         self.aggregation_kwargs: dict[str, Any] = {}
 
     def training(
         self,
         *,
-        aggregation: str | Callable[..., Tensor] = UNSET,
+        aggregation: str | Callable[..., Tensor] | Combiner | LocalScheme = UNSET,
         aggregation_kwargs: dict[str, Any] = UNSET,
         **kwargs: Any,
     ) -> Self:
         """Set up the training, aggregation included.
 
-        :param aggregation: How much each agent counts: a name from :data:`rl_agg.RULES`, or
-            ``rule(signals, **settings) -> weights [A]``.
-        :param aggregation_kwargs: Settings of the rule, and ``normalize`` to divide by the sum of the weights.
+        :param aggregation: What becomes of the agents' gradients: a rule of :data:`rl_agg.RULES`, or
+            ``rule(signals, **settings) -> weights [A]``; where the algorithm's learner sees all agents also a combiner of
+            :data:`rl_agg.COMBINERS`, ``torchjd:NAME`` or a :class:`rl_agg.Combiner`; for AggPPO also ``fedavg`` or
+            ``fedprox``, whose clients are the learners.
+        :param aggregation_kwargs: Settings of what is named; of a rule also ``normalize``, to divide by the sum of the
+            weights.
         :param kwargs: The algorithm's own settings.
         """
         super().training(**kwargs)
@@ -94,18 +67,24 @@ class AggregationSettings(StrictConfig):
         """A."""
         return count_agents(self.agents, self.num_env_runners, self.num_envs_per_env_runner)
 
-    def weighting(self) -> Weighting:
-        """The rule, checked.
+    def make_aggregation(self) -> Aggregation:
+        """The rule, combiner or scheme, checked.
 
-        :raises ValueError: if the rule or one of its settings is unknown.
+        :raises ValueError: if it or one of its settings is unknown.
         """
         if not isinstance(self.aggregation_kwargs, Mapping):
             raise ValueError(f"aggregation_kwargs must be a dict, got {self.aggregation_kwargs!r}")
-        settings = dict(self.aggregation_kwargs)
-        normalize = settings.pop("normalize", False)
-        if not isinstance(normalize, bool):
-            raise ValueError(f"normalize must be True or False, got {normalize!r}")
-        return Weighting(self.aggregation, settings, normalize)
+        return make_aggregation(self.aggregation, self.aggregation_kwargs)
+
+    def weighting(self) -> Weighting:
+        """The rule, where nothing else will do.
+
+        :raises ValueError: if it or one of its settings is unknown, or if it is no rule.
+        """
+        made = self.make_aggregation()
+        if not isinstance(made, Weighting):
+            raise ValueError(f"{type(self).__name__} weighs agents by a rule; aggregation={self.aggregation!r} is none")
+        return made
 
     def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
         """RLlib's, ending in :class:`FiniteObservations`."""
@@ -123,13 +102,16 @@ class AggregationSettings(StrictConfig):
         super().validate()
         if not self.add_default_connectors_to_learner_pipeline:
             raise ValueError(f"{type(self).__name__} needs RLlib's default learner connectors; add yours to them")
+        envs = registered_env(self.env)
+        if isinstance(envs, UnequalEnvs) and not self.in_evaluation:
+            envs.check(self)
         self.check_module_settings()
         for module_id, overrides in self.algorithm_config_overrides_per_module.items():
             shared = sorted(self.whole_algorithm & set(overrides))
             if shared:
                 raise ValueError(f"module {module_id!r} overrides {', '.join(shared)}, which holds for all modules alike")
             try:
-                self.copy(copy_frozen=False).update_from_dict(overrides).check_module_settings()
+                self.check_override(self.copy(copy_frozen=False).update_from_dict(overrides))
             except ValueError as error:
                 raise ValueError(f"in the overrides for module {module_id!r}: {error}") from error
         callbacks = force_list(self.callbacks_class)
@@ -141,26 +123,91 @@ class AggregationSettings(StrictConfig):
 
         :raises ValueError: naming the one that is wrong.
         """
-        self.weighting()
+        self.make_aggregation()
+
+    def check_override(self, module_config: Self) -> None:
+        """Check one module's settings beside those of all.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        module_config.check_module_settings()
 
 
 class AggConfigMixin(AggregationSettings):
     """The settings of an algorithm whose learner aggregates, with the learner group that goes with it."""
 
+    local_schemes: ClassVar[tuple[type[LocalScheme], ...]] = ()
+    """Schemes of local models that the algorithm can do."""
+
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
         self.agents = "sub_env"
+        self.communication = "every"
+        self.communication_kwargs: dict[str, Any] = {}
+        self.attack: Attack | dict[str, Any] | None = None
 
-    def training(self, *, agents: str = UNSET, **kwargs: Any) -> Self:
+    def training(
+        self,
+        *,
+        agents: str = UNSET,
+        communication: str = UNSET,
+        communication_kwargs: dict[str, Any] = UNSET,
+        attack: Attack | dict[str, Any] | None = UNSET,
+        **kwargs: Any,
+    ) -> Self:
         """Set up the training, aggregation included.
 
         :param agents: ``"sub_env"``: every sub-environment of every env runner is an agent; ``"env_runner"``: every runner.
+        :param communication: Who sends its gradient: ``"every"`` agent at every step, or those that ``"lag"`` lets speak, see
+            :class:`~rl_agg.gating.LazyGate`.
+        :param communication_kwargs: Settings of ``communication``.
+        :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
         :param kwargs: Those of :meth:`AggregationSettings.training` and the algorithm's own.
         """
         super().training(**kwargs)
         if agents is not UNSET:
             self.agents = agents
+        if communication is not UNSET:
+            self.communication = communication
+        if communication_kwargs is not UNSET:
+            self.communication_kwargs = communication_kwargs
+        if attack is not UNSET:
+            self.attack = attack
         return self
+
+    def make_server(self) -> ParameterServer | None:
+        """What merges the gradients; ``None`` where nobody needs to see an agent's own.
+
+        :raises ValueError: if a setting is unknown, or does not go with the number of agents.
+        """
+        if not isinstance(self.communication_kwargs, Mapping):
+            raise ValueError(f"communication_kwargs must be a dict, got {self.communication_kwargs!r}")
+        gate = make_gate(self.communication, self.num_agents, self.communication_kwargs)
+        attack = build("attack", Attack, self.attack) if isinstance(self.attack, Mapping) else self.attack
+        if attack is not None and not isinstance(attack, Attack):
+            raise ValueError(f"attack must be an Attack or a dict of its settings, got {attack!r}")
+        aggregation = self.make_aggregation()
+        if isinstance(aggregation, LocalScheme):
+            if gate is not None or attack is not None:
+                raise ValueError(
+                    f"aggregation={self.aggregation!r} merges parameters; communication and attack are about gradients"
+                )
+            return None
+        if not self.in_evaluation:  # in which num_env_runners is that of evaluation
+            if attack is not None:
+                attack.check(self.num_agents)
+            if isinstance(aggregation, Combiner):
+                aggregation.check(self.num_agents)
+        if gate is None and attack is None and not isinstance(aggregation, Combiner):
+            return None
+        return ParameterServer(aggregation, gate=gate, attack=attack)
+
+    def make_scheme(self) -> FedAvg | None:
+        """The scheme of local models; ``None`` where gradients are merged."""
+        if not isinstance(self.aggregation, LocalScheme) and self.aggregation not in LOCAL_SCHEMES:
+            return None  # asked for in every update: nothing is built for nothing
+        made = self.make_aggregation()
+        return made if isinstance(made, FedAvg) else None
 
     def build_learner_group(
         self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
@@ -181,4 +228,56 @@ class AggConfigMixin(AggregationSettings):
                 f"aggregation={self.aggregation!r} needs a learner with a loss per sample; {self.learner_class} reduces its "
                 "loss to one number. Derive it from a learner of rllib_agg, or from AggLearnerMixin and RLlib's, with a "
                 "losses_per_sample() of your own"
+            )
+
+    def check_module_settings(self) -> None:
+        """Check the settings that may differ from module to module.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        super().check_module_settings()
+        made = self.make_aggregation()
+        if isinstance(made, ActorSum):
+            raise ValueError(
+                f"aggregation={self.aggregation!r} keeps a model for each agent, and RLlib's learners hold one for all; it is "
+                "there in sb3_agg"
+            )
+        if isinstance(made, LocalScheme):
+            self._check_scheme(made)
+        if self.make_server() is not None and uses_grad_scaler(self):
+            raise ValueError(
+                f"aggregation={self.aggregation!r}, communication={self.communication!r} and attack={self.attack!r} need each "
+                "agent's gradient as it is; switch the gradient scaler of mixed precision off"
+            )
+
+    def _check_scheme(self, scheme: LocalScheme) -> None:
+        if not isinstance(scheme, self.local_schemes):
+            raise ValueError(
+                f"aggregation={self.aggregation!r} merges learners between updates that all of them take together; "
+                f"{type(self).__name__} has none, AggPPOConfig does"
+            )
+        if self.num_learners < 2:
+            raise ValueError(
+                f"aggregation={self.aggregation!r} takes each learner for a client; set num_learners to 2 or more, not "
+                f"{self.num_learners}"
+            )
+        try:
+            scheme.check(self.num_learners)
+        except ValueError as error:
+            raise ValueError(f"each learner is an agent of {self.aggregation!r}: {error}") from error
+        epochs = getattr(scheme, "local_epochs", None)
+        num_epochs = getattr(self, "num_epochs", None)
+        if epochs is not None and num_epochs is not None and max(epochs) > num_epochs:
+            raise ValueError(f"local_epochs are some of an update's num_epochs={num_epochs}, got {epochs!r}")
+
+    def check_override(self, module_config: Self) -> None:
+        """Check one module's settings beside those of all.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        super().check_override(module_config)
+        if module_config.make_scheme() != self.make_scheme():
+            raise ValueError(
+                f"aggregation={module_config.aggregation!r} beside {self.aggregation!r}: a scheme of local models holds for "
+                "all modules alike"
             )

@@ -1,28 +1,40 @@
-r"""The learner side of aggregation: weights from signals, one backward, the same on every learner.
+r"""The learner side of aggregation, the same on every learner. A: agents, P: parameters, L: learners.
+
+A rule's gradient is that of one weighted loss, so that one backward pass does:
 
 .. math:: g = \sum_a w_a \nabla L_a, \qquad w = \mathrm{rule}(\text{returns, losses, sample counts})
 
-Source: Holen et al. (2023), section 3; the reduction is in :mod:`rllib_agg.aggregation.reduction`.
+Where someone must see each agent's own gradient, the matrix of them goes through a parameter server; in a scheme of local
+models each learner steps with its own gradient.
+
+Source: Holen et al. (2023), section 3; the reductions are in :mod:`rllib_agg.aggregation.reduction` and
+:mod:`rllib_agg.aggregation.matrix`.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.columns import Columns
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.util import log_once
 from torch import Tensor, distributed
 
-from rl_agg import Signals, Weighting
+from rl_agg import Signals
+from rl_agg.optimizers import step_scale
+from rllib_agg.aggregation._compat import average_gradients
 from rllib_agg.aggregation.agents import AGENT, RETURN
 from rllib_agg.aggregation.exclusion import exclude_corrupt_agents, exclude_rows
-from rllib_agg.aggregation.finite import FiniteSteps, is_finite
-from rllib_agg.aggregation.record import UpdateRecord
+from rllib_agg.aggregation.finite import SKIPPED_UPDATES, FiniteSteps, is_finite
+from rllib_agg.aggregation.matrix import split_gradient, sum_gradients_by_agent, trained_parameters
+from rllib_agg.aggregation.module_aggregation import ModuleAggregation
+from rllib_agg.aggregation.record import UpdateRecord, log_counts, log_weights
 from rllib_agg.aggregation.reduction import sum_by_agent, weighted_loss
 
 logger = logging.getLogger(__name__)
@@ -58,23 +70,32 @@ class AggLearnerMixin(FiniteSteps):
         self.returns: dict[str, Tensor] = {}
         """Each agent's last known return by module, ``[A]``, NaN where none is known."""
         self.records: dict[str, UpdateRecord] = {}
+        self.learners_per_gradient = self.config.num_learners
+        """Learners whose samples make one gradient; 1 where each has its own model."""
+        self._aggregations: dict[str, ModuleAggregation] = {}
         self._minibatch: dict[str, dict[str, Any]] = {}
-        self._weightings: dict[str, Weighting] = {}
+        self._matrices: dict[str, Tensor] = {}
+        self._samples: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
-    def _weighting(self, module_id: str) -> Weighting:
-        if module_id not in self._weightings:
-            self._weightings[module_id] = self.config.get_config_for_module(module_id).weighting()
-        return self._weightings[module_id]
+    def aggregation_of(self, module_id: str) -> ModuleAggregation:
+        """What becomes of a module's gradients."""
+        if module_id not in self._aggregations:
+            config = self.config.get_config_for_module(module_id)
+            self._aggregations[module_id] = ModuleAggregation(config, self.config.num_learners)
+        return self._aggregations[module_id]
+
+    # Before the first minibatch -------------------------------------------------------------------------------------------
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Exclude agents with corrupt data and take the returns down, over all learners."""
         for module_id, data in batch.policy_batches.items():
+            average_gradients(self.module[module_id], self.aggregation_of(module_id).one_backward)
             self.records[module_id] = UpdateRecord(self._observe_module(module_id, data))
 
     def _observe_module(self, module_id: str, data: dict[str, Any]) -> Tensor:
         config = self.config.get_config_for_module(module_id)
         exclude_corrupt_agents(data)
-        agents, valid = data[AGENT].reshape(-1), _mask(data).reshape(-1)
+        agents, valid = data[AGENT].reshape(-1), loss_mask(data).reshape(-1)
         # APPO's buffer replays batches whose returns were taken down before, each learner's another one: to sit out the sums
         # below would leave the other learners waiting.
         returns = data.pop(RETURN, valid.new_full(valid.shape, torch.nan, dtype=torch.float32)).reshape(-1)
@@ -95,6 +116,8 @@ class AggLearnerMixin(FiniteSteps):
         self.finish_batch(config, data, excluded=bool(excluded.any()))
         return excluded
 
+    # In each minibatch ----------------------------------------------------------------------------------------------------
+
     def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """RLlib's, remembering the minibatch in case an agent must be taken out of it."""
         self._minibatch = batch
@@ -104,24 +127,32 @@ class AggLearnerMixin(FiniteSteps):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """Weigh the agents and reduce."""
+        """Weigh the agents and reduce, or leave it to the parameter server."""
         losses = self.losses_per_sample(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out).reshape(-1)
-        agents, valid = batch[AGENT].reshape(-1), _mask(batch).reshape(-1)
+        agents, valid = batch[AGENT].reshape(-1), loss_mask(batch).reshape(-1)
         detached = losses.detach().where(valid, 0.0)
         total, n = sum_by_agent(
             torch.stack([detached, valid.to(detached.dtype)]),
             agents,
             config.num_agents,
-            num_learners=self.config.num_learners,
+            num_learners=self.learners_per_gradient,
         )
         mean = total / n.clamp(min=1.0)
+        own, present = self.aggregation_of(module_id), (n > 0) & ~self.returns[module_id].isinf() & ~mean.isinf()
+        if own.server is not None:
+            self._samples[module_id] = losses, agents, valid
+            self.records[module_id].add(mean, n, present=present)
+            average: Tensor = mean.sum() / (n > 0).sum().clamp(min=1)
+            return average.to(losses.dtype)  # only for the record
         weights = self._weigh(module_id, mean, n)
-        self.records[module_id].add(weights, mean, n)
-        factors = weights / n.clamp(min=1.0) * max(1, self.config.num_learners)
+        self.records[module_id].add(mean, n, present=present, weights=weights)
+        factors = weights / n.clamp(min=1.0) * max(1, self.learners_per_gradient)
         return weighted_loss(losses, agents, valid, factors)
 
     def _weigh(self, module_id: str, losses: Tensor, num_samples: Tensor) -> Tensor:
-        weighting, present = self._weighting(module_id), num_samples > 0
+        weighting, present = self.aggregation_of(module_id).weighting, num_samples > 0
+        if weighting is None:  # a model of its own: the mean over its samples
+            return num_samples / num_samples.sum().clamp(min=1.0)
         before = self.records[module_id].weights_of(present)
         if before is not None and weighting.needs <= {"returns"}:
             return before  # returns do not change within an update
@@ -129,23 +160,76 @@ class AggLearnerMixin(FiniteSteps):
         return weighting(signals)
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
-        """RLlib's; if the outcome is not finite, again without the agents that made it so."""
-        gradients: dict[Any, Tensor | None] = super().compute_gradients(loss_per_module, **kwargs)
+        """RLlib's, and each agent's own; if the outcome is not finite, again without the agents that made it so."""
+        gradients = self._differentiate(loss_per_module, **kwargs)
         searches: tuple[Callable[[str], Tensor], ...] = (self._agents_with_corrupt_loss, self._agents_with_corrupt_gradient)
         for search in searches:
-            corrupt = self.modules_with_corrupt_gradient(gradients)
+            corrupt = self._corrupt_modules(gradients)
             if not corrupt:
                 break
             culprits = {module_id: search(module_id) for module_id in sorted(corrupt)}
             if any(bool(agents.any()) for agents in culprits.values()):
                 self._exclude(culprits)
                 losses = self.compute_losses(fwd_out=self.module.forward_train(self._minibatch), batch=self._minibatch)
-                gradients = super().compute_gradients(losses, **kwargs)
+                gradients = self._differentiate(losses, **kwargs)
         else:
-            corrupt = self.modules_with_corrupt_gradient(gradients)
+            corrupt = self._corrupt_modules(gradients)
+        corrupt -= self._matrices.keys()
+        for module_id in self._matrices:
+            parts = self._merge(module_id)
+            gradients.update(parts)
+            if not is_finite(list(parts.values())):
+                corrupt.add(module_id)
         nobody = {module_id for module_id in loss_per_module if self.records[module_id].nobody_left}
         self.unfit_modules = corrupt | nobody
         return gradients
+
+    def _differentiate(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
+        one_by_one = {id_ for id_ in loss_per_module if self.aggregation_of(id_).server is not None}
+        summed = {id_: loss for id_, loss in loss_per_module.items() if id_ not in one_by_one}
+        gradients: dict[Any, Tensor | None] = super().compute_gradients(summed, **kwargs)
+        self._matrices = {id_: self._matrix(id_) for id_ in sorted(one_by_one) if self._samples[id_][0].requires_grad}
+        self._samples = {}
+        return gradients
+
+    def _matrix(self, module_id: str) -> Tensor:
+        """Gradient of each agent's mean loss ``[A, P]``, over all learners."""
+        n = self.records[module_id].last.num_samples
+        module = self.module[module_id].unwrapped()
+        sums = sum_gradients_by_agent(*self._samples[module_id], module, len(n), num_learners=self.config.num_learners)
+        return sums / n.clamp(min=1.0).to(sums.dtype)[:, None]
+
+    def _merge(self, module_id: str) -> dict[Any, Tensor]:
+        """Let the parameter server make one gradient of the matrix.
+
+        A rule weighs the agents that have samples in the minibatch. A combiner is told who has none by chance, as opposed to
+        whoever was masked, for it counts those among the faulty agents that it bears.
+
+        :return: By RLlib's reference to the parameter; to the bit the same on all learners.
+        """
+        own, record = self.aggregation_of(module_id), self.records[module_id]
+        server = own.server
+        assert server is not None
+        parameters = trained_parameters(self.module[module_id].unwrapped())
+        losses, n = record.last.losses, record.last.num_samples
+        present, idle = n > 0, None
+        if own.weighting is None:
+            present = present | ~record.excluded
+            idle = (n == 0) & present
+        signals = Signals(returns=self.returns[module_id], losses=losses, num_samples=n, present=present)
+        optimizers = [optimizer for id_, optimizer in self.optimizers() if id_ == module_id]
+        scale = step_scale(optimizers[0], parameters) if server.is_gated and len(optimizers) == 1 else None
+        merged = server.merge(self._matrices[module_id], signals, idle=idle, scale=scale)
+        record.settle(merged)
+        references = map(self.get_param_ref, parameters)
+        gradient = merged.gradient.clone()  # RLlib clips it in place, and it may be what a gate remembers
+        return dict(zip(references, split_gradient(gradient, parameters), strict=True))
+
+    # Where a gradient is not finite ---------------------------------------------------------------------------------------
+
+    def _corrupt_modules(self, gradients: dict[Any, Tensor | None]) -> set[str]:
+        matrices = {id_ for id_, matrix in self._matrices.items() if not bool(matrix.norm(dim=1).isfinite().all())}
+        return self.modules_with_corrupt_gradient(gradients) | matrices
 
     def _exclude(self, culprits: dict[str, Tensor]) -> None:
         for module_id in self._minibatch:
@@ -168,46 +252,69 @@ class AggLearnerMixin(FiniteSteps):
         """
         config, data = self.config.get_config_for_module(module_id), self._minibatch[module_id]
         module = self.module[module_id].unwrapped()  # under DDP a partial backward would wait for the other learners
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        parameters = trained_parameters(module)
         corrupt = torch.zeros(config.num_agents, dtype=torch.float64, device=self.device)
-        for agent in data[AGENT][_mask(data)].unique():
+        for agent in data[AGENT][loss_mask(data)].unique():
             own = dict(data)
             exclude_rows(own, data[AGENT] != agent)
             losses = self.losses_per_sample(module_id=module_id, config=config, batch=own, fwd_out=module.forward_train(own))
-            parts = torch.autograd.grad(losses[_mask(own)].mean(), parameters, allow_unused=True)
+            parts = torch.autograd.grad(losses[loss_mask(own)].mean(), parameters, allow_unused=True)
             corrupt[agent] = not is_finite([part for part in parts if part is not None])
-        if self.config.num_learners > 1:
+        if self.learners_per_gradient > 1:
             distributed.all_reduce(corrupt)
         return corrupt > 0
 
+    # After the last minibatch ---------------------------------------------------------------------------------------------
+
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Report what the weights were."""
-        counts_here = self.config.num_learners < 2 or distributed.get_rank() == 0
+        """Report what became of the gradients."""
         for module_id, record in self.records.items():
-            skipped = self.num_skipped.pop(module_id, 0)
-            record.report(
-                self.metrics,
-                (module_id, "agg"),
-                returns=self.returns[module_id],
-                reads_losses="losses" in self._weighting(module_id).needs,
-                skipped=skipped,
-                # Each count is the same on all learners, and RLlib adds them up.
-                counts_here=counts_here,
-            )
+            key, own = (module_id, "agg"), self.aggregation_of(module_id)
+            weights = self.settle_update(module_id, record)
+            if weights is not None:
+                log_weights(self.metrics, key, weights)
+            masked = record.masked() | self.returns[module_id].isinf()
+            self.metrics.log_value((*key, "masked_agents"), float(masked.sum()), window=1)
+            # Those that all learners share are logged by one, for RLlib adds them up.
+            counts_here = self.learners_per_gradient < 2 or distributed.get_rank() == 0
+            mixed = record.num_mixed_sign() if "losses" in own.needs else 0
+            counts = {"mixed_sign_updates": mixed, SKIPPED_UPDATES: self.num_skipped.pop(module_id, 0)}
+            log_counts(self.metrics, key, counts, counts_here=counts_here)
+            totals = own.ledger.summary()
+            del totals["physical_bytes"]  # samples and all-reduced sums are what moves, and Ray's and torch's to count
+            self.metrics.log_dict(totals, key=key, reduce="max", window=1)
         self.records = {}
         super().after_gradient_based_update(timesteps=timesteps)
+
+    def settle_update(self, module_id: str, record: UpdateRecord) -> Tensor | None:
+        """Close the books on an update.
+
+        :return: The weights ``[M, A]`` of its minibatches, if there were any.
+        """
+        own = self.aggregation_of(module_id)
+        size = sum(parameter.numel() for parameter in trained_parameters(self.module[module_id].unwrapped()))
+        own.ledger.upload(record.num_sent(), gradients=size, scalars=len(own.needs))
+        own.ledger.download(record.num_answered(), parameters=size)
+        return record.weights()
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------------
 
     def get_state(
         self, components: str | Collection[str] | None = None, *, not_components: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """RLlib's, with the agents' last known returns in a full state."""
+        """RLlib's, with what is remembered of the agents in a full state."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if components is None:
-            state[STATE] = {"returns": {id_: known.tolist() for id_, known in self.returns.items()}}
+            state = own_arrays(state)
+            state[STATE] = {
+                "returns": {id_: known.tolist() for id_, known in self.returns.items()},
+                "modules": {id_: own.get_state() for id_, own in self._aggregations.items()},
+            }
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, with the agents' last known returns."""
+        """RLlib's, with what is remembered of the agents."""
+        state = own_arrays(state)
         if STATE in state:
             # A full state is a restore: it holds even if it is older than what is here, where RLlib would keep the newer
             # weights beside the older optimizer.
@@ -216,10 +323,27 @@ class AggLearnerMixin(FiniteSteps):
             self.returns = {
                 id_: torch.tensor(values, dtype=torch.float64, device=self.device) for id_, values in known.items()
             }
+            self._aggregations = {}
+            for module_id, own in state[STATE]["modules"].items():
+                self.aggregation_of(module_id).set_state(own)
         super().set_state(state)
 
 
-def _mask(data: dict[str, Any]) -> Tensor:
+def own_arrays(state: dict[str, Any]) -> dict[str, Any]:
+    """Copy a learner's weights and moments.
+
+    RLlib's arrays share their memory with the tensors that they came from and go to: on a CPU a state would go on changing
+    with the learner, and learners that are handed one state would all step with the same moments.
+
+    :param state: A learner's state, or a part of it; left as it is.
+    """
+    return {
+        name: copy.deepcopy(value) if name in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER) else value
+        for name, value in state.items()
+    }
+
+
+def loss_mask(data: dict[str, Any]) -> Tensor:
     """Samples that count, in the shape of the agent column, bool."""
     mask = data.get(Columns.LOSS_MASK)
     return torch.ones_like(data[AGENT], dtype=torch.bool) if mask is None else mask.bool()

@@ -6,11 +6,14 @@ from collections import defaultdict
 from typing import Any
 
 from ray.exceptions import RayError
+from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_agg.aggregation._compat import num_lost_learners
 from rllib_agg.aggregation.agents import agent_of, single_agent_episodes
+from rllib_agg.aggregation.learner import STATE
+from rllib_agg.aggregation.local_learning import CLIENTS
 
 
 class LearnerLostError(RuntimeError):
@@ -29,13 +32,19 @@ class AgentTrainingData(TrainingData):
     """Episodes that are sharded such that every learner gets some, and goes through as many minibatches as the others.
 
     Learners wait for each other in every minibatch: one without data, or with fewer minibatches, would stop them for good.
+    Only those with models of their own do not; they see the same agents in each update, as far as these are not cut up.
+
+    :param episodes: What to shard.
+    :param by_agent: Whether no agent is cut up.
+    :param local: Whether each learner has a model of its own.
     """
 
     episodes: Any
 
-    def __init__(self, episodes: list[Any], *, by_agent: bool) -> None:
+    def __init__(self, episodes: list[Any], *, by_agent: bool, local: bool = False) -> None:
         super().__init__(episodes=episodes)
         self._by_agent = by_agent
+        self._local = local
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
@@ -62,17 +71,24 @@ class AgentTrainingData(TrainingData):
             )
         largest = max(max(own.values()) for own in steps)
         minibatches = num_epochs if minibatch_size is None else max(1, num_epochs * largest // minibatch_size)
-        extra = {"num_total_minibatches": minibatches} if num_shards > 1 else {}
+        extra = {"num_total_minibatches": minibatches} if num_shards > 1 and not self._local else {}
         return [(TrainingData(episodes=episodes), extra) for episodes in shards]
 
     def _whole_agents(self, num_shards: int) -> list[list[Any]] | None:
-        """Hand the agents out, largest first, to the learner with the least; ``None`` if there are too few of them."""
+        """Hand the agents out, largest first, to the learner with the least; ``None`` if there are too few of them.
+
+        Where each learner has a model of its own, agent a is always that of learner a modulo L.
+        """
         by_agent = defaultdict(list)
         for episode in self.episodes:
             by_agent[agent_of(episode)].append(episode)
         if len(by_agent) < num_shards:
             return None  # agents have died: better cut one than leave a learner without data
         shards: list[list[Any]] = [[] for _ in range(num_shards)]
+        if self._local:
+            for agent in sorted(by_agent):
+                shards[agent % num_shards] += by_agent[agent]
+            return shards if all(shards) else None
         loads = [0] * num_shards
         sizes = {agent: sum(map(len, episodes)) for agent, episodes in by_agent.items()}
         for agent in sorted(by_agent, key=lambda agent: (-sizes[agent], agent)):
@@ -92,7 +108,9 @@ def _steps_by_module(episodes: list[Any]) -> dict[Any, int]:
 
 
 class AggLearnerGroup(LearnerGroup):
-    """RLlib's, with sharding by agent and a plain word when a learner is gone."""
+    """RLlib's, with sharding by agent, learners that may have models of their own, and a plain word when one is gone."""
+
+    config: Any
 
     def update(self, *, episodes: list[Any] | None = None, **kwargs: Any) -> list[dict[str, Any]]:
         """Update all learners.
@@ -102,8 +120,8 @@ class AggLearnerGroup(LearnerGroup):
         :raises LearnerLostError: if a remote learner does not answer any more.
         """
         if episodes is not None:
-            by_agent = getattr(self.config, "shard_by_agent", False)
-            kwargs["training_data"] = AgentTrainingData(episodes, by_agent=by_agent)
+            by_agent, local = getattr(self.config, "shard_by_agent", False), self._has_clients
+            kwargs["training_data"] = AgentTrainingData(episodes, by_agent=by_agent, local=local)
         # Left alone, RLlib leaves out of the update whom it has found dead in another call: with one learner, all there are.
         lost = 0 if self.is_local else num_lost_learners(self)
         if lost:
@@ -115,3 +133,17 @@ class AggLearnerGroup(LearnerGroup):
                 raise
             raise LearnerLostError(f"one of {len(self)} learners failed or died: {error}\n{ADVICE}") from error
         return results
+
+    @property
+    def _has_clients(self) -> bool:
+        return self.config.make_scheme() is not None
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's, which is that of the first learner, with what the others have for themselves in a full state."""
+        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        learner = state.get(COMPONENT_LEARNER, {})
+        if STATE in learner and self._has_clients:
+            read: Any = lambda learner: (learner.rank, learner.get_client_state())  # noqa: E731
+            results: Any = self.foreach_learner(read)
+            learner[STATE][CLIENTS] = dict(result.get() for result in results)
+        return state

@@ -114,7 +114,7 @@ class EpisodicAlgorithm(RestoringAlgorithm):
         self.report = report
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             self.centre.receive(report)
-            self.centre.ledger.upload(np.zeros(self.config.population), physical_bytes=physical_bytes)
+            self.centre.ledger.upload(np.zeros(self.config.population, dtype=np.int64), physical_bytes=physical_bytes)
             self._publish()
         self._log(report)
 

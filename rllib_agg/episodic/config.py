@@ -13,7 +13,7 @@ from ray.rllib.env.env_context import EnvContext
 
 from rl_agg.episodes import Environments, ListedEnvironments, Report, open_environments
 from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered_env
-from rllib_agg.aggregation.config import StrictConfig
+from rllib_agg.aggregation.strict_config import StrictConfig
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
 from rllib_agg.episodic.learner import CentralLearner
 

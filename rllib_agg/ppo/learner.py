@@ -20,9 +20,10 @@ from torch import Tensor
 
 from rllib_agg.aggregation.adaptive_kl import AdaptiveKLMixin
 from rllib_agg.aggregation.advantages import RawAdvantageEstimation, finish_advantages
+from rllib_agg.aggregation.local_learning import LocalLearningMixin
 
 
-class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
+class AggPPOTorchLearner(LocalLearningMixin, AdaptiveKLMixin, PPOTorchLearner):
     """PPO's learner with the agents' gradients weighted.
 
     Source: Schulman et al. (2017), equation 9, as RLlib has it; Holen et al. (2023), section 3.
@@ -41,7 +42,7 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
             data,
             config.advantage_norm,
             num_agents=config.num_agents,
-            num_learners=self.config.num_learners,
+            num_learners=self.learners_per_gradient,
             excluded=excluded,
         )
 

@@ -28,5 +28,5 @@ def test_a_state_from_before_they_were_counted() -> None:
 
 
 def test_negative_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="sizes must not be negative"):
+    with pytest.raises(ValueError, match="sizes must be integers >= 0"):
         Ledger(2).upload([1, 1], transitions=[1, -1])

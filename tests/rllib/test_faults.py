@@ -165,7 +165,7 @@ def test_hanging_a3c_runner_does_not_hold_the_others_up(ray_session: None) -> No
     algorithm = config.build_algo()
     for _ in range(2):
         logged = algorithm.train()["learners"][MODULE]["agg"]
-    assert logged["gradient_messages"] == algorithm.learner.weights_seq_no >= 10
+    assert logged["messages"] == algorithm.learner.weights_seq_no >= 10
     stop_hanging(algorithm)
 
 

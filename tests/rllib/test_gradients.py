@@ -39,7 +39,7 @@ def configure(group: AggLearnerGroup, shard_by_agent: bool = False, **training: 
 
     def change(learner: Any) -> None:
         learner.config = learner.config.copy(copy_frozen=False).training(**training)
-        learner._weightings.clear()
+        learner._aggregations.clear()
 
     for result in group.foreach_learner(change):
         result.get()

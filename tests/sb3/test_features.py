@@ -53,7 +53,12 @@ def test_state_dependent_exploration_and_squashing(rule: str) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_invalid_actions_are_never_taken(rule: str) -> None:
     env = make_vec_env(lambda: InvalidActionEnvDiscrete(dim=8, n_invalid_actions=4), n_envs=4)
-    AggMaskablePPO("MlpPolicy", env, aggregation=rule, n_steps=32, min_episodes=1, device="cpu").learn(256)
+    model = AggMaskablePPO("MlpPolicy", env, aggregation=rule, n_steps=32, min_episodes=1, device="cpu").learn(256)
+    buffer = model.rollout_buffer  # SB3 has flattened it, masks too
+    allowed = buffer.action_masks.reshape(-1, 8)
+    taken = buffer.actions.reshape(-1).astype(int)
+    assert not allowed.all()
+    assert allowed[np.arange(len(taken)), taken].all()
 
 
 @pytest.mark.parametrize("rule", RULES)

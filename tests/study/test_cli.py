@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from rl_agg.combining import COMBINERS
+from rl_agg.sharing import LOCAL_SCHEMES
 from rl_agg.study import cli
 from rl_agg.study.cells import import_system
 from rl_agg.study.spec import System
@@ -112,7 +114,8 @@ def test_systems_are_listed(capsys):
 def test_listed_systems_exist(tiny):
     for path in {*RELATIVES, *(system.path for system in SYSTEMS)}:
         import_system(tiny(systems={"stock": System(path)}).cells[0])
-    assert {system.rule for system in SYSTEMS if system.path == "sb3_agg:AggPPO"} == RULES.keys()
+    named = {system.settings["aggregation"] for system in SYSTEMS if system.path == "sb3_agg:AggPPO"}
+    assert named == {*RULES, *COMBINERS, *LOCAL_SCHEMES}
 
 
 def test_reading_a_report_needs_no_ray(tmp_path, tiny, updates_of):

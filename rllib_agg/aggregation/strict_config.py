@@ -1,0 +1,44 @@
+"""A config that refuses what it does not know."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune.result import STDERR_FILE, STDOUT_FILE
+
+TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
+"""What Ray Tune writes into every trial's config for itself."""
+
+
+class StrictConfig(AlgorithmConfig):
+    """Refuses settings that it does not know; RLlib keeps them and never reads them."""
+
+    callbacks_class: Any
+    grad_clip: Any
+    env_runner_cls: Any
+    batch_mode: Any
+
+    def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
+        """RLlib's.
+
+        :raises ValueError: naming the settings that do not exist.
+        """
+        before = set(vars(self))
+        settings = {name: value for name, value in config_dict.items() if name not in TUNE_NOTES}
+        super().update_from_dict(settings)
+        unknown = sorted(set(vars(self)) - before)
+        if unknown:
+            for name in unknown:
+                delattr(self, name)
+            raise ValueError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}")
+        return self
+
+    def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        """Refuse a value that is not among the choices.
+
+        :raises ValueError: listing them.
+        """
+        value = getattr(self, name)
+        if value not in choices:
+            raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")

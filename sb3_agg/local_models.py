@@ -1,0 +1,216 @@
+r"""Copies of the policy's parameters, one for each agent. Axes: A agents, P parameters.
+
+The policy itself holds their average, :math:`\theta = \sum_a \frac{n_a}{\sum_b n_b} \theta_a`, where :math:`n_a` is how many
+samples agent a has had since the last merge. It is what predicts and what is evaluated.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rl_agg.sharing import FedAvg, LocalScheme, merge
+from sb3_agg.stacked_optimizer import StackedOptimizer
+from sb3_agg.stacked_policy import Named
+
+
+class LocalModels:
+    """What each agent keeps to itself: parameters, the buffers of its networks, and the state of its optimiser.
+
+    :param scheme: What is merged, and when.
+    :param policy: SB3's actor-critic policy.
+    :param num_agents: A.
+    :param initial: Policies that the agents start from, one for each; ``None``: all start from ``policy``.
+    :raises ValueError: if the policy's optimiser cannot step for several agents.
+    """
+
+    copies: Tensor
+    """Each agent's parameters that are trained ``[A, P]``."""
+    last_merge: Tensor
+    """Parameters of the last merge, or of the start ``[P]``."""
+    differ: bool
+    """Whether an agent's parameters may be others than the policy's."""
+    divergence: float
+    """Mean distance of the copies from their average, before they were merged."""
+
+    def __init__(
+        self,
+        scheme: LocalScheme,
+        policy: Any,
+        num_agents: int,
+        initial: Sequence[nn.Module] | None = None,
+    ) -> None:
+        groups = len(policy.optimizer.param_groups)
+        if groups != 1:
+            raise ValueError(f"local models need an optimiser with one group of parameters, got {groups} in the policy's")
+        self._interval = scheme.interval if isinstance(scheme, FedAvg) else None
+        self._moments = scheme.moments if isinstance(scheme, FedAvg) else "keep"
+        self._policy = policy
+        own = [policy] * num_agents if initial is None else initial
+        self._parameters = _trained(policy)
+        self._buffers = {name: torch.stack([dict(item.named_buffers())[name] for item in own]) for name in _buffers(policy)}
+        self.copies = torch.stack([_flat(_trained(item)) for item in own])
+        self._leaves = self._views(self.copies)
+        fused = {"fused": True} if policy.optimizer.defaults.get("fused") else {}
+        self.optimizer = StackedOptimizer(self.copies, policy.optimizer_class, {**policy.optimizer_kwargs, **fused})
+        self._num_samples = torch.zeros(num_agents, device=self.copies.device)
+        self._num_updates = 0
+        self.divergence = 0.0
+        self.differ = initial is not None and num_agents > 1
+        self._written = _flat(self._parameters)
+        if self.differ:
+            self._write_average(torch.ones_like(self._num_samples))
+        self.last_merge = self._written.clone()
+
+    @property
+    def names(self) -> list[str]:
+        """What the agents have of their own, by its name in the policy."""
+        return [*self._parameters, *self._buffers]
+
+    @property
+    def size(self) -> int:
+        """How many numbers an agent sends when it sends its parameters: P and its networks' buffers."""
+        return self.copies.shape[1] + sum(buffer[0].numel() for buffer in self._buffers.values())
+
+    # For the networks -----------------------------------------------------------------------------------------------------
+
+    def stacked(self, rows: Tensor | None = None) -> Named:
+        """Parameters, to be differentiated with respect to, and copies of the buffers.
+
+        :param rows: Agents ``[A']``; ``None``: all.
+        :return: ``[A', ...]`` each, by name.
+        """
+        leaves = self._leaves if rows is None else self._views(self.copies[rows])
+        buffers = {name: buffer.clone() if rows is None else buffer[rows] for name, buffer in self._buffers.items()}
+        return {**leaves, **buffers}
+
+    def keep_buffers(self, stacked: Named, rows: Tensor | None, kept: Tensor) -> None:
+        """Take over buffers that networks have written to.
+
+        :param stacked: What :meth:`stacked` gave.
+        :param rows: What it was asked for.
+        :param kept: Whose buffers are taken ``[A]``, bool.
+        """
+        for name, buffer in self._buffers.items():
+            own = slice(None) if rows is None else rows
+            written = buffer.clone()
+            written[own] = stacked[name]
+            buffer[kept] = written[kept]
+
+    def _views(self, copies: Tensor) -> Named:
+        parts = torch.split(copies, [parameter.numel() for parameter in self._parameters.values()], dim=1)
+        return {
+            name: part.view(len(copies), *parameter.shape).detach().requires_grad_()
+            for (name, parameter), part in zip(self._parameters.items(), parts, strict=True)
+        }
+
+    # Merging --------------------------------------------------------------------------------------------------------------
+
+    def end_update(self, num_samples: Tensor) -> Tensor | None:
+        """Give the policy the average of the copies, and all agents too if a merge is due.
+
+        :param num_samples: Samples that each agent had in this update ``[A]``. One whose copy is not finite does not count.
+        :return: Who sent parameters to be merged ``[A]``, bool; ``None``: nobody.
+        """
+        self._num_samples += num_samples.to(self._num_samples)
+        self._num_updates += 1
+        self.differ = len(self.copies) > 1
+        weights = self._num_samples * self.copies.sum(1).isfinite()
+        sent = weights > 0
+        if not bool(sent.any()):
+            return None
+        self._write_average(weights)
+        self.divergence = (self.copies[sent] - self._written).norm(dim=1).mean().item()
+        if self._interval is None or self._num_updates < self._interval:
+            return None
+        self._share()
+        if self._moments == "merge":
+            self.optimizer.merge(weights)
+        elif self._moments == "reset":
+            self.optimizer.reset()
+        return sent
+
+    def follow_policy(self) -> None:
+        """Let all agents start from the policy if someone else has written to it."""
+        if not torch.equal(_flat(self._parameters), self._written):
+            self.start_from_policy()
+
+    def start_from_policy(self) -> None:
+        """Let all agents start from the policy's parameters, with nothing in their optimisers' memory."""
+        self._written = _flat(self._parameters)
+        self._share()
+        self.optimizer.reset()
+        self.divergence = 0.0
+
+    def _share(self) -> None:
+        """Let everyone have what the policy has."""
+        self.copies.copy_(self._written)
+        for name, buffer in _buffers(self._policy).items():
+            self._buffers[name].copy_(buffer)
+        self.last_merge = self._written.clone()
+        self._num_samples.zero_()
+        self._num_updates = 0
+        self.differ = False
+
+    @torch.no_grad()
+    def _write_average(self, weights: Tensor) -> None:
+        counted = weights > 0  # 0 * NaN is NaN
+        averages = merge([stacked[counted] for stacked in (self.copies, *self._buffers.values())], weights[counted])
+        self._written, buffers = averages[0], averages[1:]
+        parts = torch.split(self._written, [parameter.numel() for parameter in self._parameters.values()])
+        for parameter, part in zip(self._parameters.values(), parts, strict=True):
+            parameter.copy_(part.view_as(parameter))
+        for own, buffer in zip(_buffers(self._policy).values(), buffers, strict=True):
+            own.copy_(buffer)
+
+    # Files ----------------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as tensors and plain numbers."""
+        return {
+            "copies": self.copies,
+            "buffers": self._buffers,
+            "optimizer": self.optimizer.state_dict(),
+            "last_merge": self.last_merge,
+            "num_samples": self._num_samples,
+            "num_updates": self._num_updates,
+            "differ": self.differ,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, with the policy as it was then.
+
+        Of another number of agents, those that are still there keep their copies, new ones start from the policy, and nobody
+        has anything in their optimisers' memory.
+        """
+        state = copy.deepcopy(dict(state))  # it may be our own
+        self.start_from_policy()
+        shared = min(len(state["copies"]), len(self.copies))
+        self.copies[:shared] = state["copies"][:shared]
+        self._num_samples[:shared] = state["num_samples"][:shared]
+        for name, buffer in self._buffers.items():
+            buffer[:shared] = state["buffers"][name][:shared]
+        self.last_merge.copy_(state["last_merge"])
+        self._num_updates = state["num_updates"]
+        self.differ = state["differ"]
+        if len(state["copies"]) == len(self.copies):
+            self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _trained(policy: nn.Module) -> Named:
+    return {name: parameter for name, parameter in policy.named_parameters() if parameter.requires_grad}
+
+
+def _buffers(policy: nn.Module) -> Named:
+    return dict(policy.named_buffers())
+
+
+@torch.no_grad()
+def _flat(parameters: Named) -> Tensor:
+    """``[P]``."""
+    return torch.cat([parameter.reshape(-1) for parameter in parameters.values()])

@@ -1,0 +1,276 @@
+"""What a combiner is given are the agents' own gradients, on any number of learners, and what it answers is stepped with."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ray import cloudpickle, tune
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.core.columns import Columns
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.evaluation.postprocessing import Postprocessing
+from torch import Tensor
+
+from rl_agg import Combiner, combine
+from rllib_agg import AggPPO, AggPPOConfig
+from rllib_agg.aggregation.agents import agent_of
+from rllib_agg.aggregation.learner_group import AggLearnerGroup
+from rllib_agg.aggregation.matrix import sum_gradients_by_agent
+from tests.rllib.conftest import TINY, tiny_ppo
+from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, start_group
+from tests.rllib.test_agents import TwoPlayers
+from tests.rllib.test_agents import gradients as gradients_by_module
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+NUM_AGENTS = 5
+COMBINERS: dict[str, dict[str, Any]] = {
+    "median": {},
+    "trimmed_mean": {"num_byzantine": 2},
+    "krum": {"num_selected": 2},
+    "geometric_median": {},
+    "mixtailor": {"seed": 3},
+    "torchjd:AlignedMTL": {},
+}
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2, 3], ids="learners{}".format)
+def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
+    group = start_group(spaces, request.param, aggregation="median", advantage_norm="none")
+    yield group
+    group.shutdown()
+
+
+def separate_gradients(group: AggLearnerGroup, episodes: list[Any], spaces: dict[str, Any]) -> Tensor:
+    """One backward of RLlib's own loss for each agent alone ``[A, P]``, with the group's weights."""
+    config = PPOConfig().environment("CartPole-v1").rl_module(model_config=dict(tiny_ppo().model_config))
+    learner = config.build_learner(spaces=spaces)
+    assert type(learner) is PPOTorchLearner
+    learner.module.set_state(group.get_weights())
+    coefficient = on_each(group, lambda learner: learner.curr_kl_coeffs_per_module[MODULE].item())[0]
+    learner.curr_kl_coeffs_per_module[MODULE].data.fill_(coefficient)
+    columns = learner._learner_connector(
+        rl_module=learner.module, batch={}, episodes=episodes, shared_data={}, metrics=learner.metrics
+    )[MODULE]
+    module = learner.module[MODULE]
+    columns[Postprocessing.ADVANTAGES] = columns[Postprocessing.VALUE_TARGETS] - module.compute_values(columns).detach()
+    rows = []
+    for agent in range(NUM_AGENTS):
+        chosen = (columns["agg_agent"] == agent) & columns[Columns.LOSS_MASK]
+        own = {name: column[chosen] for name, column in columns.items() if torch.is_tensor(column)}
+        loss = learner.compute_loss_for_module(
+            module_id=MODULE, config=learner.config, batch=own, fwd_out=module.forward_train(own)
+        )
+        module.zero_grad()
+        loss.backward()
+        rows.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
+    return torch.stack(rows)
+
+
+def flat(named: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in named.values()])
+
+
+@pytest.mark.parametrize("shard_by_agent", [False, True], ids=["sliced", "whole_agents"])
+@pytest.mark.parametrize("name", COMBINERS)
+def test_gradient_is_the_combined_one_of_separate_backwards(
+    name: str, shard_by_agent: bool, group: AggLearnerGroup, sample: Callable[[], list[Any]], spaces: dict[str, Any]
+) -> None:
+    configure(group, aggregation=name, aggregation_kwargs=COMBINERS[name])
+    group.config.shard_by_agent = shard_by_agent
+    matrix = separate_gradients(group, sample(), spaces)
+    group.update(episodes=sample(), **UPDATE)
+    expected = combine(name, matrix, **COMBINERS[name])
+    first, *others = gradients(group)
+    torch.testing.assert_close(flat(first), expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(flat(first), flat(other)) for other in others)
+
+
+class Loudest(Combiner):
+    """A user's own."""
+
+    def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
+        return gradients[gradients.norm(dim=1).argmax()]
+
+
+def test_combiner_of_ones_own(group: AggLearnerGroup, sample: Callable[[], list[Any]], spaces: dict[str, Any]) -> None:
+    configure(group, aggregation=Loudest(), aggregation_kwargs={})
+    matrix = separate_gradients(group, sample(), spaces)
+    group.update(episodes=sample(), **UPDATE)
+    torch.testing.assert_close(flat(gradients(group)[0]), matrix[matrix.norm(dim=1).argmax()], rtol=1e-5, atol=1e-5)
+
+
+def test_learners_stay_identical_to_the_bit(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    """Even by a combiner that draws at random, and learners with other random states."""
+    on_each(group, lambda learner: torch.seed())
+    for name in ("torchjd:GradDrop", "krum"):
+        configure(group, aggregation=name, aggregation_kwargs={})
+        for _ in range(3):
+            group.update(episodes=sample(), num_epochs=2, minibatch_size=32, shuffle_batch_per_epoch=True, timesteps={})
+    first, *others = on_each(group, lambda learner: learner.module[MODULE].unwrapped().get_state())
+    for parameters in others:
+        assert all((parameters[name] == value).all() for name, value in first.items())
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("num_samples", [40, 4000])
+def test_vectorised_and_separate_backwards_agree(recurrent: bool, num_samples: int) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.GRU(3, 4) if recurrent else torch.nn.Linear(3, 4)
+    module.register_parameter("unused", torch.nn.Parameter(torch.ones(2)))
+    outputs = module(torch.randn(num_samples, 3))
+    losses = (outputs[0] if recurrent else outputs).square().sum(1)
+    agents, valid = torch.randint(0, 4, (num_samples,)), torch.rand(num_samples) < 0.8
+    agents[agents == 2] = 0  # agent 2 has no samples
+    matrix = sum_gradients_by_agent(losses, agents, valid, module, 4, num_learners=0)
+    for agent in range(4):
+        own = losses[(agents == agent) & valid].sum()
+        parts = torch.autograd.grad(own, list(module.parameters()), retain_graph=True, allow_unused=True)
+        expected = [torch.zeros(2) if part is None else part.flatten() for part in parts]
+        torch.testing.assert_close(matrix[agent], torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_module_without_a_vectorised_backward_pass(caplog: pytest.LogCaptureFixture) -> None:
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            assert gradient.abs().sum().item() >= 0  # a number, which no vectorised tensor has
+            return 2 * gradient
+
+    module = torch.nn.Linear(2, 1)
+    losses = Twice.apply(module(torch.ones(6, 2))[:, 0])
+    matrix = sum_gradients_by_agent(losses, torch.arange(6) % 2, torch.ones(6) > 0, module, 2, num_learners=0)
+    assert matrix.tolist() == [[6.0, 6.0, 6.0]] * 2
+
+
+def test_recurrent_module(ray_session: None) -> None:
+    config = tiny_ppo(aggregation="median").rl_module(model_config={"use_lstm": True, "lstm_cell_size": 8, "max_seq_len": 5})
+    algorithm = config.build_algo()
+    assert algorithm.train()["learners"][MODULE]["agg"]["messages"] == NUM_AGENTS
+    algorithm.stop()
+
+
+def test_agents_without_samples_are_not_taken_for_faulty_ones(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    """Three agents by chance in a minibatch, of which a trimmed mean still leaves one out at each end."""
+    configure(group, aggregation="trimmed_mean", aggregation_kwargs={"num_byzantine": 1})
+    group.config.shard_by_agent = True
+    episodes = [episode for episode in sample() if agent_of(episode) < 3]
+    on_each(group, lambda learner: spy_on(learner.aggregation_of(MODULE).server))
+    group.update(episodes=episodes, **UPDATE)
+    seen = on_each(group, lambda learner: learner.aggregation_of(MODULE).server.seen)
+    for matrix, present, idle in seen:
+        assert (present.tolist(), idle.tolist()) == ([True] * 5, [False] * 3 + [True] * 2)
+        expected = matrix[:3].sort(0).values[1]
+        torch.testing.assert_close(flat(gradients(group)[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+def spy_on(server: Any) -> None:
+    """Have a server remember what it was last given."""
+    merge = server.merge
+
+    def noted(matrix: Tensor, signals: Any, *, idle: Tensor, **kwargs: Any) -> Any:
+        server.seen = matrix.clone(), signals.present, idle
+        return merge(matrix, signals, idle=idle, **kwargs)
+
+    server.merge = noted
+
+
+@pytest.mark.slow
+def test_tune_searches_over_everything_that_has_a_name(ray_session: None, tmp_path: Path) -> None:
+    names = ["mean", "r_weighted", *COMBINERS, "fedavg", "fedprox"]
+    config = tiny_ppo(aggregation=tune.grid_search(names), train_batch_size_per_learner=50)
+    config.num_learners = tune.sample_from(lambda spec: 2 if spec.config.aggregation.startswith("fed") else 0)
+    run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
+    results = tune.Tuner(AggPPO, param_space=config, run_config=run_config).fit()
+    assert not results.errors
+    assert {result.config["aggregation"] for result in results} == set(names)
+    assert {result.metrics["training_iteration"] for result in results} == {2}
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 2}}, "krum with num_byzantine=2 needs more than 5"),
+        (
+            {"aggregation": "trimmed_mean", "aggregation_kwargs": {"num_byzantine": 3}},
+            "needs more than 5 agents, which allow at",
+        ),
+        ({"aggregation": "medain"}, r"unknown aggregation 'medain' \(did you mean 'median'"),
+        ({"aggregation": "torchjd:UpGrad"}, r"unknown TorchJD aggregator 'UpGrad' \(did you mean 'UPGrad'"),
+        ({"aggregation": "median", "aggregation_kwargs": {"trim": 1}}, "median has no setting 'trim'; it has none"),
+        ({"aggregation": "mixtailor", "aggregation_kwargs": {"combiners": []}}, "combiners must be several names"),
+        (
+            {"aggregation": "actor_mean"},
+            "keeps a model for each agent, and RLlib's learners hold one for all; it is there in sb3",
+        ),
+    ],
+)
+def test_bad_combiners(training: dict[str, Any], message: str, ray_session: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_ppo(**training).build_algo()
+
+
+def test_combiner_for_fewer_runners_in_evaluation() -> None:
+    config = tiny_ppo(aggregation="krum", num_envs=1).env_runners(num_env_runners=5)
+    config.evaluation(evaluation_interval=1, evaluation_num_env_runners=1)
+    config.validate()
+    config.get_evaluation_config_object().validate()
+
+
+def test_gradient_scaler_is_refused() -> None:
+    config = tiny_ppo(aggregation="median").experimental(_torch_grad_scaler_class=torch.amp.GradScaler)
+    with pytest.raises(ValueError, match="switch the gradient scaler of mixed precision off"):
+        config.validate()
+
+
+def two_players(num_learners: int, num_envs: int = 3) -> AggPPOConfig:
+    """A policy that is combined, one that is weighed, and one learner or two."""
+    config = (
+        tiny_ppo(num_envs, aggregation="median", advantage_norm="agent")
+        .environment(TwoPlayers)
+        .multi_agent(
+            policies={"p_one", "p_ten"},
+            policy_mapping_fn=lambda agent, *args, **kwargs: f"p_{agent}",
+            algorithm_config_overrides_per_module={"p_ten": {"aggregation": "l_weighted"}},
+        )
+        .rl_module(model_config=TINY)
+        .learners(num_learners=num_learners)
+    )
+    config.validate()
+    return config
+
+
+def test_each_module_has_its_own(ray_session: None) -> None:
+    runner = MultiAgentEnvRunner(config=two_players(0))
+    alone = two_players(0).build_learner(spaces=runner.get_spaces())
+    group = two_players(2).build_learner_group(spaces=runner.get_spaces())
+    alone.module.set_state(group.get_weights())
+    for _ in range(2):  # the second time on weights that have moved
+        episodes = runner.sample(num_timesteps=33)
+        results = alone.update(episodes=copy.deepcopy(episodes), timesteps={})
+        group.update(episodes=episodes, **UPDATE)
+        expected = gradients_by_module(alone)
+        for found in on_each(group, gradients_by_module):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert "weight_max" in results["p_ten"]["agg"]
+    assert "weight_max" not in results["p_one"]["agg"]
+    group.shutdown()
+
+
+def test_each_module_is_checked() -> None:
+    config = two_players(0)
+    overrides = {"p_one": {"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 9}}}
+    config.multi_agent(algorithm_config_overrides_per_module=overrides)
+    with pytest.raises(ValueError, match="in the overrides for module 'p_one': krum with num_byzantine=9 needs more"):
+        config.validate()
