@@ -1,6 +1,6 @@
 """Gates on functions of 50 parameters, smooth, noisy or sparse: how near they come to the optimum, with how many messages.
 
-The return falls with the root mean square distance from the optimum: smoothly, with Gaussian noise of its own in every episode,
+The return falls with the root mean square distance from the optimum: smoothly, with Gaussian noise of its own each time,
 or in five steps, between which all agents return the same. Trials are paired: the same start, and the same noise.
 """
 
