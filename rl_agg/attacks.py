@@ -5,7 +5,6 @@ For tests and studies: nothing here hides an attack from anyone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_agents, unknown_choice
+from rl_agg.choices import check_agents, check_agents_exist, check_count, check_number, unknown_choice
 
 ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "sign_flip": lambda gradients, scale, _: -scale * gradients,
@@ -52,10 +51,8 @@ class Attack:
         if self.kind not in ATTACKS:
             raise unknown_choice("attack", self.kind, ATTACKS)
         check_agents(self.agents, "who attack")
-        if isinstance(self.scale, bool) or not isinstance(self.scale, int | float) or not math.isfinite(self.scale):
-            raise ValueError(f"scale must be a finite number, got {self.scale!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be an integer >= 0, got {self.seed!r}")
+        check_number("scale", self.scale)
+        check_count("seed", self.seed, least=0)
 
     def check(self, num_agents: int) -> None:
         """Refuse agents that there are not.
@@ -63,8 +60,7 @@ class Attack:
         :param num_agents: A.
         :raises ValueError: if an agent's number is A or larger.
         """
-        if max(self.agents) >= num_agents:
-            raise ValueError(f"agent {max(self.agents)} cannot attack: agents are numbered 0 to {num_agents - 1}")
+        check_agents_exist(self.agents, num_agents, "attack")
 
     def __call__(self, gradients: Tensor, step: int) -> Tensor:
         """Replace the attackers' rows.

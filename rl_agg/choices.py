@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 Built = TypeVar("Built")
@@ -60,6 +62,46 @@ def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) ->
     return kind(**settings)
 
 
+def check_count(name: str, value: Any, *, least: int, most: int | None = None) -> None:
+    """Refuse what is no whole number, or too small or large a one.
+
+    :param name: What the user calls it.
+    :raises ValueError: naming the bounds and the value.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or int(value) < least or (most is not None and int(value) > most):
+        bounds = f">= {least}" if most is None else f"between {least} and {most}"
+        raise ValueError(f"{name} must be an integer {bounds}, got {value!r}")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    below: float = math.inf,
+) -> None:
+    """Refuse what is no finite number, or too small or large a one.
+
+    :param name: What the user calls it.
+    :param least: It must be this or larger.
+    :param above: It must be larger.
+    :param most: It must be this or smaller.
+    :param below: It must be smaller.
+    :raises ValueError: naming the bounds and the value.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not (math.isfinite(value) and least <= float(value) <= most and above < float(value) < below)
+    ):
+        bounds = {">=": least, ">": above, "<=": most, "<": below}
+        wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound))
+        raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", got {value!r}")
+
+
 def check_agents(agents: object, what: str) -> None:
     """Refuse what are no numbers of agents.
 
@@ -70,3 +112,15 @@ def check_agents(agents: object, what: str) -> None:
     listed = list(agents) if isinstance(agents, Iterable) and not isinstance(agents, str) else []
     if not listed or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in listed):
         raise ValueError(f"agents must be numbers >= 0 of those {what}, got {agents!r}")
+
+
+def check_agents_exist(agents: Collection[int], num_agents: int, verb: str) -> None:
+    """Refuse agents that there are not.
+
+    :param agents: As checked by :func:`check_agents`.
+    :param num_agents: A.
+    :param verb: What they cannot do, for the message.
+    :raises ValueError: if an agent's number is A or larger.
+    """
+    if max(agents) >= num_agents:
+        raise ValueError(f"agent {max(agents)} cannot {verb}: agents are numbered 0 to {num_agents - 1}")

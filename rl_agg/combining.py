@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.choices import build, check_settings, unknown_choice
+from rl_agg.choices import build, check_count, check_number, check_settings, unknown_choice
 from rl_agg.distances import FAR, distances_of, drawn_near, seen_from_the_middle, squared_distances
 from rl_agg.sorting import trimmed_mean
 
@@ -107,7 +107,7 @@ class _Byzantine(Combiner):
     num_byzantine: int = 1
 
     def __post_init__(self) -> None:
-        _check_count("num_byzantine", self.num_byzantine, least=0)
+        check_count("num_byzantine", self.num_byzantine, least=0)
 
     @staticmethod
     @abstractmethod
@@ -168,7 +168,7 @@ class Krum(_Byzantine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_count("num_selected", self.num_selected, least=1)
+        check_count("num_selected", self.num_selected, least=1)
 
     @staticmethod
     def most_byzantine(num_agents: int) -> int:
@@ -225,8 +225,8 @@ class GeometricMedian(Combiner):
     smoothing: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_count("num_iterations", self.num_iterations, least=1)
-        _check_positive("smoothing", self.smoothing)
+        check_count("num_iterations", self.num_iterations, least=1)
+        check_number("smoothing", self.smoothing, above=0)
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Average with the weights that Weiszfeld's iteration ends at."""
@@ -282,7 +282,7 @@ class MixTailor(Combiner):
     _pool: tuple[Combiner, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check_count("seed", self.seed, least=0)
+        check_count("seed", self.seed, least=0)
         if isinstance(self.combiners, str) or not isinstance(self.combiners, Sequence | Mapping) or not self.combiners:
             raise ValueError(f"combiners must be several names, or a mapping of names to settings, got {self.combiners!r}")
         settings = self.combiners if isinstance(self.combiners, Mapping) else {name: {} for name in self.combiners}
@@ -427,13 +427,3 @@ def name_of(combiner: Combiner) -> str:
 def _check_matrix(gradients: Tensor) -> None:
     if gradients.ndim != 2 or 0 in gradients.shape:
         raise ValueError(f"gradients must be [A, P] with A, P >= 1, got shape {tuple(gradients.shape)}")
-
-
-def _check_count(name: str, value: Any, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")

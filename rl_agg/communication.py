@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rl_agg.choices import unknown_choice
+from rl_agg.choices import check_count, unknown_choice
 
 SIZES = {"gradients": 4, "parameters": 4, "scalars": 4, "samples": 4, "ids": 2, "transitions": 9}
 """Canonical bytes of one of each kind: float32 numbers, an agent's number, and a transition between cells of a table (two
@@ -38,8 +38,7 @@ class Ledger:
     """
 
     def __init__(self, num_agents: int) -> None:
-        if isinstance(num_agents, bool) or not isinstance(num_agents, int | np.integer) or num_agents < 1:
-            raise ValueError(f"num_agents must be an integer >= 1, got {num_agents!r}")
+        check_count("num_agents", num_agents, least=1)
         self.messages_per_agent: NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
         """Messages that each agent has sent ``[A]``."""
         self._up = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}  # numbers

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_agg.choices import build, unknown_choice
+from rl_agg.choices import build, check_count, check_number, unknown_choice
 
 MOMENTS = ("keep", "merge", "reset")
 
@@ -62,8 +62,7 @@ class FedAvg(LocalScheme):
     moments: str = "keep"
 
     def __post_init__(self) -> None:
-        if isinstance(self.interval, bool) or not isinstance(self.interval, int) or self.interval < 1:
-            raise ValueError(f"interval must be an integer >= 1, got {self.interval!r}")
+        check_count("interval", self.interval, least=1)
         if self.moments not in MOMENTS:
             raise unknown_choice("moments", self.moments, MOMENTS)
         epochs: Any = self.local_epochs
@@ -99,8 +98,7 @@ class FedProx(FedAvg):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.mu, bool) or not isinstance(self.mu, int | float) or not self.mu >= 0:
-            raise ValueError(f"mu must be a number >= 0, got {self.mu!r}")
+        check_number("mu", self.mu, least=0)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_agg import Combiner, Ledger, Signals, Weighting
 from rl_agg.aggregations import make_aggregation
 from rl_agg.attacks import Attack
-from rl_agg.choices import build
+from rl_agg.choices import build, check_count
 from rl_agg.gating import make_gate
 from rl_agg.parameter_server import ParameterServer
 from rl_agg.sharing import LocalScheme
@@ -170,8 +170,7 @@ class AggregationMixin(LocalModelsMixin):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
-        if isinstance(self.min_episodes, bool) or not isinstance(self.min_episodes, int) or self.min_episodes < 0:
-            raise ValueError(f"min_episodes must be an integer >= 0, got {self.min_episodes!r}")
+        check_count("min_episodes", self.min_episodes, least=0)
         batch_size = getattr(self, "batch_size", None)
         if self.minibatches == "stratified" and batch_size is not None and batch_size % self.n_envs:
             below, above = (math.floor(batch_size / self.n_envs), math.ceil(batch_size / self.n_envs))

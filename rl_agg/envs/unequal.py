@@ -7,7 +7,6 @@ Among equal agents one gradient is as good as another. These disturbances are wh
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rl_agg.choices import check_agents
+from rl_agg.choices import check_agents, check_agents_exist, check_number
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,9 @@ class Disturbance:
 
     def __post_init__(self) -> None:
         check_agents(self.agents, "concerned")
-        for name in ("mass_scale", "sensor_noise", "reward_scale"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
-        if self.mass_scale <= 0:
-            raise ValueError(f"mass_scale must be positive, got {self.mass_scale!r}")
-        if self.sensor_noise < 0:
-            raise ValueError(f"sensor_noise must not be negative, got {self.sensor_noise!r}")
+        check_number("mass_scale", self.mass_scale, above=0)
+        check_number("sensor_noise", self.sensor_noise, least=0)
+        check_number("reward_scale", self.reward_scale)
 
     def check(self, num_agents: int) -> None:
         """Refuse agents that there are not.
@@ -58,8 +52,7 @@ class Disturbance:
         :param num_agents: A.
         :raises ValueError: if an agent's number is A or larger.
         """
-        if max(self.agents) >= num_agents:
-            raise ValueError(f"agent {max(self.agents)} cannot be disturbed: agents are numbered 0 to {num_agents - 1}")
+        check_agents_exist(self.agents, num_agents, "be disturbed")
 
 
 def make_unequal_env(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.choices import check_number
+
 Vector = NDArray[np.float32]
 
 
@@ -21,8 +23,8 @@ class SGD:
     """
 
     def __init__(self, num_parameters: int, lr: float, *, momentum: float = 0.0) -> None:
-        _check_lr(lr)
-        _check_fraction("momentum", momentum)
+        check_number("lr", lr, above=0)
+        check_number("momentum", momentum, least=0, below=1)
         self.lr = lr
         self.momentum = momentum
         self._velocity = np.zeros(num_parameters, dtype=np.float32)
@@ -64,9 +66,9 @@ class Adam:
     def __init__(
         self, num_parameters: int, lr: float, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
     ) -> None:
-        _check_lr(lr)
-        _check_fraction("beta1", beta1)
-        _check_fraction("beta2", beta2)
+        check_number("lr", lr, above=0)
+        check_number("beta1", beta1, least=0, below=1)
+        check_number("beta2", beta2, least=0, below=1)
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon!r}")
         self.lr = lr
@@ -96,13 +98,3 @@ class Adam:
 
 OPTIMIZERS: dict[str, type[SGD | Adam]] = {"adam": Adam, "sgd": SGD, "momentum": Momentum}
 """Optimizers by name."""
-
-
-def _check_lr(lr: float) -> None:
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
-        raise ValueError(f"lr must be a finite number > 0, got {lr!r}")
-
-
-def _check_fraction(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value!r}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from rl_agg.choices import check_settings, unknown_choice
+from rl_agg.choices import check_count, check_number, check_settings, unknown_choice
 from rl_agg.episodes.reports import AGENT_ID
 from rl_agg.evolution.ascent import OPTIMIZERS, SGD, Adam
 from rl_agg.evolution.fitness import FITNESS
@@ -49,18 +48,13 @@ class EvolutionSettings:
     communication_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.population, bool) or not isinstance(self.population, int):
-            raise ValueError(f"population must be an integer, got {self.population!r}")
-        if not 1 <= self.population <= LARGEST_POPULATION:
-            raise ValueError(f"population must be between 1 and {LARGEST_POPULATION}, got {self.population}")
+        check_count("population", self.population, least=1, most=LARGEST_POPULATION)
         if not isinstance(self.antithetic, bool):
             raise ValueError(f"antithetic must be True or False, got {self.antithetic!r}")
         if self.antithetic and self.population % 2:
             raise ValueError(f"antithetic=True pairs agents, so population must be even, got {self.population}")
-        if not _is_number(self.noise_stdev) or not 0 < self.noise_stdev < math.inf:
-            raise ValueError(f"noise_stdev must be a finite number > 0, got {self.noise_stdev!r}")
-        if not _is_number(self.l2_coeff) or not 0 <= self.l2_coeff < math.inf:
-            raise ValueError(f"l2_coeff must be a finite number >= 0, got {self.l2_coeff!r}")
+        check_number("noise_stdev", self.noise_stdev, above=0)
+        check_number("l2_coeff", self.l2_coeff, least=0)
         if self.fitness not in FITNESS:
             raise unknown_choice("fitness", self.fitness, FITNESS)
         if self.fitness != "raw" and self.population < 2:
@@ -79,7 +73,3 @@ class EvolutionSettings:
     def make_gate(self) -> FitnessGate:
         """The gate, as it is before the first update."""
         return make_fitness_gate(self.communication, self.population, self.expected_messages, self.communication_kwargs)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

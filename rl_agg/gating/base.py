@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.choices import check_count
+
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -38,12 +40,7 @@ class FitnessGate:
     """How many numbers the learner broadcasts with its parameters."""
 
     def __init__(self, num_agents: int, expected_messages: int) -> None:
-        if isinstance(expected_messages, bool) or not isinstance(expected_messages, int):
-            raise ValueError(f"expected_messages must be an integer, got {expected_messages!r}")
-        if not 1 <= expected_messages <= num_agents:
-            raise ValueError(
-                f"expected_messages must be between 1 and the population of {num_agents}, got {expected_messages}"
-            )
+        check_count("expected_messages", expected_messages, least=1, most=num_agents)
         self.num_agents = num_agents
         self.expected_messages = expected_messages
         self.memory: Floats = np.full((num_agents, self.num_remembered), np.nan)

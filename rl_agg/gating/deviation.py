@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rl_agg.choices import check_number
 from rl_agg.gating.base import Bools, Drawn, FitnessGate, Floats
 
 START_DECAY = 0.8
@@ -53,8 +54,7 @@ class DeviationGate(FitnessGate):
         threshold: float | None = None,
     ) -> None:
         for name, value in (("gain", gain), ("start", start), ("threshold", 0.0 if threshold is None else threshold)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+            check_number(name, value, least=0)
         super().__init__(num_agents, expected_messages)
         self.gain = gain
         self.start = start

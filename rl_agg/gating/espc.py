@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainc, ndtr
 
+from rl_agg.choices import check_count
 from rl_agg.gating.base import Bools, Drawn, FitnessGate, Floats
 
 
@@ -50,8 +51,7 @@ class EspcGate(FitnessGate):
     """
 
     def __init__(self, num_agents: int, expected_messages: int, *, window: int = 5) -> None:
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise ValueError(f"window must be an integer >= 1, got {window!r}")
+        check_count("window", window, least=1)
         self.window = window
         self._has_warned = False
         super().__init__(num_agents, expected_messages)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from rl_agg.choices import check_count, check_number
+
 
 class GainThreshold:
     r"""Send a gradient if the step would lower the agent's own loss by enough, for less and less as the end comes.
@@ -23,12 +25,9 @@ class GainThreshold:
     """
 
     def __init__(self, *, lambda_: float = 0.05, rho: float = 0.9995, num_updates: int = 1000) -> None:
-        if isinstance(lambda_, bool) or not isinstance(lambda_, int | float) or not 0 <= lambda_ < math.inf:
-            raise ValueError(f"lambda_ must be a finite number >= 0, got {lambda_!r}")
-        if isinstance(rho, bool) or not isinstance(rho, int | float) or not 0 < rho <= 1:
-            raise ValueError(f"rho must be in (0, 1], got {rho!r}")
-        if isinstance(num_updates, bool) or not isinstance(num_updates, int) or num_updates < 1:
-            raise ValueError(f"num_updates must be an integer >= 1, got {num_updates!r}")
+        check_number("lambda_", lambda_, least=0)
+        check_number("rho", rho, above=0, most=1)
+        check_count("num_updates", num_updates, least=1)
         self.lambda_, self.rho, self.num_updates = lambda_, rho, num_updates
 
     def threshold(self, update: int) -> float:

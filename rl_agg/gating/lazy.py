@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_settings, unknown_choice
+from rl_agg.choices import check_count, check_number, check_settings, unknown_choice
 
 HUGE = 1e60
 """A squared norm below it is of finite numbers."""
@@ -40,10 +40,8 @@ class LazyGate:
     """
 
     def __init__(self, num_agents: int, *, xi: float = 0.1, window: int = 10) -> None:
-        if isinstance(xi, bool) or not isinstance(xi, int | float) or not xi >= 0:
-            raise ValueError(f"xi must be a number >= 0, got {xi!r}")
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise ValueError(f"window must be an integer >= 1, got {window!r}")
+        check_number("xi", xi, least=0)
+        check_count("window", window, least=1)
         self.xi = xi
         self.window = window
         self._has_sent = torch.zeros(num_agents, dtype=torch.bool)

@@ -2,10 +2,9 @@ r"""Which samples are worth sending: EBCDQL's trigger. Axes: A agents, T steps o
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from rl_agg.choices import check_number
 from rl_agg.gating.base import Bools, Floats
 
 
@@ -25,11 +24,9 @@ class TdErrorTrigger:
     """
 
     def __init__(self, *, rho: float = 0.9, beta: float = 0.05, epsilon: float = 0.01) -> None:
-        for name, value in (("rho", rho), ("beta", beta), ("epsilon", epsilon)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-        if not 0 < beta <= 1:
-            raise ValueError(f"beta must be in (0, 1], got {beta}")
+        check_number("rho", rho, least=0)
+        check_number("beta", beta, above=0, most=1)
+        check_number("epsilon", epsilon, least=0)
         self.rho, self.beta, self.epsilon = rho, beta, epsilon
 
     def decide(self, errors: Floats, usual: float) -> tuple[Bools, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.choices import check_count, check_number
 from rl_agg.communication import Ledger
 from rl_agg.episodes.reports import AGENT_ID, Report, measures
 from rl_agg.seeding import episode_seeds, fresh_run, stream
@@ -54,14 +54,9 @@ def check_tabular(settings: TabularSettings) -> None:
 
     :raises ValueError: naming the setting that is wrong.
     """
-    if isinstance(settings.population, bool) or not isinstance(settings.population, int) or settings.population < 1:
-        raise ValueError(f"population must be an integer >= 1, got {settings.population!r}")
-    if settings.population > np.iinfo(AGENT_ID).max:
-        raise ValueError(f"population must be at most {np.iinfo(AGENT_ID).max}, got {settings.population}")
-    if isinstance(settings.lr, bool) or not isinstance(settings.lr, int | float) or not 0 < settings.lr < math.inf:
-        raise ValueError(f"lr must be a finite number > 0, got {settings.lr!r}")
-    if not isinstance(settings.epsilon, int | float) or not 0 <= settings.epsilon <= 1:
-        raise ValueError(f"epsilon must be in [0, 1], got {settings.epsilon!r}")
+    check_count("population", settings.population, least=1, most=np.iinfo(AGENT_ID).max)
+    check_number("lr", settings.lr, above=0)
+    check_number("epsilon", settings.epsilon, least=0, most=1)
 
 
 def run_episodes(

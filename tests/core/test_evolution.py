@@ -198,15 +198,15 @@ def test_learns() -> None:
     [
         ({"noise_stdev": 0.0}, "noise_stdev must be a finite number > 0, got 0.0"),
         ({"population": 5}, "pairs agents, so population must be even, got 5"),
-        ({"population": 0}, "population must be between 1 and 65535, got 0"),
-        ({"population": 70000}, "population must be between 1 and 65535"),
+        ({"population": 0}, "population must be an integer between 1 and 65535, got 0"),
+        ({"population": 70000}, "population must be an integer between 1 and 65535"),
         ({"population": 1, "antithetic": False}, "population must be at least 2"),
         ({"fitness": "rank"}, "unknown fitness 'rank' .did you mean 'ranks'"),
         ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'"),
         ({"optimizer_kwargs": {"momentum": 0.9}}, "adam has no setting 'momentum'"),
         ({"lr": 0.0}, "lr must be a finite number > 0, got 0.0"),
         ({"l2_coeff": -1.0}, "l2_coeff must be a finite number >= 0, got -1.0"),
-        ({"communication": "espc", "expected_messages": 51}, "between 1 and the population of 50, got 51"),
+        ({"communication": "espc", "expected_messages": 51}, "between 1 and 50, got 51"),
         ({"sigma": 0.1}, "EvolutionStrategy has no setting 'sigma'"),
     ],
 )

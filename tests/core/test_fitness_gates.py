@@ -176,15 +176,15 @@ def test_state_goes_on(name: str) -> None:
     ("name", "m", "settings", "message"),
     [
         ("espcc", 3, {}, "unknown communication 'espcc' .did you mean 'espc'"),
-        ("espc", 11, {}, "between 1 and the population of 10, got 11"),
-        ("random", 0, {}, "between 1 and the population of 10, got 0"),
+        ("espc", 11, {}, "between 1 and 10, got 11"),
+        ("random", 0, {}, "between 1 and 10, got 0"),
         ("random", None, {}, "'random' needs expected_messages"),
         ("every", 5, {}, "all 10 agents speak; leave out expected_messages"),
         ("espc", 3, {"k": 5}, "espc has no setting 'k'; choose from window"),
         ("espc", 3, {"window": 0}, "window must be an integer >= 1, got 0"),
         ("deviation", 3, {"gain": -1.0}, "gain must be a finite number >= 0, got -1.0"),
         ("deviation", 3, {"start": -1.0}, "start must be a finite number >= 0, got -1.0"),
-        ("deviation", 2.5, {}, "expected_messages must be an integer, got 2.5"),
+        ("deviation", 2.5, {}, "expected_messages must be an integer between 1 and 10, got 2.5"),
     ],
 )
 def test_bad_gates(name: str, m: int | None, settings: dict[str, float], message: str) -> None:
@@ -213,9 +213,9 @@ def test_gain_threshold_falls_to_lambda() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: TdErrorTrigger(beta=0.0), r"beta must be in \(0, 1\], got 0.0"),
+        (lambda: TdErrorTrigger(beta=0.0), r"beta must be a finite number > 0 and <= 1, got 0.0"),
         (lambda: TdErrorTrigger(rho=-1.0), "rho must be a finite number >= 0"),
-        (lambda: GainThreshold(rho=1.5), r"rho must be in \(0, 1\], got 1.5"),
+        (lambda: GainThreshold(rho=1.5), r"rho must be a finite number > 0 and <= 1, got 1.5"),
         (lambda: GainThreshold(num_updates=0), "num_updates must be an integer >= 1"),
     ],
 )

@@ -245,13 +245,13 @@ def test_bad_environments() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: QSettings(population=0), "population must be an integer >= 1, got 0"),
+        (lambda: QSettings(population=0), "population must be an integer between 1 and 65535, got 0"),
         (lambda: QSettings(lr=0.0), "lr must be a finite number > 0, got 0.0"),
-        (lambda: QSettings(epsilon=1.1), r"epsilon must be in \[0, 1\], got 1.1"),
+        (lambda: QSettings(epsilon=1.1), r"epsilon must be a finite number >= 0 and <= 1, got 1.1"),
         (lambda: QSettings(initial_value=np.nan), "initial_value must be finite"),
         (lambda: QSettings(communication_kwargs={"rho": 1.0}), "DQL sends every sample"),
         (lambda: QSettings(triggered=True, communication_kwargs={"roh": 1.0}), "no setting 'roh'"),
-        (lambda: DaviaSettings(communication_kwargs={"rho": 2.0}), r"rho must be in \(0, 1\]"),
+        (lambda: DaviaSettings(communication_kwargs={"rho": 2.0}), r"rho must be a finite number > 0 and <= 1"),
         (lambda: DaviaSettings(features=np.ones((3, 2))).make_features(4), "with C = 4 cells, got shape"),
     ],
 )

@@ -256,7 +256,7 @@ def test_restored_learners_share_what_one_of_them_saved(group: AggLearnerGroup, 
     ("training", "message"),
     [
         ({"communication": "lagg"}, r"unknown communication 'lagg' \(did you mean 'lag'\?\)"),
-        ({"communication": "lag", "communication_kwargs": {"xi": -1}}, "xi must be a number >= 0, got -1"),
+        ({"communication": "lag", "communication_kwargs": {"xi": -1}}, "xi must be a finite number >= 0, got -1"),
         ({"communication": "lag", "communication_kwargs": {"zeta": 1}}, "lag has no setting 'zeta'; choose from window, xi"),
         ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi'; it has none"),
         ({"communication_kwargs": "xi"}, "communication_kwargs must be a dict, got 'xi'"),

@@ -243,7 +243,7 @@ def test_faithful_is_the_report() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.training(communication="espc", expected_messages=11), "between 1 and the population of 10, got 11"),
+        (lambda c: c.training(communication="espc", expected_messages=11), "between 1 and 10, got 11"),
         (lambda c: c.training(communication="espc"), "'espc' needs expected_messages"),
         (lambda c: c.training(noise_stdev=0), "noise_stdev must be a finite number > 0, got 0"),
         (lambda c: c.training(population=11), "pairs agents, so population must be even, got 11"),

@@ -111,7 +111,7 @@ def test_bad_environments_are_told_at_build(algorithm: Any, env: str, message: s
         (DQLConfig, lambda c: c.training(communication_kwargs={"rho": 1.0}), "DQL sends every sample"),
         (EBCDQLConfig, lambda c: c.training(communication_kwargs={"rho": -1.0}), "rho must be a finite number >= 0"),
         (DAVIAConfig, lambda c: c.training(communication_kwargs={"lambda": 1.0}), "no setting 'lambda'; choose from lambda_"),
-        (DQLConfig, lambda c: c.training(epsilon=2.0), r"epsilon must be in \[0, 1\], got 2.0"),
+        (DQLConfig, lambda c: c.training(epsilon=2.0), r"epsilon must be a finite number >= 0 and <= 1, got 2.0"),
         (DQLConfig, lambda c: c.env_runners(explore=True), "explore by epsilon; leave explore=False"),
         (DQLConfig, lambda c: c.update_from_dict({"epsilonn": 0.2}), "DQLConfig has no setting 'epsilonn'"),
         (DQLConfig, lambda c: c.rl_module(model_config={"fcnet_hiddens": [4]}), "has no model_config 'fcnet_hiddens'"),

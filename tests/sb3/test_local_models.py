@@ -814,7 +814,7 @@ ATTACK = {"agents": [0], "kind": "sign_flip"}
         ({"aggregation_kwargs": {"interval": 0}}, "interval must be an integer >= 1, got 0"),
         ({"aggregation_kwargs": {"moments": "drop"}}, "unknown moments 'drop'; choose from keep, merge, reset"),
         ({"aggregation_kwargs": {"mu": 0.1}}, "fedavg has no setting 'mu'; choose from interval, local_epochs, moments"),
-        ({"scheme": "fedprox", "aggregation_kwargs": {"mu": -1}}, "mu must be a number >= 0, got -1"),
+        ({"scheme": "fedprox", "aggregation_kwargs": {"mu": -1}}, "mu must be a finite number >= 0, got -1"),
         ({"scheme": "actor_sum", "aggregation_kwargs": {"interval": 2}}, "actor_sum has no setting 'interval'"),
         ({"scheme": "actor_sum", "aggregation_kwargs": {"same_init": 1}}, "same_init must be True or False, got 1"),
         (

@@ -704,7 +704,7 @@ def test_an_agent_without_a_usable_gradient_sends_nothing_where_one_backward_doe
         ),
         ({"aggregation": "krum", "aggregation_kwargs": {"num_selected": 6}}, "krum cannot select num_selected=6 of 5 agents"),
         ({"aggregation": "trimmed_mean", "aggregation_kwargs": {"num_byzantine": 3}}, "which allow at most 2"),
-        ({"aggregation": "geometric_median", "aggregation_kwargs": {"smoothing": 0}}, "smoothing must be a positive number"),
+        ({"aggregation": "geometric_median", "aggregation_kwargs": {"smoothing": 0}}, "smoothing must be a finite number > 0"),
         ({"aggregation": "mixtailor", "aggregation_kwargs": {"combiners": ["mean"]}}, "unknown combiner 'mean'"),
         ({"aggregation": "median", "aggregation_kwargs": {"normalize": True}}, "median has no setting 'normalize'"),
         ({"aggregation": Median(), "aggregation_kwargs": {"a": 1}}, "Median() has its settings already, got {'a': 1} besides"),
@@ -713,7 +713,7 @@ def test_an_agent_without_a_usable_gradient_sends_nothing_where_one_backward_doe
         ({"aggregation": "torchjd:Krum", "aggregation_kwargs": {"n_byzantine": 3}}, "cannot combine 5 agents"),
         ({"communication": "lagg"}, "unknown communication 'lagg' (did you mean 'lag'?); choose from every, lag"),
         ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi'; it has none"),
-        ({"communication": "lag", "communication_kwargs": {"xi": -1}}, "xi must be a number >= 0, got -1"),
+        ({"communication": "lag", "communication_kwargs": {"xi": -1}}, "xi must be a finite number >= 0, got -1"),
         (
             {"communication": "lag", "communication_kwargs": {"horizon": 1}},
             "lag has no setting 'horizon'; choose from window, xi",
