@@ -7,16 +7,20 @@ everyone takes part in needs none of it, for one backward pass yields it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rl_agg.aggregations import Aggregation
 from rl_agg.attacks import Attack
+from rl_agg.choices import build
 from rl_agg.combining import Combiner
 from rl_agg.distances import distances_of
-from rl_agg.gating import LazyGate
+from rl_agg.gating import LazyGate, make_gate
+from rl_agg.sharing import LocalScheme
 from rl_agg.signals import Signals
 from rl_agg.weighting import Weighting
 
@@ -155,3 +159,40 @@ class ParameterServer:
         self._num_steps = state["num_steps"]
         if self._gate is not None and state["gate"] is not None:
             self._gate.load_state_dict(state["gate"])
+
+
+def make_server(
+    aggregation: Aggregation,
+    num_agents: int,
+    *,
+    communication: str,
+    communication_kwargs: Mapping[str, Any],
+    attack: Attack | Mapping[str, Any] | None,
+) -> ParameterServer | None:
+    """Build what users ask for.
+
+    :param num_agents: A.
+    :param communication: Who speaks, a name of :data:`rl_agg.gating.GATES`.
+    :param communication_kwargs: The gate's settings.
+    :param attack: Who sends something else; or the settings of it.
+    :return: ``None`` where nobody needs to see an agent's own gradient: an ungated rule, or a scheme of local models.
+    :raises ValueError: if a setting is unknown, or does not go with the number of agents or with the aggregation.
+    """
+    if not isinstance(communication_kwargs, Mapping):
+        raise ValueError(f"communication_kwargs must be a dict, got {communication_kwargs!r}")
+    gate = make_gate(communication, num_agents, communication_kwargs)
+    if isinstance(attack, Mapping):
+        attack = build("attack", Attack, attack)
+    if attack is not None:
+        if not isinstance(attack, Attack):
+            raise ValueError(f"attack must be an Attack or a dict of its settings, got {attack!r}")
+        attack.check(num_agents)
+    if isinstance(aggregation, LocalScheme):
+        if gate is not None or attack is not None:
+            raise ValueError(f"{aggregation!r} merges parameters; communication and attack are about gradients")
+        return None
+    if isinstance(aggregation, Combiner):
+        aggregation.check(num_agents)
+    elif gate is None and attack is None:
+        return None
+    return ParameterServer(aggregation, gate=gate, attack=attack)

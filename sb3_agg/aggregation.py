@@ -19,9 +19,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_agg import Combiner, Ledger, Signals, Weighting
 from rl_agg.aggregations import make_aggregation
 from rl_agg.attacks import Attack
-from rl_agg.choices import build, check_count
-from rl_agg.gating import make_gate
-from rl_agg.parameter_server import ParameterServer
+from rl_agg.choices import check_count
+from rl_agg.parameter_server import ParameterServer, make_server
 from rl_agg.sharing import LocalScheme
 from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.losses import ppo_losses
@@ -148,22 +147,15 @@ class AggregationMixin(LocalModelsMixin):
         self.ledger, self._server = ledger, server
 
     def _make_server(self) -> ParameterServer | None:
-        """``None`` where nobody needs to see an agent's own gradient."""
-        gate = make_gate(self.communication, self.n_envs, self.communication_kwargs or {})
-        attack = build("attack", Attack, self.attack) if isinstance(self.attack, dict) else self.attack
-        if attack is not None:
-            if not isinstance(attack, Attack):
-                raise ValueError(f"attack must be an Attack or its settings, got {attack!r}")
-            attack.check(self.n_envs)
-        aggregation = self._aggregation
-        if isinstance(aggregation, LocalScheme):
-            self._check_scheme(aggregation)
-            return None
-        if isinstance(aggregation, Combiner):
-            aggregation.check(self.n_envs)
-        elif gate is None and attack is None:
-            return None
-        return ParameterServer(aggregation, gate=gate, attack=attack)
+        if isinstance(self._aggregation, LocalScheme):
+            self._check_scheme(self._aggregation)
+        return make_server(
+            self._aggregation,
+            self.n_envs,
+            communication=self.communication,
+            communication_kwargs=self.communication_kwargs or {},
+            attack=self.attack,
+        )
 
     def _check_settings(self) -> None:
         for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():

@@ -12,6 +12,7 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
 import rl_agg.envs  # noqa: F401  registers our environments
+from rl_agg.choices import check_count
 
 Indices = NDArray[np.int64]
 Stepped = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
@@ -165,3 +166,20 @@ def time_limit(env: gym.Env[Any, Any]) -> int | None:
             return int(env._max_episode_steps)
         env = env.env
     return None
+
+
+def most_steps(environments: Environments, max_episode_steps: int | None) -> int:
+    """Steps after which an episode ends at the latest.
+
+    :param max_episode_steps: What the user asks for; ``None``: only the environment's own limit counts.
+    :raises ValueError: if there is no limit, or none that can be.
+    """
+    if max_episode_steps is not None:
+        check_count("max_episode_steps", max_episode_steps, least=1)
+        return max_episode_steps
+    if environments.max_episode_steps is None:
+        raise ValueError(
+            "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, "
+            "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
+        )
+    return environments.max_episode_steps

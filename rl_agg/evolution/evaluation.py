@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.episodes.environments import Environments
+from rl_agg.choices import check_number
+from rl_agg.episodes.environments import Environments, most_steps
 from rl_agg.episodes.spaces import ActionDecoder, ObservationEncoder
 from rl_agg.evolution.networks import MLP
 from rl_agg.evolution.normalization import normalized
@@ -57,21 +58,13 @@ class PopulationEvaluator:
         normalize_actions: bool = True,
         action_noise_stdev: float = 0.1,
     ) -> None:
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps must be at least 1, got {max_episode_steps!r}")
-        if max_episode_steps is None and environments.max_episode_steps is None:
-            raise ValueError(
-                "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, "
-                "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
-            )
+        check_number("gamma", gamma, least=0, most=1)
         self.environments = environments
         self.encoder = ObservationEncoder(environments.observation_space)
         self.decoder = ActionDecoder(environments.action_space, normalize=normalize_actions, noise_stdev=action_noise_stdev)
         self.network = MLP((self.encoder.size, *hidden, self.decoder.size), activation)
         self.gamma = gamma
-        self.max_episode_steps = max_episode_steps
+        self.max_steps = most_steps(environments, max_episode_steps)
 
     def __call__(
         self,
@@ -96,7 +89,7 @@ class PopulationEvaluator:
         stacked, rows = self.network.stack(parameters), going  # rows: where those still going are in the stack
         inputs = self.encoder(self.environments.reset(seeds))
         discount, noise = 1.0, np.empty((size, 0, 0), dtype=np.float32)
-        for step in range(self.max_episode_steps or self.environments.max_episode_steps or 0):
+        for step in range(self.max_steps):
             if scale:
                 self._observe(statistics, going, inputs, scale[0])
                 inputs = normalized(inputs, *scale)

@@ -9,7 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.episodes.environments import Environments
+from rl_agg.choices import check_number
+from rl_agg.episodes.environments import Environments, most_steps
 
 LAST = 128
 """Added to the action of a transition that ended the episode for good."""
@@ -61,16 +62,10 @@ class TabularEpisodes:
         """C and U."""
         if self.shape[0] > 2**16 or self.shape[1] > LAST:
             raise ValueError(f"at most {2**16} observations and {LAST} actions fit, got {observations.n} and {actions.n}")
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
-        if max_episode_steps is None and environments.max_episode_steps is None:
-            raise ValueError(
-                "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, "
-                "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
-            )
+        check_number("gamma", gamma, least=0, most=1)
         self.environments = environments
         self.gamma = gamma
-        self.max_episode_steps = max_episode_steps
+        self.max_steps = most_steps(environments, max_episode_steps)
         self._starts = (int(observations.start), int(actions.start))
 
     def __call__(
@@ -89,7 +84,7 @@ class TabularEpisodes:
         cells = np.asarray(self.environments.reset(seeds)) - self._starts[0]
         owners, steps = [], []
         draws = np.empty((size, 0, 2))
-        for step in range(self.max_episode_steps or self.environments.max_episode_steps or 0):
+        for step in range(self.max_steps):
             if step % STEPS_AT_ONCE == 0:
                 draws = np.stack([sampler.random((STEPS_AT_ONCE, 2)) for sampler in samplers])
             actions = self._act(table[cells], draws[going, step % STEPS_AT_ONCE], epsilons[going])

@@ -57,15 +57,12 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         :param kwargs: Those of :meth:`AggregationSettings.training` and RLlib's own.
         """
         super().training(**kwargs)
-        if gradients_per_iteration is not UNSET:
-            self.gradients_per_iteration = gradients_per_iteration
-        if vf_loss_coeff is not UNSET:
-            self.vf_loss_coeff = vf_loss_coeff
-        if entropy_coeff is not UNSET:
-            self.entropy_coeff = entropy_coeff
-        if lambda_ is not UNSET:
-            self.lambda_ = lambda_
-        return self
+        return self.take(
+            gradients_per_iteration=gradients_per_iteration,
+            vf_loss_coeff=vf_loss_coeff,
+            entropy_coeff=entropy_coeff,
+            lambda_=lambda_,
+        )
 
     def get_default_learner_class(self) -> type:
         """The learner, both on env runners and in the centre."""

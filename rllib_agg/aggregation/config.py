@@ -11,9 +11,7 @@ from torch import Tensor
 from rl_agg import LOCAL_SCHEMES, Combiner, Weighting
 from rl_agg.aggregations import Aggregation, make_aggregation
 from rl_agg.attacks import Attack
-from rl_agg.choices import build
-from rl_agg.gating import make_gate
-from rl_agg.parameter_server import ParameterServer
+from rl_agg.parameter_server import ParameterServer, make_server
 from rl_agg.sharing import ActorSum, FedAvg, LocalScheme
 from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
@@ -56,11 +54,7 @@ class AggregationSettings(StrictConfig):
         :param kwargs: The algorithm's own settings.
         """
         super().training(**kwargs)
-        if aggregation is not UNSET:
-            self.aggregation = aggregation
-        if aggregation_kwargs is not UNSET:
-            self.aggregation_kwargs = aggregation_kwargs
-        return self
+        return self.take(aggregation=aggregation, aggregation_kwargs=aggregation_kwargs)
 
     @property
     def num_agents(self) -> int:
@@ -165,42 +159,20 @@ class AggConfigMixin(AggregationSettings):
         :param kwargs: Those of :meth:`AggregationSettings.training` and the algorithm's own.
         """
         super().training(**kwargs)
-        if agents is not UNSET:
-            self.agents = agents
-        if communication is not UNSET:
-            self.communication = communication
-        if communication_kwargs is not UNSET:
-            self.communication_kwargs = communication_kwargs
-        if attack is not UNSET:
-            self.attack = attack
-        return self
+        return self.take(agents=agents, communication=communication, communication_kwargs=communication_kwargs, attack=attack)
 
     def make_server(self) -> ParameterServer | None:
         """What merges the gradients; ``None`` where nobody needs to see an agent's own.
 
         :raises ValueError: if a setting is unknown, or does not go with the number of agents.
         """
-        if not isinstance(self.communication_kwargs, Mapping):
-            raise ValueError(f"communication_kwargs must be a dict, got {self.communication_kwargs!r}")
-        gate = make_gate(self.communication, self.num_agents, self.communication_kwargs)
-        attack = build("attack", Attack, self.attack) if isinstance(self.attack, Mapping) else self.attack
-        if attack is not None and not isinstance(attack, Attack):
-            raise ValueError(f"attack must be an Attack or a dict of its settings, got {attack!r}")
-        aggregation = self.make_aggregation()
-        if isinstance(aggregation, LocalScheme):
-            if gate is not None or attack is not None:
-                raise ValueError(
-                    f"aggregation={self.aggregation!r} merges parameters; communication and attack are about gradients"
-                )
-            return None
-        if not self.in_evaluation:  # in which num_env_runners is that of evaluation
-            if attack is not None:
-                attack.check(self.num_agents)
-            if isinstance(aggregation, Combiner):
-                aggregation.check(self.num_agents)
-        if gate is None and attack is None and not isinstance(aggregation, Combiner):
-            return None
-        return ParameterServer(aggregation, gate=gate, attack=attack)
+        return make_server(
+            self.make_aggregation(),
+            self.num_agents,
+            communication=self.communication,
+            communication_kwargs=self.communication_kwargs,
+            attack=self.attack,
+        )
 
     def make_scheme(self) -> FedAvg | None:
         """The scheme of local models; ``None`` where gradients are merged."""
@@ -236,6 +208,8 @@ class AggConfigMixin(AggregationSettings):
         :raises ValueError: naming the one that is wrong.
         """
         super().check_module_settings()
+        if self.in_evaluation:  # whose env runners are not the agents
+            return
         made = self.make_aggregation()
         if isinstance(made, ActorSum):
             raise ValueError(

@@ -7,6 +7,8 @@ from typing import Any, Self
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
 
+from rllib_agg.aggregation._compat import UNSET
+
 TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
 """What Ray Tune writes into every trial's config for itself."""
 
@@ -32,6 +34,16 @@ class StrictConfig(AlgorithmConfig):
             for name in unknown:
                 delattr(self, name)
             raise ValueError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}")
+        return self
+
+    def take(self, **settings: Any) -> Self:
+        """Set what was given.
+
+        :param settings: By name; what is ``UNSET`` stays as it is.
+        """
+        for name, value in settings.items():
+            if value is not UNSET:
+                setattr(self, name, value)
         return self
 
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:

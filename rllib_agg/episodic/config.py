@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered
 from rllib_agg.aggregation.strict_config import StrictConfig
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
 from rllib_agg.episodic.learner import CentralLearner
+
+Settings = TypeVar("Settings")
 
 RLLIB_MODEL = dataclasses.asdict(DefaultModelConfig())
 
@@ -65,11 +67,16 @@ class EpisodicConfig(StrictConfig):
         :param kwargs: RLlib's own, of which ``gamma`` and ``lr`` count.
         """
         super().training(**kwargs)
-        if population is not UNSET:
-            self.population = population
-        if max_episode_steps is not UNSET:
-            self.max_episode_steps = max_episode_steps
-        return self
+        return self.take(population=population, max_episode_steps=max_episode_steps)
+
+    def collect(self, kind: type[Settings]) -> Settings:
+        """Fill a dataclass from the settings of the same names.
+
+        :param kind: The dataclass.
+        :raises ValueError: as its constructor.
+        """
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+        return kind(**{field.name: getattr(self, field.name) for field in fields})
 
     def open_agents(self, worker_index: int = 0) -> Agents:
         """Make what runs episodes, with environments of its own.

@@ -93,22 +93,18 @@ class ESConfig(EpisodicConfig, ModelDefaults):
         :param kwargs: Those of :meth:`EpisodicConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
         """
         super().training(**kwargs)
-        given = {
-            "noise_stdev": noise_stdev,
-            "fitness": fitness,
-            "antithetic": antithetic,
-            "optimizer": optimizer,
-            "optimizer_kwargs": optimizer_kwargs,
-            "l2_coeff": l2_coeff,
-            "communication": communication,
-            "expected_messages": expected_messages,
-            "communication_kwargs": communication_kwargs,
-            "normalize_observations": normalize_observations,
-        }
-        for name, value in given.items():
-            if value is not UNSET:
-                setattr(self, name, value)
-        return self
+        return self.take(
+            noise_stdev=noise_stdev,
+            fitness=fitness,
+            antithetic=antithetic,
+            optimizer=optimizer,
+            optimizer_kwargs=optimizer_kwargs,
+            l2_coeff=l2_coeff,
+            communication=communication,
+            expected_messages=expected_messages,
+            communication_kwargs=communication_kwargs,
+            normalize_observations=normalize_observations,
+        )
 
     def faithful(self, experiment: str = "cartpole") -> Self:
         """Set what the report's experiments set: returns as they are, no pairs, and the numbers of one experiment.
@@ -128,19 +124,7 @@ class ESConfig(EpisodicConfig, ModelDefaults):
 
         :raises ValueError: if one of the settings cannot be.
         """
-        return EvolutionSettings(
-            population=self.population,
-            noise_stdev=self.noise_stdev,
-            lr=self.lr,
-            fitness=self.fitness,
-            antithetic=self.antithetic,
-            optimizer=self.optimizer,
-            optimizer_kwargs=self.optimizer_kwargs,
-            l2_coeff=self.l2_coeff,
-            communication=self.communication,
-            expected_messages=self.expected_messages,
-            communication_kwargs=self.communication_kwargs,
-        )
+        return self.collect(EvolutionSettings)
 
     def open_agents(self, worker_index: int = 0) -> EvolutionAgents:
         """Make what runs episodes."""

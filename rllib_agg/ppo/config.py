@@ -38,9 +38,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         :param kwargs: Those of :meth:`AggConfigMixin.training` and of PPO.
         """
         super().training(**kwargs)
-        if advantage_norm is not UNSET:
-            self.advantage_norm = advantage_norm
-        return self
+        return self.take(advantage_norm=advantage_norm)
 
     def learners(self, *, shard_by_agent: bool = UNSET, **kwargs: Any) -> Self:
         """Set up the learners.
@@ -51,9 +49,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         :param kwargs: RLlib's own.
         """
         super().learners(**kwargs)
-        if shard_by_agent is not UNSET:
-            self.shard_by_agent = shard_by_agent
-        return self
+        return self.take(shard_by_agent=shard_by_agent)
 
     def get_default_learner_class(self) -> type:
         """The aggregating learner."""

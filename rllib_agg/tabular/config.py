@@ -32,11 +32,7 @@ class TabularConfig(EpisodicConfig):
         :param kwargs: Those of :meth:`EpisodicConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
         """
         super().training(**kwargs)
-        if epsilon is not UNSET:
-            self.epsilon = epsilon
-        if communication_kwargs is not UNSET:
-            self.communication_kwargs = communication_kwargs
-        return self
+        return self.take(epsilon=epsilon, communication_kwargs=communication_kwargs)
 
     @property
     def settings(self) -> QSettings | DaviaSettings:
@@ -76,6 +72,7 @@ class DQLConfig(TabularConfig):
     """
 
     triggered: ClassVar[bool] = False
+    """Whether agents send only samples of large error."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         from rllib_agg.tabular.algorithm import DQL
@@ -91,21 +88,12 @@ class DQLConfig(TabularConfig):
         :param kwargs: Those of :meth:`TabularConfig.training`.
         """
         super().training(**kwargs)
-        if initial_value is not UNSET:
-            self.initial_value = initial_value
-        return self
+        return self.take(initial_value=initial_value)
 
     @property
     def settings(self) -> QSettings:
         """What centre and agents agree on."""
-        return QSettings(
-            population=self.population,
-            lr=self.lr,
-            epsilon=self.epsilon,
-            initial_value=self.initial_value,
-            triggered=self.triggered,
-            communication_kwargs=self.communication_kwargs,
-        )
+        return self.collect(QSettings)
 
     def open_agents(self, worker_index: int = 0) -> QAgents:
         """Make what runs episodes."""
@@ -146,20 +134,14 @@ class DAVIAConfig(TabularConfig):
         :param kwargs: Those of :meth:`TabularConfig.training`.
         """
         super().training(**kwargs)
-        if features is not UNSET:
-            self.features = None if features is None else np.asarray(features).tolist()  # RLlib's configs hold no arrays
-        return self
+        if isinstance(features, np.ndarray):  # which RLlib's configs cannot compare
+            features = features.tolist()
+        return self.take(features=features)
 
     @property
     def settings(self) -> DaviaSettings:
         """What centre and agents agree on."""
-        return DaviaSettings(
-            population=self.population,
-            lr=self.lr,
-            epsilon=self.epsilon,
-            features=self.features,
-            communication_kwargs=self.communication_kwargs,
-        )
+        return self.collect(DaviaSettings)
 
     def open_agents(self, worker_index: int = 0) -> DaviaAgents:
         """Make what runs episodes."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rl_agg import COMBINERS, Combiner, combine
-from rl_agg.combining import GeometricMedian, Krum, Median, MixTailor, TorchJD, TrimmedMean, make_combiner, name_of
+from rl_agg.combining import GeometricMedian, Krum, Median, MixTailor, TorchJD, TrimmedMean, make_combiner
 
 NAMES = sorted(COMBINERS)
 AGENTS = st.integers(5, 9)  # krum bears one faulty agent among five
@@ -348,7 +348,6 @@ def test_krum_is_torchjds_where_there_is_one_neighbour() -> None:
 def test_torchjd_sees_those_who_are_present() -> None:
     gradients = torch.tensor([[1.0, 2.0], [torch.nan, 0.0], [3.0, 4.0]])
     assert combine("torchjd:Mean", gradients).tolist() == [2.0, 3.0]
-    assert name_of(make_combiner("torchjd:Mean", {})) == "torchjd:Mean"
 
 
 @torchjd
@@ -461,13 +460,11 @@ def test_a_combiner_of_ones_own() -> None:
     first = First()
     first.check(1)
     assert first(torch.tensor([[9.0], [2.0]]), present=torch.tensor([False, True]), step=2).tolist() == [7.0]
-    assert name_of(first) == "First"
 
 
 @pytest.mark.parametrize("kind", [Median(), TrimmedMean(2), Krum(1, 2), GeometricMedian(5), MixTailor(seed=3)])
 def test_equal_settings_make_equal_combiners(kind: Combiner) -> None:
-    name = name_of(kind)
-    assert name in COMBINERS
+    name = next(name for name, known in COMBINERS.items() if known is type(kind))
     settings = {key: getattr(kind, key) for key in vars(kind) if not key.startswith("_")}
     assert make_combiner(name, settings) == kind
     assert not isinstance(kind, TorchJD)

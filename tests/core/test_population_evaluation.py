@@ -178,14 +178,15 @@ def test_an_episode_must_end() -> None:
     with pytest.raises(ValueError, match="the environment has no time limit"):
         evaluator(ListedEnvironments(Odd))
     assert time_limit(gym.wrappers.TimeLimit(Odd(), 7)) == 7
-    assert evaluator(ListedEnvironments(lambda: gym.wrappers.TimeLimit(Odd(), 7))).max_episode_steps is None
+    assert evaluator(ListedEnvironments(lambda: gym.wrappers.TimeLimit(Odd(), 7)), max_episode_steps=5).max_steps == 5
+    assert evaluator(ListedEnvironments(lambda: gym.wrappers.TimeLimit(Odd(), 7))).max_steps == 7
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
-        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1, got 0"),
+        ({"gamma": 1.5}, "gamma must be a finite number >= 0 and <= 1, got 1.5"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be an integer >= 1, got 0"),
         ({"activation": "tan"}, "unknown activation 'tan' .did you mean 'tanh'"),
         ({"hidden": (0,)}, "sizes must be at least two positive numbers"),
         ({"action_noise_stdev": -1.0}, "action_noise_stdev must not be negative"),
