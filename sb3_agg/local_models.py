@@ -73,8 +73,9 @@ class LocalModels:
 
     @property
     def size(self) -> int:
-        """How many numbers an agent sends when it sends its parameters: P and its networks' buffers."""
-        return self.copies.shape[1] + sum(buffer[0].numel() for buffer in self._buffers.values())
+        """How many numbers an agent sends at a merge: P, its networks' buffers, and its moments if these are merged too."""
+        moments = self.optimizer.num_moments if self._moments == "merge" else 0
+        return self.copies.shape[1] + sum(buffer[0].numel() for buffer in self._buffers.values()) + moments
 
     # For the networks -----------------------------------------------------------------------------------------------------
 

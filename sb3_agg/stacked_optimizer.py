@@ -104,6 +104,14 @@ class StackedOptimizer:
                 for tensor in self._tensors:
                     self._optimizer.state[tensor][name] = copy.deepcopy(value)
 
+    @property
+    def num_moments(self) -> int:
+        """How many numbers of an agent's it remembers."""
+        states = (self._optimizer.state.get(tensor, {}) for tensor in self._tensors)
+        values = next((list(state.values()) for state in states if state), [])
+        own = (value[0] if _is_row(value, self._parameters) else value for value in values)
+        return sum(value.numel() for value in own if isinstance(value, Tensor))
+
     def _part(self) -> None:
         common = self._optimizer.state.get(self._parameters, {})
         self._set_up(list(self._parameters.unbind()))

@@ -36,6 +36,8 @@ class LocalClient:
         self._merged = [tensor.detach().clone() for tensor in self._tensors()]
         self._num_updates = 0
         self._num_samples = 0.0
+        self.divergence = 0.0
+        """Distance of this learner's parameters from the average, when they were merged last."""
 
     def _tensors(self) -> list[Tensor]:
         """What is merged: trained parameters, and what layers keep of the data they saw."""
@@ -81,12 +83,15 @@ class LocalClient:
         if not bool(shares.any()):  # nobody has trained
             return 0
         merged = self._tensors()
+        own = [tensor.detach().clone() for tensor in trained_parameters(self._module)]
         for optimizer in optimizers:
             if self.scheme.moments == "reset":
                 optimizer.state.clear()
             elif self.scheme.moments == "merge":
                 merged += _moments(optimizer)
         _average(merged, float(shares[distributed.get_rank()]))
+        distances = [(now - before).norm() for now, before in zip(merged, own, strict=False)]  # parameters come first
+        self.divergence = float(torch.stack(distances).norm())
         return sum(tensor.numel() for tensor in merged)
 
     @contextmanager

@@ -89,6 +89,7 @@ class LocalLearningMixin(AggLearnerMixin):
             ledger = self.aggregation_of(module_id).ledger
             ledger.upload((shares > 0).cpu().numpy(), parameters=size)
             ledger.download(np.ones(len(shares), dtype=bool), parameters=size)
+        self.metrics.log_value((module_id, "agg", "divergence"), client.divergence, window=1)
         return shares[None]
 
     # Checkpoints ----------------------------------------------------------------------------------------------------------

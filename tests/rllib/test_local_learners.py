@@ -119,12 +119,16 @@ def test_as_learners_that_are_alone_and_averaged(
             shards = shards_of(episodes(), group)
             num_samples = [n + sum(map(len, shard)) for n, shard in zip(num_samples, shards, strict=True)]
             alone.update(shards)
-            group.update(episodes=episodes(), **EPOCHS)
+            results = group.update(episodes=episodes(), **EPOCHS)
             if update < interval - 1:
                 for actual, expected in zip(own_weights(group), alone.weights(), strict=True):
                     assert_near(actual, expected)
+        before = alone.weights()
         expected = alone.merge(num_samples)
         assert_near(assert_equal_learners(group), expected)
+        for result, own in zip(results, before, strict=True):
+            distance = np.sqrt(sum(np.square(own[name] - expected[name]).sum() for name in own))
+            assert result[MODULE]["agg"]["divergence"].peek() == pytest.approx(distance, rel=1e-4)
 
 
 def test_weights_of_the_last_merge_are_given_out(

@@ -773,6 +773,13 @@ def test_parameters_are_sent_once_a_merge(scheme: str, interval: int) -> None:
     assert (log["agg/masked_agents"], log["agg/skipped_updates"]) == (0, 0)
 
 
+def test_merged_moments_are_sent_along() -> None:
+    model = build("fedavg", aggregation_kwargs={"moments": "merge"})
+    learn(model)
+    size = len(flat(model.policy))
+    assert model.ledger.bytes == 4 * AGENTS * (3 * size + 1)  # Adam's two moments, and its number of steps
+
+
 @pytest.mark.parametrize("scheme", ["actor_sum", "actor_mean"])
 def test_gradients_are_sent_every_step(scheme: str) -> None:
     model = build(scheme)
