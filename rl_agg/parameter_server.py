@@ -148,8 +148,12 @@ class ParameterServer:
         return combiner(gradients, present=present, step=self._num_steps, overwrite=self._gate is None)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps it has seen, and the gate's memory."""
-        return {"num_steps": self._num_steps, "gate": None if self._gate is None else self._gate.state_dict()}
+        """How many steps it has seen, and what its gate and combiner remember."""
+        return {
+            "num_steps": self._num_steps,
+            "gate": None if self._gate is None else self._gate.state_dict(),
+            "combiner": self._aggregation.state_dict() if isinstance(self._aggregation, Combiner) else {},
+        }
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
         """Go on from :meth:`state_dict`.
@@ -159,6 +163,8 @@ class ParameterServer:
         self._num_steps = state["num_steps"]
         if self._gate is not None and state["gate"] is not None:
             self._gate.load_state_dict(state["gate"])
+        if isinstance(self._aggregation, Combiner):
+            self._aggregation.load_state_dict(state.get("combiner", {}))
 
 
 def make_server(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,13 @@ class Combiner(ABC):
         :param num_agents: A.
         :raises ValueError: naming the setting and the bound.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers from step to step: most remember nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - as most remember nothing
+        """Go on from :meth:`state_dict`."""
 
     @torch.no_grad()
     def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0, overwrite: bool = False) -> Tensor:

@@ -54,6 +54,15 @@ class MixTailor(Combiner):
         drawn = np.random.default_rng([self.seed, step]).integers(len(self._pool))
         return self._pool[drawn].at(step)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What all of them remember."""
+        return {"pool": [combiner.state_dict() for combiner in self._pool]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        for combiner, own in zip(self._pool, state.get("pool", ()), strict=False):
+            combiner.load_state_dict(own)
+
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Draw one and let it combine."""
         return self.at(step).merge(gradients, num_masked=num_masked, step=step)

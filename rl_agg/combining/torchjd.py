@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,16 @@ class TorchJD(Combiner):
             raise ImportError(f"{self.name} needs a package that rl-agg does not install: {error}") from error
         except Exception as error:  # whatever a third party raises
             raise ValueError(f"{self.name} with {self._settings} cannot combine {num_agents} agents: {error}") from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """The aggregator as it is: some keep averages, and not all of it where torch looks for a module's state."""
+        return {"aggregator": copy.deepcopy(self._built)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, if it is of the same aggregator."""
+        saved = state.get("aggregator")
+        if type(saved) is type(self._built):
+            self._built = copy.deepcopy(saved)
 
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import pickle
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,10 @@ def test_a_rule_weighs_the_idle_but_adds_nothing_for_them(gate: Any) -> None:
 # State --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mixtailor", "mean"])
+TORCHJD = pytest.mark.skipif(find_spec("torchjd") is None, reason="TorchJD is not installed: pip install 'rl-agg[torchjd]'")
+
+
+@pytest.mark.parametrize("name", ["mixtailor", "mean", pytest.param("torchjd:GradVac", marks=TORCHJD)])
 def test_a_server_goes_on_where_it_was(name: str) -> None:
     def build() -> ParameterServer:
         return server(name, gate=LazyGate(AGENTS, xi=0.3), attack=Attack("random", [0]))
@@ -190,9 +194,20 @@ def test_a_server_goes_on_where_it_was(name: str) -> None:
     uninterrupted = merge(build(), range(12))
     first, resumed = build(), build()
     merge(first, range(6))
-    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    resumed.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
     for one, other in zip(merge(resumed, range(6, 12)), uninterrupted[6:], strict=True):
         assert torch.equal(one, other)
+
+
+@TORCHJD
+def test_what_an_aggregator_remembers_counts() -> None:
+    """Or the test above could not fail for it."""
+    first, fresh = server("torchjd:GradVac"), server("torchjd:GradVac")
+    for step in range(3):
+        first.merge(normal(AGENTS, PARAMETERS, seed=step), told())
+    fresh.load_state_dict({"num_steps": 3, "gate": None})
+    later = normal(AGENTS, PARAMETERS, seed=9)
+    assert not torch.equal(first.merge(later.clone(), told()).gradient, fresh.merge(later.clone(), told()).gradient)
 
 
 def test_a_server_with_a_gate_goes_on_from_one_without() -> None:
@@ -201,4 +216,4 @@ def test_a_server_with_a_gate_goes_on_from_one_without() -> None:
     gated.load_state_dict(without.state_dict())
     assert gated.merge(normal(AGENTS, PARAMETERS), told()).sends.all()
     without.load_state_dict(gated.state_dict())
-    assert without.state_dict() == {"num_steps": 2, "gate": None}
+    assert without.state_dict() == {"num_steps": 2, "gate": None, "combiner": {}}
