@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow bare lint clean
+.PHONY: help demo test slow bare lint docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -29,8 +29,12 @@ lint: $(VENV)/.installed-dev ## Check format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-dev ## Build the documentation into docs/_build/html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build/html
+	@echo "Open docs/_build/html/index.html in a browser."
+
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT
+	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis MUJOCO_LOG.TXT
 
 # Checked first of all, so that what is wrong is one line and not pip's.
 $(VENV)/.python:
@@ -50,5 +54,5 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing rl-agg, all extras but marl and the development tools into $(VENV): 1 to 3 minutes the first time ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[all,torchjd,zoo]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --group docs --editable '.[all,torchjd,zoo]'
 	@touch $(VENV)/.installed $@

@@ -21,6 +21,7 @@ def make_unequal_vec_env(
     *,
     seed: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    wrapper_class: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None = None,
     vec_env_cls: Callable[[list[Callable[[], gym.Env[Any, Any]]]], VecEnv] = DummyVecEnv,
 ) -> VecEnv:
     """SB3's ``make_vec_env`` for agents that differ.
@@ -34,13 +35,14 @@ def make_unequal_vec_env(
     :param disturbances: What is different for whom, see :class:`~rl_agg.envs.unequal.Disturbance`.
     :param seed: Agent a gets ``seed + a``.
     :param env_kwargs: Arguments of ``gymnasium.make`` for all agents.
+    :param wrapper_class: What goes around each, outside of Monitor.
     :param vec_env_cls: What to put them into.
     :raises ValueError: if a disturbance concerns an agent that there is not, or does not fit the environment.
     """
     chosen = [_disturbance(item) for item in disturbances]
     for disturbance in chosen:
         disturbance.check(n_envs)
-    envs = vec_env_cls([partial(_make, env_id, agent, chosen, env_kwargs, seed) for agent in range(n_envs)])
+    envs = vec_env_cls([partial(_make, env_id, agent, chosen, env_kwargs, wrapper_class, seed) for agent in range(n_envs)])
     envs.seed(seed)
     return envs
 
@@ -54,9 +56,14 @@ def _disturbance(item: Any) -> Disturbance:
 
 
 def _make(
-    env_id: str, agent: int, disturbances: list[Disturbance], env_kwargs: Mapping[str, Any] | None, seed: int | None
+    env_id: str,
+    agent: int,
+    disturbances: list[Disturbance],
+    env_kwargs: Mapping[str, Any] | None,
+    wrapper_class: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None,
+    seed: int | None,
 ) -> gym.Env[Any, Any]:
     env: gym.Env[Any, Any] = Monitor(make_unequal_env(env_id, agent, disturbances, env_kwargs))
     if seed is not None:
         env.action_space.seed(seed + agent)
-    return env
+    return env if wrapper_class is None else wrapper_class(env)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rl_agg.study.engine import run_study
     from rl_agg.study.errors import StudyError
+    from rl_agg.study.loading import load_study, resolve
     from rl_agg.study.report import write_report
     from rl_agg.study.results import Results
-    from rl_agg.study.spec import Budget, Environment, Study, System, load_study, resolve
+    from rl_agg.study.spec import Budget, Environment, Study, System
 
 __all__ = [
     "Budget",
@@ -28,7 +29,14 @@ __all__ = [
     "write_report",
 ]
 
-_HOMES = {"run_study": "engine", "StudyError": "errors", "write_report": "report", "Results": "results"}
+_HOMES = {
+    "Results": "results",
+    "StudyError": "errors",
+    "load_study": "loading",
+    "resolve": "loading",
+    "run_study": "engine",
+    "write_report": "report",
+}
 
 
 def __getattr__(name: str) -> Any:

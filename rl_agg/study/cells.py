@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,12 +49,19 @@ class Runner(Protocol):
         :raises StudyError: naming the system, the environment and the reason.
         """
 
+    def bundles(self, cell: Cell) -> list[dict[str, float]]:
+        """What it takes, for Ray: first the cell's own process, then each worker it starts."""
+
     def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
         """Train, on one thread, with all randomness from the cell's seed."""
 
 
-RUNNERS = {"stable_baselines3": "rl_agg.study.sb3:Sb3Runner", "rllib_agg": "rl_agg.study.episodic:EpisodicRunner"}
-"""Who runs the classes that descend from one of a package's."""
+RUNNERS = {
+    "stable_baselines3.common.base_class:BaseAlgorithm": "rl_agg.study.sb3:Sb3Runner",
+    "rllib_agg.episodic.algorithm:EpisodicAlgorithm": "rl_agg.study.episodic:EpisodicRunner",
+    "ray.rllib.algorithms.algorithm:Algorithm": "rl_agg.study.rllib:RllibRunner",
+}
+"""Who runs the classes that descend from one; the first that fits."""
 
 
 def runner_for(cell: Cell) -> Runner:
@@ -62,14 +70,12 @@ def runner_for(cell: Cell) -> Runner:
     :raises StudyError: if the import path leads nowhere, or to a class that nobody here can run.
     """
     cls = import_system(cell)
-    packages = [base.__module__.partition(".")[0] for base in cls.__mro__]
-    for package, path in RUNNERS.items():
-        if package in packages:
+    ancestors = {f"{base.__module__}:{base.__name__}" for base in cls.__mro__}
+    for ancestor, path in RUNNERS.items():
+        if ancestor in ancestors:
             runner: Runner = _import(path)()
             return runner
-    raise StudyError(
-        f"system {cell.system_name!r}: {cell.system.system} is not an algorithm of {' or '.join(sorted(RUNNERS))}"
-    )
+    raise StudyError(f"system {cell.system_name!r}: {cell.system.system} is not an algorithm of Stable-Baselines3 or RLlib")
 
 
 def import_system(cell: Cell) -> type[Any]:
@@ -77,7 +83,28 @@ def import_system(cell: Cell) -> type[Any]:
 
     :raises StudyError: if the module or the class does not exist, or it is not a class.
     """
-    path = cell.system.system
+    return _import_class(cell.system.system, f"system {cell.system_name!r}")
+
+
+def wrapped(cell: Cell, env: Any) -> Any:
+    """Put the cell's wrappers around an environment.
+
+    :raises StudyError: if an import path leads nowhere, or not to a class.
+    """
+    for wrapper in cell.environment.wrappers:
+        env = _import_class(wrapper.wrapper, f"environments.{cell.environment_name}.wrappers")(env, **wrapper.settings)
+    return env
+
+
+def find_modules_in(folders: Collection[str]) -> None:
+    """Let this process import what another can: Ray's workers have a path of their own, and studies name the user's modules.
+
+    :param folders: The other's ``sys.path``.
+    """
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
+
+
+def _import_class(path: str, where: str) -> type[Any]:
     module_name, _, name = path.partition(":")
     try:
         found = _import(path)
@@ -86,14 +113,14 @@ def import_system(cell: Cell) -> type[Any]:
         if missing.partition(".")[0] in EXTRAS:
             raise  # told with the extra that brings it
         there_is = "there is no module" if f"{module_name}.".startswith(f"{missing}.") else f"{module_name} needs a module"
-        raise StudyError(f"system {cell.system_name!r}: {there_is} {missing!r} ({path})") from error
+        raise StudyError(f"{where}: {there_is} {missing!r} ({path})") from error
     except ImportError as error:
-        raise StudyError(f"system {cell.system_name!r}: {path} cannot be imported: {error}") from error
+        raise StudyError(f"{where}: {path} cannot be imported: {error}") from error
     except AttributeError as error:
         public = [key for key in vars(importlib.import_module(module_name)) if not key.startswith("_")]
-        raise StudyError(f"system {cell.system_name!r}: {module_name} has an {unknown('name', name, public)}") from error
+        raise StudyError(f"{where}: {module_name} has an {unknown('name', name, public)}") from error
     if not inspect.isclass(found):
-        raise StudyError(f"system {cell.system_name!r}: {path} is not a class")
+        raise StudyError(f"{where}: {path} is not a class")
     return found
 
 

@@ -13,9 +13,10 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from rl_agg.study.loading import load_study
+from rl_agg.study.merging import merge_studies
 from rl_agg.study.report import write_report
 from rl_agg.study.results import Results
-from rl_agg.study.spec import load_study
 from rl_agg.study.systems import RELATIVES, SYSTEMS
 from rl_agg.study.tables import terminal_tables
 from rl_agg.study.verdict import verdicts
@@ -27,6 +28,11 @@ def compare(
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     quick: Annotated[bool, tyro.conf.arg(help="Apply the spec's 'quick' overrides: a look at whether all runs.")] = False,
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help="Cells at a time; one for each CPU unless given.")] = None,
+    address: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="ADDRESS", help="Run on the Ray cluster there; 'auto' is this machine's."),
+    ] = None,
+    retry_failed: Annotated[bool, tyro.conf.arg(help="Run cells again that failed before.")] = False,
 ) -> int:
     """Run a study and write its report. Killed and started again, it goes on where it stopped.
 
@@ -37,7 +43,8 @@ def compare(
 
     console = Console()
     sys.path.insert(0, os.getcwd())  # so that a study can name classes of the user's own modules
-    failed = run_study(load_study(spec, quick=quick), out, workers=workers, console=console)
+    study = load_study(spec, quick=quick)
+    failed = run_study(study, out, workers=workers, address=address, retry_failed=retry_failed, console=console)
     _show(write_report(out), out, console)
     for cell in failed:
         console.print(
@@ -52,6 +59,23 @@ def report(directory: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar
     :param directory: The folder given to compare as --out.
     """
     _show(write_report(directory), directory, Console())
+    return 0
+
+
+def merge(
+    directories: tyro.conf.Positional[Annotated[list[Path], tyro.conf.arg(metavar="DIR")]],
+    /,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+) -> int:
+    """Unite the results that several machines made of one study, or of parts of it, and write their report.
+
+    :param directories: Folders given to compare as --out.
+    :param out: Folder for all of their records.
+    """
+    study = merge_studies(directories, out)
+    results = write_report(out)
+    _show(results, out, Console())
+    print(f"{len(results.records)} of {len(study.cells)} cells are finished")
     return 0
 
 
@@ -75,7 +99,7 @@ def run(arguments: Sequence[str] | None) -> int:
 
     :return: Exit status.
     """
-    commands: dict[str, Callable[..., int]] = {"compare": compare, "report": report, "systems": systems}
+    commands: dict[str, Callable[..., int]] = {"compare": compare, "report": report, "merge": merge, "systems": systems}
     status: int = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="rl-agg",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,63 +32,111 @@ for _name, _value in {
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.tune import PlacementGroupFactory  # noqa: E402
 
-from rl_agg.study.cells import Update, runner_for  # noqa: E402
+from rl_agg.study.cells import Update, find_modules_in, runner_for  # noqa: E402
+from rl_agg.study.cluster import Records, records_of  # noqa: E402
 from rl_agg.study.errors import StudyError  # noqa: E402
 from rl_agg.study.progress import StudyProgress  # noqa: E402
 from rl_agg.study.spec import Cell, Study  # noqa: E402
-from rl_agg.study.store import Store  # noqa: E402
+from rl_agg.study.store import Store, encoded  # noqa: E402
 
 SECONDS_BETWEEN_REPORTS = 0.5
 OBJECT_STORE_BYTES = 100 * 2**20  # cells send numbers, not arrays; Ray would take 30 % of the memory
 
 
-def run_study(study: Study, directory: Path, *, workers: int | None = None, console: Console | None = None) -> list[Cell]:
+def run_study(
+    study: Study,
+    directory: Path,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    retry_failed: bool = False,
+    console: Console | None = None,
+) -> list[Cell]:
     """Run what is not finished yet. Killed and called again, it goes on; called twice at once, it refuses.
 
-    :param study: Resolved, see :func:`~rl_agg.study.spec.load_study`.
+    :param study: Resolved, see :func:`~rl_agg.study.loading.load_study`.
     :param directory: Where its records are and go.
-    :param workers: How many cells at a time, one CPU each; ``None`` means as many as there are CPUs.
+    :param workers: How many cells at a time, one CPU each unless they start workers of their own; ``None`` means as many as
+        there are CPUs.
+    :param address: Of a Ray cluster to run on, ``"auto"`` for the one this machine is part of; ``None`` means this machine.
+    :param retry_failed: Run cells again that failed before.
     :param console: Where to show progress; ``None`` means standard output.
     :return: The cells that failed; their tracebacks are in ``failures/``.
-    :raises StudyError: if a cell cannot start, ``workers`` is below 1, or the folder holds another study or is in use.
+    :raises StudyError: if a cell cannot start, ``workers`` is below 1, the folder holds another study or is in use, or there
+        is no cluster.
     """
-    if workers is None:
-        workers = len(os.sched_getaffinity(0))
-    elif workers < 1:
+    if workers is not None and workers < 1:
         raise StudyError(f"workers must be at least 1, got {workers}")
-    store = Store(directory)
+    store, console = Store(directory), console or Console()
+    missing = [cell for cell in study.cells if store.read(cell) is None]
     # Before the folder is taken: a study that cannot start must not keep out its corrected self
-    _check_each_combination([cell for cell in study.cells if store.read(cell) is None])
+    needs = _check_each_combination(missing)
     with store.writing(study):
-        cells = study.cells
-        todo = [cell for cell in cells if store.read(cell) is None]
-        console = console or Console()
-        with StudyProgress(console, len(cells), len(cells) - len(todo)) as progress:
+        missing = [cell for cell in missing if store.read(cell) is None]
+        given_up = set() if retry_failed else {cell for cell in missing if store.failure(cell) is not None}
+        if given_up:
+            console.print(f"{len(given_up)} cells failed before; --retry-failed runs them again", highlight=False)
+        todo = [cell for cell in missing if cell not in given_up]
+        finished = len(study.cells) - len(missing)
+        with StudyProgress(console, len(study.cells) - len(given_up), finished) as progress:
             if todo:
-                with ray_session(min(workers, len(todo))):
-                    _run_cells(todo, store, min(workers, len(todo)), progress)
-    return [cell for cell in todo if store.read(cell) is None]
+                if workers is None and address is None:
+                    workers = len(os.sched_getaffinity(0))
+                bundles = [needs[cell.system_name, cell.environment_name] for cell in todo]
+                with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address):
+                    _run_cells(todo, bundles, store, workers, progress)
+    return [cell for cell in missing if store.read(cell) is None]
 
 
-def _check_each_combination(cells: Sequence[Cell]) -> None:
-    """One seed of each is enough: a bad setting is told before anything runs."""
+Bundles = list[dict[str, float]]
+
+
+def _check_each_combination(cells: Sequence[Cell]) -> dict[tuple[str, str], Bundles]:
+    """One seed of each is enough: a bad setting is told before anything runs.
+
+    :return: What cells of each system and environment take.
+    """
+    needs = {}
     for cell in {(cell.system_name, cell.environment_name): cell for cell in reversed(cells)}.values():
-        runner_for(cell).check(cell)
+        runner = runner_for(cell)
+        runner.check(cell)
+        needs[cell.system_name, cell.environment_name] = runner.bundles(cell)
+    return needs
+
+
+def _cpus(bundles: Bundles) -> int:
+    return math.ceil(sum(bundle.get("CPU", 0.0) for bundle in bundles))
 
 
 @contextmanager
-def ray_session(workers: int) -> Iterator[None]:
-    """Start a Ray of our own, quiet and without traces; one that runs in this process already is used instead."""
+def ray_session(num_cpus: int, address: str | None = None) -> Iterator[None]:
+    """Start a Ray of our own, quiet and without traces; one that runs in this process already is used instead.
+
+    :param num_cpus: How many it is to think it has.
+    :param address: Join the cluster there instead.
+    :raises StudyError: if there is none.
+    """
     if ray.is_initialized():
         yield
+        return
+    if address is not None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise StudyError(f"no Ray cluster at {address!r}: {error}") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
         return
     # Not the user's TMPDIR: Ray puts sockets there, whose paths must be shorter than 108 characters
     scratch = tempfile.mkdtemp(prefix="rl-agg-", dir="/tmp")
     try:
         ray.init(
             address="local",  # never somebody else's cluster
-            num_cpus=workers,
+            num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -100,20 +149,23 @@ def ray_session(workers: int) -> Iterator[None]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run_cells(cells: Sequence[Cell], store: Store, workers: int, progress: StudyProgress) -> None:
-    path = list(sys.path)
+def _run_cells(
+    cells: Sequence[Cell], bundles: Sequence[Bundles], store: Store, workers: int | None, progress: StudyProgress
+) -> None:
+    folders, records = list(sys.path), records_of(store)
 
     def run_trial(config: dict[str, Any]) -> None:
-        # Ray's workers have a path of their own, and a system may be a class in the user's folder
-        sys.path.extend(folder for folder in path if folder not in sys.path)
-        run_cell(cells[config["cell"]], store)
+        find_modules_in(folders)
+        run_cell(cells[config["cell"]], records)
+
+    def resources(config: dict[str, Any]) -> PlacementGroupFactory:
+        return PlacementGroupFactory(bundles[config["cell"]])
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed cells are told by our own progress
     with tempfile.TemporaryDirectory(prefix="rl-agg-tune-") as scratch:
         analysis = tune.run(  # not a Tuner, which pickles its callbacks, and ours holds a terminal
-            run_trial,
+            tune.with_resources(run_trial, resources),
             config={"cell": tune.grid_search(list(range(len(cells))))},
-            resources_per_trial={"cpu": 1},
             max_concurrent_trials=workers,
             reuse_actors=True,  # saves each cell importing torch again
             callbacks=[_Watch(cells, store, progress)],
@@ -124,12 +176,11 @@ def _run_cells(cells: Sequence[Cell], store: Store, workers: int, progress: Stud
         for trial in analysis.trials:  # in here, as Tune keeps the errors in its storage
             cell, error = cells[trial.config["cell"]], trial.get_error()
             if error is not None and store.read(cell) is None and store.failure(cell) is None:
-                store.write_failure(cell, str(error))  # the worker died before it could
+                _keep_failure(store, cell, str(error))  # the worker died before it could
 
 
-def run_cell(cell: Cell, store: Store) -> None:
+def run_cell(cell: Cell, records: Records) -> None:
     """Run one cell inside a trial: write its record, or its traceback if it fails."""
-    store.clear_failure(cell)
     last = -SECONDS_BETWEEN_REPORTS
 
     def report(update: Update, fraction: float) -> None:
@@ -141,13 +192,18 @@ def run_cell(cell: Cell, store: Store) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         try:
+            records.clear_failure(cell)
             updates = runner_for(cell).run(cell, report)
+            said = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
+            records.keep(cell, encoded(cell, updates, list(said)))
         except Exception as error:  # any failure of a cell is its own; the others go on
-            store.write_failure(cell, traceback.format_exc())
+            _keep_failure(records, cell, traceback.format_exc())
             tune.report({"failed": f"{type(error).__name__}: {error}"})
-            return
-    said = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
-    store.write(cell, updates, list(said))
+
+
+def _keep_failure(records: Records, cell: Cell, text: str) -> None:
+    with suppress(OSError):  # what failed may be the disk; that the cell has no record is told anyway
+        records.write_failure(cell, text)
 
 
 class _Watch(tune.Callback):

@@ -15,7 +15,7 @@ from rl_agg.study.spec import Budget, Cell
 from rllib_agg.episodic import EpisodicAlgorithm
 
 SET_BY_STUDY = {"env": "environments", "seed": "seeds"}
-UNUSED = ("network", "unequal", "scored_agents", "normalize", "policy")
+UNUSED = ("network", "unequal", "scored_agents", "normalize", "policy", "wrappers")
 """What a study may say of an environment that these algorithms have no use for."""
 
 ELSEWHERE = {"model_config": "rl_module", "explore": "env_runners"}
@@ -30,16 +30,11 @@ class EpisodicRunner:
     """
 
     def check(self, cell: Cell) -> None:
-        """Refuse other algorithms and bad settings.
+        """Refuse bad settings.
 
         :raises StudyError: naming the system, the environment and the reason.
         """
         cls = import_system(cell)
-        if not issubclass(cls, EpisodicAlgorithm):
-            raise StudyError(
-                f"system {cell.system_name!r}: studies run those of rllib_agg's algorithms whose agents run whole episodes, "
-                f"ES, DQL, EBCDQL and DAVIA; {cls.__name__} is none of them"
-            )
         for name in UNUSED:
             if getattr(cell.environment, name) not in (None, [], False):
                 raise StudyError(f"{cell}: {cls.__name__} does not use {name!r}; leave it out")
@@ -52,6 +47,10 @@ class EpisodicRunner:
             config.open_agents().close()
         except Exception as error:  # whatever a config or an environment raises, it is about this cell's settings
             raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
+
+    def bundles(self, cell: Cell) -> list[dict[str, float]]:
+        """One CPU."""
+        return [{"CPU": 1.0}]
 
     def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
         """Train for the cell's budget."""
@@ -85,10 +84,7 @@ def _config(cell: Cell) -> Any:
 
 def _fraction(budget: Budget, updates: list[Update]) -> float:
     """How much of the budget is used up, in [0, 1]."""
-    if budget.updates is not None:
-        return len(updates) / budget.updates
-    assert budget.env_steps is not None  # a budget is one or the other
-    return min(1.0, updates[-1].env_steps / budget.env_steps) if updates else 0.0
+    return budget.used(len(updates), updates[-1].env_steps, updates[-1].wall_time) if updates else 0.0
 
 
 def _update(algorithm: EpisodicAlgorithm, before: float, number: int) -> Update:

@@ -18,7 +18,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from rl_agg.study.cells import OnUpdate, Update, import_system
+from rl_agg.study.cells import OnUpdate, Update, import_system, wrapped
 from rl_agg.study.errors import StudyError, unknown
 from rl_agg.study.spec import Budget, Cell
 from sb3_agg.networks import network
@@ -60,6 +60,10 @@ class Sb3Runner:
         except Exception as error:  # whatever a third-party constructor raises, it is about this cell's settings
             raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
+    def bundles(self, cell: Cell) -> list[dict[str, float]]:
+        """One CPU."""
+        return [{"CPU": 1.0}]
+
     def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
         """Train for the cell's budget."""
         torch.set_num_threads(1)
@@ -68,8 +72,8 @@ class Sb3Runner:
             model = _model(cell, env)
             model.set_logger(Logger(folder=None, output_formats=[]))
             recorder = _Recorder(cell.budget, on_update, cell.environment.scored_agents)
-            if cell.budget.updates is not None:
-                _schedule_by_updates(model, recorder)
+            if cell.budget.env_steps is None:
+                _schedule_by_budget(model, recorder)
             model.learn(cell.budget.env_steps or UNLIMITED_STEPS, callback=recorder, log_interval=1)
             return recorder.updates
         finally:
@@ -88,10 +92,7 @@ class _Recorder(BaseCallback):
 
     def fraction(self) -> float:
         """How much of the budget is used up by the rollouts collected so far, in [0, 1]."""
-        if self._budget.updates is not None:
-            return self._collected / self._budget.updates
-        assert self._budget.env_steps is not None  # a budget is one or the other
-        return min(1.0, self.num_timesteps / self._budget.env_steps)
+        return self._budget.used(self._collected, self.num_timesteps, time.perf_counter() - self._start)
 
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()
@@ -100,11 +101,13 @@ class _Recorder(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._close_update()
+        # SB3 asks no sooner than after the next step, so one step of each agent is thrown away
+        self._is_over = self._budget.env_steps is None and self.fraction() >= 1
         self._rollout = RolloutReturns(self.training_env.num_envs)
 
     def _on_step(self) -> bool:
-        if self._budget.updates is not None and self._collected >= self._budget.updates:
-            return False  # SB3 asks no sooner, so one step of each agent is thrown away
+        if self._is_over:
+            return False
         self._rollout.add(self.locals["infos"], self.locals["dones"])
         return True
 
@@ -135,8 +138,8 @@ class _Recorder(BaseCallback):
         self._on_update(update, self.fraction())
 
 
-def _schedule_by_updates(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
-    """Let schedules follow the updates done: how many steps those take is open where rollouts stretch (``min_episodes``)."""
+def _schedule_by_budget(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
+    """Let schedules follow the budget: how many steps that takes is open where rollouts stretch (``min_episodes``)."""
 
     def update_progress(num_timesteps: int, total_timesteps: int) -> None:
         model._current_progress_remaining = 1.0 - recorder.fraction()
@@ -148,7 +151,13 @@ def _environment(cell: Cell) -> VecEnv:
     environment = cell.environment
     assert environment.id is not None  # a resolved study has it
     make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
-    env: VecEnv = make(environment.id, n_envs=environment.num_agents or 1, seed=cell.seed, env_kwargs=environment.env_kwargs)
+    env: VecEnv = make(
+        environment.id,
+        n_envs=environment.num_agents or 1,
+        seed=cell.seed,
+        env_kwargs=environment.env_kwargs,
+        wrapper_class=partial(wrapped, cell) if environment.wrappers else None,
+    )
     if environment.normalize:
         chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does

@@ -1,4 +1,4 @@
-"""What a study is: systems x environments x seeds x budget, read from YAML and resolved until nothing is left open."""
+"""What a study is: systems x environments x seeds x budget."""
 
 from __future__ import annotations
 
@@ -7,33 +7,59 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from rl_agg.study.errors import StudyError, unknown
-from rl_agg.study.hyperparams import Hyperparams, load_hyperparams
-from rl_agg.study.parsing import load_yaml, read
 
-DEFAULT_AGENTS = 8
 DEFAULT_POLICY = "MlpPolicy"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a cell trains; exactly one of the two.
+    """How long a cell trains; exactly one of the three.
 
     :param updates: Rollouts, each followed by training.
     :param env_steps: Environment steps of all agents together; the rollout that reaches it is the last.
+    :param seconds: Of wall time, from the first step on; the update during which they run out is the last.
     """
 
     updates: int | None = None
     env_steps: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.updates is None) == (self.env_steps is None):
-            raise StudyError(f"a budget is either 'updates' or 'env_steps', got {_given(self)}")
-        if (self.updates or self.env_steps or 0) < 1:
-            raise StudyError(f"a budget must be at least 1, got {_given(self)}")
+        given = [value for value in (self.updates, self.env_steps, self.seconds) if value is not None]
+        if len(given) != 1:
+            raise StudyError(f"a budget is one of 'updates', 'env_steps' and 'seconds', got {_given(self)}")
+        if given[0] <= 0:
+            raise StudyError(f"a budget must be above 0, got {_given(self)}")
+
+    def used(self, updates: int, env_steps: int, seconds: float) -> float:
+        """What fraction of it is used up, in [0, 1].
+
+        :param updates: So far, as the others.
+        """
+        if self.updates is not None:
+            return min(1.0, updates / self.updates)
+        if self.env_steps is not None:
+            return min(1.0, env_steps / self.env_steps)
+        assert self.seconds is not None  # a budget is one of them
+        return min(1.0, seconds / self.seconds)
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """What goes around an environment.
+
+    :param wrapper: Import path ``module:Class``.
+    :param settings: Arguments of its constructor, after the environment.
+    """
+
+    wrapper: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_path("wrapper", self.wrapper)
 
 
 @dataclass(frozen=True)
@@ -50,9 +76,7 @@ class System:
     policy: str | None = None
 
     def __post_init__(self) -> None:
-        module, _, name = self.system.partition(":")
-        if not module or not name:
-            raise StudyError(f"a system is an import path 'module:Class', got {self.system!r}")
+        _check_path("system", self.system)
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,7 @@ class Environment:
     :param threshold: Return that counts as reached, in the environment's own units.
     :param settings: Constructor arguments of the systems.
     :param env_kwargs: Arguments of ``gymnasium.make``.
+    :param wrappers: What goes around each sub-environment, the first innermost.
     :param unequal: What is different for which agents, see :class:`rl_agg.envs.unequal.Disturbance`.
     :param scored_agents: Whose returns are the system's; all agents' unless given. Where some are broken, the others.
     :param normalize: ``True``, or arguments of ``VecNormalize``; ``False`` also where ``hyperparams`` says otherwise.
@@ -78,6 +103,7 @@ class Environment:
     threshold: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: list[Wrapper] = field(default_factory=list)
     unequal: list[dict[str, Any]] = field(default_factory=list)
     scored_agents: list[int] | None = None
     normalize: bool | dict[str, Any] | None = None
@@ -198,68 +224,6 @@ class Cell:
         return self.environment.budget
 
 
-def load_study(path: Path, *, quick: bool = False) -> Study:
-    """Read a study and resolve it.
-
-    :param path: YAML with the keys of :class:`Study`.
-    :param quick: Apply its ``quick`` overrides.
-    :raises StudyError: naming the key and the value that cannot stay as they are.
-    """
-    return resolve(read(Study, load_yaml(path), path.name), folder=path.parent, quick=quick)
-
-
-def resolve(study: Study, *, folder: Path = Path(), quick: bool = False) -> Study:
-    """Fill in what is left open, so that the study says by itself what each cell does.
-
-    :param folder: What ``hyperparams`` is relative to.
-    :param quick: Apply the study's ``quick`` overrides, which win over everything.
-    :raises StudyError: if an environment is left without a budget, or a number makes no sense.
-    """
-    overrides = Quick()
-    if quick:
-        if study.quick is None:
-            raise StudyError(f"{study.name} has no 'quick' overrides; write for example quick: {{budget: {{updates: 2}}}}")
-        overrides = study.quick
-    seeds = study.seeds if overrides.seeds is None else overrides.seeds
-    _check_seeds(seeds)
-    environments = {
-        name: _resolve_environment(name, environment, study, overrides.budget, folder)
-        for name, environment in study.environments.items()
-    }
-    return dataclasses.replace(study, seeds=seeds, environments=environments, budget=None, hyperparams=None, quick=None)
-
-
-def _resolve_environment(name: str, given: Environment, study: Study, quick: Budget | None, folder: Path) -> Environment:
-    id_ = given.id or name
-    zoo = load_hyperparams(folder / study.hyperparams, id_) if study.hyperparams else Hyperparams()
-    num_agents = given.num_agents if given.num_agents is not None else zoo.num_agents or DEFAULT_AGENTS
-    if num_agents < 1:
-        raise StudyError(f"environments.{name}.num_agents must be at least 1, got {num_agents}")
-    scored = given.scored_agents
-    if (scored is not None and not set(scored) <= set(range(num_agents))) or scored == []:
-        raise StudyError(f"environments.{name}.scored_agents must be some of the agents 0 to {num_agents - 1}, got {scored}")
-    budget = quick or given.budget or study.budget or (Budget(env_steps=zoo.env_steps) if zoo.env_steps else None)
-    if budget is None:
-        raise StudyError(f"environments.{name} has no budget; give the study or the environment one: {{updates: 100}}")
-    return dataclasses.replace(
-        given,
-        id=id_,
-        num_agents=num_agents,
-        settings={**zoo.settings, **given.settings},
-        normalize=zoo.normalize if given.normalize is None else given.normalize,
-        policy=given.policy or zoo.policy,
-        budget=budget,
-    )
-
-
-def _check_seeds(seeds: int | list[int]) -> None:
-    if isinstance(seeds, int):
-        if seeds < 1:
-            raise StudyError(f"seeds must be at least 1, got {seeds}")
-    elif not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise StudyError(f"a list of seeds must hold different integers >= 0, got {seeds}")
-
-
 def _trimmed(value: Any) -> Any:
     """Dataclasses as mappings without their defaults; plain values as they are."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -267,6 +231,8 @@ def _trimmed(value: Any) -> Any:
         return {item.name: _trimmed(inner) for item, inner in pairs if not _is_default(item, inner)}
     if isinstance(value, dict):
         return {key: _trimmed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_trimmed(inner) for inner in value]
     return value
 
 
@@ -274,6 +240,12 @@ def _is_default(item: dataclasses.Field[Any], value: Any) -> bool:
     if item.default_factory is not dataclasses.MISSING:
         return bool(value == item.default_factory())
     return item.default is not dataclasses.MISSING and bool(value == item.default)
+
+
+def _check_path(kind: str, path: str) -> None:
+    module, _, name = path.partition(":")
+    if not module or not name:
+        raise StudyError(f"a {kind} is an import path 'module:Class', got {path!r}")
 
 
 def _given(budget: Budget) -> str:

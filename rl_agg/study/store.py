@@ -89,7 +89,7 @@ class Store:
             yield
 
     def _claim(self, study: Study) -> None:
-        if self._study_file.exists():
+        if self.has_study:
             held = self.study()
             kept = {cell.key for cell in study.cells}
             lost = [cell for cell in held.cells if cell.key not in kept and self.read(cell) is not None]
@@ -104,35 +104,35 @@ class Store:
         text = yaml.safe_dump(study.to_mapping(), sort_keys=False, allow_unicode=True)
         write_atomically(self._study_file, text.encode())
 
+    @property
+    def has_study(self) -> bool:
+        """Whether the folder holds one."""
+        return self._study_file.exists()
+
     def study(self) -> Study:
         """The study that the folder holds.
 
         :raises StudyError: if it holds none.
         """
-        if not self._study_file.exists():
+        if not self.has_study:
             raise StudyError(f"{self.directory} holds no study: there is no {self._study_file.name} in it")
         return read(Study, load_yaml(self._study_file), str(self._study_file))
 
     def write(self, cell: Cell, updates: Sequence[Update], warnings: Sequence[str] = ()) -> None:
         """Write a finished cell's record, and forget that it may have failed before."""
-        columns: dict[str, Any] = {
-            "update": [update.update for update in updates],
-            "env_steps": [update.env_steps for update in updates],
-            "wall_time": [update.wall_time for update in updates],
-            "return": [update.mean_return for update in updates],
-            "episodes": [update.episodes for update in updates],
-            "agent_returns": [update.agent_returns for update in updates],
-        }
-        scalars = sorted({name for update in updates for name in update.scalars})
-        for name in scalars:
-            columns[name] = [update.scalars.get(name) for update in updates]
-        schema = pa.schema([*COLUMNS, *((name, pa.float64()) for name in scalars)])
-        metadata = {"cell": cell.key, "definition": cell.definition, "warnings": list(warnings), **provenance()}
-        table = pa.table(columns, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, write_page_checksum=True)
-        write_atomically(self._record_file(cell), sink.getvalue().to_pybytes())
+        self.keep(cell, encoded(cell, updates, warnings))
+
+    def keep(self, cell: Cell, record: bytes) -> None:
+        """Write a record that was made elsewhere.
+
+        :param record: Of :func:`encoded`.
+        """
+        write_atomically(self._record_file(cell), record)
         self._failure_file(cell).unlink(missing_ok=True)
+
+    def raw(self, cell: Cell) -> bytes | None:
+        """A finished cell's record as :meth:`keep` takes it; ``None`` as for :meth:`read`."""
+        return None if self.read(cell) is None else self._record_file(cell).read_bytes()
 
     def read(self, cell: Cell) -> Record | None:
         """Read a cell's record; ``None`` if there is none, it is damaged, or it is of another definition."""
@@ -169,11 +169,36 @@ class Store:
         return self._failures / f"{cell.id}.txt"
 
 
+def encoded(cell: Cell, updates: Sequence[Update], warnings: Sequence[str] = ()) -> bytes:
+    """Make a finished cell's record where it ran: a Parquet file."""
+    columns: dict[str, Any] = {
+        "update": [update.update for update in updates],
+        "env_steps": [update.env_steps for update in updates],
+        "wall_time": [update.wall_time for update in updates],
+        "return": [update.mean_return for update in updates],
+        "episodes": [update.episodes for update in updates],
+        "agent_returns": [update.agent_returns for update in updates],
+    }
+    scalars = sorted({name for update in updates for name in update.scalars})
+    for name in scalars:
+        columns[name] = [update.scalars.get(name) for update in updates]
+    schema = pa.schema([*COLUMNS, *((name, pa.float64()) for name in scalars)])
+    metadata = {"cell": cell.key, "definition": cell.definition, "warnings": list(warnings), **provenance()}
+    table = pa.table(columns, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that its name never stands for half of it, not even after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

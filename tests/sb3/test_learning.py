@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rl_agg.study.loading import load_study
 from rl_agg.study.sb3 import Sb3Runner
-from rl_agg.study.spec import load_study
 
 pytestmark = pytest.mark.slow
 

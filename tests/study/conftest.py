@@ -10,7 +10,8 @@ import torch
 
 from rl_agg.study.cells import Update
 from rl_agg.study.engine import ray_session
-from rl_agg.study.spec import Budget, Environment, Study, System, resolve
+from rl_agg.study.loading import resolve
+from rl_agg.study.spec import Budget, Environment, Study, System
 
 torch.set_num_threads(1)
 

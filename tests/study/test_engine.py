@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -24,9 +25,9 @@ pytestmark = pytest.mark.usefixtures("ray_running")
 def run(tmp_path):
     """``run(study)`` in one folder: the failed cells, and what was shown."""
 
-    def run_(study, folder="out"):
+    def run_(study, folder="out", **options):
         shown = io.StringIO()
-        failed = run_study(study, tmp_path / folder, workers=2, console=Console(file=shown, width=200))
+        failed = run_study(study, tmp_path / folder, workers=2, **options, console=Console(file=shown, width=200))
         return failed, shown.getvalue()
 
     run_.store = Store(tmp_path / "out")
@@ -82,7 +83,13 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(run, tiny):
     assert text.startswith("Traceback")
     assert "in train" in text
     assert text.rstrip().endswith("RuntimeError: the update went wrong")
-    assert set(run(study)[0]) == set(failed)  # tried again, and told again
+    again, shown = run(study)
+    assert set(again) == set(failed)
+    assert "2 cells failed before; --retry-failed runs them again" in shown
+    assert "FAILED" not in shown  # they were not tried
+    again, shown = run(study, retry_failed=True)
+    assert set(again) == set(failed)
+    assert "FAILED bad on CartPole-v1, seed 0: RuntimeError" in shown
 
 
 def test_the_users_folder_holds_the_study_and_nothing_else(run, tiny, tmp_path):
@@ -98,7 +105,7 @@ def test_a_study_that_cannot_start_starts_nothing(run, tiny):
     assert not run.store.directory.exists()
 
 
-def test_a_killed_study_goes_on_to_the_same_records(run, tiny, tmp_path):
+def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_path):
     study = tiny(budget=Budget(updates=15))
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(study.to_mapping()))
@@ -109,25 +116,59 @@ def test_a_killed_study_goes_on_to_the_same_records(run, tiny, tmp_path):
         "compare",
         str(spec),
         "--out",
-        str(tmp_path / "out"),
+        str(run.store.directory),
         "--workers",
         "1",
     ]
-    # A session of its own, so that its Ray can be told from the one these tests share
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    cells = tmp_path / "out" / "cells"
-    deadline = time.monotonic() + 120
-    while not list(cells.glob("*.parquet")):
-        assert first.poll() is None, first.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    survivors = files_of(run.store)
-    assert 0 < len(survivors) < 4, "killed too late to be a test"
-
+    delays, survivors = np.random.default_rng().uniform(0, 1.5, size=3), {}
+    for number, delay in enumerate(delays):
+        wait_for_cells(command, run.store, number, delay)
+        kept = files_of(run.store)
+        assert len(kept) < 4, "killed too late to be a test"
+        assert {name: kept[name] for name in survivors} == survivors, "a finished cell was run again"
+        survivors = kept
     assert not run(study)[0]
     resumed = files_of(run.store)
     assert {name: resumed[name] for name in survivors} == survivors, "a finished cell was run again"
     assert not run(study, "undisturbed")[0]
     assert_same(records_of(run.store, study), records_of(Store(tmp_path / "undisturbed"), study))
+
+
+def wait_for_cells(command, store, num_cells, delay):
+    """Run a study until it has so many finished cells and a delay of seconds is over, and kill it."""
+    # A session of its own, so that its Ray can be told from the one these tests share
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while len(files_of(store)) < num_cells or not store.directory.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_full_disk_fails_the_cell_and_leaves_no_half_record(tmp_path, tiny):
+    """As a limit of a file's size, which the system enforces as it would the disk's."""
+    study = tiny(seeds=1)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(study.to_mapping()))
+    store = Store(tmp_path / "out")
+    with store.writing(study):
+        pass
+    code = (
+        "import resource, signal, sys; from pathlib import Path; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from rl_agg.study.engine import run_cell; import rl_agg.study.engine as engine;"
+        "from rl_agg.study.loading import load_study; from rl_agg.study.store import Store;"
+        "told = []; engine.tune.report = told.append;"
+        "study, store = load_study(Path(sys.argv[1])), Store(Path(sys.argv[2]));"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "run_cell(study.cells[0], store); print(told[-1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, spec, store.directory], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "'failed': 'OSError: [Errno 27] File too large'" in done.stdout
+    assert list((store.directory / "cells").iterdir()) == []
+    assert store.read(study.cells[0]) is None
+    run_study(study, store.directory, workers=1, retry_failed=True, console=Console(file=io.StringIO()))
+    assert store.read(study.cells[0]) is not None

@@ -12,7 +12,8 @@ import pytest
 from rl_agg.study.cells import runner_for
 from rl_agg.study.engine import run_study
 from rl_agg.study.errors import StudyError
-from rl_agg.study.spec import Budget, Environment, Study, System, load_study, resolve
+from rl_agg.study.loading import load_study, resolve
+from rl_agg.study.spec import Budget, Environment, Study, System
 from rl_agg.study.store import Store
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -62,7 +63,6 @@ def test_a_budget_of_steps() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"systems": {"DQL": System("rllib_agg:AggPPO")}}, "AggPPO is none of them"),
         ({"systems": {"DQL": System("rllib_agg:DQL", {"lrr": 1.0})}}, "DQLConfig has no setting 'lrr'"),
         ({"systems": {"DQL": System("rllib_agg:ES", {"seed": 1})}, "baseline": "DQL"}, "the study's own 'seeds' says it"),
         ({"environments": {"CartPole-v1": Environment(num_agents=4)}}, "a table needs Discrete observations"),

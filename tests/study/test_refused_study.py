@@ -8,7 +8,8 @@ import pytest
 
 from rl_agg.study.engine import run_study
 from rl_agg.study.errors import StudyError
-from rl_agg.study.spec import Budget, Environment, Study, System, resolve
+from rl_agg.study.loading import resolve
+from rl_agg.study.spec import Budget, Environment, Study, System
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from rl_agg.study.errors import StudyError
+from rl_agg.study.loading import load_study, resolve
 from rl_agg.study.parsing import load_yaml
-from rl_agg.study.spec import Budget, Environment, Quick, Study, System, load_study, resolve
+from rl_agg.study.spec import Budget, Environment, Quick, Study, System
 
 SPEC = """
 name: cartpole
@@ -65,9 +66,10 @@ def test_quick_wins_over_an_environments_own_budget(tiny):
         ("seeds: 3", "seeds: [1, 1]", ["different", "[1, 1]"]),
         ("seeds: 3", "seeds: [1, x]", ["seeds[1] must be an integer", "'x'"]),
         ("baseline: sum", "baseline: summ", ["unknown baseline 'summ'", "did you mean 'sum'", "loss, sum"]),
-        ("{updates: 30}", "{updates: 30, env_steps: 5}", ["either 'updates' or 'env_steps'", "30", "5"]),
-        ("{updates: 30}", "{}", ["either 'updates' or 'env_steps'"]),
-        ("{updates: 30}", "{updates: 0}", ["at least 1", "0"]),
+        ("{updates: 30}", "{updates: 30, env_steps: 5}", ["one of 'updates', 'env_steps' and 'seconds'", "5"]),
+        ("{updates: 30}", "{}", ["one of 'updates', 'env_steps' and 'seconds'", "none"]),
+        ("{updates: 30}", "{updates: 0}", ["above 0", "0"]),
+        ("{updates: 30}", "{seconds: -1}", ["above 0", "-1"]),
         ("budget: {updates: 30}\n", "", ["CartPole-v1 has no budget"]),
         ("num_agents: 4", "num_agents: 0", ["num_agents must be at least 1", "0"]),
         ("num_agents: 4", "num_agents: 4.5", ["num_agents must be an integer", "4.5"]),

@@ -117,7 +117,7 @@ def test_a_new_title_is_not_another_study(written, tiny):
 HOLD = """
 import sys
 from pathlib import Path
-from rl_agg.study.spec import load_study
+from rl_agg.study.loading import load_study
 from rl_agg.study.store import Store
 with Store(Path(sys.argv[1])).writing(load_study(Path(sys.argv[2]))):
     print("held", flush=True)

@@ -11,7 +11,8 @@ from rich.console import Console
 from stable_baselines3 import PPO
 
 from rl_agg.study.engine import run_study
-from rl_agg.study.spec import Budget, Environment, Study, System, resolve
+from rl_agg.study.loading import resolve
+from rl_agg.study.spec import Budget, Environment, Study, System
 from rl_agg.study.store import Store
 
 

@@ -1,0 +1,16 @@
+"""How Sphinx builds these pages: ``make docs``."""
+
+from importlib.metadata import version as installed
+
+project = "rl-agg"
+author = "the rl-agg authors"
+release = version = installed("rl-agg")
+extensions = ["myst_parser", "sphinx.ext.mathjax", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"rl-agg {release}"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+autodoc_typehints = "description"

@@ -1,0 +1,54 @@
+"""Records that come from other machines of a Ray cluster: they are sent to the one that holds the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rl_agg.study.spec import Cell
+from rl_agg.study.store import Store
+
+
+class Records(Protocol):
+    """Where a cell's outcome goes; a :class:`~rl_agg.study.store.Store` is one."""
+
+    def keep(self, cell: Cell, record: bytes) -> None:
+        """Keep a finished cell's record."""
+
+    def write_failure(self, cell: Cell, text: str) -> None:
+        """Keep what a cell failed with."""
+
+    def clear_failure(self, cell: Cell) -> None:
+        """Forget a failure before the cell is tried again."""
+
+
+class SentRecords:
+    """Sends each outcome to a process on this machine, which writes it to the folder.
+
+    :param directory: The study's folder.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._writer: Any = ray.remote(Store).options(num_cpus=0, scheduling_strategy=here).remote(directory)
+
+    def keep(self, cell: Cell, record: bytes) -> None:
+        """Come back when it is written."""
+        ray.get(self._writer.keep.remote(cell, record))
+
+    def write_failure(self, cell: Cell, text: str) -> None:
+        """Come back when it is written."""
+        ray.get(self._writer.write_failure.remote(cell, text))
+
+    def clear_failure(self, cell: Cell) -> None:
+        """Come back when it is gone."""
+        ray.get(self._writer.clear_failure.remote(cell))
+
+
+def records_of(store: Store) -> Records:
+    """What workers write to: the folder itself, unless there are other machines."""
+    machines = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return store if len(machines) == 1 else SentRecords(store.directory)

@@ -1,0 +1,59 @@
+"""Studies on a Ray cluster of several machines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from rl_agg.study.cli import main
+from rl_agg.study.engine import run_study
+from rl_agg.study.spec import Study
+from rl_agg.study.store import Store
+
+CLUSTER = """
+import sys
+import ray.cluster_utils
+from rl_agg.study.cli import main
+
+cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+for _ in range(2):
+    cluster.add_node(num_cpus=1)
+try:
+    status = main(["compare", sys.argv[1], "--out", sys.argv[2], "--address", cluster.address])
+finally:
+    cluster.shutdown()
+sys.exit(status)
+"""
+
+
+def test_a_cluster_gives_the_same_records(ray_running: None, tiny: Callable[..., Study], tmp_path: Path) -> None:
+    """The machine that holds the folder has no CPU to spare, so that every record comes from another one."""
+    study = tiny()
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(study.to_mapping()))
+    there = subprocess.run(
+        [sys.executable, "-c", CLUSTER, spec, tmp_path / "cluster"], capture_output=True, text=True, timeout=600
+    )
+    assert there.returncode == 0, there.stderr
+    assert not run_study(study, tmp_path / "local", workers=1)
+    for cell in study.cells:
+        records = [Store(tmp_path / name).read(cell) for name in ("cluster", "local")]
+        sent, written = (record.updates.drop(columns="wall_time") for record in records if record is not None)
+        pd.testing.assert_frame_equal(sent, written, check_exact=True)
+
+
+def test_no_cluster_is_told(tiny: Callable[..., Study], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(tiny().to_mapping()))
+    code = "import sys; from rl_agg.study.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "compare", spec, "--out", tmp_path / "out", "--address", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("rl-agg: no Ray cluster at '127.0.0.1:1'")
+    assert main(["report", str(tmp_path / "out")]) == 0  # the folder is no worse for it

@@ -1,0 +1,99 @@
+"""Results of several machines in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rl_agg.study.cells import Update
+from rl_agg.study.cli import main
+from rl_agg.study.errors import StudyError
+from rl_agg.study.merging import merge_studies
+from rl_agg.study.spec import Study, System
+from rl_agg.study.store import Store
+
+Tiny = Callable[..., Study]
+UpdatesOf = Callable[..., list[Update]]
+
+
+def part(folder: Path, study: Study, updates_of: UpdatesOf, values: dict[str, float]) -> Store:
+    """A folder with the cells that have a value finished."""
+    store = Store(folder)
+    with store.writing(study):
+        for cell in study.cells:
+            if str(cell) in values:
+                store.write(cell, updates_of([values[str(cell)]]))
+    return store
+
+
+def cell_name(system: str, seed: int) -> str:
+    return f"{system} on CartPole-v1, seed {seed}"
+
+
+def test_the_parts_make_the_whole(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
+    first = part(tmp_path / "a", tiny(seeds=[0]), updates_of, {cell_name("stock", 0): 1.0, cell_name("loss", 0): 2.0})
+    second = part(tmp_path / "b", tiny(seeds=[1, 4]), updates_of, {cell_name("stock", 1): 3.0, cell_name("loss", 4): 4.0})
+    other = {"stock": System("stable_baselines3:PPO"), "sum": System("sb3_agg:AggPPO", {"aggregation": "sum"})}
+    third = part(
+        tmp_path / "c", tiny(systems=other, seeds=1), updates_of, {cell_name("stock", 0): 9.0, cell_name("sum", 0): 5.0}
+    )
+    failed = next(cell for cell in second.study().cells if str(cell) == cell_name("loss", 1))
+    second.write_failure(failed, "it went wrong")
+
+    united = merge_studies([first.directory, second.directory, third.directory], tmp_path / "all")
+    store = Store(tmp_path / "all")
+    assert store.study() == united
+    assert list(united.systems) == ["stock", "loss", "sum"]
+    assert united.seed_list == [0, 1, 4]
+    records = {str(cell): store.read(cell) for cell in united.cells}
+    found = {name: record.updates["return"].tolist() for name, record in records.items() if record is not None}
+    assert found == {
+        cell_name("stock", 0): [1.0],  # the first folder's
+        cell_name("loss", 0): [2.0],
+        cell_name("stock", 1): [3.0],
+        cell_name("loss", 4): [4.0],
+        cell_name("sum", 0): [5.0],
+    }
+    assert store.failure(failed) == "it went wrong"
+    for name, record in records.items():
+        if record is not None and name == cell_name("loss", 4):
+            (cell,) = (cell for cell in united.cells if str(cell) == name)
+            original = second.read(cell)
+            assert original is not None
+            pd.testing.assert_frame_equal(record.updates, original.updates)
+            assert record.metadata == original.metadata
+
+
+def test_what_is_there_stays(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
+    kept = part(tmp_path / "all", tiny(seeds=2), updates_of, {cell_name("stock", 1): 7.0})
+    added = part(tmp_path / "a", tiny(seeds=1), updates_of, {cell_name("stock", 0): 1.0})
+    for _ in range(2):
+        united = merge_studies([added.directory], kept.directory)
+        assert united.seed_list == [0, 1]
+        returns = {str(cell): kept.read(cell) for cell in united.cells if kept.read(cell) is not None}
+        assert set(returns) == {cell_name("stock", 0), cell_name("stock", 1)}
+
+
+def test_one_name_for_different_things_is_refused(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
+    first = part(tmp_path / "a", tiny(), updates_of, {})
+    other = {"stock": System("stable_baselines3:PPO", {"gamma": 0.9}), "loss": tiny().systems["loss"]}
+    second = part(tmp_path / "b", tiny(systems=other), updates_of, {})
+    with pytest.raises(StudyError, match="b has another system 'stock'; rename one of them"):
+        merge_studies([first.directory, second.directory], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+    with pytest.raises(StudyError, match="holds no study"):
+        merge_studies([tmp_path / "nothing"], tmp_path / "all")
+
+
+def test_as_a_command(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf, capsys: pytest.CaptureFixture[str]) -> None:
+    stores = [
+        part(tmp_path / name, tiny(seeds=[seed]), updates_of, {cell_name("stock", seed): 1.0})
+        for seed, name in enumerate("ab")
+    ]
+    status = main(["merge", *(str(store.directory) for store in stores), "--out", str(tmp_path / "all")])
+    assert status == 0
+    assert "2 of 4 cells are finished" in capsys.readouterr().out
+    assert (tmp_path / "all" / "report.html").exists()
