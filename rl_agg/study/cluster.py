@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rl_agg.study.errors import StudyError
 from rl_agg.study.spec import Cell
 from rl_agg.study.store import Store
+
+SECONDS_TO_ANSWER = 10.0
+
+
+def join_cluster(address: str) -> None:
+    """Connect this process to a Ray cluster.
+
+    :param address: ``host:port`` of its head, or ``"auto"`` for the one that this machine is part of.
+    :raises StudyError: if there is none.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise StudyError(f"no Ray cluster at {address!r}: {error}") from error
 
 
 class Records(Protocol):

@@ -35,7 +35,7 @@ from ray import tune  # noqa: E402
 from ray.tune import PlacementGroupFactory  # noqa: E402
 
 from rl_agg.study.cells import Update, find_modules_in, runner_for  # noqa: E402
-from rl_agg.study.cluster import Records, records_of  # noqa: E402
+from rl_agg.study.cluster import Records, join_cluster, records_of  # noqa: E402
 from rl_agg.study.errors import StudyError  # noqa: E402
 from rl_agg.study.progress import StudyProgress  # noqa: E402
 from rl_agg.study.spec import Cell, Study  # noqa: E402
@@ -123,10 +123,7 @@ def ray_session(num_cpus: int, address: str | None = None) -> Iterator[None]:
         return
     if address is not None:
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise StudyError(f"no Ray cluster at {address!r}: {error}") from error
-        try:
+            join_cluster(address)
             yield
         finally:
             ray.shutdown()
