@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from statistics import fmean
 from types import TracebackType
 
 from rich.console import Console
@@ -29,6 +30,7 @@ class StudyProgress:
         self._fractions: dict[Cell, float] = {}
         self._returns: dict[Cell, float] = {}
         self._tasks: dict[Cell, TaskID] = {}
+        self._finished: dict[str, dict[str, list[float]]] = {}  # last returns by environment and system
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
         self._bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
         if self._bars:
@@ -56,7 +58,18 @@ class StudyProgress:
 
     def finished(self, cell: Cell) -> None:
         """A cell's record is written."""
-        self._over(cell, f"{escape(str(cell))}: {_told(self._returns.get(cell, math.nan))}")
+        last = self._returns.get(cell, math.nan)
+        if not math.isnan(last):
+            self._finished.setdefault(cell.environment_name, {}).setdefault(cell.system_name, []).append(last)
+        self._over(cell, f"{escape(str(cell))}: {_told(last)}{self._best(cell)}")
+
+    def _best(self, cell: Cell) -> str:
+        """Which of the systems that have finished a run on this cell's environment returns most, once there are several."""
+        means = {name: fmean(returns) for name, returns in self._finished.get(cell.environment_name, {}).items()}
+        if len(means) < 2:
+            return ""
+        best = max(means, key=lambda name: means[name])
+        return f" · best so far {escape(best)}, {means[best]:.1f}"
 
     def failed(self, cell: Cell, reason: str) -> None:
         """A cell failed."""

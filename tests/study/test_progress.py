@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,17 @@ def test_fewer_than_one_worker_is_refused(workers: int, tmp_path: Path) -> None:
     study = resolve(Study("workers", "it", systems, {"CartPole-v1": Environment()}, budget=Budget(updates=1)))
     with pytest.raises(StudyError, match=f"workers must be at least 1, got {workers}"):
         run_study(study, tmp_path / "out", workers=workers)
+
+
+def test_the_best_so_far_is_told_once_there_are_several(tiny: Callable[..., Study]) -> None:
+    shown = io.StringIO()
+    cells = {(cell.system_name, cell.seed): cell for cell in tiny().cells}
+    with StudyProgress(Console(file=shown, width=200), len(cells), 0) as progress:
+        for key, value in {("stock", 0): 10.0, ("loss", 0): 20.0, ("stock", 1): 50.0, ("loss", 1): math.nan}.items():
+            progress.updated(cells[key], 1.0, value)
+            progress.finished(cells[key])
+    lines = shown.getvalue().splitlines()
+    assert ["best so far" in line for line in lines] == [False, True, True, True]
+    assert "best so far loss, 20.0" in lines[1]
+    assert "best so far stock, 30.0" in lines[2]
+    assert "no episode finished yet · best so far stock, 30.0" in lines[3]
