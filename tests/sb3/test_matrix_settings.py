@@ -48,7 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch 
         ),
         ({"attack": {"kind": "nan", "agents": [5]}}, "agent 5 cannot attack: agents are numbered 0 to 4"),
         ({"attack": Attack("nan", [7])}, "agent 7 cannot attack: agents are numbered 0 to 4"),
-        ({"attack": "nan"}, "attack must be an Attack or its settings, got 'nan'"),
+        ({"attack": "nan"}, "attack must be an Attack or a dict of its settings, got 'nan'"),
     ],
 )
 def test_bad_settings_are_refused_at_the_door(settings: dict[str, Any], message: str) -> None:
