@@ -1,10 +1,10 @@
 r"""Stratified bootstrap intervals. Axes: S runs of a stratum (an environment), B resamples, K numbers told of each run.
 
 A percentile interval from few runs is too narrow: it takes the spread of S runs for that of all, and a normal distribution for
-Student's. Both are mended by taking percentiles further out, :math:`\Phi(\mp \sqrt{N/f} \; t_{f, 1-\alpha/2})` for N runs in all
-with f = N minus the number of strata (Hesterberg, 2015, "What teachers should know about the bootstrap", expanded percentile
-intervals; his is the case of one stratum). From 20 runs on this changes little. Below six the interval ends at the most extreme
-resamples and is still too narrow: see :func:`enough_pairs`.
+Student's. Both are mended by percentiles further out, :math:`\Phi(\mp \sqrt{N/f} \; t_{f, 1-\alpha/2})` for N runs in all with
+f = N minus the number of strata (Hesterberg, 2015, "What teachers should know about the bootstrap", expanded percentile
+intervals; his is the case of one stratum). From 20 runs on this changes little. Below six the interval ends at the most
+extreme resamples and is still too narrow: see :func:`enough_pairs`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def improvements(pairs, seed):
         (lambda rng: [rng.normal(size=20)], 0.0, middles),
         (lambda rng: list(rng.normal(size=(5, 5))), 0.0, middles),
         (lambda rng: list(rng.normal(size=(5, 10))), 0.0, middles),
-        (lambda rng: rng.normal(size=(2, 10)) + [[1.0], [0.0]] + rng.normal(size=10), 1.0, differences),
+        (lambda rng: np.add([[1.0], [0.0]], rng.normal(size=(2, 10)) + rng.normal(size=10)), 1.0, differences),
         (lambda rng: [tuple(rng.normal(size=(2, 20)))], 0.5, improvements),
         (lambda rng: list(rng.normal(size=(5, 2, 10))), 0.5, improvements),
     ],
