@@ -17,6 +17,7 @@ from rl_agg.statistics.bootstrap import (
     probability_of_improvement,
     tail_share,
 )
+from rl_agg.statistics.communication import per_agent_and_update
 from rl_agg.statistics.curves import (
     common_range,
     curve_interval,
@@ -54,6 +55,7 @@ __all__ = [
     "mean_return",
     "optimality_gap",
     "paired_difference",
+    "per_agent_and_update",
     "percent_of_baseline",
     "performance_profile",
     "probability_of_improvement",

@@ -75,7 +75,7 @@ def interpolated(positions: ArrayLike, returns: ArrayLike, grid: ArrayLike) -> A
     present = ~np.isnan(y)
     if not present.any():
         return np.full(np.asarray(grid).shape, np.nan)
-    values: Array = np.interp(grid, x[present], y[present], left=np.nan, right=np.nan)
+    values: Array = np.interp(np.asarray(grid, dtype=np.float64), x[present], y[present], left=np.nan, right=np.nan)
     return values
 
 
