@@ -90,8 +90,8 @@ def _controls(results: Results, charts: Sequence[Chart], shown: Sequence[str]) -
     return (
         f'<div class="controls"><fieldset class="axis"><legend>Horizontal axis</legend>{axes}</fieldset>'
         f'<fieldset class="systems"><legend>Systems</legend>{systems}'
-        '<span class="all"><button type="button" data-all="1">All</button> <button type="button" data-all="">None</button></span>'
-        "</fieldset></div>"
+        '<span class="all"><button type="button" data-all="1">All</button> '
+        '<button type="button" data-all="">None</button></span></fieldset></div>'
     )
 
 

@@ -157,6 +157,7 @@ async function start() {
     draw(entry.target.id);
   }), { rootMargin: "600px" });
   document.querySelectorAll(".chart").forEach(box => near.observe(box));
+  root.dataset.ready = "yes";
 }
 
 start().catch(error => {
