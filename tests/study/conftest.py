@@ -87,8 +87,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if cell.system_name == "broken":
                 store.write_failure(cell, "Traceback (most recent call last):\nValueError: <b>no</b>\n")
                 continue
+            ahead = {"stock": 0, NASTY: 50, "_thrifty": 100}[cell.system_name]
             updates = [
-                Update(n, 100 * n, 0.5 * n, float("nan") if n == 1 else n - 2.0 + cell.seed, 3, [1.0, 1.0])
+                Update(n, 100 * n, 0.5 * n, float("nan") if n == 1 else n - 2.0 + cell.seed + ahead, 3, [1.0, 1.0])
                 for n in range(1, 901)
             ]
             if cell.system_name != "stock":

@@ -130,15 +130,15 @@ def test_dark_and_light_follow_the_system_and_the_switch(open_page):
     page.click("input[name=theme][value=dark]")
     page.wait("document.documentElement.dataset.theme === 'dark'")
     assert luminance(page) < 0.2
-    page.wait("document.querySelector('#curves0 .js-line').style.stroke === 'rgb(106, 165, 255)'")
+    page.wait("[...document.querySelectorAll('#curves0 .js-line')].some(line => line.style.stroke === 'rgb(106, 165, 255)')")
 
 
 def test_hovering_tells_names_as_text(open_page, names):
     page = open_page()
     page.run("document.getElementById('curves0').scrollIntoView({block: 'center'})")
-    page.driver.execute_script("Plotly.Fx.hover('curves0', [{curveNumber: 1, pointNumber: 100}])")
+    page.driver.execute_script("Plotly.Fx.hover('curves0', {xval: 400}, 'xy')")
     page.wait("document.querySelectorAll('#curves0 .hoverlayer text').length > 0")
-    told = page.run("document.querySelector('#curves0 .hoverlayer').textContent")
+    told = page.run("document.querySelector('#curves0 .hoverlayer').textContent").replace("\xa0", " ")
     assert "stock" in told
     assert names["system"][:20] in told
     assert page.run("document.querySelectorAll('img').length") == 0

@@ -114,7 +114,7 @@ def test_what_did_not_record_an_axis_is_left_out_there(html):
     chart = data_of(html)["charts"][1]
     assert sorted(chart["curves"]["bytes"]) == ["1", "2"]
     assert {number: told[0] for number, told in chart["frontier"].items()} == {"1": 9000, "2": 900}
-    assert chart["cheapest"] == [2]  # the other returns as much for ten times the bytes
+    assert chart["cheapest"] == [2]  # the other returns less for ten times the bytes
     assert sorted(chart["curves"]["seconds"]) == ["0", "1", "2"]
 
 
