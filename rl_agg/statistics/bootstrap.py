@@ -122,7 +122,8 @@ def mean_intervals(
         drawn = rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size  # [B, S]
         means += drawn @ each / len(runs)
     tail = tail_share(sizes, confidence)
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    # Next to each other in memory they are found several times faster
+    low, high = np.quantile(np.ascontiguousarray(means.T), [tail, 1 - tail], axis=1, overwrite_input=True)
     return low, high
 
 

@@ -101,10 +101,8 @@ def _chart(results: Results, environment: str, points: int) -> Chart:
         for row in rows
         if not np.isnan([bytes_sent[row.system], row.mean_return.value]).any()
     }
-    curves = {
-        axis: {name: _curve(runs, column, points) for name, runs in systems.items() if runs.has(column)}
-        for axis, (column, _) in AXES.items()
-    }
+    drawn = {name: _curves(runs, points) for name, runs in systems.items()}
+    curves = {axis: {name: told[axis] for name, told in drawn.items() if axis in told} for axis in AXES}
     return Chart(
         environment,
         results.study.environments[environment].threshold,
@@ -116,24 +114,38 @@ def _chart(results: Results, environment: str, points: int) -> Chart:
     )
 
 
-def _curve(runs: Runs, column: str, points: int) -> Curve:
-    """Mean over seeds at equal positions on an axis; where seeds differ in it, on straight lines between their updates."""
-    positions, returns = _thinned(runs.curve(column), points), _thinned(runs.curve("return"), points)
-    returns = np.where(np.isnan(positions), np.nan, returns)
-    x = statistics.mean_curve(positions)
-    if not np.array_equal(np.where(np.isnan(positions), x, positions), np.broadcast_to(x, positions.shape), equal_nan=True):
-        known = [(at, run) for at, run in zip(positions, returns, strict=True) if not np.isnan(run).all()]
-        x = np.linspace(*statistics.common_range([at for at, _ in known], [run for _, run in known]), points)
-        returns = np.stack([statistics.interpolated(at, run, x) for at, run in zip(positions, returns, strict=True)])
-    low, high = statistics.curve_interval(returns, resamples=RESAMPLES)
-    return Curve(x, statistics.mean_curve(returns), low, high)
+def _curves(runs: Runs, points: int) -> dict[str, Curve]:
+    """By axis, the mean over seeds at equal positions on it; where seeds differ in them, on straight lines between updates."""
+    returns = _thinned(runs.curve("return"), points)
+    by_update = (statistics.mean_curve(returns), *statistics.curve_interval(returns, resamples=RESAMPLES))
+    curves = {}
+    for axis, (column, _) in AXES.items():
+        if not runs.has(column):
+            continue
+        positions = _thinned(runs.curve(column), points)
+        x = statistics.mean_curve(positions)
+        if (np.isnan(positions) | (positions == x)).all():  # all seeds alike, as env steps often are
+            curves[axis] = Curve(x, *by_update)
+            continue
+        pairs = [(at, np.where(np.isnan(at), np.nan, run)) for at, run in zip(positions, returns, strict=True)]
+        known = [(at, run) for at, run in pairs if not np.isnan(run).all()]
+        x = np.linspace(*statistics.common_range([at for at, _ in known], [run for _, run in known]), len(x))
+        lines = np.stack([statistics.interpolated(at, run, x) for at, run in pairs])
+        curves[axis] = Curve(x, statistics.mean_curve(lines), *statistics.curve_interval(lines, resamples=RESAMPLES))
+    return curves
 
 
 def _thinned(curves: Array, points: int) -> Array:
     """Average neighbouring updates until no more points are left: ``[S, U]`` to ``[S, G]``."""
-    if curves.shape[1] <= points:
+    length = curves.shape[1]
+    if length <= points:
         return curves
-    return np.stack([statistics.mean_curve(part.T) for part in np.array_split(curves, points, axis=1)], axis=1)
+    starts = np.arange(points) * length // points
+    known = ~np.isnan(curves)
+    total = np.add.reduceat(np.where(known, curves, 0.0), starts, axis=1)
+    count = np.add.reduceat(known.astype(np.float64), starts, axis=1)
+    thinned: Array = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return thinned
 
 
 def _cheapest(frontier: dict[str, tuple[float, Estimate]]) -> list[str]:

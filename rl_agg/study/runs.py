@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,14 +26,19 @@ class Runs:
     records: list[Record]
     mean_returns: Array
     end_returns: Array
+    _series: dict[str, list[Array]] = field(default_factory=dict, repr=False, compare=False)
 
     def has(self, column: str) -> bool:
-        """Whether all runs recorded a column, and any number in it."""
-        return all(column in record.updates and record.updates[column].notna().any() for record in self.records)
+        """Whether all runs recorded a column, with a number in it."""
+        return all(column in record.updates for record in self.records) and not any(
+            np.isnan(run).all() for run in self.series(column)
+        )
 
     def series(self, column: str) -> list[Array]:
         """A column of each run, ``[U]``; U may differ."""
-        return [record.updates[column].to_numpy(dtype=np.float64) for record in self.records]
+        if column not in self._series:  # asked for again and again, and slow to get out of a frame
+            self._series[column] = [record.updates[column].to_numpy(dtype=np.float64) for record in self.records]
+        return self._series[column]
 
     def curve(self, column: str) -> Array:
         """A column of all runs ``[S, U]``; U is the longest run's, shorter ones end in NaN."""
