@@ -25,6 +25,8 @@ MAX_POINTS = 250
 MIN_POINTS = 40
 ALL_POINTS = 20_000
 """Points of all curves of a study on one axis; many curves get fewer each."""
+DRAWN_FIRST = 12
+"""Systems that one picture can show."""
 RESAMPLES = 500
 """For drawn bands; a pixel shows no more."""
 
@@ -90,6 +92,19 @@ def overall_profile(results: Results) -> Profile | None:
             for each in results.overall
         },
     )
+
+
+def drawn_first(results: Results) -> list[str]:
+    """Systems that figures draw, and the page until others are asked for: all, or the baseline and the best by mean rank."""
+    names = list(results.study.systems)
+    if len(names) <= DRAWN_FIRST:
+        return names
+    ranks: dict[str, list[int]] = {name: [] for name in names}
+    for rows in results.rows_by_environment.values():
+        for rank, row in enumerate(rows):
+            ranks[row.system].append(rank)
+    best = sorted((name for name in names if ranks[name]), key=lambda name: sum(ranks[name]) / len(ranks[name]))
+    return [results.study.baseline, *best[: DRAWN_FIRST - 1]]
 
 
 def _chart(results: Results, environment: str, points: int) -> Chart:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,12 +17,16 @@ COLORS = ("#2563c9", "#d9730d", "#14866d", "#8b45c7", "#c8324f", "#0e8fb0", "#8a
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 WIDTH, HEIGHT, DPI = 5.2, 3.6, 160  # inches of one panel, dots per inch
 LEGEND = 1.8
+T = TypeVar("T")
 
 
-def write_figures(charts: Sequence[Chart], overall: Profile | None, systems: Sequence[str], directory: Path) -> list[Path]:
+def write_figures(
+    charts: Sequence[Chart], overall: Profile | None, systems: Sequence[str], drawn: Sequence[str], directory: Path
+) -> list[Path]:
     """Draw each environment: its curves, and return against bytes where systems differ in them; and all profiles.
 
     :param systems: All of the study, in the order that colours are given in.
+    :param drawn: Those to draw.
     :param directory: Made where it does not exist.
     :return: The files.
     """
@@ -29,6 +34,9 @@ def write_figures(charts: Sequence[Chart], overall: Profile | None, systems: Seq
         return []
     directory.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
+    charts = [_only(chart, drawn) for chart in charts]
+    if overall is not None:
+        overall = Profile(overall.thresholds, _of(overall.by_system, drawn))
 
     def save(figure: Figure, name: str) -> None:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
@@ -44,6 +52,20 @@ def write_figures(charts: Sequence[Chart], overall: Profile | None, systems: Seq
             save(_frontier(chart, systems), f"{chart.environment} bytes")
     save(_profiles(charts, overall, systems), "profiles")
     return files
+
+
+def _of(by_system: dict[str, T], names: Sequence[str]) -> dict[str, T]:
+    return {name: told for name, told in by_system.items() if name in names}
+
+
+def _only(chart: Chart, names: Sequence[str]) -> Chart:
+    return dataclasses.replace(
+        chart,
+        curves={axis: _of(curves, names) for axis, curves in chart.curves.items()},
+        frontier=_of(chart.frontier, names),
+        cheapest=[name for name in chart.cheapest if name in names],
+        profile=Profile(chart.profile.thresholds, _of(chart.profile.by_system, names)),
+    )
 
 
 def _curves(chart: Chart, systems: Sequence[str]) -> Figure:

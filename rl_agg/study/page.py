@@ -13,7 +13,7 @@ from importlib import resources
 from plotly.offline import get_plotlyjs
 
 from rl_agg.statistics import Estimate
-from rl_agg.study.charts import AXES, Chart, Profile
+from rl_agg.study.charts import AXES, Chart, Profile, drawn_first
 from rl_agg.study.page_data import data_of
 from rl_agg.study.results import Results
 from rl_agg.study.story import MOST_TRACEBACKS, failures, notes, origins, spec, subtitle
@@ -27,9 +27,6 @@ from rl_agg.study.tables import (
 )
 from rl_agg.study.verdict import verdicts
 
-SHOWN_AT_FIRST = 12
-"""With more systems than that only the best are drawn until a reader asks for others."""
-
 
 def page(results: Results, charts: Sequence[Chart], overall: Profile | None) -> str:
     """Fill in the template.
@@ -37,7 +34,7 @@ def page(results: Results, charts: Sequence[Chart], overall: Profile | None) -> 
     :param charts: See :func:`~rl_agg.study.charts.charts_of`.
     :param overall: See :func:`~rl_agg.study.charts.overall_profile`.
     """
-    shown = _shown(results)
+    shown = drawn_first(results)
     parts = {
         "TITLE": escape(results.study.name),
         "SUBTITLE": escape(subtitle(results)),
@@ -60,19 +57,6 @@ def page(results: Results, charts: Sequence[Chart], overall: Profile | None) -> 
 
 def _resource(name: str) -> str:
     return resources.files("rl_agg.study").joinpath(name).read_text(encoding="utf-8")
-
-
-def _shown(results: Results) -> list[str]:
-    """Systems that are drawn at first: all, or the baseline and those with the best mean rank."""
-    names = list(results.study.systems)
-    if len(names) <= SHOWN_AT_FIRST:
-        return names
-    ranks: dict[str, list[int]] = {name: [] for name in names}
-    for rows in results.rows_by_environment.values():
-        for rank, row in enumerate(rows):
-            ranks[row.system].append(rank)
-    best = sorted((name for name in names if ranks[name]), key=lambda name: sum(ranks[name]) / len(ranks[name]))
-    return [results.study.baseline, *best[: SHOWN_AT_FIRST - 1]]
 
 
 def _controls(results: Results, charts: Sequence[Chart], shown: Sequence[str]) -> str:
