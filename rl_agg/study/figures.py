@@ -17,6 +17,7 @@ COLORS = ("#2563c9", "#d9730d", "#14866d", "#8b45c7", "#c8324f", "#0e8fb0", "#8a
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 WIDTH, HEIGHT, DPI = 5.2, 3.6, 160  # inches of one panel, dots per inch
 LEGEND = 1.8
+MANY_TIMES = 8  # further apart only a logarithm shows them all
 T = TypeVar("T")
 
 
@@ -95,8 +96,10 @@ def _frontier(chart: Chart, systems: Sequence[str]) -> Figure:
         bars = None if np.isnan(ends).any() else np.maximum(ends, 0)
         panel.errorbar([sent], [estimate.value], yerr=bars, fmt="o", color=color, label=_literal(name), capsize=3)
     best = [chart.frontier[name] for name in chart.cheapest]
-    panel.plot([sent for sent, _ in best], [estimate.value for _, estimate in best], color="#62666f", linewidth=1, zorder=0)
-    if min(sent for sent, _ in chart.frontier.values()) > 0:
+    edge = [sent for sent, _ in best], [estimate.value for _, estimate in best]
+    panel.plot(*edge, color="#62666f", linestyle="dotted", drawstyle="steps-post", linewidth=1, zorder=0)
+    sent_by_all = [sent for sent, _ in chart.frontier.values()]
+    if 0 < MANY_TIMES * min(sent_by_all) < max(sent_by_all):
         panel.set_xscale("log")
     panel.set_xlabel("Bytes sent by agents in a run")
     panel.set_ylabel("Mean return over training")

@@ -7,8 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from rl_agg.statistics import Array
 from rl_agg.study.charts import AXES, Chart, Profile
+
+DIGITS = 5
 
 
 def data_of(systems: Sequence[str], charts: Sequence[Chart], overall: Profile | None) -> str:
@@ -56,14 +60,22 @@ def _profile(given: Profile, number: dict[str, int]) -> dict[str, Any]:
 
 
 def _numbers(values: Array) -> list[float | None]:
-    """Nothing at all where nothing is known."""
-    told = [_number(value) for value in values.tolist()]
-    return told if any(value is not None for value in told) else []
+    """Rounded to what a screen can show of a curve; nothing at all where nothing is known."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return []
+    magnitude = float(np.abs(values[finite]).max())
+    digits = DIGITS - math.ceil(math.log10(magnitude)) if magnitude > 0 else 0
+    rounded = np.round(np.where(finite, values, 0.0), digits)
+    whole: list[float | None] = (
+        rounded.astype(np.int64) if (rounded % 1 == 0).all() and magnitude < 2**53 else rounded
+    ).tolist()
+    return whole if finite.all() else [value if known else None for value, known in zip(whole, finite, strict=True)]
 
 
 def _number(value: float) -> float | None:
     """Rounded to what a screen can show; infinity cannot be drawn either."""
     if not math.isfinite(value):
         return None
-    rounded = float(f"{value:.5g}")
+    rounded = float(f"{value:.{DIGITS}g}")
     return int(rounded) if rounded.is_integer() else rounded

@@ -112,7 +112,7 @@ function draw(id) {
   const box = document.getElementById(id), [, kind, number] = /^([a-z]+)(\d*)$/.exec(id), chart = DATA.charts[Number(number)];
   const [traces, made] = kind === "curves" ? curves(box, chart) : kind === "frontier" ? frontier(box, chart)
     : kind === "profile" ? profile(box, chart.profile, "R\u0304") : profile(box, DATA.overall, "Scaled R\u0304");
-  if (printing) { Object.assign(made, { width: kind === "curves" || kind === "overall" ? 680 : 330, height: 300 }); }
+  if (printing) { Object.assign(made, { width: kind === "curves" || kind === "overall" ? 630 : 300, height: 280 }); }
   Plotly.react(box, traces, made, { responsive: !printing, displaylogo: false, displayModeBar: false });
   box.dataset.drawn = String(Number(box.dataset.drawn || 0) + 1);
 }

@@ -104,8 +104,8 @@ def test_long_curves_are_thinned_by_averaging(html):
     chart = data_of(html)["charts"][1]
     x, mean, low, high = chart["curves"]["updates"]["0"]
     assert {len(part) for part in (x, mean, low, high)} == {MAX_POINTS}
-    # 900 updates into 250 points: the first four are NaN, 0, 1 and 2, and one more for seed 1
-    assert (x[0], mean[0], low[0], high[0]) == pytest.approx((2.5, 1.5, 1.0, 2.0))
+    # 900 updates into 250 points: the first three are NaN, 0 and 1, and one more for seed 1
+    assert (x[0], mean[0], low[0], high[0]) == pytest.approx((2.0, 1.0, 0.5, 1.5))
     steps = chart["curves"]["steps"]["0"][0]
     assert steps[-1] == pytest.approx(100 * x[-1])
 
