@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import pandas as pd
 from rich import box
@@ -11,11 +10,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from rl_agg.statistics import Estimate
+from rl_agg.study.comparisons import Comparison
+from rl_agg.study.costs import Cost
 from rl_agg.study.results import Overall, Results, Row
+from rl_agg.study.wording import UNKNOWN, in_words, number, size
 
-UNKNOWN = "n/a"
-HEADINGS = ("System", "Seeds", "R̄", "%", "R̄_end", "%", "Threshold step", "Variance of R̄", "IQM of R̄", "P(better)")
-OVERALL_HEADINGS = ("System", "IQM of scaled R̄", "P(better)")
+HEADINGS = (
+    "System", "Seeds", "R̄", "%", "R̄_end", "%", "Threshold step", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)",
+)  # fmt: skip
+OVERALL_HEADINGS = ("System", "IQM of scaled R̄", "Optimality gap", "P(better)")
+COMPARISON_HEADINGS = ("System", "At equal updates", "At equal env steps", "In words")
+COST_HEADINGS = (
+    "System", "Env steps", "Seconds", "Messages", "Bytes sent", "μ_frequency", "μ_size", "μ_reward", "Win rate",
+)  # fmt: skip
+
+Lines = list[tuple[str, ...]]
 
 
 def cells_of(row: Row) -> tuple[str, ...]:
@@ -30,6 +39,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
         _threshold_in_words(row),
         number(row.variance),
         in_words(row.iqm),
+        in_words(row.optimality_gap, 2),
         in_words(row.improvement, 2),
     )
 
@@ -41,43 +51,76 @@ def _threshold_in_words(row: Row) -> str:
     return f"{step} ({row.seeds_at_threshold}/{row.num_seeds} runs)"
 
 
-def in_words(estimate: Estimate, decimals: int | None = None) -> str:
-    """``value [low, high]``; without the brackets where the interval is not known."""
-    value = number(estimate.value, decimals)
-    if math.isnan(estimate.low):
-        return value
-    return f"{value} [{number(estimate.low, decimals)}, {number(estimate.high, decimals)}]"
-
-
-def number(value: float, decimals: int | None = None) -> str:
-    """A number with as many decimals as asked for, else at least four digits; ``n/a`` for NaN."""
-    if math.isnan(value):
-        return UNKNOWN
-    if decimals is None:
-        decimals = 0 if abs(value) >= 10_000 else 1 if abs(value) >= 100 else 2
-    text = f"{value:,.{decimals}f}"
-    return text.replace(",", "\u202f").replace("-", "\u2212")
-
-
 def overall_cells(overall: Overall) -> tuple[str, ...]:
     """What is said about a system over all environments as text, under :data:`OVERALL_HEADINGS`."""
-    return overall.system, in_words(overall.iqm, 2), in_words(overall.improvement, 2)
+    return (
+        overall.system,
+        in_words(overall.iqm, 2),
+        in_words(overall.optimality_gap, 2),
+        in_words(overall.improvement, 2),
+    )
 
 
-def tables_of(results: Results) -> dict[str, list[tuple[str, ...]]]:
-    """Title and lines, headings first: one table for each environment, and one over all where there are several."""
-    tables = {environment: [HEADINGS, *map(cells_of, rows)] for environment, rows in results.rows_by_environment.items()}
+def tables_of(results: Results) -> dict[str, Lines]:
+    """Title and lines, headings first: one ranking for each environment, and one over all where there are several."""
+    tables: dict[str, Lines] = {
+        environment: [HEADINGS, *map(cells_of, rows)] for environment, rows in results.rows_by_environment.items()
+    }
     if results.overall:
         tables["All environments"] = [OVERALL_HEADINGS, *map(overall_cells, results.overall)]
     return tables
 
 
-WIDE_ONLY = frozenset({"Seeds", "Variance of R̄", "IQM of R̄", "P(better)"})
-NARROW_WIDTH = 120
+def comparison_tables(results: Results) -> dict[str, Lines]:
+    """By environment: each system's difference in R̄ from the baseline, and what of it is established."""
+    tables: dict[str, Lines] = {}
+    baseline = results.study.baseline
+    for environment, rows in results.rows_by_environment.items():
+        others = [row.system for row in rows if row.system != baseline]
+        if baseline not in results.runs[environment] or not others:
+            continue
+        lines: Lines = [COMPARISON_HEADINGS]
+        for name in others:
+            pair = results.comparisons(environment, name, baseline)
+            outcomes = {comparison.outcome for comparison in pair}
+            told = (
+                outcomes.pop() if len(outcomes) == 1 else "; ".join(f"{each.outcome} at equal {each.basis}" for each in pair)
+            )
+            lines.append((name, *(in_words(comparison.difference) for comparison in pair), told))
+        tables[environment] = lines
+    return tables
+
+
+def cost_tables(results: Results) -> dict[str, Lines]:
+    """By environment: what a run took, on average; without the columns that nobody recorded."""
+    tables: dict[str, Lines] = {}
+    for environment in results.rows_by_environment:
+        lines = [COST_HEADINGS, *(_cost_cells(cost) for cost in results.costs if cost.environment == environment)]
+        told = [i for i in range(len(COST_HEADINGS)) if any(line[i] != UNKNOWN for line in lines[1:])]
+        tables[environment] = [tuple(line[i] for i in told) for line in lines]
+    return tables
+
+
+def _cost_cells(cost: Cost) -> tuple[str, ...]:
+    return (
+        cost.system,
+        number(cost.env_steps, 0),
+        number(cost.wall_time, 1),
+        number(cost.messages, 0),
+        size(cost.bytes),
+        in_words(cost.mu_frequency, 3),
+        in_words(cost.mu_size, 0),
+        in_words(cost.mu_reward),
+        in_words(cost.win_rate, 2),
+    )
+
+
+WIDE_ONLY = frozenset({"Seeds", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)"})
+NARROW_WIDTH = 140
 
 
 def terminal_tables(results: Results, width: int) -> list[Table]:
-    """The tables for rich, an interval under its number.
+    """The rankings for rich, an interval under its number.
 
     :param width: Of the terminal, in characters; a narrow one gets the more important columns only.
     """
@@ -97,45 +140,79 @@ def terminal_tables(results: Results, width: int) -> list[Table]:
 
 
 def markdown_tables(results: Results) -> str:
-    """The tables in Markdown."""
+    """All tables in Markdown, an environment's together."""
+    differences, costs = comparison_tables(results), cost_tables(results)
     blocks = []
-    for title, (headings, *lines) in tables_of(results).items():
-        rule = ["---", *["---:"] * (len(headings) - 1)]
-        body = "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [headings, rule, *lines]
-        )
-        blocks.append(f"### {title}\n\n{body}")
+    for title, lines in tables_of(results).items():
+        blocks.append(f"### {_literal(title)}\n\n{_markdown(lines)}")
+        if title in differences:
+            blocks.append(f"Difference in R̄ from {_literal(results.study.baseline)}:\n\n{_markdown(differences[title])}")
+        if title in costs:
+            blocks.append(f"What a run took:\n\n{_markdown(costs[title])}")
     return "\n\n".join(blocks)
+
+
+def _markdown(lines: Lines) -> str:
+    headings, *body = lines
+    rule = ("---", *["---:"] * (len(headings) - 1))
+    return "\n".join("| " + " | ".join(_literal(cell) for cell in line) + " |" for line in [headings, rule, *body])
+
+
+def _literal(text: str) -> str:
+    """A name without what would leave its table cell or start a tag; a browser may show this Markdown."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def explanations(results: Results) -> list[str]:
     """What the headings mean, one sentence each."""
-    share = f"{100 * results.study.end_share:g}"
+    share, baseline = f"{100 * results.study.end_share:g}", results.study.baseline
     return [
         "R̄ is the mean raw episodic return over all updates of a run, R̄_end over the last "
         f"{share} % of them; both are averaged over seeds, with 95 % bootstrap intervals in brackets.",
-        f"% is relative to {results.study.baseline}. Where most systems are negative, the most negative value is subtracted "
+        f"% is relative to {baseline}. Where most systems are negative, the most negative value is subtracted "
         "first; where few are, they count as 0 %.",
         "Threshold step is the update at which the running score s = 0.9 s + 0.1 r of the mean curve reaches the "
         "environment's threshold; in parentheses, how many runs reach it by themselves.",
         "IQM is the interquartile mean over runs. P(better) is the probability that a run has a higher R̄ than one of "
-        f"{results.study.baseline}.",
-        "An interval from fewer than six seeds is shown, but cannot establish a difference. The leader is picked by the same "
-        "runs that measure its lead, so the more systems, the more of that lead is luck.",
+        f"{baseline}.",
+        "Optimality gap is how far runs fall short on average, as a share of the way from the environment's worst run to its "
+        "threshold, or to its best run where it has no threshold; 0 is best. The scale's ends are taken as given.",
+        "At equal updates runs are compared up to the shortest one's end; at equal env steps, where all have returns, on "
+        "straight lines between updates. Differences are paired by seed.",
+        "μ_frequency is messages, and μ_size canonical bytes, per agent and update; μ_reward is the agents' mean discounted "
+        "return.",
+        "An interval from fewer than six seeds is shown, but cannot establish a difference. One in twenty intervals is "
+        "expected to miss. The leader is picked by the same runs that measure its lead, so the more systems, the more of that "
+        "lead is luck.",
     ]
 
 
 def frame_of(results: Results) -> pd.DataFrame:
-    """All rows with unrounded numbers, an interval's ends in columns of their own."""
-    flat = []
-    for row in results.rows:
-        entry: dict[str, object] = {}
-        for name in (field.name for field in dataclasses.fields(Row)):
-            value = getattr(row, name)
-            if isinstance(value, Estimate):
-                entry |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-            else:
-                entry[name] = value
-        flat.append(entry)
+    """All rows and costs with unrounded numbers, an interval's ends in columns of their own."""
+    flat = [_flat(row) | _flat(cost) for row, cost in zip(results.rows, results.costs, strict=True)]
     whole = ["threshold_step", "seeds_at_threshold"]
     return pd.DataFrame(flat).astype(dict.fromkeys(whole, "Int64") if flat else {})  # so that a gap leaves them whole
+
+
+def comparison_frame(results: Results) -> pd.DataFrame:
+    """Each system against the baseline on each environment and both bases, with unrounded numbers."""
+    baseline = results.study.baseline
+    return pd.DataFrame(
+        [
+            {"environment": row.environment, **_flat(each), "outcome": each.outcome}
+            for row in results.rows
+            if row.system != baseline and baseline in results.runs[row.environment]
+            for each in results.comparisons(row.environment, row.system, baseline)
+        ]
+    )
+
+
+def _flat(told: Row | Cost | Comparison) -> dict[str, object]:
+    entry: dict[str, object] = {}
+    for name in (field.name for field in dataclasses.fields(told)):
+        value = getattr(told, name)
+        if isinstance(value, Estimate):
+            entry |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            entry[name] = value
+    return entry

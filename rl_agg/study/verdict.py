@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rl_agg import statistics
-from rl_agg.study.results import Overall, Results, Row, Runs
-from rl_agg.study.tables import in_words, number
+from rl_agg.study.comparisons import Comparison
+from rl_agg.study.results import Overall, Results, Row
+from rl_agg.study.wording import in_words, listed, number
 
 
 @dataclass(frozen=True)
@@ -21,61 +23,87 @@ class Verdict:
 def verdicts(results: Results) -> list[Verdict]:
     """One for each environment, and one for all together where there are several.
 
-    A difference counts as established where the bootstrap interval of the paired difference in R̄ excludes zero, and there are
-    enough seeds for that to mean anything (:func:`rl_agg.statistics.enough_pairs`).
+    A difference counts as established where the bootstrap interval of the paired difference in R̄ excludes zero at equal
+    updates and at equal env steps, and there are enough seeds for that to mean anything
+    (:func:`rl_agg.statistics.enough_pairs`).
     """
-    told = [
-        _verdict(environment, rows, results.runs[environment], results.study.baseline)
-        for environment, rows in results.rows_by_environment.items()
-    ]
+    told = []
     challengers = [each for each in results.overall if not math.isnan(each.improvement.value)]
     if challengers:
-        told.append(_overall_verdict(max(challengers, key=lambda each: each.improvement.value), results))
+        told.append(_overall_verdict(challengers, results))
+    told += [_verdict(environment, rows, results) for environment, rows in results.rows_by_environment.items()]
     return told or [Verdict("No run has finished yet.")]
 
 
-def _overall_verdict(best: Overall, results: Results) -> Verdict:
+def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
     baseline = results.study.baseline
+    best = max(challengers, key=lambda each: each.improvement.value)
     pairs = sum(len(runs[best.system].seeds) for runs in results.runs.values())
+    enough = statistics.enough_pairs(pairs)
+    together = f"All {len(results.runs)} environments together"
     detail = (
         f"{best.system} is the likeliest to beat it: a run of it is better with probability {in_words(best.improvement, 2)} "
         f"(95 % interval, {pairs} runs)."
     )
-    if best.improvement.low > 0.5 and statistics.enough_pairs(pairs):
-        return Verdict(f"All {len(results.runs)} environments together: {best.system} is better than {baseline}.", detail)
-    return Verdict(
-        f"All {len(results.runs)} environments together: not established that any system is better than {baseline}.", detail
-    )
+    if best.improvement.low > 0.5 and enough:
+        return Verdict(f"{together}: {best.system} is better than {baseline}.", detail)
+    if enough and all(each.improvement.high < 0.5 for each in challengers):
+        return Verdict(f"{together}: {baseline} is better than {listed([each.system for each in challengers])}.", detail)
+    return Verdict(f"{together}: not established that any system is better than {baseline}.", detail)
 
 
-def _verdict(environment: str, rows: list[Row], runs: dict[str, Runs], baseline: str) -> Verdict:
-    ranked = sorted((row for row in rows if not math.isnan(row.mean_return.value)), key=lambda row: -row.mean_return.value)
+def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
+    ranked = [row for row in rows if not math.isnan(row.mean_return.value)]
     if not ranked:
         return Verdict(f"{environment}: no run has finished an episode.")
     best, others = ranked[0], [row.system for row in ranked[1:]]
     opening = f"{best.system} has the highest mean return over training, R̄ = {number(best.mean_return.value)}"
     if not others:
         return Verdict(f"{environment}: nothing to compare {best.system} with.", f"{opening}.")
+    baseline = results.study.baseline
     rival = baseline if baseline in others else others[0]
-    first, second = runs[best.system].common_seeds(runs[rival])
-    difference = statistics.paired_difference(first, second)
+    beaten = {name: results.comparisons(environment, best.system, name) for name in others}
+    at_updates, at_steps = beaten[rival]
     share = f" ({number(best.mean_return_percent, 1)} %)" if rival == baseline and best.mean_return_percent > 0 else ""
-    reason = _reason(difference, len(first))
-    claim = "established" if reason is None else "not established"
-    detail = f"{opening}: {number(difference.value)} above {rival}{share}"
-    if not math.isnan(difference.low):
-        detail += f", 95 % interval of the paired difference {number(difference.low)} to {number(difference.high)}"
-    detail += f". {reason}" if reason else "."
-    return Verdict(f"{environment}: {claim} that {best.system} is better than {rival}.", detail)
+    detail = f"{opening}: {number(at_updates.difference.value)} above {rival}{share}{_interval(at_updates)}."
+    if not math.isnan(at_steps.difference.value):
+        detail += f" At equal env steps it is {number(at_steps.difference.value)} above{_interval(at_steps)}."
+    claim = "established" if _established(beaten[rival]) else "not established"
+    parts = [
+        detail,
+        _doubts(beaten[rival]),
+        _rest({name: pair for name, pair in beaten.items() if name != rival}, best.system),
+    ]
+    return Verdict(
+        f"{environment}: {claim} that {best.system} is better than {rival}.", " ".join(part for part in parts if part)
+    )
 
 
-def _reason(difference: statistics.Estimate, num_pairs: int) -> str | None:
-    """Why a difference is not established; ``None`` where it is."""
-    if math.isnan(difference.low):
-        return "With fewer than two seeds in common there is no interval."
-    if not difference.excludes_zero:
-        return "The interval includes 0."
-    if not statistics.enough_pairs(num_pairs):
-        chance = number(100 * 2.0 ** (1 - num_pairs), 0)
-        return f"The interval leaves out 0, but {num_pairs} seeds agree by chance in {chance} % of studies: use at least 6."
-    return None
+def _established(pair: Sequence[Comparison]) -> bool:
+    """Whether the first of two systems is better on every basis."""
+    return all(comparison.outcome == "better" for comparison in pair)
+
+
+def _interval(comparison: Comparison) -> str:
+    low, high = comparison.difference.low, comparison.difference.high
+    return "" if math.isnan(low) else f", 95 % interval of the paired difference {number(low)} to {number(high)}"
+
+
+def _doubts(pair: Sequence[Comparison]) -> str:
+    """Why it is not established; nothing where it is."""
+    if _established(pair):
+        return ""
+    doubts = {comparison.basis: comparison.doubt or "It is worse." for comparison in pair if comparison.outcome != "better"}
+    if len(doubts) == len(pair) and len(set(doubts.values())) == 1:
+        return next(iter(doubts.values()))
+    return " ".join(f"At equal {basis}: {doubt[0].lower()}{doubt[1:]}" for basis, doubt in doubts.items())
+
+
+def _rest(beaten: dict[str, list[Comparison]], best: str) -> str:
+    """What is established about the leader and each of the others."""
+    sure = [name for name, pair in beaten.items() if _established(pair)]
+    unsure = [name for name in beaten if name not in sure]
+    told = [f"Established: it is better than {listed(sure)}."] if sure else []
+    if unsure:
+        told.append(f"Not established: whether {best} is better than {listed(unsure, 'or')}.")
+    return " ".join(told)

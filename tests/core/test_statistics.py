@@ -98,13 +98,34 @@ def test_interquartile_mean_by_hand():
     assert statistics.interquartile_mean([1.0, 2.0, 9.0]) == 4.0
 
 
+def expanded(sizes):
+    """Hesterberg's percentiles, written out."""
+    total, freedom = sum(sizes), sum(size - 1 for size in sizes)
+    out = stats.norm.cdf(-math.sqrt(total / freedom) * stats.t.ppf(0.975, freedom))
+    return [100 * out, 100 * (1 - out)]
+
+
 def test_bootstrap_interval_is_the_percentiles_of_means_drawn_by_hand():
     values = np.array([1.0, 4.0, 2.0, 8.0, 5.0, 7.0])
-    estimate = statistics.bootstrap_interval([values], statistics.mean, resamples=20_000)
-    rng = np.random.default_rng(99)
-    drawn = [rng.choice(values, len(values)).mean() for _ in range(20_000)]
+    estimate = statistics.bootstrap_interval([values], statistics.mean, resamples=500, seed=7)
+    drawn = values[np.random.default_rng(7).integers(0, 6, (500, 6))].mean(axis=1)
     assert estimate.value == values.mean()
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=0.1)
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(drawn, expanded([6]))), abs=1e-9)
+
+
+def test_a_stratified_interval_is_the_percentiles_of_values_drawn_by_hand():
+    strata = [np.array([1.0, 4.0, 2.0, 8.0]), np.array([5.0, 7.0, 0.0])]
+    estimate = statistics.bootstrap_interval(strata, resamples=500, seed=7)
+    rng = np.random.default_rng(7)
+    drawn = np.concatenate([x[rng.integers(0, len(x), (500, len(x)))] for x in strata], axis=1)
+    means = [np.sort(row)[1:-1].mean() for row in drawn]  # of seven values a quarter is one
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(means, expanded([4, 3]))), abs=1e-9)
+
+
+def test_intervals_from_many_runs_are_the_plain_percentiles():
+    assert statistics.tail_share([10_000], 0.95) == pytest.approx(0.025, abs=1e-4)
+    assert statistics.tail_share([5], 0.95) == pytest.approx(stats.norm.cdf(-math.sqrt(5 / 4) * 2.7764451051977987), abs=1e-9)
+    assert statistics.tail_share([2], 0.95) > 0  # or scipy would refuse it
 
 
 def test_bootstrap_resamples_within_each_environment():

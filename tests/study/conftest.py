@@ -1,5 +1,6 @@
 """Studies that take seconds to run, records that need no run, and one Ray for all tests."""
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,14 @@ import torch
 from rl_agg.study.cells import Update
 from rl_agg.study.engine import ray_session
 from rl_agg.study.loading import resolve
+from rl_agg.study.report import write_report
 from rl_agg.study.spec import Budget, Environment, Study, System
+from rl_agg.study.store import Store
 
 torch.set_num_threads(1)
+
+NASTY = "</script><img src=x onerror=\"alert('1')\">@DATA@ %{y} $x$"
+LINE = '<b>"Line" & @VERDICT@</b>'
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +63,42 @@ def updates_of() -> Callable[..., list[Update]]:
         ]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def names() -> dict[str, str]:
+    """A system's name and an environment's that would break a page which does not escape them."""
+    return {"system": NASTY, "environment": LINE}
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report: hostile names, runs of 900 updates, a system that records no bytes and one that failed."""
+    systems = {
+        "stock": System("stable_baselines3:PPO"),
+        NASTY: System("sb3_agg:AggPPO"),
+        "_thrifty": System("sb3_agg:AggPPO", {"aggregation": "sum"}),
+        "broken": System("x:Y"),
+    }
+    environments = {name: Environment(id="CartPole-v1", threshold=400.0) for name in (LINE, "Pole")}
+    study = resolve(Study("A & B <study> @TITLE@", "stock", systems, environments, seeds=2, budget=Budget(updates=900)))
+    store = Store(tmp_path_factory.mktemp("hostile"))
+    with store.writing(study):
+        for cell in study.cells:
+            if cell.system_name == "broken":
+                store.write_failure(cell, "Traceback (most recent call last):\nValueError: <b>no</b>\n")
+                continue
+            ahead = {"stock": 0, NASTY: 50, "_thrifty": 100}[cell.system_name]
+            updates = [
+                Update(n, 100 * n, 0.5 * n, float("nan") if n == 1 else n - 2.0 + cell.seed + ahead, 3, [1.0, 1.0])
+                for n in range(1, 901)
+            ]
+            if cell.system_name != "stock":
+                size = 10 if cell.system_name == NASTY else 1
+                updates = [
+                    dataclasses.replace(update, scalars={"agg/messages": update.update, "agg/bytes": size * update.update})
+                    for update in updates
+                ]
+            store.write(cell, updates, ["mind the <gap>"])
+    write_report(store.directory)
+    return store.directory

@@ -1,16 +1,20 @@
 """The page: everything on it, nothing fetched, nothing executed that a name smuggled in."""
 
+import base64
+import gzip
 import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from matplotlib import image
+from plotly.offline import get_plotlyjs
 
-from rl_agg.study.report import MAX_POINTS, write_report
-from rl_agg.study.spec import Budget, Environment, System
+from rl_agg.study.charts import MAX_POINTS
+from rl_agg.study.report import write_report
+from rl_agg.study.spec import Budget, System
 from rl_agg.study.store import Store
-
-NASTY = '</script><img src=x onerror="alert(1)">'
 
 
 class Tags(HTMLParser):
@@ -33,45 +37,31 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture
-def folder(tmp_path, tiny, updates_of):
-    """A study of three systems, one of them with a hostile name and one failed, with long runs."""
-    systems = {"stock": System("stable_baselines3:PPO"), NASTY: System("sb3_agg:AggPPO"), "broken": System("x:Y")}
-    study = tiny(
-        systems=systems, name="A & B <study>", environments={"Pole": Environment(threshold=400.0)}, budget=Budget(updates=900)
-    )
-    store = Store(tmp_path / "out")
-    with store.writing(study):
-        for cell in study.cells:
-            if cell.system_name == "broken":
-                store.write_failure(cell, "Traceback (most recent call last):\nValueError: <b>no</b>\n")
-            else:
-                returns = [float("nan"), *(float(update + cell.seed) for update in range(899))]
-                store.write(cell, updates_of(returns), ["mind the <gap>"])
-    write_report(store.directory)
-    return store.directory
+def html(hostile):
+    return (hostile / "report.html").read_text()
 
 
 def data_of(html):
-    return json.loads(re.search(r"const DATA = (.*);\n", html).group(1))
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html).group(1))
 
 
-def test_every_system_is_told_in_every_format(folder):
-    page = (folder / "report.html").read_text()
-    for name in ("stock", NASTY):
-        assert name in Tags(page).text
-        assert name in (folder / "report.md").read_text()
-    assert [system["name"] for system in data_of(page)[0]["systems"]] == ["stock", NASTY]
-    lines = (folder / "report.csv").read_text().splitlines()
-    assert len(lines) == 3
+def test_every_system_is_told_in_every_format(hostile, html, names):
+    data = data_of(html)
+    assert data["systems"] == ["stock", names["system"], "_thrifty", "broken"]
+    assert [chart["title"] for chart in data["charts"]] == [names["environment"], "Pole"]
+    assert names["system"] in Tags(html).text
+    assert names["environment"] in Tags(html).text
+    lines = (hostile / "report.csv").read_text().splitlines()
+    assert len(lines) == 7
     assert lines[0].startswith("environment,system,num_seeds")
+    assert len((hostile / "comparisons.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
 
 
-def test_nothing_is_fetched(folder):
-    page = (folder / "report.html").read_text()
-    tags = Tags(page).tags
+def test_nothing_is_fetched(html):
+    tags = Tags(html).tags
     assert not [attrs for _, attrs in tags if {"src", "href", "srcset", "data", "action"} & attrs.keys()]
     assert {"link", "iframe", "object", "embed", "img", "base", "form"}.isdisjoint(tag for tag, _ in tags)
-    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL).group(1)
     assert "url(" not in style
     assert "@import" not in style
     (policy,) = [attrs["content"] for _, attrs in tags if attrs.get("http-equiv") == "Content-Security-Policy"]
@@ -79,40 +69,103 @@ def test_nothing_is_fetched(folder):
     assert "http" not in policy
 
 
-def test_names_cannot_become_tags(folder):
-    page = (folder / "report.html").read_text()
-    tags = Tags(page)
+def test_names_cannot_become_tags_or_markers(html, names):
+    tags = Tags(html)
     assert not [attrs for tag, attrs in tags.tags if tag in ("img", "b") or "onerror" in attrs]
-    assert [tag for tag, _ in tags.tags].count("script") == 2
-    assert "A & B <study>" in tags.text
+    assert [tag for tag, _ in tags.tags].count("script") == 4
+    assert "A & B <study> @TITLE@" in tags.text
     assert "ValueError: <b>no</b>" in tags.text
+    assert tags.text.count("mind the <gap>") == 1  # so that no name was taken for the notes' marker
 
 
-def test_the_page_tells_the_verdict_before_anything_else(folder):
-    text = Tags((folder / "report.html").read_text()).text
+def test_markdown_keeps_names_harmless(hostile):
+    text = (hostile / "report.md").read_text()
+    before, _, code = text.partition("```yaml")
+    assert "<" not in before
+    assert "&lt;img src=x" in before
+    assert "<img src=x" in code  # in a fence nothing is carried out
+
+
+def test_the_page_tells_the_verdict_before_anything_else(html):
+    text = Tags(html).text
     assert text.index("established") < text.index("Updates") < text.index("Threshold step")
 
 
-def test_warnings_failures_versions_and_the_study_are_told(folder):
-    for text in (Tags((folder / "report.html").read_text()).text, (folder / "report.md").read_text()):
-        assert "4 of 4 runs warned: mind the <gap>" in text
-        assert "Failed: broken on Pole, seed 0: ValueError: <b>no</b>" in text
-        assert "4 of 6 runs finished so far" in text
-        assert "torch" in text
-        assert "sb3_agg:AggPPO" in text
+def test_warnings_failures_versions_and_the_study_are_told(hostile, html):
+    text = Tags(html).text
+    for told in ("12 of 12 runs warned: mind the <gap>", "12 of 16 runs finished so far", "torch", "sb3_agg:AggPPO"):
+        assert told in text
+        assert told.replace("<", "&lt;").replace(">", "&gt;") in (hostile / "report.md").read_text()
+    assert "Failed: 4 cells: ValueError: <b>no</b>" in text
+    assert "broken on Pole, seed 1" in text
 
 
-def test_long_curves_are_thinned_by_averaging(folder):
-    stock = data_of((folder / "report.html").read_text())[0]["systems"][0]
-    assert {len(stock[name]) for name in ("mean", "low", "high", "update", "env_steps", "wall_time")} == {MAX_POINTS}
-    # 900 updates into 400 points: the first three of them are NaN, 0 and 1, and one more for seed 1
-    assert stock["update"][0] == 2.0
-    assert stock["mean"][0] == pytest.approx(1.0)
-    assert (stock["low"][0], stock["high"][0]) == pytest.approx((0.5, 1.5))
-    assert stock["env_steps"][-1] == pytest.approx(100 * stock["update"][-1])
+def test_long_curves_are_thinned_by_averaging(html):
+    chart = data_of(html)["charts"][1]
+    x, mean, low, high = chart["curves"]["updates"]["0"]
+    assert {len(part) for part in (x, mean, low, high)} == {MAX_POINTS}
+    # 900 updates into 250 points: the first three are NaN, 0 and 1, and one more for seed 1
+    assert (x[0], mean[0], low[0], high[0]) == pytest.approx((2.0, 1.0, 0.5, 1.5))
+    steps = chart["curves"]["steps"]["0"][0]
+    assert steps[-1] == pytest.approx(100 * x[-1])
 
 
-def test_a_report_can_be_written_again(folder):
-    before = (folder / "report.csv").read_bytes()
-    write_report(folder)
-    assert (folder / "report.csv").read_bytes() == before
+def test_what_did_not_record_an_axis_is_left_out_there(html):
+    chart = data_of(html)["charts"][1]
+    assert sorted(chart["curves"]["bytes"]) == ["1", "2"]
+    assert {number: told[0] for number, told in chart["frontier"].items()} == {"1": 9000, "2": 900}
+    assert chart["cheapest"] == [2]  # the other returns less for ten times the bytes
+    assert sorted(chart["curves"]["seconds"]) == ["0", "1", "2"]
+
+
+def test_profiles_fall_from_all_runs_to_none(html):
+    data = data_of(html)
+    for profile in (data["overall"], *(chart["profile"] for chart in data["charts"])):
+        for share, low, high in profile["systems"].values():
+            assert share == sorted(share, reverse=True)
+            assert all(a <= b <= c for a, b, c in zip(low, share, high, strict=True))
+    assert data["charts"][0]["profile"]["systems"]["0"][0][::MAX_POINTS] == [1]
+
+
+def test_the_page_carries_plotly_unchanged(html):
+    packed = re.search(r'id="plotly">(.*?)</script>', html).group(1)
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+    assert len(html) < 3e6
+
+
+def test_figures_show_something(hostile):
+    files = sorted((hostile / "figures").glob("*.png"))
+    assert len(files) == 5  # curves and bytes of two environments, and the profiles
+    for file in files:
+        pixels = image.imread(file)
+        assert min(pixels.shape[:2]) > 300
+        assert np.ptp(pixels) > 0.5
+
+
+def test_a_report_can_be_written_again(hostile):
+    before = (hostile / "report.csv").read_bytes()
+    write_report(hostile)
+    assert (hostile / "report.csv").read_bytes() == before
+
+
+def test_the_best_are_drawn_first_where_systems_are_many(tmp_path, tiny, updates_of):
+    systems = {f"s{number}": System("sb3_agg:AggPPO") for number in range(20)}
+    study = tiny(systems=systems, baseline="s0", seeds=1, budget=Budget(updates=2))
+    store = Store(tmp_path / "out")
+    with store.writing(study):
+        for cell in study.cells:
+            store.write(cell, updates_of([float(cell.system_name[1:])] * 2))
+    write_report(store.directory)
+    tags = Tags((store.directory / "report.html").read_text()).tags
+    boxes = [attrs for tag, attrs in tags if attrs.get("name") == "system"]
+    assert [int(box["value"]) for box in boxes if "checked" in box] == [0, *range(9, 20)]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_an_infinite_return_does_not_spoil_the_page(tmp_path, tiny, updates_of):
+    store, study = Store(tmp_path / "out"), tiny(seeds=1, budget=Budget(updates=2))
+    with store.writing(study):
+        for cell in study.cells:
+            store.write(cell, updates_of([1.0, float("inf")]))
+    write_report(store.directory)
+    assert data_of((store.directory / "report.html").read_text())["charts"][0]["curves"]["updates"]["0"][1] == [1, None]

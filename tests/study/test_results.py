@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rl_agg.study.cells import Update
 from rl_agg.study.results import results_of
 from rl_agg.study.spec import Budget, Environment
 from rl_agg.study.store import Store
-from rl_agg.study.tables import frame_of, markdown_tables, number, tables_of, terminal_tables
+from rl_agg.study.tables import (
+    comparison_frame,
+    comparison_tables,
+    cost_tables,
+    frame_of,
+    markdown_tables,
+    tables_of,
+    terminal_tables,
+)
 from rl_agg.study.verdict import verdicts
+from rl_agg.study.wording import listed, number, size
 
 NAN = math.nan
 
@@ -30,7 +40,8 @@ def results(tmp_path, tiny, updates_of):
             for cell in study.cells:
                 runs = records.get(cell.system_name, {}).get(cell.environment_name, [])
                 if cell.seed < len(runs):
-                    store.write(cell, updates_of(runs[cell.seed]))
+                    run = runs[cell.seed]
+                    store.write(cell, updates_of(run) if isinstance(run[0], float) else run)
         return results_of(store)
 
     return make
@@ -128,7 +139,7 @@ def test_several_environments_are_scaled_before_they_are_pooled(results):
     assert stock.iqm.value == pytest.approx(0.25)
     assert loss.improvement.value == pytest.approx((1 + 1 + 1 + 0.5) / 4)
     assert math.isnan(stock.improvement.value)
-    assert verdicts(made)[-1].headline == "All 2 environments together: not established that any system is better than stock."
+    assert verdicts(made)[0].headline == "All 2 environments together: not established that any system is better than stock."
     assert "All environments" in tables_of(made)
 
 
@@ -160,9 +171,11 @@ def test_tables_fit_a_terminal_of_80_characters(results):
 def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):
     systems = {"stock": tiny().systems["stock"], "a|b": tiny().systems["loss"]}
     made = results({"stock": {"Pole": FLAT}, "a|b": {"Pole": RAMP}}, systems=systems)
-    lines = [line for line in markdown_tables(made).splitlines() if line.startswith("|")]
-    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-    assert any("a\\|b" in line for line in lines)
+    tables = [block.splitlines() for block in markdown_tables(made).split("\n\n") if block.startswith("|")]
+    assert len(tables) == 3
+    for lines in tables:
+        assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+        assert any("a\\|b" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +191,97 @@ def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):
 )
 def test_numbers_are_rounded_for_reading(value, text):
     assert number(value) == text
+
+
+def told(values, steps=100, messages=None):
+    """A run whose updates take this many steps, and send this many messages of 10 bytes."""
+    scalars = [
+        {} if messages is None else {"agg/messages": messages * n, "agg/bytes": 10 * messages * n, "agg/mu_reward": value / 2}
+        for n, value in enumerate(values, 1)
+    ]
+    return [
+        Update(n, steps * n, float(n), value, 1, [value] * 4, scalar)
+        for n, (value, scalar) in enumerate(zip(values, scalars, strict=True), 1)
+    ]
+
+
+def test_better_by_updates_is_not_better_by_steps(results):
+    # Twice the steps in each update: ahead after as many updates, behind after as many steps
+    loss = [told([1.0 + seed, 3.0 + seed, 5.0 + seed], steps=200) for seed in range(6)]
+    stock = [told([0.5 + seed, 2.0 + seed, 3.5 + seed, 5.0 + seed, 6.5 + seed, 8.0 + seed]) for seed in range(6)]
+    made = results({"loss": {"Pole": loss}, "stock": {"Pole": stock}})
+    by_updates, by_steps = made.comparisons("Pole", "loss", "stock")
+    assert by_updates.difference.value == pytest.approx(3.0 - 2.0)
+    # From step 200 to 600: 1, 3, 5 against 2, 3.5, 5, 6.5, 8, both on straight lines
+    assert (made.scores["Pole"][1].low, made.scores["Pole"][1].high) == (200.0, 600.0)
+    assert by_steps.difference.value == pytest.approx(3.0 - 5.0)
+    assert (by_updates.outcome, by_steps.outcome) == ("better", "worse")
+    assert comparison_tables(made)["Pole"][1][-1] == "better at equal updates; worse at equal env steps"
+    (verdict,) = verdicts(made)
+    assert verdict.headline == "Pole: not established that stock is better than loss."
+    assert "At equal updates: it is worse." in verdict.detail
+    frame = comparison_frame(made)
+    assert frame["outcome"].tolist() == ["better", "worse"]
+    assert frame["difference"].tolist() == pytest.approx([1.0, -2.0])
+
+
+def test_runs_without_steps_in_common_are_not_compared_at_equal_steps(results):
+    loss, stock = [told([1.0, 2.0]) for _ in range(6)], [told([0.0, 1.0], steps=1000) for _ in range(6)]
+    made = results({"loss": {"Pole": loss}, "stock": {"Pole": stock}})
+    by_updates, by_steps = made.comparisons("Pole", "loss", "stock")
+    assert by_updates.outcome == "better"
+    assert (by_steps.outcome, by_steps.doubt) == ("not established", "The runs have no env steps in common.")
+    assert "not established" in verdicts(made)[0].headline
+
+
+def test_what_is_established_about_the_others_is_said(results, tiny):
+    systems = dict.fromkeys(["stock", "close", "far"], tiny().systems["loss"])
+    records = {
+        "stock": {"Pole": shifted(0.0, 6)},
+        "close": {"Pole": [*shifted(2.0, 5), [0.0] * 4]},
+        "far": {"Pole": shifted(-5.0, 6)},
+    }
+    made = results(records, systems=systems)
+    (verdict,) = verdicts(made)
+    assert verdict.headline == "Pole: not established that stock is better than close."
+    assert "Established: it is better than far." in verdict.detail
+    assert [row.system for row in made.rows] == ["stock", "close", "far"]
+
+
+def test_costs_by_hand(results):
+    made = results({"loss": {"Pole": [told([2.0, 4.0], messages=3), told([4.0, 8.0], messages=5)]}, "stock": {"Pole": FLAT}})
+    loss, stock = sorted(made.costs, key=lambda cost: cost.system)
+    assert (loss.messages, loss.bytes) == (8.0, 80.0)
+    assert loss.mu_frequency.value == pytest.approx((3 / 4 + 5 / 4) / 2)
+    assert loss.mu_size.value == pytest.approx(10 * loss.mu_frequency.value)
+    assert loss.mu_reward.value == pytest.approx((1.5 + 3.0) / 2)
+    assert math.isnan(stock.messages)
+    assert math.isnan(loss.win_rate.value)
+    headings, *lines = cost_tables(made)["Pole"]
+    assert "Win rate" not in headings
+    assert {line[headings.index("Messages")] for line in lines} == {"8", "n/a"}
+
+
+def test_the_optimality_gap_is_what_is_missing_to_the_threshold(results):
+    records = {"loss": {"Pole": [[6.0] * 4, [12.0] * 4]}, "stock": {"Pole": [[2.0] * 4, [4.0] * 4]}}
+    rows = rows_of(results(records))  # the worst run is 2, the threshold 10
+    assert rows["Pole", "loss"].optimality_gap.value == pytest.approx((0.5 + 0.0) / 2)
+    assert rows["Pole", "stock"].optimality_gap.value == pytest.approx((1.0 + 0.75) / 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")], ids=len
+)
+def test_names_are_listed_for_reading(names, text):
+    assert listed(names) == text
+
+
+def test_many_names_are_counted():
+    assert listed([str(n) for n in range(20)]).endswith("7 and 12 more")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(NAN, "n/a"), (999, "999 B"), (1500, "1.5 kB"), (2.5e6, "2.5 MB"), (3e12, "3\u202f000.0 GB")]
+)
+def test_bytes_have_a_unit(count, text):
+    assert size(count) == text

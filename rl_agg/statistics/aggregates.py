@@ -1,0 +1,70 @@
+"""One number for many runs. Axes: S runs, T thresholds. None takes NaN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from rl_agg.statistics.estimates import Array
+
+
+def interquartile_mean(values: ArrayLike, axis: int = -1) -> Any:
+    """Mean of the middle half: a quarter of the values, rounded down, is cut off at either end.
+
+    With fewer than four values nothing is cut off and it is the mean.
+
+    :param values: A number for each run ``[..., S]``.
+    :param axis: That of the runs.
+
+    Source: Agarwal et al. (2021).
+    """
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+def mean(values: ArrayLike, axis: int = -1) -> Any:
+    """Mean over runs; parameters as for :func:`interquartile_mean`."""
+    return np.mean(np.asarray(values), axis=axis)
+
+
+def optimality_gap(values: ArrayLike, axis: int = -1, *, target: float = 1.0) -> Any:
+    r"""By how much runs fall short of a target: :math:`\gamma - \frac1S \sum_s \min(x_s, \gamma)`.
+
+    What is above the target makes up for nothing, so that one very good run hides no bad ones. Lower is better, 0 is best.
+
+    >>> float(optimality_gap([0.5, 1.0, 3.0]))
+    0.16666666666666663
+
+    :param values: A number for each run ``[..., S]``, scaled so that environments can be compared.
+    :param axis: That of the runs.
+    :param target: γ, in the units of the values.
+
+    Source: Agarwal et al. (2021).
+    """
+    return target - np.minimum(np.asarray(values), target).mean(axis=axis)
+
+
+def exceedances(values: ArrayLike, thresholds: ArrayLike) -> Array:
+    r"""Which runs are above which thresholds: :math:`[x_s > \tau_t]`; their mean over runs is the performance profile.
+
+    :param values: A number for each run ``[S]``.
+    :param thresholds: τ ``[T]``, in the same units.
+    :return: Zeros and ones ``[S, T]``.
+
+    Source: Agarwal et al. (2021), the run-score distribution.
+    """
+    above = np.asarray(values, dtype=np.float64)[:, None] > np.asarray(thresholds, dtype=np.float64)[None, :]
+    return above.astype(np.float64)
+
+
+def share_of_wins(x: ArrayLike, y: ArrayLike) -> Any:
+    """How often a run of X beats one of Y, over all pairs, a tie counting half.
+
+    :param x: ``[..., S_x]``.
+    :param y: ``[..., S_y]``.
+    :return: Unitless, in [0, 1], ``[...]``.
+    """
+    difference = np.asarray(x)[..., :, None] - np.asarray(y)[..., None, :]
+    return ((np.sign(difference) + 1) / 2).mean(axis=(-2, -1))

@@ -1,0 +1,103 @@
+"""What the weighting paper's tables show of returns. Axes: U updates, S seeds (runs)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rl_agg.statistics.estimates import known
+
+
+def mean_return(returns: ArrayLike) -> float:
+    r"""Average over training: :math:`\bar R = \frac{1}{U} \sum_u r_u`.
+
+    :param returns: One run ``[U]``, in the environment's own units.
+    :return: Mean over the updates with a known return; NaN if there is none.
+    """
+    present = known(returns)
+    return float(present.mean()) if present.size else math.nan
+
+
+def end_return(returns: ArrayLike, share: float = 0.1) -> float:
+    r"""Average over the end of training: :math:`\bar R_{end}`.
+
+    That is the mean over the last :math:`\lceil share \cdot U \rceil` updates, with ``share`` 0.1 the last tenth.
+
+    :param returns: One run ``[U]``, in the environment's own units.
+    :param share: Unitless, in (0, 1]: which last part of *all* updates counts as the end, known returns or not.
+    :return: Mean over the known returns among them; NaN if there is none.
+    :raises ValueError: if ``share`` is not in (0, 1].
+
+    Source: Holen et al. (2023), tables 1 to 5, which do not say how long the end is.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
+    run = np.asarray(returns, dtype=np.float64)
+    # Rounding first: 0.1 * 30 is a little more than 3
+    return mean_return(run[len(run) - math.ceil(round(share * len(run), 9)) :])
+
+
+def percent_of_baseline(values: Mapping[str, float], baseline: str) -> dict[str, float]:
+    r"""Compare with a baseline as the paper does: :math:`100 \, x / x_{baseline}`.
+
+    Where more than half of the values are negative, the most negative one is first subtracted from all. Where only some are,
+    they count as 0 %.
+
+    >>> percent_of_baseline({"sum": 200.0, "loss": 250.0, "mean": -10.0}, "sum")
+    {'sum': 100.0, 'loss': 125.0, 'mean': 0.0}
+
+    :param values: A number for each algorithm, in the environment's own units; NaN where it is not known.
+    :param baseline: Whose number is 100 %.
+    :return: Percentages; NaN for unknown numbers, and for all where the baseline is not positive after the shift, as a
+        percentage of it means nothing then.
+    :raises KeyError: if the baseline is not among the values.
+
+    Source: Holen et al. (2023), section 4.1.
+    """
+    present = [value for value in values.values() if not math.isnan(value)]
+    negative = [value for value in present if value < 0]
+    shift = min(negative) if 2 * len(negative) > len(present) else 0.0
+    whole = values[baseline] - shift
+    if not whole > 0:
+        return dict.fromkeys(values, math.nan)
+    return {name: value if math.isnan(value) else max(0.0, 100 * (value - shift) / whole) for name, value in values.items()}
+
+
+def threshold_step(returns: ArrayLike, threshold: float, smoothing: float = 0.9) -> int | None:
+    r"""Tell when the running score reaches a threshold: :math:`s_u = 0.9 \, s_{u-1} + 0.1 \, r_u`.
+
+    The score starts at the first known return. Updates without one leave it as it is.
+
+    :param returns: One run, or the mean of several, ``[U]``.
+    :param threshold: In the environment's own units.
+    :param smoothing: Unitless, in [0, 1): how much of the score is kept at each update.
+    :return: Number of the update, counted from 1; ``None`` if the score never gets there.
+    :raises ValueError: if ``smoothing`` is not in [0, 1).
+
+    Source: Holen et al. (2023), table 6, which does not say where the score starts.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
+    score = math.nan
+    for update, value in enumerate(np.asarray(returns, dtype=np.float64), start=1):
+        if not math.isnan(value):
+            score = value if math.isnan(score) else score + (1 - smoothing) * (value - score)
+            if score >= threshold:
+                return update
+    return None
+
+
+def variance_between_runs(values: ArrayLike) -> float:
+    r"""Spread of a number over runs: :math:`\frac{1}{S-1} \sum_s (x_s - \bar x)^2`.
+
+    :param values: A number for each run ``[S]``, such as its mean return.
+    :return: In squared units; NaN with fewer than two known values.
+
+    Source: Holen et al. (2023), table 7. Differs: the magnitudes printed there (about 10 % of the returns) look like standard
+    deviations, the root of this.
+    """
+    present = known(values)
+    return float(present.var(ddof=1)) if present.size > 1 else math.nan

@@ -1,0 +1,97 @@
+"""One system against another, seed by seed, at equal updates and at equal env steps. Axes: U updates, S seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_agg import statistics
+from rl_agg.statistics import Array, Estimate
+from rl_agg.study.runs import Runs
+
+UPDATES, ENV_STEPS = "updates", "env steps"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What runs returned over a stretch of training that all of them have done.
+
+    :param basis: What the stretch is equal in, :data:`UPDATES` or :data:`ENV_STEPS`.
+    :param low: Where it begins.
+    :param high: Where it ends; NaN where runs have no such stretch in common.
+    :param by_system: Mean return of each run over it ``[S]``, in the order of its seeds.
+    """
+
+    basis: str
+    low: float
+    high: float
+    by_system: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A system against another.
+
+    :param difference: Mean of the paired differences in :class:`Scores`.
+    :param num_pairs: Seeds that both have, with a known score.
+    :param doubt: Why no difference is established; ``None`` where one is.
+    """
+
+    system: str
+    reference: str
+    basis: str
+    difference: Estimate
+    num_pairs: int
+    doubt: str | None
+
+    @property
+    def outcome(self) -> str:
+        """``better`` or ``worse``, if that is established."""
+        if self.doubt is not None:
+            return "not established"
+        return "better" if self.difference.value > 0 else "worse"
+
+
+def scores_of(systems: Sequence[Runs]) -> list[Scores]:
+    """Score the runs of one environment on both bases.
+
+    Over updates it is the mean of the returns up to the shortest run's end, so that it is R̄ where all are as long. Over env
+    steps it is the mean of the lines through the returns, from where every run has its first return to where the first ends.
+    """
+    returns = {runs.system: runs.series("return") for runs in systems}
+    steps = {runs.system: runs.series("env_steps") for runs in systems}
+    shortest = min((len(run) for own in returns.values() for run in own), default=0)
+    # A run that finished no episode at all has no score; it must not cost the others theirs
+    pairs = [(x, y) for name in returns for x, y in zip(steps[name], returns[name], strict=True) if not np.isnan(y).all()]
+    low, high = statistics.common_range([x for x, _ in pairs], [y for _, y in pairs])
+    by_updates = {name: np.array([statistics.mean_return(run[:shortest]) for run in own]) for name, own in returns.items()}
+    by_steps = {
+        name: np.array([statistics.mean_over_range(x, y, low, high) for x, y in zip(steps[name], returns[name], strict=True)])
+        for name in returns
+    }
+    return [Scores(UPDATES, 1, shortest, by_updates), Scores(ENV_STEPS, low, high, by_steps)]
+
+
+def against(system: Runs, reference: Runs, scores: Scores) -> Comparison:
+    """Compare the seeds that both have."""
+    common = [seed for seed in system.seeds if seed in reference.seeds]
+    first = scores.by_system[system.system][[system.seeds.index(seed) for seed in common]]
+    second = scores.by_system[reference.system][[reference.seeds.index(seed) for seed in common]]
+    difference = statistics.paired_difference(first, second)
+    num_pairs = int((~np.isnan(first - second)).sum())
+    doubt = _doubt(difference, num_pairs) if not math.isnan(scores.high) else f"The runs have no {scores.basis} in common."
+    return Comparison(system.system, reference.system, scores.basis, difference, num_pairs, doubt)
+
+
+def _doubt(difference: Estimate, num_pairs: int) -> str | None:
+    if math.isnan(difference.low):
+        return "With fewer than two seeds in common there is no interval."
+    if not difference.excludes_zero:
+        return "The interval includes 0."
+    if not statistics.enough_pairs(num_pairs):
+        chance = f"{100 * 2.0 ** (1 - num_pairs):.0f}"
+        return f"The interval leaves out 0, but {num_pairs} seeds agree by chance in {chance} % of studies: use at least 6."
+    return None

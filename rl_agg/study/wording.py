@@ -1,0 +1,45 @@
+"""Numbers and names as text for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rl_agg.statistics import Estimate
+
+UNKNOWN = "n/a"
+MOST_NAMES = 8
+
+
+def in_words(estimate: Estimate, decimals: int | None = None) -> str:
+    """``value [low, high]``; without the brackets where the interval is not known."""
+    value = number(estimate.value, decimals)
+    if math.isnan(estimate.low):
+        return value
+    return f"{value} [{number(estimate.low, decimals)}, {number(estimate.high, decimals)}]"
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """A number with as many decimals as asked for, else at least four digits; ``n/a`` for NaN."""
+    if math.isnan(value):
+        return UNKNOWN
+    if decimals is None:
+        decimals = 0 if abs(value) >= 10_000 else 1 if abs(value) >= 100 else 2
+    text = f"{value:,.{decimals}f}"
+    return text.replace(",", "\u202f").replace("-", "\u2212")
+
+
+def size(count: float) -> str:
+    """Bytes with a unit; ``n/a`` for NaN."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return UNKNOWN if math.isnan(count) else f"{number(count, 0 if unit == 'B' else 1)} {unit}"
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """``A, B and C``; of many names the first and how many more."""
+    if len(names) > MOST_NAMES:
+        return f"{', '.join(names[:MOST_NAMES])} {last} {len(names) - MOST_NAMES} more"
+    return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
