@@ -96,8 +96,6 @@ class SmaxTeams:
         began = time.monotonic()
         print(f"SMAX {task}: compiling for {self.num_envs} copies ...", file=sys.stderr, flush=True)
         keys = _keys(np.zeros(self.num_envs, dtype=np.int64))
-        begin = jax.jit(jax.vmap(self.world.reset)).lower(keys).compile()
-        self._battles, self._sights = begin(keys)
 
         def restart(battles: Any, sights: Any, which: Any, keys: Any) -> Any:
             anew = jax.vmap(self.world.reset)(keys)
@@ -105,8 +103,11 @@ class SmaxTeams:
                 lambda new, old: jax.numpy.where(which.reshape(-1, *[1] * (new.ndim - 1)), new, old), anew, (battles, sights)
             )
 
+        shapes = jax.eval_shape(jax.vmap(self.world.reset), keys)
+        none = jax.tree.map(lambda item: jax.numpy.zeros(item.shape, item.dtype), shapes)
         # Compiled here and once: what came of another type, as of a first reset, would be refused rather than compiled anew.
-        self._reset = jax.jit(restart).lower(self._battles, self._sights, self._going, keys).compile()
+        self._reset = jax.jit(restart).lower(*none, self._going, keys).compile()
+        self._battles, self._sights = self._reset(*none, ~self._going, keys)
         actions = np.zeros((self.num_envs, self.spec.num_agents), dtype=np.int32)
         self._step = jax.jit(jax.vmap(self.world.step)).lower(self._battles, actions).compile()
         self._view()
