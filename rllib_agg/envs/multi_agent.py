@@ -37,8 +37,6 @@ class MultiAgentTeam(NamedTeam):
         terminated, truncated = bool(terminateds.get("__all__")), bool(truncateds.get("__all__"))
         if not (terminated or truncated):
             observations = {
-                agent: seen
-                for agent, seen in observations.items()
-                if not (terminateds.get(agent) or truncateds.get(agent))
+                agent: seen for agent, seen in observations.items() if not (terminateds.get(agent) or truncateds.get(agent))
             }
         return self.outcome(ByAgent(observations, rewards, infos), terminated=terminated, truncated=truncated)

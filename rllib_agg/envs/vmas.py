@@ -1,8 +1,13 @@
-"""VMAS: 2-D physics on batches of worlds. Axes: E environments, n agents, d and s sizes of observation and state, a actions."""
+"""VMAS: physics in two dimensions, on batches of worlds.
+
+Axes: E environments, n agents, d and s sizes of an observation and of the state, a actions.
+"""
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,7 +107,13 @@ def make_vmas(task: str, num_envs: int, *, credit: str, settings: Mapping[str, A
     check_count("max_episode_steps", limit, least=1)
     if team_reward not in TEAM_REWARDS:
         raise unknown_choice("team_reward", team_reward, TEAM_REWARDS)
-    env = vmas.make_env(
-        task, num_envs, continuous_actions=False, seed=0, terminated_truncated=True, dict_spaces=False, **settings
-    )
+    ours = settings.keys() & (inspect.signature(vmas.make_env).parameters.keys() - {"kwargs"})
+    if ours:
+        raise ValueError(f"vmas/{task} has no setting {', '.join(map(repr, sorted(ours)))}; it takes the scenario's own")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Scenario kwargs")
+        try:
+            env = vmas.make_env(task, num_envs, continuous_actions=False, seed=0, terminated_truncated=True, **settings)
+        except UserWarning as warning:
+            raise ValueError(f"vmas/{task}: {warning}") from warning
     return VmasTeams(env, limit, credit=credit, team_reward=team_reward)
