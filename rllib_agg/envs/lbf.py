@@ -43,6 +43,8 @@ class LbfTeam:
 
     def reset(self, seed: int) -> Seen:
         """Begin an episode."""
+        for player in self._env.players:
+            player.position = None  # else nobody begins where another one stood last, and the seed is not all that counts
         observations, _ = self._env.reset(seed=seed)
         return self._look(observations)
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_agg.envs.registry import make_team_env
 from rllib_agg.envs.team import TeamEnv, TeamStep, TeamView
 
 Policy = Callable[[TeamView], NDArray[np.int64]]
+
+
+COPIES = 3
+
+
+@cache
+def battles(task: str) -> Any:
+    """Copies of a map of SMAX with contributions, compiled once for all tests."""
+    return make_team_env(f"smax/{task}", COPIES, credit="contribution")
 
 
 def random_policy(seed: int = 0) -> Policy:

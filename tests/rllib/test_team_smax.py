@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from rllib_agg.envs.registry import make_team_env
 from rllib_agg.envs.smax_maps import TIME_LIMITS
 from rllib_agg.envs.team import TeamView
-from tests.rllib.teams import begin, episode, play, random_policy
+from tests.rllib.teams import COPIES, battles, begin, episode, play, random_policy
 
 pytestmark = pytest.mark.skipif(find_spec("jaxmarl") is None, reason="JaxMARL is not installed: pip install 'rl-agg[marl]'")
 
@@ -22,12 +21,6 @@ COMPILED_BY_DEFAULT = ("3m", "2s3z", "6z_vs_24zl")
 MAPS = [
     pytest.param(name, marks=() if name in COMPILED_BY_DEFAULT else pytest.mark.slow, id=name) for name in sorted(TIME_LIMITS)
 ]
-
-
-@cache
-def battles(task: str) -> Any:
-    """Two copies, compiled once for all tests."""
-    return make_team_env(f"smax/{task}", 2, credit="contribution")
 
 
 def attack(view: TeamView) -> Any:
@@ -94,11 +87,11 @@ def arranged(env: Any, health: list[float], places: list[list[float]]) -> None:
 
     begin(env)
     old = env._battles.units
-    both = (2, 1)
+    all_copies = (COPIES, 1)
     units = old.replace(
-        unit_health=jnp.tile(jnp.array(health, dtype=old.unit_health.dtype), both),
-        unit_alive=jnp.tile(jnp.array(health) > 0, both),
-        unit_positions=jnp.tile(jnp.array(places, dtype=old.unit_positions.dtype), (2, 1, 1)),
+        unit_health=jnp.tile(jnp.array(health, dtype=old.unit_health.dtype), all_copies),
+        unit_alive=jnp.tile(jnp.array(health) > 0, all_copies),
+        unit_positions=jnp.tile(jnp.array(places, dtype=old.unit_positions.dtype), (COPIES, 1, 1)),
     )
     env._battles = env._battles._replace(units=units)
     env._masks[:] = True
@@ -111,19 +104,19 @@ def test_those_who_strike_together_share_what_is_left() -> None:
     """A marine hits 9 of 45, and shoots once in a step."""
     env = battles("3m")
     arranged(env, [45, 45, 45, 10, 45, 45], CLOSE)
-    step = env.step(np.array([[FIRST_ATTACK] * 3, [FIRST_ATTACK, FIRST_ATTACK, FIRST_ATTACK + 1]]))
+    step = env.step(np.array([[FIRST_ATTACK] * 3, [FIRST_ATTACK, FIRST_ATTACK, FIRST_ATTACK + 1], [STOP] * 3]))
     scale = 45 * 3
-    np.testing.assert_allclose(step.agent_rewards, np.array([[10 / 3] * 3, [5, 5, 9]]) / scale, rtol=1e-6)
+    np.testing.assert_allclose(step.agent_rewards, np.array([[10 / 3] * 3, [5, 5, 9], [0] * 3]) / scale, rtol=1e-6)
     arranged(env, [45, 0, 45, 3, 45, 45], CLOSE)
-    step = env.step(np.array([[FIRST_ATTACK] * 3] * 2))
-    np.testing.assert_allclose(step.agent_rewards, np.array([[1.5, 0, 1.5]] * 2) / scale, rtol=1e-6)
+    step = env.step(np.array([[FIRST_ATTACK] * 3] * COPIES))
+    np.testing.assert_allclose(step.agent_rewards, np.array([[1.5, 0, 1.5]] * COPIES) / scale, rtol=1e-6)
 
 
 def test_an_enemy_that_dies_at_the_wall_is_nobodys_merit() -> None:
     env = battles("3m")
-    arranged(env, [45] * 6, [*CLOSE[:5], [32.0, 30.0]])
-    step = env.step(np.array([[STOP, STOP, FIRST_ATTACK]] * 2))
-    np.testing.assert_allclose(step.agent_rewards, np.array([[15, 15, 15 + 9]] * 2) / (45 * 3), rtol=1e-6)
+    arranged(env, [45] * 6, [*CLOSE[:5], [33.0, 30.0]])
+    step = env.step(np.array([[STOP, STOP, FIRST_ATTACK]] * COPIES))
+    np.testing.assert_allclose(step.agent_rewards, np.array([[15, 15, 15 + 9]] * COPIES) / (45 * 3), rtol=1e-6)
     np.testing.assert_allclose(step.rewards, (45 + 9) / (45 * 3), rtol=1e-6)
 
 
@@ -133,7 +126,7 @@ def test_masks_are_the_legal_actions(task: str) -> None:
     smax, n = env.world.env, env.spec.num_agents
     for _, _, step in play(env, attack, 12):
         state = units(env)
-        for copy, agent in np.ndindex(2, n):
+        for copy, agent in np.ndindex(COPIES, n):
             alive, places = state.unit_alive[copy], state.unit_positions[copy]
             reach = float(smax.unit_type_attack_ranges[state.unit_types[copy, agent]])
             near = np.hypot(*(places[n:] - places[agent]).T) < reach
@@ -182,11 +175,11 @@ def test_a_battle_that_is_cut_off_is_not_ended() -> None:
     n = env.spec.num_agents
     view = begin(env)
     ends = {"terminated": 0, "truncated": 0}
-    for seed in range(0, 12, 2):
+    for seed in range(0, 18, 3):
         view = begin(env, seed)
-        going = np.ones(2, dtype=np.bool_)
+        going = np.ones(COPIES, dtype=np.bool_)
         for number in range(60):
-            away = np.where(view.masks[:, :, 3] & (number < 9), 3 if seed % 4 else 2, STOP)
+            away = np.where(view.masks[:, :, 3] & (number < 9), 3 if seed % 2 else 2, STOP)
             step = env.step(away)
             view, state = step.view, units(env)
             alive = state.unit_alive
@@ -203,7 +196,7 @@ def test_a_battle_that_is_cut_off_is_not_ended() -> None:
 def test_wins_are_told_and_paid() -> None:
     env = battles("3m")
     num_wins = num_losses = 0
-    for policy in (attack, lambda view: np.full((2, 3), STOP)):
+    for policy in (attack, lambda view: np.full((COPIES, 3), STOP)):
         for _, _, step in play(env, policy, 40):
             state = units(env)
             dead = ~state.unit_alive
@@ -217,10 +210,10 @@ def test_wins_are_told_and_paid() -> None:
 
 def test_an_episode_depends_on_its_seed_alone() -> None:
     env = battles("3m")
-    both = np.ones(2, dtype=np.bool_)
+    everywhere = np.ones(COPIES, dtype=np.bool_)
 
     def rewards(seeds: list[int], policy: Any) -> np.ndarray[Any, Any]:
-        view, told = env.reset(both, np.array(seeds)), []
+        view, told = env.reset(everywhere, np.array([*seeds, 3])), []
         for _ in range(12):
             step = env.step(policy(view))
             view = step.view
@@ -241,7 +234,7 @@ def test_a_reset_of_one_copy_leaves_the_other() -> None:
         for number in range(10):
             if number == reset_at:
                 before = view
-                view = env.reset(np.array([True, False]), np.array([99, 99]))
+                view = env.reset(np.array([True, False, False]), np.array([99, 99, 99]))
                 np.testing.assert_array_equal(view.observations[1], before.observations[1])
                 assert (view.observations[0] != before.observations[0]).any()
             view = env.step(attack(view)).view
@@ -263,7 +256,7 @@ def test_team_credit_has_no_agent_rewards(monkeypatch: pytest.MonkeyPatch) -> No
     env = battles("3m")
     monkeypatch.setattr(env, "_credit", "team")  # rather than compile another one
     begin(env)
-    assert env.step(np.full((2, 3), STOP)).agent_rewards is None
+    assert env.step(np.full((COPIES, 3), STOP)).agent_rewards is None
 
 
 def test_bad_maps_and_settings_are_refused() -> None:
