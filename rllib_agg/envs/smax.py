@@ -6,6 +6,8 @@ environments, n agents.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import time
@@ -143,7 +145,8 @@ def _make_world(
     :param see_enemy_actions: Whether the team sees what the enemies did last.
     :param walls_cause_death: Whether the edge of the map kills.
     """
-    smax = import_extra("jaxmarl.environments.smax.smax_env", "smax")
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of submodules that are not for users
+        smax = import_extra("jaxmarl.environments.smax.smax_env", "smax")
     from rllib_agg.envs.smax_world import SmaxWorld
 
     scenario, limit = find_scenario(smax, task)
@@ -176,4 +179,5 @@ def _unit_types(env: Any) -> tuple[str, ...]:
     if env.smacv2_unit_type_generation:  # drawn anew for each episode
         return ("unit",) * env.num_allies
     names: list[str] = env.unit_type_names
-    return tuple(names[index] for index in np.asarray(env.scenario)[: env.num_allies].tolist())
+    numbers: list[int] = np.asarray(env.scenario)[: env.num_allies].tolist()
+    return tuple(names[number] for number in numbers)

@@ -52,7 +52,8 @@ def random_policy(spec: TeamSpec, seed: int) -> Policy:
 
     def act(view: TeamView) -> NDArray[np.int64]:
         chances = draws.random(view.masks.shape)
-        return np.where(view.masks, chances, -1.0).argmax(axis=2)
+        actions: NDArray[np.int64] = np.where(view.masks, chances, -1.0).argmax(axis=2)
+        return actions
 
     return act
 
