@@ -6,8 +6,6 @@ environments, n agents.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import sys
 import time
@@ -145,8 +143,7 @@ def _make_world(
     :param see_enemy_actions: Whether the team sees what the enemies did last.
     :param walls_cause_death: Whether the edge of the map kills.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of submodules that are not for users
-        smax = import_extra("jaxmarl.environments.smax.smax_env", "smax")
+    smax = import_extra("jaxmarl.environments.smax.smax_env", "smax")
     from rllib_agg.envs.smax_world import SmaxWorld
 
     scenario, limit = find_scenario(smax, task)
@@ -177,7 +174,8 @@ def _keys(seeds: NDArray[np.int64]) -> NDArray[np.uint32]:
 
 def _unit_types(env: Any) -> tuple[str, ...]:
     if env.smacv2_unit_type_generation:  # drawn anew for each episode
-        return ("unit",) * env.num_allies
+        num_allies: int = env.num_allies
+        return ("unit",) * num_allies
     names: list[str] = env.unit_type_names
     numbers: list[int] = np.asarray(env.scenario)[: env.num_allies].tolist()
     return tuple(names[number] for number in numbers)
