@@ -114,7 +114,7 @@ class SmaxTeams:
 
     def _view(self) -> TeamView:
         observations, states, masks = (np.array(item) for item in self._sights)
-        self._masks = masks
+        self._masks = masks.copy()  # the other is the caller's
         return TeamView(observations, states, masks)
 
 

@@ -61,7 +61,8 @@ class Corridor(MultiAgentEnv):
             seen["walker_0"] = np.array([self.places["walker_0"]], dtype=np.float32)
         if "walker_1" in agents:
             place = self.places["walker_1"]
-            mask = np.array([not self.stuck, not self.stuck, place > 0 and not self.stuck], dtype=np.int8)
+            free = not self.stuck and place < self.length  # at the end, nothing is legal
+            mask = np.array([free, free, place > 0 and free], dtype=np.int8)
             seen["walker_1"] = {"observations": np.array([2 * place] * 2, dtype=np.float32), "action_mask": mask}
         return seen
 

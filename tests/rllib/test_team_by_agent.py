@@ -60,6 +60,7 @@ def test_an_agent_that_has_left_does_nothing_and_one_that_joins_begins() -> None
     assert steps[1].view.masks[0, 0].tolist() == [True, False, False]
     assert not steps[1].view.observations[0, 0].any()
     assert steps[-1].view.observations[0, 1].tolist() == [4, 4]  # the last one of the episode
+    assert steps[-1].view.masks[0, 1].tolist() == [True, False, False]  # where its own mask is all zero
 
 
 def test_the_time_limit_is_told_apart_from_an_end() -> None:
