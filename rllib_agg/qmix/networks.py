@@ -137,5 +137,7 @@ class AgentNetworks(nn.Module):
         networks, steps, sequences, _ = inputs.shape
         features = self.feature(inputs.flatten(1, 2)).relu_().unflatten(1, (steps, sequences))
         hidden = self.rnn(features, start)
-        values = self.head(hidden.flatten(1, 2)).view(networks, steps, -1, sequences * networks // self.num_agents, self.num_actions)
+        values = self.head(hidden.flatten(1, 2)).view(
+            networks, steps, -1, sequences * networks // self.num_agents, self.num_actions
+        )
         return values.permute(3, 1, 0, 2, 4).flatten(2, 3), hidden[:, -1]

@@ -7,8 +7,8 @@ Axes: m networks, T time, K sequences of each network, H units.
     c &= \tanh(i_c + r (h_{t-1} W_c + b_c)) \\
     h_t &= c + z (h_{t-1} - c)
 
-where i, the inputs' share of the gates, was computed for all steps at once. Backwards, the only thing that must go step by step
-is :math:`\partial h_t / \partial h_{t-1}`; all of a step's factors, and the gradients of W and b, are one product over all steps.
+where i, the inputs' share of the gates, was computed for all steps at once. Backwards, only :math:`\partial h_t / \partial h_{t-1}`
+must go step by step; all of a step's factors, and the gradients of W and b, are one product over all steps.
 
 Source: Cho et al. (2014), in the form of ``torch.nn.GRUCell``.
 """

@@ -76,7 +76,12 @@ def test_stacked_networks_equal_separate_ones(shared: bool, agent_ids: bool) -> 
         own = hidden[0, agent * B : (agent + 1) * B] if shared else hidden[agent]
         torch.testing.assert_close(own, last, rtol=1e-6, atol=1e-6)
     layers = {"feature.weight": "feature.weight", "rnn.weight_ih": "cell.weight_ih", "rnn.weight_hh": "cell.weight_hh"}
-    layers |= {"head.weight": "head.weight", "feature.bias": "feature.bias", "rnn.bias_hh": "cell.bias_hh", "head.bias": "head.bias"}
+    layers |= {
+        "head.weight": "head.weight",
+        "feature.bias": "feature.bias",
+        "rnn.bias_hh": "cell.bias_hh",
+        "head.bias": "head.bias",
+    }
     for name, other in layers.items():
         found = stacked.get_parameter(name).grad
         each = [network.get_parameter(other).grad for network in plain]
