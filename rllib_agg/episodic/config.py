@@ -11,7 +11,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.env_context import EnvContext
 
-from rl_agg.episodes import Environments, ListedEnvironments, Report, open_environments
+from rl_agg.episodes import Environments, ListedEnvironments, open_environments
 from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered_env
 from rllib_agg.aggregation.strict_config import StrictConfig
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
@@ -25,7 +25,7 @@ RLLIB_MODEL = dataclasses.asdict(DefaultModelConfig())
 class Agents(Protocol):
     """What runs episodes."""
 
-    def run(self, order: Any, agents: NDArray[np.int64]) -> Report:
+    def run(self, order: Any, agents: NDArray[np.int64]) -> Any:
         """Run an episode with each of the agents."""
 
     def close(self) -> None:

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    LEARNER_RESULTS,
+    NUM_NON_TRAINABLE_PARAMETERS,
+    NUM_TRAINABLE_PARAMETERS,
+)
 
 from rl_agg.seeding import fresh_run, stream
 from rllib_agg.episodic.central import CentralAlgorithm
@@ -79,4 +85,8 @@ class QMIX(CentralAlgorithm):
     def log_round(self, report: TeamReport) -> None:
         """Add what the learner measured."""
         super().log_round(report)
-        self.metrics.aggregate([self.learner.metrics.reduce()], key=LEARNER_RESULTS)
+        if self.centre.has_learned:
+            measured = self.learner.metrics.reduce()[DEFAULT_MODULE_ID]
+            for name in (NUM_TRAINABLE_PARAMETERS, NUM_NON_TRAINABLE_PARAMETERS):  # told once, and NaN ever after
+                measured.pop(name, None)
+            self.metrics.aggregate([measured], key=(LEARNER_RESULTS, DEFAULT_MODULE_ID))

@@ -42,11 +42,14 @@ class TeamCentre:
         self.num_updates = self.num_skipped = self.num_masked = 0
         self.num_steps = self.num_rounds = self.num_merges = self.num_lost = 0
         self._due = 0.0
+        self.has_learned = False
+        """Whether steps were taken in the last round."""
 
     @property
     def epsilon(self) -> float:
         """The share of random actions now."""
-        return float(np.interp(self.num_steps, *zip(*self.config.epsilon_schedule, strict=True)))
+        steps, values = zip(*self.config.epsilon_schedule, strict=True)
+        return float(np.interp(self.num_steps, steps, values))
 
     def order(self) -> TeamOrder:
         """Play by what was learned so far."""
@@ -60,6 +63,7 @@ class TeamCentre:
             self.num_steps += played.num_steps
             self.num_lost += played.num_lost
         self.num_rounds += 1
+        self.has_learned = False
         if self._can_learn():
             self._due += self.config.updates_per_episode * sum(len(played.episodes) for played in report.played)
             with one_pool(self.config.num_torch_threads):
@@ -75,7 +79,7 @@ class TeamCentre:
     def _can_learn(self) -> bool:
         config = self.config
         enough = len(self.replay) >= config.train_batch_size_per_learner
-        return enough and self.num_steps >= config.num_steps_sampled_before_learning_starts
+        return bool(enough and self.num_steps >= config.num_steps_sampled_before_learning_starts)
 
     def _learn(self, num_updates: int) -> None:
         config, learner = self.config, self.learner
@@ -89,6 +93,7 @@ class TeamCentre:
             if self.num_updates % config.target_network_update_freq == 0:
                 learner.team.update_targets(config.tau)
         self.num_skipped += learner.num_skipped.pop(DEFAULT_MODULE_ID, 0)
+        self.has_learned = bool(seen)
         for name in seen[0] if seen else ():
             mean = float(torch.stack([measures[name] for measures in seen]).mean())
             learner.metrics.log_value((DEFAULT_MODULE_ID, name), mean, window=1)

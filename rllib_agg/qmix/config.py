@@ -39,7 +39,7 @@ TABLE_1: dict[str, Any] = {
     "reward_buffer_size": 96,
     "same_init": False,
 }
-UPDATES_OF_TARGETS = {
+UPDATES_OF_TARGETS: dict[str, dict[str, Any]] = {
     "hard": {"target_network_update_freq": 200, "tau": 1.0},
     "soft": {"target_network_update_freq": 1, "tau": 0.05},
 }
@@ -148,8 +148,8 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         :param parameter_sharing: ``none``, ``full`` (one network for all agents), ``a_pps``, ``rs_pps`` or ``pp_pps``, see
             :mod:`rl_agg.sharing`.
         :param sharing_interval: Gradient steps between two merges.
-        :param shared_layers: What ``pp_pps`` merges, of ``feature``, ``rnn`` and ``head``. The paper says the head, its code the
-            other two.
+        :param shared_layers: What ``pp_pps`` merges, of ``feature``, ``rnn`` and ``head``: by the paper the head, by its
+            code the other two.
         :param same_init: Let all agents begin with the same parameters: networks that differ in how their units are ordered
             have no meaningful average.
         :param credit: Whose merit rewards are: ``contribution``, ``env`` or ``team``; ``None``: for ``rs_pps`` and ``pp_pps``

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from ray.rllib.utils.metrics import (
     NUM_ENV_STEPS_SAMPLED,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -57,6 +56,7 @@ class TeamEnvRunner(EpisodicEnvRunner):
     env: Any
     worker_index: Any
     metrics: Any
+    module: Any
     _agents: TeamPlayers
 
     def make_env(self) -> None:
@@ -74,7 +74,7 @@ class TeamEnvRunner(EpisodicEnvRunner):
         if number and self.env is not None:
             self._weights_number, self._num_groups = number, 0
 
-    def sample(
+    def sample(  # type: ignore[override]
         self,
         *,
         num_timesteps: int | None = None,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rl_agg.choices import unknown_choice
 from rllib_agg.envs.team import Bools, TeamSpec
 
-PRECISIONS = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
+PRECISIONS: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
 """What observations and states are kept in."""
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -32,7 +32,7 @@ def precision(name: Any) -> np.dtype[Any]:
 
 def action_dtype(num_actions: int) -> np.dtype[Any]:
     """The smallest integer that names every action."""
-    return np.min_scalar_type(num_actions - 1)
+    return np.dtype(np.min_scalar_type(num_actions - 1))
 
 
 @dataclass(frozen=True, slots=True)

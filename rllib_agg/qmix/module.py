@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from rllib_agg.envs.team import TeamSpec
 from rllib_agg.qmix.mixer import make_mixer, seed_mixer
@@ -84,8 +84,10 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
 
         :param tau: How far; 1: all the way.
         """
-        for online, target in ((self.networks, self.target_networks), (self.mixer, self.target_mixer)):
-            if online is not None:
+        pairs: tuple[tuple[nn.Module | None, nn.Module | None], ...]
+        pairs = (self.networks, self.target_networks), (self.mixer, self.target_mixer)
+        for online, target in pairs:
+            if online is not None and target is not None:
                 for parameter, own in zip(online.parameters(), target.parameters(), strict=True):
                     own.copy_(parameter) if tau == 1 else own.lerp_(parameter, tau)
 

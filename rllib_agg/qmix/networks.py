@@ -51,7 +51,7 @@ class StackedRecurrence(nn.Module):
         :param start: ``[m, K, H]``.
         """
         gates = torch.baddbmm(self.bias_ih, inputs.flatten(1, 2), self.weight_ih)
-        return recur(gates.unflatten(1, inputs.shape[1:3]), start, self.weight_hh, self.bias_hh)
+        return recur(gates.view(*inputs.shape[:3], -1), start, self.weight_hh, self.bias_hh)
 
 
 class AgentNetworks(nn.Module):
@@ -91,13 +91,13 @@ class AgentNetworks(nn.Module):
         for index in range(1 if same else self.num_networks):
             for layer, fan_in in ((self.feature, self.input_size), (self.rnn, self.hidden), (self.head, self.hidden)):
                 for name, parameter in layer.named_parameters():
-                    bound = fan_in**-0.5
+                    width = self.num_actions if layer is self.head else self.hidden
                     if not orthogonal:
-                        parameter[index].uniform_(-bound, bound, generator=generator)
+                        parameter[index].uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
                     elif name.startswith("bias"):
                         parameter[index].zero_()
                     else:
-                        for block in parameter[index].split(self.hidden if layer is self.rnn else parameter.shape[-1], dim=-1):
+                        for block in torch.split(parameter[index], width, dim=-1):  # a gate each, of the recurrence's
                             nn.init.orthogonal_(block, generator=generator)
         if same:
             for parameter in self.parameters():
@@ -135,7 +135,7 @@ class AgentNetworks(nn.Module):
         :return: Values ``[B, T, n, a]`` and the last hidden states ``[m, K, H]``.
         """
         networks, steps, sequences, _ = inputs.shape
-        features = self.feature(inputs.flatten(1, 2)).relu_().unflatten(1, (steps, sequences))
+        features = self.feature(inputs.flatten(1, 2)).relu_().view(networks, steps, sequences, self.hidden)
         hidden = self.rnn(features, start)
         values = self.head(hidden.flatten(1, 2)).view(
             networks, steps, -1, sequences * networks // self.num_agents, self.num_actions

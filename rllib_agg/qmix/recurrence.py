@@ -7,8 +7,9 @@ Axes: m networks, T time, K sequences of each network, H units.
     c &= \tanh(i_c + r (h_{t-1} W_c + b_c)) \\
     h_t &= c + z (h_{t-1} - c)
 
-where i, the inputs' share of the gates, was computed for all steps at once. Backwards, only :math:`\partial h_t / \partial h_{t-1}`
-must go step by step; all of a step's factors, and the gradients of W and b, are one product over all steps.
+where i, the inputs' share of the gates, was computed for all steps at once. Backwards, only
+:math:`\partial h_t / \partial h_{t-1}` must go step by step; all of a step's factors, and the gradients of W and b, are one
+product over all steps.
 
 Source: Cho et al. (2014), in the form of ``torch.nn.GRUCell``.
 """
@@ -83,5 +84,5 @@ class Recurrence(torch.autograd.Function):
 
 def recur(inputs: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Hidden states of all steps, see :meth:`Recurrence.forward`."""
-    hidden: Tensor = Recurrence.apply(inputs, start, weight, bias)
+    hidden: Tensor = Recurrence.apply(inputs, start, weight, bias)  # type: ignore[no-untyped-call]
     return hidden
