@@ -109,9 +109,7 @@ class ListedTeams:
         truncated |= self._going & ~terminated & (self._steps >= self.spec.max_episode_steps)
         self._going &= ~(terminated | truncated)
         known = won if self.spec.has_wins else None
-        return TeamStep(
-            self._view(), rewards, agent_rewards, terminated, truncated, known, lost if self._can_break else None
-        )
+        return TeamStep(self._view(), rewards, agent_rewards, terminated, truncated, known, lost if self._can_break else None)
 
     def render(self) -> NDArray[np.uint8]:
         """Draw the first copy ``[height, width, 3]``."""

@@ -6,7 +6,6 @@ environments, n agents.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -22,10 +21,8 @@ from rllib_agg.envs.packages import import_extra
 from rllib_agg.envs.smax_maps import find_scenario
 from rllib_agg.envs.team import Bools, TeamSpec, TeamStep, TeamView
 
-logger = logging.getLogger(__name__)
-
 XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false"
-"""One thread: the arrays are so small that handing them out costs more than it saves, and runners are processes of their own."""
+"""One thread: the arrays are so small that sharing them out costs more than it saves."""
 
 ATTACK_MODES = ("closest", "random")
 
@@ -56,37 +53,39 @@ class SmaxTeams:
             has_wins=True,
         )
         self._going = np.zeros(num_envs, dtype=np.bool_)
-        self._film: list[Any] | None = None
+        self._battles: Any = None
+        self._sights: Any = None
+        self.filmed: list[Any] | None = None
         self._compile(task)
 
     def reset(self, which: Bools, seeds: NDArray[np.int64]) -> TeamView:
         """Begin new battles in some of the copies, each from its own seed."""
         self._battles, self._sights = self._reset(self._battles, self._sights, np.asarray(which, dtype=np.bool_), _keys(seeds))
         self._going |= which
-        if self._film is not None and which[0]:
-            self._film = []
+        if self.filmed is not None and which[0]:
+            self.filmed = []
         return self._view()
 
     def step(self, actions: NDArray[np.int64]) -> TeamStep:
         """Step all battles; those that are over go on unseen."""
         check_actions(actions, self._masks, self._going)
         self._battles, self._sights, result, moves = self._step(self._battles, actions.astype(np.int32))
-        if self._film is not None and self._going[0]:
-            self._film.append(self._jax.tree.map(lambda of_all: of_all[0], tuple(moves)))
+        if self.filmed is not None and self._going[0]:
+            self.filmed.append(self._jax.tree.map(lambda of_all: of_all[0], tuple(moves)))
         rewards, contributions, terminated, truncated, won = (np.array(item) for item in result)
         self._going &= ~(terminated | truncated)
         agent_rewards = contributions if self._credit == "contribution" else None
         return TeamStep(self._view(), rewards, agent_rewards, terminated, truncated, won)
 
     def film(self) -> None:
-        """Keep what the first copy does from its next reset on, for :meth:`frames`."""
-        self._film = []
+        """Keep the first copy's moves from its next reset on, in ``filmed``, for :meth:`frames`."""
+        self.filmed = []
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
         """Draw what was kept ``[height, width, 3]``, in SMAX's own manner, several to a step."""
         from rllib_agg.envs.smax_frames import draw
 
-        return draw(self.world.env, self._film or [])
+        return draw(self.world.env, self.filmed or [])
 
     def close(self) -> None:
         """Nothing is held but memory."""
@@ -96,8 +95,6 @@ class SmaxTeams:
         began = time.monotonic()
         print(f"SMAX {task}: compiling for {self.num_envs} copies ...", file=sys.stderr, flush=True)
         keys = _keys(np.zeros(self.num_envs, dtype=np.int64))
-        begin = jax.jit(jax.vmap(self.world.reset)).lower(keys).compile()
-        self._battles, self._sights = begin(keys)
 
         def restart(battles: Any, sights: Any, which: Any, keys: Any) -> Any:
             anew = jax.vmap(self.world.reset)(keys)
@@ -105,8 +102,11 @@ class SmaxTeams:
                 lambda new, old: jax.numpy.where(which.reshape(-1, *[1] * (new.ndim - 1)), new, old), anew, (battles, sights)
             )
 
+        shapes = jax.eval_shape(jax.vmap(self.world.reset), keys)
+        none = jax.tree.map(lambda item: jax.numpy.zeros(item.shape, item.dtype), shapes)
         # Compiled here and once: what came of another type, as of a first reset, would be refused rather than compiled anew.
-        self._reset = jax.jit(restart).lower(self._battles, self._sights, self._going, keys).compile()
+        self._reset = jax.jit(restart).lower(*none, self._going, keys).compile()
+        self._battles, self._sights = self._reset(*none, ~self._going, keys)
         actions = np.zeros((self.num_envs, self.spec.num_agents), dtype=np.int32)
         self._step = jax.jit(jax.vmap(self.world.step)).lower(self._battles, actions).compile()
         self._view()
@@ -175,4 +175,5 @@ def _keys(seeds: NDArray[np.int64]) -> NDArray[np.uint32]:
 def _unit_types(env: Any) -> tuple[str, ...]:
     if env.smacv2_unit_type_generation:  # drawn anew for each episode
         return ("unit",) * env.num_allies
-    return tuple(env.unit_type_names[index] for index in np.asarray(env.scenario)[: env.num_allies].tolist())
+    names: list[str] = env.unit_type_names
+    return tuple(names[index] for index in np.asarray(env.scenario)[: env.num_allies].tolist())

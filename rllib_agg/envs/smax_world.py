@@ -74,7 +74,8 @@ class SmaxWorld:
         """Begin a battle from a key."""
         key, reset_key = jax.random.split(key)
         observations, units = self.env.reset(reset_key)
-        memory = jax.tree.map(lambda *of_each: jnp.stack(of_each), *[get_heuristic_policy_initial_state()] * len(self._enemies))
+        one: Any = get_heuristic_policy_initial_state()  # type: ignore[no-untyped-call]
+        memory = jax.tree.map(lambda value: jnp.stack([jnp.asarray(value)] * len(self._enemies)), one)
         return self._look(key, units, memory, observations)
 
     def step(self, battle: Battle, actions: Array) -> tuple[Battle, Sight, Result, Moves]:
@@ -138,7 +139,8 @@ class SmaxWorld:
         shares = damage / jnp.where(total > 0, total, 1.0)[:, None]
         worth = 1.0 / (env.unit_type_health[types[n:]] * len(self._enemies))  # [m], of a point of health
         earned = (shares * (by_weapons * worth)[:, None]).sum(axis=(0, 2))
-        return earned + ((lost - by_weapons) * worth).sum() / n
+        whole: Array = earned + ((lost - by_weapons) * worth).sum() / n
+        return whole
 
     def _scales(self) -> Array:
         """``[s]``: SMAX's state has positions in its own units, up to 32; as shares of the map they are like the rest."""
