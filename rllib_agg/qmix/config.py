@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
@@ -23,6 +24,9 @@ from rllib_agg.qmix.replay import ReplaySettings
 
 BY_REWARD = ("rs_pps", "pp_pps")
 """Where it matters what each agent earned."""
+
+CREDITS_BY_REWARD = ("contribution", "env")
+"""What is asked for there, the best first."""
 
 TABLE_1: dict[str, Any] = {
     "mixer": "qmix",
@@ -210,11 +214,22 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         """Whose merit rewards are in an environment."""
         if self.credit is not None:
             return self.credit
-        choices = ("contribution", "env") if self.parameter_sharing in BY_REWARD else ()
+        choices = CREDITS_BY_REWARD if self.parameter_sharing in BY_REWARD else ()
         return next((credit for credit in choices if credit in spec.credits), "team")
 
-    def open_team(self, credit: str) -> TeamEnv:
-        """Make the environment's copies."""
+    def open_team(self) -> TeamEnv:
+        """Make the environment's copies, with the best credit that they can tell.
+
+        :raises ValueError: if there is no such environment, credit or setting.
+        """
+        by_reward = self.parameter_sharing in BY_REWARD
+        choices = [self.credit] if self.credit is not None else [*(CREDITS_BY_REWARD if by_reward else ()), "team"]
+        for credit in choices[:-1]:
+            with contextlib.suppress(ValueError):  # whatever else is wrong is told by the last of them
+                return self._make(credit)
+        return self._make(choices[-1])
+
+    def _make(self, credit: str) -> TeamEnv:
         return make_team_env(self.env, self.num_envs_per_env_runner, credit=credit, settings=dict(self.env_config))
 
     def open_agents(self, worker_index: int = 0) -> TeamPlayers:
@@ -222,11 +237,7 @@ class QMIXConfig(CentralConfig, ModelDefaults):
 
         :param worker_index: Not looked at: which env runner plays changes nothing.
         """
-        env = self.open_team(self.credit or "team")
-        credit = self.credit_for(env.spec)
-        if credit != (self.credit or "team"):
-            env.close()
-            env = self.open_team(credit)
+        env = self.open_team()
         check_shape(self, env.spec)
         networks = AgentNetworks(
             env.spec.num_agents,
