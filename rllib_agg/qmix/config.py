@@ -60,7 +60,7 @@ class QMIXConfig(CentralConfig, ModelDefaults):
     300
     """
 
-    model_defaults: ClassVar[dict[str, Any]] = {"hidden_dim": 64, "hypernet_dim": 64, "orthogonal_init": True}
+    model_defaults: ClassVar[dict[str, Any]] = {"hidden_dim": 64, "hypernet_dim": 64, "orthogonal_init": False}
     model_settings = frozenset(model_defaults)
     not_used = (
         "env_to_module_connector",

@@ -19,7 +19,9 @@ class Corridor:
     the way is. ``faults`` names what goes wrong in episodes with a seed divisible by 3: ``lost``, ``nan``, ``stuck`` or ``raises``.
     """
 
-    def __init__(self, num_envs: int, credit: str, *, agents: int = 3, limit: int = 6, faults: str = "", seen: float = 1.0) -> None:
+    def __init__(
+        self, num_envs: int, credit: str, *, agents: int = 3, limit: int = 6, faults: str = "", seen: float = 1.0
+    ) -> None:
         types = tuple("leader" if agent == 0 else "follower" for agent in range(agents))
         self.spec = TeamSpec(agents, 3, 4, 2, limit, types, frozenset({"contribution", "env"}), has_wins=True)
         self.num_envs, self.credit, self.faults, self.seen = num_envs, credit, faults, seen
@@ -66,7 +68,12 @@ class Corridor:
         if self.faults == "stuck":
             masks[:, -1] = False
         who = np.arange(self.spec.num_agents)
-        seen = [self.places, self.ways[:, None] - self.places, np.broadcast_to(who, self.places.shape), self.places * 0 + self.seen]
+        seen = [
+            self.places,
+            self.ways[:, None] - self.places,
+            np.broadcast_to(who, self.places.shape),
+            self.places * 0 + self.seen,
+        ]
         observations = np.stack(seen, axis=-1).astype(np.float32)
         states = np.stack([self.places.sum(1), self.time], axis=-1).astype(np.float32)
         return TeamView(observations, states, masks)

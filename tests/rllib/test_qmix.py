@@ -180,7 +180,8 @@ def test_evaluation_explores_nothing_and_leaves_no_trace(ray_session: None) -> N
     }
     out = module.forward_inference(batch)
     values, _ = module.networks(
-        module.networks.arrange(torch.from_numpy(view.observations)[:, None], torch.full((4, 1, 3), -1)), module.networks.start(4)
+        module.networks.arrange(torch.from_numpy(view.observations)[:, None], torch.full((4, 1, 3), -1)),
+        module.networks.start(4),
     )
     assert (out[Columns.ACTIONS] == values[:, 0].masked_fill(~torch.from_numpy(view.masks), -torch.inf).argmax(-1)).all()
     assert out[Columns.STATE_OUT]["hidden"].shape == (4, 3, 8)
@@ -229,8 +230,8 @@ def test_an_environments_error_is_told(ray_session: None) -> None:
 @pytest.mark.parametrize("mixer", ["qmix", None])
 def test_one_agent(mixer: str | None, sharing: str, ray_session: None) -> None:
     config = tiny(mixer=mixer, parameter_sharing=sharing, sharing_interval=1)
-    algorithm = built(config.environment("walk/corridor", env_config={"agents": 1}), 2)
-    assert np.isfinite(algorithm.learner.metrics.reduce()[MODULE]["total_loss"].peek()) or True
+    algorithm = built(config.environment("walk/corridor", env_config={"agents": 1}), 1)
+    assert np.isfinite(algorithm.train()["learners"][MODULE]["total_loss"])
     assert algorithm.centre.ledger.messages == 0
     algorithm.stop()
 
@@ -271,19 +272,25 @@ def test_faithful_is_table_1() -> None:
     ("change", "message"),
     [
         (lambda c: c.training(mixer="qmx"), r"unknown mixer 'qmx' \(did you mean 'qmix'\?\); choose from None, qmix, vdn"),
-        (lambda c: c.training(parameter_sharing="rspps"), "unknown parameter_sharing 'rspps' .*choose from a_pps, full, none, pp_pps"),
+        (
+            lambda c: c.training(parameter_sharing="rspps"),
+            "unknown parameter_sharing 'rspps' .*choose from a_pps, full, none, pp_pps",
+        ),
         (lambda c: c.training(credit="agent"), "unknown credit 'agent'; choose from contribution, env, team"),
         (lambda c: c.training(moments="mean"), "unknown moments 'mean'.* choose from keep, merge, reset"),
         (lambda c: c.training(shared_layers="head"), "shared_layers must be a sequence of feature, rnn, head, got 'head'"),
         (lambda c: c.training(shared_layers=["heads"]), r"unknown shared layer 'heads' \(did you mean 'head'\?\)"),
         (lambda c: c.training(sharing_interval=0), "sharing_interval must be an integer >= 1, got 0"),
         (lambda c: c.training(target_network_update_freq=0.5), "target_network_update_freq must be an integer >= 1, got 0.5"),
-        (lambda c: c.training(tau=0), "tau must be a finite number <= 1 and > 0, got 0"),
+        (lambda c: c.training(tau=0), "tau must be a finite number > 0 and <= 1, got 0"),
         (lambda c: c.training(td_lambda=1.5), "td_lambda must be a finite number >= 0 and <= 1, got 1.5"),
         (lambda c: c.training(gamma=2), "gamma must be a finite number >= 0 and <= 1, got 2"),
         (lambda c: c.training(epsilon=2), "epsilon must be a finite number >= 0 and <= 1, got 2"),
         (lambda c: c.training(epsilon=[[0, 1], [0, 0.1]]), "epsilon's env steps must ascend"),
-        (lambda c: c.training(epsilon=[1, 0.1]), r"epsilon must be a number or \[\[env steps, number\], ...\], got \[1, 0.1\]"),
+        (
+            lambda c: c.training(epsilon=[1, 0.1]),
+            r"epsilon must be a number or \[\[env steps, number\], ...\], got \[1, 0.1\]",
+        ),
         (lambda c: c.training(updates_per_episode=0), "updates_per_episode must be a finite number > 0, got 0"),
         (lambda c: c.training(double_q=1), "double_q must be True or False, got 1"),
         (lambda c: c.training(agent_ids="yes"), "agent_ids must be True or False, got 'yes'"),
@@ -293,7 +300,10 @@ def test_faithful_is_table_1() -> None:
         (lambda c: c.training(num_epochs=3), "QMIXConfig does not use num_epochs"),
         (lambda c: c.learners(num_learners=1), "set num_learners=0, not 1"),
         (lambda c: c.env_runners(explore=True), "explore by epsilon; leave explore=False"),
-        (lambda c: c.rl_module(model_config={"use_lstm": True}), "no model_config 'use_lstm'; choose from hidden_dim, hypernet_dim"),
+        (
+            lambda c: c.rl_module(model_config={"use_lstm": True}),
+            "no model_config 'use_lstm'; choose from hidden_dim, hypernet_dim",
+        ),
         (lambda c: c.rl_module(model_config={"hidden_dim": 0}), "hidden_dim must be an integer >= 1, got 0"),
         (lambda c: c.update_from_dict({"mixr": "vdn"}), "QMIXConfig has no setting 'mixr'"),
     ],
@@ -307,10 +317,16 @@ def test_bad_settings(change: Callable[[QMIXConfig], Any], message: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.environment("matrix/three_step"), "unknown matrix game 'three_step'.* choose from climbing, penalty, two_step"),
+        (
+            lambda c: c.environment("matrix/three_step"),
+            "unknown matrix game 'three_step'.* choose from climbing, penalty, two_step",
+        ),
         (lambda c: c.environment("matrx/two_step"), "unknown backend 'matrx'"),
         (lambda c: c.training(credit="env"), "has no credit 'env'; choose from team"),
-        (lambda c: c.training(replay_buffer_config={"max_gb": 1e-6}), "the replay is too large: 5000 episodes of up to 2 steps"),
+        (
+            lambda c: c.training(replay_buffer_config={"max_gb": 1e-6}),
+            "the replay is too large: 5000 episodes of up to 2 steps",
+        ),
     ],
 )
 def test_what_does_not_fit_the_environment_is_told_at_build(

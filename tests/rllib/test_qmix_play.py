@@ -117,7 +117,11 @@ def test_groups_are_the_same_whoever_plays_them_in_whatever_order() -> None:
     weights = {name: value.numpy().copy() for name, value in team.networks.state_dict().items()}
     order = TeamOrder(run=3, round=7, epsilon=0.5, weights=weights)
     whole = team.run(order, np.arange(4))
-    parts = [players().run(order, np.array([1, 3])), players().run(order, np.array([0, 2])), players().run(order, np.array([2]))]
+    parts = [
+        players().run(order, np.array([1, 3])),
+        players().run(order, np.array([0, 2])),
+        players().run(order, np.array([2])),
+    ]
     merged = merge(parts)
     assert merged.agents.tolist() == [0, 1, 2, 3]
     for one, two in zip(whole.played, merged.played, strict=True):
@@ -250,7 +254,9 @@ def test_the_replays_size_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_replay_too_large_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("9.84 GB in float32, and max_gb is 8. Set in replay_buffer_config")) as error:
+    with pytest.raises(
+        ValueError, match=re.escape("9.84 GB in float32, and max_gb is 8. Set in replay_buffer_config")
+    ) as error:
         ReplaySettings().check(CORRIDOR)
     assert f"a capacity of {int(8e9 // 1_967_305)}, dtype='float16' (4.95 GB), or a larger max_gb" in str(error.value)
     with pytest.raises(ValueError, match="a capacity of 40, or a larger max_gb"):

@@ -72,7 +72,9 @@ def test_rs_pps_weighs_by_what_each_earned() -> None:
 
 
 def test_rs_pps_with_team_credit_is_a_pps_and_warns() -> None:
-    with pytest.warns(UserWarning, match="parameter_sharing='rs_pps' with credit='team' counts all agents alike, which is 'a_pps'"):
+    with pytest.warns(
+        UserWarning, match="parameter_sharing='rs_pps' with credit='team' counts all agents alike, which is 'a_pps'"
+    ):
         algorithm = built(parameter_sharing="rs_pps", credit="team")
     plain = built(parameter_sharing="a_pps")
     for _ in range(3):
