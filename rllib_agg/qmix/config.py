@@ -19,6 +19,7 @@ from rllib_agg.qmix.env_runner import TeamEnvRunner
 from rllib_agg.qmix.episodes import precision
 from rllib_agg.qmix.learner import QMIXLearner
 from rllib_agg.qmix.networks import AgentNetworks
+from rllib_agg.qmix.paper import MODEL, TABLE_1, UPDATES_OF_TARGETS
 from rllib_agg.qmix.play import TeamPlayers
 from rllib_agg.qmix.replay import ReplaySettings
 
@@ -27,27 +28,6 @@ BY_REWARD = ("rs_pps", "pp_pps")
 
 CREDITS_BY_REWARD = ("contribution", "env")
 """What is asked for there, the best first."""
-
-TABLE_1: dict[str, Any] = {
-    "mixer": "qmix",
-    "gamma": 0.99,
-    "lr": 5e-4,
-    "grad_clip": 10.0,
-    "train_batch_size_per_learner": 96,
-    "replay_buffer_config": {"capacity": 5000},
-    "epsilon": [[0, 1.0], [50_000, 0.05]],
-    "double_q": True,
-    "td_lambda": 0.0,
-    "updates_per_episode": 1.0,
-    "sharing_interval": 300,
-    "reward_buffer_size": 96,
-    "same_init": False,
-}
-UPDATES_OF_TARGETS: dict[str, dict[str, Any]] = {
-    "hard": {"target_network_update_freq": 200, "tau": 1.0},
-    "soft": {"target_network_update_freq": 1, "tau": 0.05},
-}
-"""Zhang et al. (2024), table 1, which names both."""
 
 
 class QMIXConfig(CentralConfig, ModelDefaults):
@@ -176,7 +156,7 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         """
         if targets not in UPDATES_OF_TARGETS:
             raise unknown_choice("targets", targets, UPDATES_OF_TARGETS)
-        self.rl_module(model_config={**self.model_config, "hidden_dim": 64, "hypernet_dim": 64, "orthogonal_init": True})
+        self.rl_module(model_config={**self.model_config, **MODEL})
         return self.training(**TABLE_1, **UPDATES_OF_TARGETS[targets])
 
     @property

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from rl_agg.seeding import stream
 from rllib_agg.envs.team import TeamSpec
 from rllib_agg.qmix.episodes import TeamEpisodes, action_dtype, pack, unpack
 from rllib_agg.qmix.networks import AgentNetworks
