@@ -15,9 +15,9 @@ from rllib_agg.envs.team import Bools, TeamSpec, TeamStep, TeamView
 class Corridor:
     """Agents walk: action 1 is a step, 2 a rest; 0 is all that is left to one who has arrived. An agent is paid for each step.
 
-    An episode ends when all have arrived, which is a win, and is cut off after ``limit`` steps. The way is longer where the seed
-    is odd. ``faults`` names what goes wrong: episodes with a seed divisible by 3 are ``lost`` or pay ``nan``, the last agent is
-    ``stuck``, or a reset ``raises``.
+    An episode ends when all have arrived, which is a win, and is cut off after ``limit`` steps. The way is longer where the
+    seed is odd. ``faults`` names what goes wrong: episodes with a seed divisible by 3 are ``lost`` or pay ``nan``, the
+    last agent is ``stuck``, or a reset ``raises``.
     """
 
     def __init__(
