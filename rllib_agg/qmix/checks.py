@@ -55,6 +55,7 @@ def check_config(config: Any) -> None:
     check_number("gamma", config.gamma, least=0, most=1)
     check_number("tau", config.tau, above=0, most=1)
     check_number("td_lambda", config.td_lambda, least=0, most=1)
+    check_number("reward_scale", config.reward_scale, above=0)
     check_number("updates_per_episode", config.updates_per_episode, above=0)
     check_epsilon(config.epsilon)
     check_layers(config.shared_layers)

@@ -65,6 +65,7 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         self.target_network_update_freq = 200
         self.tau = 1.0
         self.td_lambda = 0.0
+        self.reward_scale = 1.0
         self.epsilon: Any = [[0, 1.0], [50_000, 0.05]]
         self.num_steps_sampled_before_learning_starts = 0
         self.updates_per_episode = 1.0
@@ -92,6 +93,7 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         target_network_update_freq: int = UNSET,
         tau: float = UNSET,
         td_lambda: float = UNSET,
+        reward_scale: float = UNSET,
         epsilon: Any = UNSET,
         num_steps_sampled_before_learning_starts: int = UNSET,
         updates_per_episode: float = UNSET,
@@ -119,6 +121,8 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         :param target_network_update_freq: Gradient steps between two updates of the targets.
         :param tau: How far an update draws them; 1: all the way.
         :param td_lambda: Between one step's targets, 0, and those of all, 1.
+        :param reward_scale: What rewards are multiplied by before they are learned from. Values begin near 1 and first drift up
+            where returns are far smaller: 10 makes SMAX's returns those of SMAC.
         :param epsilon: The share of random actions: a number, or ``[[env steps, number], ...]`` with lines between.
         :param num_steps_sampled_before_learning_starts: Env steps; there must be a batch of episodes in any case.
         :param updates_per_episode: Gradient steps for each episode that was played.

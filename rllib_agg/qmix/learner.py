@@ -78,7 +78,7 @@ class QMIXLearner(FiniteSteps, CentralLearner):
             best = judge[:, 1:].masked_fill(~masks[:, 1:], ILLEGAL).argmax(-1, keepdim=True)
             next_values = target_values[:, 1:].gather(-1, best).squeeze(-1)
             targets = td_lambda_targets(
-                rewards,
+                config.reward_scale * rewards,
                 mix(module.target_mixer, next_values, states[:, 1:]),
                 lengths,
                 terminated,

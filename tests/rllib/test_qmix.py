@@ -291,6 +291,7 @@ def test_faithful_is_table_1() -> None:
             lambda c: c.training(epsilon=[1, 0.1]),
             r"epsilon must be a number or \[\[env steps, number\], ...\], got \[1, 0.1\]",
         ),
+        (lambda c: c.training(reward_scale=-1), "reward_scale must be a finite number > 0, got -1"),
         (lambda c: c.training(updates_per_episode=0), "updates_per_episode must be a finite number > 0, got 0"),
         (lambda c: c.training(double_q=1), "double_q must be True or False, got 1"),
         (lambda c: c.training(agent_ids="yes"), "agent_ids must be True or False, got 'yes'"),

@@ -117,6 +117,13 @@ def test_the_loss_of_a_shared_network(settings: dict[str, Any]) -> None:
     assert found == pytest.approx(by_hand(made, own.team, "qmix", double_q=True, lambda_=0), rel=1e-4)
 
 
+def test_rewards_are_scaled_in_learning() -> None:
+    made, own = episodes(), learner(reward_scale=10.0)
+    found = own.td_loss(made)["total_loss"].item()
+    made.rewards[...] *= 10
+    assert found == pytest.approx(by_hand(made, own.team, "qmix", double_q=True, lambda_=0), rel=1e-4)
+
+
 def test_what_comes_after_the_end_changes_nothing() -> None:
     made, own = episodes(), learner()
     other = episodes(seed=1)
