@@ -121,8 +121,8 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         :param target_network_update_freq: Gradient steps between two updates of the targets.
         :param tau: How far an update draws them; 1: all the way.
         :param td_lambda: Between one step's targets, 0, and those of all, 1.
-        :param reward_scale: What rewards are multiplied by before they are learned from. Values begin near 1 and first drift up
-            where returns are far smaller: 10 makes SMAX's returns those of SMAC.
+        :param reward_scale: What rewards are multiplied by before they are learned from. Values begin near 1, and first
+            drift up where returns are far smaller: 10 makes SMAX's returns those of SMAC.
         :param epsilon: The share of random actions: a number, or ``[[env steps, number], ...]`` with lines between.
         :param num_steps_sampled_before_learning_starts: Env steps; there must be a batch of episodes in any case.
         :param updates_per_episode: Gradient steps for each episode that was played.

@@ -23,7 +23,10 @@ from torch import Tensor
 
 
 class Recurrence(torch.autograd.Function):
-    """Hidden states of all steps. The first one is not differentiated."""
+    """Hidden states of all steps. The first one is not differentiated.
+
+    Elementwise work goes step by step as well: a step's numbers fit into the cache, those of all steps do not.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -36,53 +39,72 @@ class Recurrence(torch.autograd.Function):
         :return: ``[m, T, K, H]``.
         """
         size = start.shape[-1]
-        hidden = torch.empty_like(inputs[..., :size], memory_format=torch.contiguous_format)
-        gates = torch.empty_like(inputs[..., : 2 * size], memory_format=torch.contiguous_format)
-        candidates, recurrent = torch.empty_like(hidden), torch.empty_like(hidden)
+        hidden, candidates, shares = (inputs.new_empty(*inputs.shape[:-1], size) for _ in range(3))
+        gates = inputs.new_empty(*inputs.shape[:-1], 2 * size)
         current = start
-        steps = zip(*(each.unbind(1) for each in (inputs, hidden, gates, candidates, recurrent)), strict=True)
+        steps = zip(*(each.unbind(1) for each in (inputs, hidden, gates, candidates, shares)), strict=True)
         for given, now, gate, candidate, share in steps:
             product = torch.baddbmm(bias, current, weight)
-            torch.add(given[..., : 2 * size], product[..., : 2 * size], out=gate).sigmoid_()
             share.copy_(product[..., 2 * size :])
-            torch.addcmul(given[..., 2 * size :], gate[..., :size], share, out=candidate).tanh_()
-            current = torch.lerp(candidate, current, gate[..., size:], out=now)
-        ctx.save_for_backward(start, weight, hidden, gates, candidates, recurrent)
+            current = _step(given, product, current, gate, candidate, now)
+        ctx.save_for_backward(start, weight, hidden, gates, candidates, shares)
         return hidden
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         """Run all steps back."""
-        start, weight, hidden, gates, candidates, recurrent = ctx.saved_tensors
-        networks, steps, sequences, size = hidden.shape
-        reset, update = gates[..., :size], gates[..., size:]
-        before = torch.cat([start.unsqueeze(1), hidden[:, :-1]], dim=1)
-        to_candidate = (1 - update) * (1 - candidates * candidates)
-        # What a hidden state's gradient is multiplied by for that of (r, z, the recurrent share of c).
-        factors = torch.cat(
-            [
-                to_candidate * recurrent * reset * (1 - reset),
-                (before - candidates) * update * (1 - update),
-                to_candidate * reset,
-            ],
-            dim=-1,
-        ).view(networks, steps, sequences, 3, size)
-        of_hidden, of_products = torch.empty_like(hidden), torch.empty_like(factors)
-        transposed = weight.transpose(1, 2)
-        carried = torch.zeros_like(start)
-        for step in reversed(range(steps)):
-            now = torch.add(gradients[0][:, step], carried, out=of_hidden[:, step])
-            product = torch.mul(now.unsqueeze(2), factors[:, step], out=of_products[:, step])
-            carried = torch.baddbmm(now * update[:, step], product.flatten(2), transposed)
-        products = of_products.view(networks, steps * sequences, 3 * size)
-        of_weight = torch.bmm(before.reshape(networks, steps * sequences, size).transpose(1, 2), products)
-        of_bias = products.sum(1, keepdim=True)
-        of_inputs = of_products.view(networks, steps, sequences, 3 * size)
-        of_inputs = torch.cat([of_inputs[..., : 2 * size], of_hidden * to_candidate], dim=-1)
+        start, weight, hidden, gates, candidates, shares = ctx.saved_tensors
+        size = start.shape[-1]
+        of_inputs, of_shares = hidden.new_empty(*hidden.shape[:-1], 3 * size), torch.empty_like(hidden)
+        to_gates, to_candidate = (part.transpose(1, 2) for part in weight.split((2 * size, size), dim=-1))
+        before = [start, *hidden[:, :-1].unbind(1)]
+        carried, both = torch.zeros_like(start), start.new_empty(*start.shape[:-1], 2 * size)
+        steps = zip(
+            before, *(each.unbind(1) for each in (gradients[0], gates, candidates, shares, of_inputs, of_shares)), strict=True
+        )
+        for previous, gradient, gate, candidate, share, of_input, of_share in reversed(list(steps)):
+            now = gradient + carried
+            kept = now * gate[..., size:]
+            of_candidate = torch.ops.aten.tanh_backward(now - kept, candidate)
+            of_input[..., 2 * size :] = of_candidate
+            torch.mul(of_candidate, share, out=both[..., :size])
+            torch.mul(now, previous - candidate, out=both[..., size:])
+            of_gates = torch.ops.aten.sigmoid_backward(both, gate)
+            of_input[..., : 2 * size] = of_gates
+            torch.mul(of_candidate, gate[..., :size], out=of_share)
+            carried = torch.baddbmm(kept, of_gates, to_gates).baddbmm_(of_share, to_candidate)
+        earlier = torch.cat([start.unsqueeze(1), hidden[:, :-1]], dim=1).flatten(1, 2).transpose(1, 2)
+        parts = of_inputs[..., : 2 * size].flatten(1, 2), of_shares.flatten(1, 2)
+        of_weight = torch.cat([torch.bmm(earlier, part) for part in parts], dim=-1)
+        of_bias = torch.cat([part.sum(1, keepdim=True) for part in parts], dim=-1)
         return of_inputs, None, of_weight, of_bias
+
+
+def _step(given: Tensor, product: Tensor, current: Tensor, gate: Tensor, candidate: Tensor, out: Tensor) -> Tensor:
+    """One step.
+
+    :param given: Of i ``[m, K, 3 H]``.
+    :param product: ``h W + b`` ``[m, K, 3 H]``.
+    :param current: h ``[m, K, H]``.
+    :param gate: Where r and z go ``[m, K, 2 H]``.
+    :param candidate: Where c goes ``[m, K, H]``.
+    :param out: Where the next h goes ``[m, K, H]``.
+    :return: The last.
+    """
+    size = current.shape[-1]
+    torch.add(given[..., : 2 * size], product[..., : 2 * size], out=gate).sigmoid_()
+    torch.addcmul(given[..., 2 * size :], gate[..., :size], product[..., 2 * size :], out=candidate).tanh_()
+    return torch.lerp(candidate, current, gate[..., size:], out=out)
 
 
 def recur(inputs: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Hidden states of all steps, see :meth:`Recurrence.forward`."""
-    hidden: Tensor = Recurrence.apply(inputs, start, weight, bias)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        differentiated: Tensor = Recurrence.apply(inputs, start, weight, bias)  # type: ignore[no-untyped-call]
+        return differentiated
+    size, current = start.shape[-1], start
+    hidden = inputs.new_empty(*inputs.shape[:-1], size)
+    gate, candidate = start.new_empty(*start.shape[:-1], 2 * size), torch.empty_like(start)
+    for given, now in zip(inputs.unbind(1), hidden.unbind(1), strict=True):
+        current = _step(given, torch.baddbmm(bias, current, weight), current, gate, candidate, now)
     return hidden
