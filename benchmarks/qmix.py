@@ -5,8 +5,8 @@
 - ``peer``: beside BenchMARL's QMIX on VMAS's balance, with one network of 64 units for all agents in both.
 - ``memory``: what 5000 episodes of the size of SMAC's corridor take, once all of them are written.
 
-Systems take turns in every repeat, on one torch thread. Rates are of CPU time in ``networks``, of wall time in ``peer``. Step
-sizes are so small that parameters stay, and all actions are random.
+Systems take turns in every repeat, on one torch thread. Rates are of CPU time, of one process each. Step sizes are so small
+that parameters stay, and all actions are random.
 """
 
 from __future__ import annotations
@@ -200,10 +200,10 @@ def ours_turn(options: argparse.Namespace) -> Turn:
         algorithm.train()
 
     def turn() -> tuple[int, int, float]:
-        steps, updates, start = algorithm.centre.num_steps, algorithm.centre.num_updates, time.perf_counter()
+        steps, updates, start = algorithm.centre.num_steps, algorithm.centre.num_updates, time.process_time()
         for _ in range(options.rounds):
             algorithm.train()
-        return algorithm.centre.num_steps - steps, algorithm.centre.num_updates - updates, time.perf_counter() - start
+        return algorithm.centre.num_steps - steps, algorithm.centre.num_updates - updates, time.process_time() - start
 
     return turn
 

@@ -16,7 +16,8 @@ import torch
 from benchmarl.algorithms import QmixConfig
 from benchmarl.environments import VmasTask
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig
-from benchmarl.models import GruConfig
+from benchmarl.models import GruConfig, MlpConfig
+from benchmarl.models.common import SequenceModelConfig
 
 
 class Clock(Callback):
@@ -28,7 +29,7 @@ class Clock(Callback):
 
     def on_train_end(self, training_td: Any, group: str) -> None:
         """Look at the clock."""
-        self.times.append(time.perf_counter())
+        self.times.append(time.process_time())
 
 
 def main() -> None:
@@ -56,7 +57,8 @@ def main() -> None:
     config.max_n_iters, config.max_n_frames = warm + options.rounds, None
     config.evaluation = config.render = config.create_json = False
     config.loggers = []
-    model = GruConfig(
+    layer = MlpConfig(num_cells=[], layer_class=torch.nn.Linear, activation_class=torch.nn.ReLU)
+    recurrent = GruConfig(
         hidden_size=64,
         n_layers=1,
         bias=True,
@@ -66,6 +68,7 @@ def main() -> None:
         mlp_layer_class=torch.nn.Linear,
         mlp_activation_class=torch.nn.ReLU,
     )
+    model = SequenceModelConfig(model_configs=[layer, recurrent], intermediate_sizes=[64])
     algorithm = QmixConfig.get_from_yaml()
     algorithm.mixing_embed_dim = 32
     task = VmasTask.BALANCE.get_from_yaml()
