@@ -6,6 +6,8 @@ Axes: n agents, d and s sizes of an observation and of the state, a actions.
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +45,8 @@ class LbfTeam:
 
     def reset(self, seed: int) -> Seen:
         """Begin an episode."""
+        for player in self._env.players:
+            player.position = None  # else nobody begins where another one stood last, and the seed is not all that counts
         observations, _ = self._env.reset(seed=seed)
         return self._look(observations)
 
@@ -56,9 +60,11 @@ class LbfTeam:
         )
 
     def render(self) -> NDArray[np.uint8]:
-        """Draw it ``[height, width, 3]``."""
+        """Draw it ``[height, width, 3]``, also where there is no display."""
+        if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+            import_extra("pyglet", "lbf").options["headless"] = True  # before the first window: by EGL
         picture: NDArray[np.uint8] = self._env.render(mode="rgb_array")
-        return picture
+        return picture.copy()  # it is the window's memory
 
     def close(self) -> None:
         """Close the environment."""

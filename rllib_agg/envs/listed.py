@@ -100,7 +100,7 @@ class ListedTeams:
         self._steps += self._going
         for index in np.flatnonzero(self._going).tolist():
             outcome = self._teams[index].step(actions[index].tolist())
-            self._look(index, outcome.seen)
+            self._look(index, outcome.seen, over=outcome.terminated or outcome.truncated)
             rewards[index] = outcome.reward
             if agent_rewards is not None and outcome.agent_rewards is not None:
                 agent_rewards[index] = outcome.agent_rewards
@@ -122,14 +122,16 @@ class ListedTeams:
         for team in self._teams:
             team.close()
 
-    def _look(self, index: int, seen: Seen) -> None:
-        if not seen.masks.any(axis=1).all():
-            stuck = int(np.flatnonzero(~seen.masks.any(axis=1))[0])
+    def _look(self, index: int, seen: Seen, *, over: bool = False) -> None:
+        self._observations[index], self._states[index], self._masks[index] = seen.observations, seen.state, seen.masks
+        stuck = ~seen.masks.any(axis=1)
+        if over:  # nobody acts on it, and the protocol promises one
+            self._masks[index, stuck, 0] = True
+        elif stuck.any():
             raise ValueError(
-                f"agent {stuck} has no legal action after {self._steps[index]} steps: its mask is all zero; "
+                f"agent {int(stuck.argmax())} has no legal action after {self._steps[index]} steps: its mask is all zero; "
                 "give it an action that does nothing"
             )
-        self._observations[index], self._states[index], self._masks[index] = seen.observations, seen.state, seen.masks
 
     def _view(self) -> TeamView:
         return TeamView(self._observations.copy(), self._states.copy(), self._masks.copy())

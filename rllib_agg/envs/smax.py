@@ -114,7 +114,7 @@ class SmaxTeams:
 
     def _view(self) -> TeamView:
         observations, states, masks = (np.array(item) for item in self._sights)
-        self._masks = masks
+        self._masks = masks.copy()  # the other is the caller's
         return TeamView(observations, states, masks)
 
 
@@ -174,6 +174,8 @@ def _keys(seeds: NDArray[np.int64]) -> NDArray[np.uint32]:
 
 def _unit_types(env: Any) -> tuple[str, ...]:
     if env.smacv2_unit_type_generation:  # drawn anew for each episode
-        return ("unit",) * env.num_allies
+        num_allies: int = env.num_allies
+        return ("unit",) * num_allies
     names: list[str] = env.unit_type_names
-    return tuple(names[index] for index in np.asarray(env.scenario)[: env.num_allies].tolist())
+    numbers: list[int] = np.asarray(env.scenario)[: env.num_allies].tolist()
+    return tuple(names[number] for number in numbers)

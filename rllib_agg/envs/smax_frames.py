@@ -17,7 +17,7 @@ TICKS = 4
 
 
 def draw(env: Any, moves: Sequence[Any]) -> Iterator[NDArray[np.uint8]]:
-    """Draw every fourth tick of the world; each takes SMAX tenths of a second.
+    """Draw every fourth tick of the world.
 
     :param env: SMAX.
     :param moves: What each step can be shown again from, see :class:`~rllib_agg.envs.smax_world.Moves`.
@@ -33,7 +33,8 @@ def draw(env: Any, moves: Sequence[Any]) -> Iterator[NDArray[np.uint8]]:
         for number, of_jax in list(enumerate(visualizer.state_seq))[::TICKS]:
             step, tick = divmod(number, env.world_steps_per_env_step)
             shown = jax.device_get(of_jax)  # it looks at single numbers, which is slow in JAX
-            env.init_render(visualizer.ax, shown, tick, step)
+            with jax.disable_jit():  # it would compile each of its conditions anew
+                env.init_render(visualizer.ax, shown, tick, step)
             visualizer.ax.images[-1].remove()  # it also shows, squeezed into a corner, the picture that it has just taken
             canvas.draw()  # type: ignore[no-untyped-call]
             yield np.asarray(canvas.buffer_rgba())[:, :, :3].copy()  # type: ignore[no-untyped-call]

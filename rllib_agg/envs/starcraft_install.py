@@ -42,7 +42,7 @@ def import_smac(module: str, remedy: str) -> ModuleType:
         )
     try:
         return importlib.import_module(module)
-    except (ImportError, TypeError, AttributeError) as error:
+    except Exception as error:  # protobuf has its own, and TypeError too
         text = f"{type(error).__name__}: {error}"
         if any(word in text.lower() for word in ("protobuf", "descriptor", "_pb2")):
             raise ImportError(

@@ -73,7 +73,7 @@ class VmasTeams:
         return TeamStep(self._view(), total, earned if self._credit == "env" else None, ended, cut)
 
     def render(self) -> NDArray[np.uint8]:
-        """Draw the first world ``[height, width, 3]``. Needs a display: VMAS draws with OpenGL."""
+        """Draw the first world ``[height, width, 3]``, with OpenGL; without a display by EGL."""
         picture: NDArray[np.uint8] = self._env.render(mode="rgb_array", env_index=0)
         return picture
 

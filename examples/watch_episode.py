@@ -1,0 +1,29 @@
+"""Watch a team play one episode, as a GIF.
+
+python examples/watch_episode.py
+python examples/watch_episode.py --env lbf/Foraging-8x8-2p-2f-coop-v3 --out foraging.gif
+python examples/watch_episode.py --env smax/2s3z --policy my_module:make_policy
+
+A policy is made by a function of the team's TeamSpec and a seed, and gives legal actions [E, n] for a TeamView.
+"""
+
+import argparse
+from pathlib import Path
+
+from rllib_agg.envs.registry import make_team_env
+from rllib_agg.envs.watching import find_policy, save_gif, watch_episode
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--env", default="smax/3m", help="BACKEND/TASK, as smax/3m, lbf/..., mpe/simple_spread_v3")
+parser.add_argument("--policy", default="random", help="random, or MODULE:FUNCTION")
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--out", type=Path, default=Path("episode.gif"))
+parser.add_argument("--steps-per-second", type=float, default=4.0)
+args = parser.parse_args()
+
+env = make_team_env(args.env, num_envs=1)
+watched = watch_episode(env, find_policy(args.policy)(env.spec, args.seed), seed=args.seed)
+env.close()
+save_gif(watched.pictures, args.out, pictures_per_second=args.steps_per_second * watched.pictures_per_step)
+ending = {None: "over", True: "won", False: "not won"}[watched.won]
+print(f"{args.env}: {ending} after {watched.num_steps} steps, return {watched.team_return:.2f}; wrote {args.out}")

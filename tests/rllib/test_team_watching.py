@@ -1,0 +1,124 @@
+"""One episode of a team as pictures: what each backend draws, and the example that users copy."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from rllib_agg.envs.registry import make_team_env
+from rllib_agg.envs.team import TeamSpec
+from rllib_agg.envs.watching import Policy, find_policy, random_policy, watch_episode
+from tests.rllib.teams import battles
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "watch_episode.py"
+DRAWN = [
+    ("lbf/Foraging-5x5-2p-1f-coop-v3", "lbforaging", {"max_episode_steps": 4}),
+    ("mpe/simple_spread_v3", "mpe2", {"max_cycles": 4}),
+    ("vmas/balance", "vmas", {"max_episode_steps": 4}),
+]
+
+
+def up(spec: TeamSpec, seed: int) -> Policy:
+    """Action 1 wherever it is legal."""
+    return lambda view: np.where(view.masks[:, :, 1], 1, view.masks.argmax(axis=2))
+
+
+def is_a_picture(picture: NDArray[np.uint8]) -> bool:
+    """Three channels, and not of one colour."""
+    return picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and np.ptp(picture) > 100
+
+
+@pytest.mark.parametrize(("task", "package", "settings"), DRAWN)
+def test_a_picture_for_each_step(task: str, package: str, settings: dict[str, Any]) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed: pip install 'rl-agg[marl]'")
+    env = make_team_env(task, 2, settings=settings)
+    watched = watch_episode(env, up(env.spec, 0))
+    env.close()
+    assert (watched.num_steps, len(watched.pictures)) == (4, 5)
+    assert all(is_a_picture(picture) for picture in watched.pictures)
+    assert any((picture != watched.pictures[0]).any() for picture in watched.pictures)
+
+
+def test_foragers_are_drawn_where_they_are() -> None:
+    """A cell with a forager is dark somewhere; an empty one is white inside."""
+    pytest.importorskip("lbforaging", reason="lbforaging is not installed: pip install 'rl-agg[marl]'")
+    env: Any = make_team_env("lbf/Foraging-5x5-2p-1f-coop-v3", 1)
+    env.reset(np.array([True]), np.array([3]))
+    picture = env.render()
+    world = env._teams[0]._env
+    taken = {tuple(map(int, player.position)) for player in world.players} | {
+        tuple(cell) for cell in np.argwhere(world.field).tolist()
+    }
+    inside = {
+        cell: picture[51 * cell[0] + 8 : 51 * cell[0] + 44, 51 * cell[1] + 8 : 51 * cell[1] + 44] for cell in np.ndindex(5, 5)
+    }
+    assert {cell for cell, part in inside.items() if (part < 200).any()} == {(row, column) for row, column in taken}
+    env.close()
+
+
+def test_smax_draws_what_was_played() -> None:
+    pytest.importorskip("jaxmarl", reason="JaxMARL is not installed: pip install 'rl-agg[marl]'")
+    env = battles("3m")
+    seen: list[tuple[Any, Any]] = []
+
+    def policy(view: Any) -> Any:
+        actions = np.where(
+            view.masks[:, :, 5:].any(axis=2), 5 + view.masks[:, :, 5:].argmax(axis=2), view.masks[:, :, 1] * -3 + 4
+        )
+        seen.append((env._battles.units, actions))
+        return actions
+
+    watched = watch_episode(env, policy)
+    assert watched.num_steps == len(seen) == len(env.filmed)
+    assert len(watched.pictures) == 2 * watched.num_steps
+    assert watched.won is not None
+    for (units, actions), (_, filmed, all_actions) in zip(seen, env.filmed, strict=True):
+        np.testing.assert_array_equal(units.unit_positions[0], filmed.unit_positions)
+        assert [int(all_actions[f"ally_{number}"]) for number in range(3)] == actions[0].tolist()
+    assert all(is_a_picture(picture) for picture in watched.pictures)
+    blue = [(np.abs(picture.astype(int) - [0, 0, 255]).sum(axis=2) < 30).sum() for picture in watched.pictures]
+    assert blue[0] > 0  # the allies, as long as they live
+
+
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mpe2", reason="mpe2 is not installed: pip install 'rl-agg[marl]'")
+    out = tmp_path / "deep" / "episode.gif"
+    arguments = ["--env", "mpe/simple_spread_v3", "--out", str(out), "--policy", f"{__name__}:up", "--seed", "4"]
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[up.__module__])
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *arguments])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "after 25 steps, return -" in capsys.readouterr().out
+    with Image.open(out) as gif:
+        shown = []
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            shown.append(gif.info["duration"])
+        assert sum(shown) == 26 * 240  # 250 by 26 pictures for 25 steps, in the hundredths of a second that GIFs count
+
+
+def test_policies_by_name() -> None:
+    assert find_policy("random") is random_policy
+    assert find_policy("rllib_agg.envs.watching:random_policy") is random_policy
+    with pytest.raises(ValueError, match="a policy is 'random' or MODULE:FUNCTION, got 'best'"):
+        find_policy("best")
+
+
+def test_random_actions_are_legal_and_all_of_them() -> None:
+    env = make_team_env("matrix/climbing", 500)
+    view = env.reset(np.ones(500, dtype=np.bool_), np.arange(500))
+    view.masks[:, 1, 1] = False
+    actions = random_policy(env.spec, 0)(view)
+    assert np.bincount(actions[:, 0]).min() > 120
+    assert np.bincount(actions[:, 1], minlength=3).tolist()[1] == 0
+
+
+def test_what_cannot_be_drawn_says_so() -> None:
+    with pytest.raises(ValueError, match="this environment cannot be drawn"):
+        watch_episode(make_team_env("matrix/climbing", 1), lambda view: np.zeros((1, 2), dtype=np.int64))
