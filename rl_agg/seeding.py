@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-PURPOSES = {"noise": 0, "episodes": 1, "actions": 2, "chances": 3, "start": 4}
+PURPOSES = {"noise": 0, "episodes": 1, "actions": 2, "chances": 3, "start": 4, "replay": 5, "evaluation": 6}
 LARGEST_EPISODE_SEED = 2**31 - 1
 
 

@@ -6,6 +6,7 @@ from rllib_agg.appo import AggAPPO, AggAPPOConfig
 from rllib_agg.es import ES, ESConfig
 from rllib_agg.impala import AggIMPALA, AggIMPALAConfig
 from rllib_agg.ppo import AggPPO, AggPPOConfig
+from rllib_agg.qmix import QMIX, QMIXConfig
 from rllib_agg.tabular import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "DQL",
     "EBCDQL",
     "ES",
+    "QMIX",
     "A3CConfig",
     "AgentTagging",
     "AggAPPO",
@@ -27,4 +29,5 @@ __all__ = [
     "EBCDQLConfig",
     "ESConfig",
     "LearnerLostError",
+    "QMIXConfig",
 ]

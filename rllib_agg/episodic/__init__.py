@@ -5,8 +5,9 @@ its number, so that results depend neither on how many runners there are nor on 
 """
 
 from rllib_agg.episodic.algorithm import EpisodicAlgorithm
-from rllib_agg.episodic.config import EpisodicConfig
+from rllib_agg.episodic.central import CentralAlgorithm
+from rllib_agg.episodic.config import CentralConfig, EpisodicConfig
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
 from rllib_agg.episodic.learner import CentralLearner
 
-__all__ = ["CentralLearner", "EpisodicAlgorithm", "EpisodicConfig", "EpisodicEnvRunner"]
+__all__ = ["CentralAlgorithm", "CentralConfig", "CentralLearner", "EpisodicAlgorithm", "EpisodicConfig", "EpisodicEnvRunner"]

@@ -11,7 +11,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.env_context import EnvContext
 
-from rl_agg.episodes import Environments, ListedEnvironments, Report, open_environments
+from rl_agg.episodes import Environments, ListedEnvironments, open_environments
 from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered_env
 from rllib_agg.aggregation.strict_config import StrictConfig
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
@@ -25,15 +25,15 @@ RLLIB_MODEL = dataclasses.asdict(DefaultModelConfig())
 class Agents(Protocol):
     """What runs episodes."""
 
-    def run(self, order: Any, agents: NDArray[np.int64]) -> Report:
+    def run(self, order: Any, agents: NDArray[np.int64]) -> Any:
         """Run an episode with each of the agents."""
 
     def close(self) -> None:
         """Close the environments."""
 
 
-class EpisodicConfig(StrictConfig):
-    """Checks what all such algorithms need; a subclass says in :meth:`open_agents` what an agent does."""
+class CentralConfig(StrictConfig):
+    """Checks what all such algorithms need; a subclass says in :meth:`open_agents` who plays."""
 
     env: Any
     env_config: Any
@@ -51,23 +51,10 @@ class EpisodicConfig(StrictConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
-        self.population = 50
-        self.max_episode_steps: int | None = None
-        self.gamma = 1.0
         self.explore = False
         self.env_runner_cls = EpisodicEnvRunner
         self.min_time_s_per_iteration = None
         leave_runner_states(self)
-
-    def training(self, *, population: int = UNSET, max_episode_steps: int | None = UNSET, **kwargs: Any) -> Self:
-        """Set up the training.
-
-        :param population: A, agents, each one episode in an update.
-        :param max_episode_steps: Ends episodes after so many steps; needed where the environment has no limit of its own.
-        :param kwargs: RLlib's own, of which ``gamma`` and ``lr`` count.
-        """
-        super().training(**kwargs)
-        return self.take(population=population, max_episode_steps=max_episode_steps)
 
     def collect(self, kind: type[Settings]) -> Settings:
         """Fill a dataclass from the settings of the same names.
@@ -85,14 +72,6 @@ class EpisodicConfig(StrictConfig):
         :raises ValueError: if the environment cannot be used.
         """
         raise NotImplementedError
-
-    def open_environments(self, worker_index: int) -> Environments:
-        """Make the environments."""
-        context = EnvContext(self.env_config, worker_index=worker_index, num_workers=self.num_env_runners)
-        creator = registered_env(self.env) or (self.env if callable(self.env) else None)
-        if creator is not None:
-            return ListedEnvironments(lambda: creator(context))
-        return open_environments(self.env, dict(self.env_config))
 
     def get_default_learner_class(self) -> type:
         """Holds the module."""
@@ -130,3 +109,31 @@ class EpisodicConfig(StrictConfig):
             unused = ", ".join(sorted(map(repr, changed - self.model_settings)))
             known = ", ".join(sorted(self.model_settings))
             raise ValueError(f"{name} has no model_config {unused}; " + (f"choose from {known}" if known else "it has none"))
+
+
+class EpisodicConfig(CentralConfig):
+    """Of a population of agents; a subclass says in :meth:`open_agents` what an agent does."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class)
+        self.population = 50
+        self.max_episode_steps: int | None = None
+        self.gamma = 1.0
+
+    def training(self, *, population: int = UNSET, max_episode_steps: int | None = UNSET, **kwargs: Any) -> Self:
+        """Set up the training.
+
+        :param population: A, agents, each one episode in an update.
+        :param max_episode_steps: Ends episodes after so many steps; needed where the environment has no limit of its own.
+        :param kwargs: RLlib's own, of which ``gamma`` and ``lr`` count.
+        """
+        super().training(**kwargs)
+        return self.take(population=population, max_episode_steps=max_episode_steps)
+
+    def open_environments(self, worker_index: int) -> Environments:
+        """Make the environments."""
+        context = EnvContext(self.env_config, worker_index=worker_index, num_workers=self.num_env_runners)
+        creator = registered_env(self.env) or (self.env if callable(self.env) else None)
+        if creator is not None:
+            return ListedEnvironments(lambda: creator(context))
+        return open_environments(self.env, dict(self.env_config))

@@ -1,27 +1,10 @@
-r"""Parameters that agents keep to themselves, and how they are merged. Axes: A agents.
-
-In these schemes each agent has its own copy of the parameters. What differs is what is exchanged, and when:
-
-=============  ==========================================  ==================
-scheme         what an agent's step is made of             what is merged
-=============  ==========================================  ==================
-``fedavg``     its own gradient                            parameters
-``fedprox``    its own gradient, drawn to the last merge   parameters
-``actor_sum``  its own gradient, and the sum of all        gradients
-``actor_mean`` its own gradient, and the mean of all       gradients
-=============  ==========================================  ==================
-
-Source: McMahan et al. (2017); Li et al. (2020); Holen et al. (2023), section 2.1 and table 1.
-"""
+"""Schemes in which every agent has parameters of its own, and their settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from rl_agg.choices import build, check_count, check_number, unknown_choice
 
@@ -146,27 +129,3 @@ def make_scheme(name: str, settings: Mapping[str, Any]) -> LocalScheme:
     if name not in LOCAL_SCHEMES:
         raise unknown_choice("scheme", name, LOCAL_SCHEMES)
     return build(name, LOCAL_SCHEMES[name], settings)
-
-
-@torch.no_grad()
-def merge(stacked: Iterable[Tensor], weights: Tensor) -> list[Tensor]:
-    """Average parameters of all agents.
-
-    :param stacked: One tensor ``[A, ...]`` for each parameter.
-    :param weights: How much each agent counts ``[A]``, >= 0, with a positive sum; they are divided by it. Parameters of agents
-        that count nothing are not read.
-    :return: One tensor ``[...]`` for each parameter. Counters, which are integers, are taken from the agent that counts most.
-    :raises ValueError: if the weights have no positive, finite sum.
-    """
-    total = weights.sum()
-    if weights.ndim != 1 or not bool(total > 0) or not bool(total.isfinite()) or bool((weights < 0).any()):
-        raise ValueError(f"weights must be [A], >= 0, with a positive sum, got {weights.tolist()}")
-    counts, most = weights > 0, int(weights.argmax())
-    everyone = bool(counts.all())
-    shares = weights[counts] / total
-    return [
-        torch.tensordot(shares.to(parameters), parameters if everyone else parameters[counts], dims=1)
-        if parameters.is_floating_point()
-        else parameters[most]
-        for parameters in stacked
-    ]

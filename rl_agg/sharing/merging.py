@@ -1,0 +1,32 @@
+"""The weighted average of many agents' parameters. Axes: A agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def merge(stacked: Iterable[Tensor], weights: Tensor) -> list[Tensor]:
+    """Average parameters of all agents.
+
+    :param stacked: One tensor ``[A, ...]`` for each parameter.
+    :param weights: How much each agent counts ``[A]``, >= 0, with a positive sum; they are divided by it. Parameters of agents
+        that count nothing are not read.
+    :return: One tensor ``[...]`` for each parameter. Counters, which are integers, are taken from the agent that counts most.
+    :raises ValueError: if the weights have no positive, finite sum.
+    """
+    total = weights.sum()
+    if weights.ndim != 1 or not bool(total > 0) or not bool(total.isfinite()) or bool((weights < 0).any()):
+        raise ValueError(f"weights must be [A], >= 0, with a positive sum, got {weights.tolist()}")
+    counts, most = weights > 0, int(weights.argmax())
+    everyone = bool(counts.all())
+    shares = weights[counts] / total
+    return [
+        torch.tensordot(shares.to(parameters), parameters if everyone else parameters[counts], dims=1)
+        if parameters.is_floating_point()
+        else parameters[most]
+        for parameters in stacked
+    ]

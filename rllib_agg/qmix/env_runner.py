@@ -1,0 +1,121 @@
+"""Env runners whose environment is a whole team's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+    WEIGHTS_SEQ_NO,
+)
+
+from rl_agg.seeding import fresh_run, stream
+from rllib_agg.envs.team import TeamSpec
+from rllib_agg.episodic.env_runner import EpisodicEnvRunner
+from rllib_agg.qmix.metrics import log_played, smoothing
+from rllib_agg.qmix.module import spaces_of
+from rllib_agg.qmix.play import TeamPlayers
+
+
+class TeamSpaces:
+    """What RLlib wants to know of an environment that this package steps itself."""
+
+    def __init__(self, spec: TeamSpec, num_envs: int) -> None:
+        self.observation_space, self.action_space = spaces_of(spec)
+        self.single_observation_space, self.single_action_space = self.observation_space, self.action_space
+        self.num_envs = num_envs
+        self.unwrapped = self
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedEpisode:
+    """As much of an episode as RLlib counts."""
+
+    steps: int
+    agents: int
+
+    def env_steps(self) -> int:
+        """Steps of the team."""
+        return self.steps
+
+    def agent_steps(self) -> int:
+        """Steps of its agents."""
+        return self.steps * self.agents
+
+
+class TeamEnvRunner(EpisodicEnvRunner):
+    """Plays the groups it is told to, and evaluates."""
+
+    env: Any
+    worker_index: Any
+    metrics: Any
+    module: Any
+    _agents: TeamPlayers
+
+    def make_env(self) -> None:
+        """Make copies of the environment."""
+        self._agents = self.config.open_agents(self.worker_index or 0)
+        self.num_envs = self._agents.env.num_envs
+        self.env = TeamSpaces(self._agents.env.spec, self.num_envs)
+        self._run = fresh_run() if self.config.seed is None else int(self.config.seed)
+        self._weights_number = self._num_groups = 0
+
+    def set_state(self, state: Any) -> None:
+        """RLlib's; what is evaluated next depends on nothing but the weights' number."""
+        super().set_state(state)
+        number = state.get(WEIGHTS_SEQ_NO, 0)
+        if number and self.env is not None:
+            self._weights_number, self._num_groups = number, 0
+
+    def sample(  # type: ignore[override]
+        self,
+        *,
+        num_timesteps: int | None = None,
+        num_episodes: int | None = None,
+        explore: bool | None = None,
+        random_actions: bool = False,
+        force_reset: bool = False,
+    ) -> list[EvaluatedEpisode]:
+        """Evaluate: play whole episodes by the module's networks, in groups of as many as there are copies.
+
+        :param num_timesteps: Go on until there are so many steps.
+        :param num_episodes: Go on until there are so many episodes.
+        :param explore: Must not be ``True``: training explores by :meth:`run_agents`.
+        :param random_actions: Draw all actions.
+        :param force_reset: Every episode begins with a reset.
+        :raises ValueError: if it is to explore.
+        """
+        if explore or self.config.explore:
+            raise ValueError("evaluation is without exploration; leave explore=False")
+        spec = self._agents.env.spec
+        found: list[EvaluatedEpisode] = []
+        while sum(episode.steps for episode in found) < (num_timesteps or 0) or len(found) < (num_episodes or 1):
+            place = ((self.worker_index or 0) << 32) + self._num_groups
+            generator = stream("evaluation", self._run, self._weights_number, place)
+            played = self._agents.play(self.module.networks, float(random_actions), generator)
+            self._num_groups += 1
+            log_played(self.metrics.log_value, played, window=smoothing(self.config), prefix=(), credits=False)
+            found += [EvaluatedEpisode(length, spec.num_agents) for length in played.episodes.lengths.tolist()]
+            if not played.num_steps:
+                break
+        counts = {NUM_ENV_STEPS_SAMPLED: sum(episode.steps for episode in found), NUM_EPISODES: len(found)}
+        lifetimes = {NUM_ENV_STEPS_SAMPLED: NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES: NUM_EPISODES_LIFETIME}
+        for name, count in counts.items():
+            self.metrics.log_value(name, count, reduce="sum")
+            self.metrics.log_value(lifetimes[name], count, reduce="lifetime_sum", with_throughput=True)
+        return found
+
+    def get_metrics(self) -> Any:
+        """What evaluation logged."""
+        return self.metrics.reduce()
+
+    def assert_healthy(self) -> None:
+        """Its environment and module are there."""
+        assert self.module is not None

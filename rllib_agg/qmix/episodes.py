@@ -1,0 +1,127 @@
+"""Whole episodes of a team as they are sent and kept: small, and of a batch as it is learned from.
+
+Axes: k episodes, T time, n agents, d and s sizes of an observation and of the state, a actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_agg.choices import unknown_choice
+from rllib_agg.envs.team import Bools, TeamSpec
+
+PRECISIONS: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
+"""What observations and states are kept in."""
+
+LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+def precision(name: Any) -> np.dtype[Any]:
+    """The precision of a name of :data:`PRECISIONS`.
+
+    :raises ValueError: if it is none of them.
+    """
+    if name not in PRECISIONS:
+        raise unknown_choice("dtype", name, PRECISIONS)
+    return PRECISIONS[name]
+
+
+def action_dtype(num_actions: int) -> np.dtype[Any]:
+    """The smallest integer that names every action."""
+    return np.dtype(np.min_scalar_type(num_actions - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class TeamEpisodes:
+    """What happened in k episodes; rows after an episode's end are zeros.
+
+    :param observations: ``[k, T+1, n, d]``.
+    :param states: ``[k, T+1, s]``.
+    :param masks: Legal actions as bits ``[k, T+1, n, ceil(a / 8)]``.
+    :param actions: ``[k, T, n]``.
+    :param rewards: The team's ``[k, T]``.
+    :param lengths: Steps ``[k]``.
+    :param terminated: Ended by itself, not cut off ``[k]``.
+    """
+
+    observations: NDArray[Any]
+    states: NDArray[Any]
+    masks: NDArray[np.uint8]
+    actions: NDArray[Any]
+    rewards: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+    terminated: Bools
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @classmethod
+    def zeros(cls, episodes: int, steps: int, spec: TeamSpec, dtype: np.dtype[Any]) -> TeamEpisodes:
+        """Room for episodes; memory that is never written to is never taken.
+
+        :param episodes: k.
+        :param steps: T.
+        :param spec: The other sizes.
+        :param dtype: Of observations and states.
+        """
+        shapes = _shapes(episodes, steps, spec, dtype)
+        return cls(**{name: np.zeros(shape, dtype=kind) for name, (shape, kind) in shapes.items()})
+
+    @staticmethod
+    def size_of(episodes: int, steps: int, spec: TeamSpec, dtype: np.dtype[Any]) -> int:
+        """Bytes of :meth:`zeros`, when all of it is written to."""
+        shapes = _shapes(episodes, steps, spec, dtype).values()
+        return sum(int(np.prod(shape, dtype=np.int64)) * kind.itemsize for shape, kind in shapes)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """By name."""
+        return {name: getattr(self, name) for name in type(self).__dataclass_fields__}
+
+    def take(self, rows: NDArray[Any], steps: int) -> TeamEpisodes:
+        """A copy of some episodes.
+
+        :param rows: Which.
+        :param steps: T of the copy, no less than their lengths.
+        """
+        return TeamEpisodes(
+            observations=self.observations[rows, : steps + 1],
+            states=self.states[rows, : steps + 1],
+            masks=self.masks[rows, : steps + 1],
+            actions=self.actions[rows, :steps],
+            rewards=self.rewards[rows, :steps],
+            lengths=self.lengths[rows],
+            terminated=self.terminated[rows],
+        )
+
+    def unpacked_masks(self, num_actions: int) -> Bools:
+        """Legal actions ``[k, T+1, n, a]``."""
+        return unpack(self.masks, num_actions)
+
+
+def pack(masks: Bools) -> NDArray[np.uint8]:
+    """Write flags as bits ``[..., a] -> [..., ceil(a / 8)]``."""
+    return np.packbits(masks, axis=-1)
+
+
+def unpack(bits: NDArray[np.uint8], num_actions: int) -> Bools:
+    """Undo :func:`pack`."""
+    return np.unpackbits(bits, axis=-1, count=num_actions).view(np.bool_)
+
+
+def _shapes(
+    episodes: int, steps: int, spec: TeamSpec, dtype: np.dtype[Any]
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    agents = spec.num_agents
+    return {
+        "observations": ((episodes, steps + 1, agents, spec.observation_size), dtype),
+        "states": ((episodes, steps + 1, spec.state_size), dtype),
+        "masks": ((episodes, steps + 1, agents, -(-spec.num_actions // 8)), np.dtype(np.uint8)),
+        "actions": ((episodes, steps, agents), action_dtype(spec.num_actions)),
+        "rewards": ((episodes, steps), np.dtype(np.float32)),
+        "lengths": ((episodes,), np.dtype(np.int64)),
+        "terminated": ((episodes,), np.dtype(np.bool_)),
+    }

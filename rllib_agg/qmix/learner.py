@@ -1,0 +1,132 @@
+"""One gradient step of a team's values, its targets, and the agents' merges.
+
+Axes: B episodes, T time, n agents, a actions, k values of a step (1 of the team, or one of each agent).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from torch import Tensor
+
+from rl_agg.sharing import PeriodicSharing
+from rllib_agg.aggregation.finite import FiniteSteps
+from rllib_agg.episodic.learner import CentralLearner
+from rllib_agg.qmix.episodes import TeamEpisodes
+from rllib_agg.qmix.mixer import mix
+from rllib_agg.qmix.module import QMIXModule
+from rllib_agg.qmix.targets import td_lambda_targets, valid_steps
+
+ILLEGAL = -1e9
+"""A value no legal action has; finite, so that steps after an episode's end stay numbers."""
+
+
+class QMIXLearner(FiniteSteps, CentralLearner):
+    """Learns from whole episodes.
+
+    Source: Rashid et al. (2018), equations 5 and 6; double Q-learning: van Hasselt et al. (2016).
+    """
+
+    @property
+    def team(self) -> QMIXModule:
+        """The module."""
+        module: QMIXModule = self.module[DEFAULT_MODULE_ID].unwrapped()
+        return module
+
+    def get_parameters(self, module: Any) -> list[Tensor]:
+        """Those that are learned; targets follow them."""
+        return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    def learn(self, episodes: TeamEpisodes) -> dict[str, Tensor]:
+        """Take one gradient step.
+
+        :param episodes: B of them.
+        :return: What to log.
+        """
+        measures = self.td_loss(episodes)
+        gradients = self.compute_gradients({DEFAULT_MODULE_ID: measures["total_loss"]})
+        # Before clipping: a norm that is no number would clip everything to it.
+        self.unfit_modules = self.modules_with_corrupt_gradient(gradients)
+        self.apply_gradients(gradients if self.unfit_modules else self.postprocess_gradients(gradients))
+        return {name: value.detach() for name, value in measures.items()}
+
+    def td_loss(self, episodes: TeamEpisodes) -> dict[str, Tensor]:
+        """The mean squared error of the values of what was done.
+
+        :param episodes: B of them.
+        :return: ``total_loss``, to be differentiated, and what else to log.
+        """
+        module, config = self.team, self.config
+        networks, device = module.networks, module.networks.head.weight.device
+        masks = torch.from_numpy(episodes.unpacked_masks(networks.num_actions)).to(device)
+        states = torch.from_numpy(episodes.states).to(device, torch.float32)
+        rewards, lengths, terminated = (
+            torch.from_numpy(array).to(device) for array in (episodes.rewards, episodes.lengths, episodes.terminated)
+        )
+        actions = torch.from_numpy(episodes.actions).to(device, torch.int64)
+        none = torch.full_like(actions[:, :1], -1)
+        inputs = networks.arrange(torch.from_numpy(episodes.observations).to(device), torch.cat([none, actions], dim=1))
+
+        values, _ = networks(inputs, networks.start(len(episodes)))  # [B, T+1, n, a]
+        chosen = values[:, :-1].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+        with torch.no_grad():
+            # From the first step on: a target's memory must be what it would have been, had it played.
+            target_values, _ = module.target_networks(inputs, networks.start(len(episodes)))
+            judge = values.detach() if config.double_q else target_values
+            best = judge[:, 1:].masked_fill(~masks[:, 1:], ILLEGAL).argmax(-1, keepdim=True)
+            next_values = target_values[:, 1:].gather(-1, best).squeeze(-1)
+            targets = td_lambda_targets(
+                config.reward_scale * rewards,
+                mix(module.target_mixer, next_values, states[:, 1:]),
+                lengths,
+                terminated,
+                gamma=config.gamma,
+                lambda_=config.td_lambda,
+            )
+        team = mix(module.mixer, chosen, states[:, :-1])  # [B, T, k]
+        valid = valid_steps(lengths, actions.shape[1]).unsqueeze(-1)
+        errors = torch.where(valid, team - targets, 0.0)
+        count = valid.sum() * team.shape[-1]
+        return {
+            "total_loss": errors.square().sum() / count,
+            "td_error_abs_mean": errors.abs().sum() / count,
+            "q_taken_mean": torch.where(valid, team, 0.0).sum() / count,
+            "target_mean": torch.where(valid, targets, 0.0).sum() / count,
+        }
+
+    def share(self, sharing: PeriodicSharing, rewards: Tensor) -> None:
+        """Let the agents merge.
+
+        :param sharing: How.
+        :param rewards: What each has earned ``[n]``.
+        """
+        module = self.team
+        holders = [module.networks, module.target_networks] if sharing.targets else [module.networks]
+        for holder in holders:
+            self._merge(dict(holder.named_parameters()), sharing, rewards)
+        if sharing.moments != "keep":
+            self._merge_moments(sharing, rewards)
+
+    @torch.no_grad()
+    def _merge(self, stacked: dict[str, Any], sharing: PeriodicSharing, rewards: Tensor) -> None:
+        shared = sharing.shared(stacked)
+        for name, merged in sharing.merge(shared, rewards).items():
+            shared[name].copy_(merged)
+
+    def _merge_moments(self, sharing: PeriodicSharing, rewards: Tensor) -> None:
+        shared = sharing.shared(dict(self.team.networks.named_parameters()))
+        for _, optimizer in self.optimizers():
+            for name, parameter in shared.items():
+                # What is not shaped like the parameter, as Adam's count of steps, is no agent's own.
+                state = optimizer.state.get(parameter, {})
+                moments = {key: value for key, value in state.items() if getattr(value, "shape", None) == parameter.shape}
+                if sharing.moments == "merge":
+                    self._merge(
+                        {f"{name}.{key}": value for key, value in moments.items()}, sharing, rewards
+                    ) if moments else None
+                else:
+                    speaks = sharing.speakers(len(parameter)).to(parameter.device)
+                    for value in moments.values():
+                        value[speaks] = 0

@@ -1,0 +1,50 @@
+"""What is logged of a team's episodes, in training and in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.rllib.utils.metrics import (
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+)
+
+from rllib_agg.qmix.play import Played
+
+WIN_RATE = "win_rate"
+AGENT_CREDIT_MEAN = "agent_credit_mean"
+
+REDUCED = {
+    "mean": (EPISODE_RETURN_MEAN, EPISODE_LEN_MEAN),
+    "min": (EPISODE_RETURN_MIN, EPISODE_LEN_MIN),
+    "max": (EPISODE_RETURN_MAX, EPISODE_LEN_MAX),
+}
+
+
+def log_played(log: Callable[..., None], played: Played, *, window: int, prefix: tuple[str, ...], credits: bool) -> None:
+    """Log returns, lengths and wins of a group's sound episodes.
+
+    :param log: A metrics logger's ``log_value``.
+    :param window: Over how many episodes means are taken.
+    :param prefix: Of every key.
+    :param credits: Whether to log what each agent earned.
+    """
+    lengths = played.episodes.lengths
+    for index, (score, length) in enumerate(zip(played.returns.tolist(), lengths.tolist(), strict=True)):
+        for reduce, (of_return, of_length) in REDUCED.items():
+            log((*prefix, of_return), score, reduce=reduce, window=window)
+            log((*prefix, of_length), length, reduce=reduce, window=window)
+        if played.won is not None:
+            log((*prefix, WIN_RATE), float(played.won[index]), reduce="mean", window=window)
+        for agent, earned in enumerate(played.credits[index].tolist() if credits else ()):
+            log((*prefix, AGENT_CREDIT_MEAN, f"agent_{agent}"), earned, reduce="mean", window=window)
+
+
+def smoothing(config: Any) -> int:
+    """Over how many episodes means are taken."""
+    return max(1, int(config.metrics_num_episodes_for_smoothing))

@@ -1,0 +1,123 @@
+"""What a team has learned, as an RLModule."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+from torch import Tensor, nn
+
+from rllib_agg.envs.team import TeamSpec
+from rllib_agg.qmix.mixer import make_mixer, seed_mixer
+from rllib_agg.qmix.networks import AgentNetworks
+
+OBSERVATIONS, STATE, MASKS, LAST_ACTIONS, HIDDEN = "observations", "state", "masks", "last_actions", "hidden"
+
+
+def spaces_of(spec: TeamSpec) -> tuple[gym.spaces.Dict, gym.spaces.MultiDiscrete]:
+    """What a team sees and does, as RLlib's modules are told it."""
+    agents, actions = spec.num_agents, spec.num_actions
+    observation_space = gym.spaces.Dict(
+        {
+            OBSERVATIONS: gym.spaces.Box(-np.inf, np.inf, (agents, spec.observation_size), np.float32),
+            STATE: gym.spaces.Box(-np.inf, np.inf, (spec.state_size,), np.float32),
+            MASKS: gym.spaces.MultiBinary((agents, actions)),
+        }
+    )
+    return observation_space, gym.spaces.MultiDiscrete(np.full(agents, actions))
+
+
+class QMIXModule(TorchRLModule, InferenceOnlyAPI):
+    """The agents' networks and, where it learns, the mixer and the targets of both."""
+
+    observation_space: Any
+    action_space: Any
+    model_config: Any
+    inference_only: Any
+
+    def setup(self) -> None:
+        """Build the networks."""
+        agents, size = self.observation_space[OBSERVATIONS].shape
+        model = self.model_config
+        self.networks = AgentNetworks(
+            agents,
+            int(self.action_space.nvec[0]),
+            size,
+            hidden=model["hidden_dim"],
+            shared=model["shared"],
+            agent_ids=model["agent_ids"],
+        )
+        if not self.inference_only:
+            (state_size,) = self.observation_space[STATE].shape
+            sizes = {"embed_dim": model["mixing_embed_dim"], "hypernet_dim": model["hypernet_dim"]}
+            self.mixer = make_mixer(model["mixer"], agents, state_size, **sizes)
+            self.target_networks = copy.deepcopy(self.networks).requires_grad_(False)
+            self.target_mixer = copy.deepcopy(self.mixer)
+            if self.target_mixer is not None:
+                self.target_mixer.requires_grad_(False)
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What acting does not need."""
+        return ["mixer", "target_networks", "target_mixer"]
+
+    def initialize(self, generator: torch.Generator, *, orthogonal: bool, same: bool) -> None:
+        """Draw all parameters.
+
+        :param generator: To draw from.
+        :param orthogonal: Orthogonal weights and no biases, instead of torch's uniform ones.
+        :param same: Let all agents begin with the same.
+        """
+        self.networks.initialize(generator, orthogonal=orthogonal, same=same)
+        seed_mixer(self.mixer, generator, orthogonal=orthogonal)
+        self.update_targets(1.0)
+
+    @torch.no_grad()
+    def update_targets(self, tau: float) -> None:
+        """Draw the targets to what they follow.
+
+        :param tau: How far; 1: all the way.
+        """
+        pairs: tuple[tuple[nn.Module | None, nn.Module | None], ...]
+        pairs = (self.networks, self.target_networks), (self.mixer, self.target_mixer)
+        for online, target in pairs:
+            if online is not None and target is not None:
+                for parameter, own in zip(online.parameters(), target.parameters(), strict=True):
+                    own.copy_(parameter) if tau == 1 else own.lerp_(parameter, tau)
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """A copy of the agents' networks' parameters by name."""
+        state = self.networks.state_dict()
+        return {name: np.array(parameter.detach().cpu().numpy()) for name, parameter in state.items()}
+
+    def get_initial_state(self) -> dict[str, Tensor]:
+        """Hidden states before the first step ``[n, H]``."""
+        return {HIDDEN: torch.zeros(self.networks.num_agents, self.networks.hidden)}
+
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """One step.
+
+        :param batch: ``obs`` with ``observations`` ``[B, n, d]``, ``masks`` ``[B, n, a]`` and ``last_actions`` ``[B, n]``
+            (none, or -1, in the first step), and ``state_in`` with ``hidden`` ``[B, n, H]``.
+        :return: ``actions`` ``[B, n]``, the best legal ones; ``action_dist_inputs``, the values; and ``state_out``.
+        """
+        seen, networks = batch[Columns.OBS], self.networks
+        observations = seen[OBSERVATIONS]
+        size, agents = observations.shape[:2]
+        last = seen.get(LAST_ACTIONS, torch.full((size, agents), -1, device=observations.device)).long()
+        hidden = batch[Columns.STATE_IN][HIDDEN].transpose(0, 1)
+        start = hidden.reshape(networks.num_networks, -1, networks.hidden)
+        values, hidden = networks(networks.arrange(observations.unsqueeze(1), last.unsqueeze(1)), start)
+        values = values[:, 0].masked_fill(~seen[MASKS].bool(), -torch.inf)
+        after = hidden.reshape(agents, size, networks.hidden).transpose(0, 1)
+        return {
+            Columns.ACTIONS: values.argmax(-1),
+            Columns.ACTION_DIST_INPUTS: values,
+            Columns.STATE_OUT: {HIDDEN: after},
+        }

@@ -1,0 +1,143 @@
+"""The agents' networks, stacked, so that a step of all is a handful of batched products and never a loop.
+
+Axes: n agents, m networks (n, or 1 that all agents share), B batch, T time, K sequences of each network, d inputs, H units,
+a actions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rllib_agg.qmix.recurrence import recur
+
+LAYERS = ("feature", "rnn", "head")
+"""From the observation to the values; what periodic sharing chooses from."""
+
+
+class StackedLinear(nn.Module):
+    """m layers side by side.
+
+    :param networks: m.
+    """
+
+    def __init__(self, networks: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(networks, inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(networks, 1, outputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply each to its own inputs ``[m, K, inputs]``."""
+        return torch.baddbmm(self.bias, inputs, self.weight)
+
+
+class StackedRecurrence(nn.Module):
+    """m gated recurrent units side by side.
+
+    :param networks: m.
+    """
+
+    def __init__(self, networks: int, inputs: int, size: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(networks, inputs, 3 * size))
+        self.bias_ih = nn.Parameter(torch.empty(networks, 1, 3 * size))
+        self.weight_hh = nn.Parameter(torch.empty(networks, size, 3 * size))
+        self.bias_hh = nn.Parameter(torch.empty(networks, 1, 3 * size))
+
+    def forward(self, inputs: Tensor, start: Tensor) -> Tensor:
+        """Hidden states of all steps.
+
+        :param inputs: ``[m, T, K, inputs]``.
+        :param start: ``[m, K, H]``.
+        """
+        gates = torch.baddbmm(self.bias_ih, inputs.flatten(1, 2), self.weight_ih)
+        return recur(gates.view(*inputs.shape[:3], -1), start, self.weight_hh, self.bias_hh)
+
+
+class AgentNetworks(nn.Module):
+    """Values of each agent's actions from what it has seen so far: a layer, a gated recurrent unit and a linear head.
+
+    :param num_agents: n.
+    :param num_actions: a.
+    :param observation_size: Of each agent.
+    :param hidden: H.
+    :param shared: One network for all agents, instead of one for each.
+    :param agent_ids: Whether inputs tell who an agent is.
+
+    Source: Rashid et al. (2018), section 6.1 and appendix.
+    """
+
+    def __init__(
+        self, num_agents: int, num_actions: int, observation_size: int, *, hidden: int, shared: bool, agent_ids: bool
+    ) -> None:
+        super().__init__()
+        self.num_agents, self.num_actions, self.observation_size = num_agents, num_actions, observation_size
+        self.hidden, self.shared, self.agent_ids = hidden, shared, agent_ids
+        self.num_networks = 1 if shared else num_agents
+        self.input_size = observation_size + num_actions + (num_agents if agent_ids else 0)
+        self.feature = StackedLinear(self.num_networks, self.input_size, hidden)
+        self.rnn = StackedRecurrence(self.num_networks, hidden, hidden)
+        self.head = StackedLinear(self.num_networks, hidden, num_actions)
+        self.initialize(None, orthogonal=False, same=False)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None, *, orthogonal: bool, same: bool) -> None:
+        """Draw all parameters.
+
+        :param generator: To draw from; ``None``: torch's own.
+        :param orthogonal: Orthogonal weights and no biases, instead of torch's uniform ones.
+        :param same: The same for all networks.
+        """
+        for index in range(1 if same else self.num_networks):
+            for layer, fan_in in ((self.feature, self.input_size), (self.rnn, self.hidden), (self.head, self.hidden)):
+                for name, parameter in layer.named_parameters():
+                    width = self.num_actions if layer is self.head else self.hidden
+                    if not orthogonal:
+                        parameter[index].uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+                    elif name.startswith("bias"):
+                        parameter[index].zero_()
+                    else:
+                        for block in torch.split(parameter[index], width, dim=-1):  # a gate each, of the recurrence's
+                            nn.init.orthogonal_(block, generator=generator)
+        if same:
+            for parameter in self.parameters():
+                parameter.copy_(parameter[:1].clone().expand_as(parameter))
+
+    def start(self, batch: int) -> Tensor:
+        """Hidden states before the first step ``[m, K, H]``.
+
+        :param batch: B.
+        """
+        sequences = batch * self.num_agents // self.num_networks
+        return self.head.weight.new_zeros(self.num_networks, sequences, self.hidden)
+
+    def arrange(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """What the networks are fed.
+
+        :param observations: ``[B, T, n, d]``, of any precision.
+        :param actions: The last ones ``[B, T, n]``; -1 where there was none.
+        :return: ``[m, T, K, d]``, with ``K = B`` or, of a shared network, ``K = B n``.
+        """
+        batch, steps, agents, size = observations.shape
+        inputs = self.head.weight.new_zeros(agents, steps, batch, self.input_size)
+        inputs[..., :size] = observations.permute(2, 1, 0, 3)
+        last = actions.permute(2, 1, 0).unsqueeze(-1)
+        inputs[..., size : size + self.num_actions].scatter_(-1, last.clamp(min=0), (last >= 0).to(inputs.dtype))
+        if self.agent_ids:
+            inputs[..., size + self.num_actions :] = torch.eye(agents).to(inputs)[:, None, None]
+        return inputs.transpose(0, 1).reshape(1, steps, agents * batch, -1) if self.shared else inputs
+
+    def forward(self, inputs: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of all actions.
+
+        :param inputs: From :meth:`arrange` ``[m, T, K, d]``.
+        :param start: ``[m, K, H]``.
+        :return: Values ``[B, T, n, a]`` and the last hidden states ``[m, K, H]``.
+        """
+        networks, steps, sequences, _ = inputs.shape
+        features = self.feature(inputs.flatten(1, 2)).relu_().view(networks, steps, sequences, self.hidden)
+        hidden = self.rnn(features, start)
+        values = self.head(hidden.flatten(1, 2)).view(
+            networks, steps, -1, sequences * networks // self.num_agents, self.num_actions
+        )
+        return values.permute(3, 1, 0, 2, 4).flatten(2, 3), hidden[:, -1]

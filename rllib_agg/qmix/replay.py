@@ -1,0 +1,133 @@
+"""The last episodes, for learning from them again and again."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rl_agg.choices import check_count, check_number
+from rllib_agg.envs.team import TeamSpec
+from rllib_agg.qmix.episodes import TeamEpisodes, precision
+
+logger = logging.getLogger(__name__)
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """How much is kept.
+
+    :param capacity: Episodes, >= 1.
+    :param dtype: Of observations and states: ``float32``, or ``float16`` for half the memory.
+    :param max_gb: More gigabytes than these are refused.
+    :raises ValueError: if a setting is out of range.
+    """
+
+    capacity: int = 5000
+    dtype: str = "float32"
+    max_gb: float = 8.0
+
+    def __post_init__(self) -> None:
+        check_count("capacity", self.capacity, least=1)
+        precision(self.dtype)
+        check_number("max_gb", self.max_gb, above=0)
+
+    def bytes_for(self, spec: TeamSpec) -> int:
+        """What the full replay takes."""
+        return TeamEpisodes.size_of(self.capacity, spec.max_episode_steps, spec, precision(self.dtype))
+
+    def check(self, spec: TeamSpec) -> None:
+        """Say what the full replay will take.
+
+        :raises ValueError: if that is more than the limit, with what would fit.
+        """
+        needed = self.bytes_for(spec) / GIGABYTE
+        size = (
+            f"{self.capacity} episodes of up to {spec.max_episode_steps} steps of {spec.num_agents} agents take "
+            f"{needed:.3g} GB in {self.dtype}"
+        )
+        if needed > self.max_gb:
+            half = dataclasses.replace(self, dtype="float16").bytes_for(spec) / GIGABYTE
+            fitting = int(self.capacity * self.max_gb / needed)
+            remedies = [f"a capacity of {fitting}"] if fitting else []
+            remedies += [f"dtype='float16' ({half:.3g} GB)"] if self.dtype == "float32" and half <= self.max_gb else []
+            raise ValueError(
+                f"the replay is too large: {size}, and max_gb is {self.max_gb:g}. Set in replay_buffer_config "
+                + ", ".join([*remedies, "or a larger max_gb"])
+            )
+        logger.info("Replay: %s, when it is full.", size)
+
+
+class EpisodeReplay:
+    """A ring of episodes.
+
+    :param spec: Sizes.
+    :param settings: How many, and in which precision.
+    """
+
+    def __init__(self, spec: TeamSpec, settings: ReplaySettings) -> None:
+        self._stored = TeamEpisodes.zeros(settings.capacity, spec.max_episode_steps, spec, precision(settings.dtype))
+        self.capacity = settings.capacity
+        self.num_added = 0
+        """Episodes since the beginning."""
+
+    def __len__(self) -> int:
+        return min(self.num_added, self.capacity)
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes, or will when it is full."""
+        return sum(array.nbytes for array in self._stored.arrays().values())
+
+    def add(self, episodes: TeamEpisodes) -> None:
+        """Store episodes in place of the oldest."""
+        rows = (self.num_added + np.arange(len(episodes))) % self.capacity
+        rows, kept = rows[-self.capacity :], slice(-self.capacity, None)
+        for name, array in episodes.arrays().items():
+            target, source = getattr(self._stored, name), array[kept]
+            if target.ndim == 1:
+                target[rows] = source
+            else:  # what an older episode left after this one's end is learned from by none
+                target[rows, : source.shape[1]] = source
+        self.num_added += len(episodes)
+
+    def sample(self, generator: np.random.Generator, size: int) -> TeamEpisodes:
+        """Draw episodes, each at most once, cut after the longest of them.
+
+        :param size: At most as many as there are.
+        """
+        rows = generator.choice(len(self), size, replace=False)
+        return self._stored.take(rows, int(self._stored.lengths[rows].max()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of what is stored."""
+        rows = np.arange(len(self))
+        longest = int(self._stored.lengths.max())
+        return {"num_added": self.num_added, "episodes": self._stored.take(rows, longest).arrays()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`.
+
+        :raises ValueError: if it is of another capacity or of another environment.
+        """
+        saved = state["episodes"]
+        kept = len(saved["lengths"])
+        own = self._stored.arrays()
+        fits = all(
+            array.dtype == own[name].dtype and array.shape[2:] == own[name].shape[2:] and array.ndim == own[name].ndim
+            for name, array in saved.items()
+        )
+        if kept != min(state["num_added"], self.capacity) or not fits or saved["actions"].shape[1] > own["actions"].shape[1]:
+            raise ValueError("the saved replay has another capacity, precision or environment")
+        for name, array in saved.items():
+            own[name][...] = 0
+            if array.ndim == 1:
+                own[name][:kept] = array
+            else:
+                own[name][:kept, : array.shape[1]] = array
+        self.num_added = int(state["num_added"])
