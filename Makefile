@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 OUT ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow bare lint docs clean
+.PHONY: help demo test slow browser bare lint docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -20,6 +20,9 @@ test: $(VENV)/.installed-dev ## Run the test suite
 
 slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each
 	$(BIN)/python -m pytest -q -m slow
+
+browser: $(VENV)/.installed-dev ## Open a study's page in Chromium, which must be installed with its driver
+	$(BIN)/python -m pytest -q -m browser
 
 bare: $(VENV)/.installed-dev ## Install the core and each framework's extra alone into fresh environments, and look
 	$(BIN)/python -m pytest -q -m slow tests/core/test_imports.py
@@ -53,6 +56,6 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "Installing rl-agg, all extras but marl and the development tools into $(VENV): 1 to 3 minutes the first time ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --group docs --editable '.[all,torchjd,zoo]'
+	@echo "Installing rl-agg, all extras and the development tools into $(VENV): 1 to 3 minutes the first time ..."
+	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --group docs --editable '.[all,torchjd,zoo,marl]'
 	@touch $(VENV)/.installed $@
