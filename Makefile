@@ -49,6 +49,6 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "Installing rl-agg, all extras but marl and the development tools into $(VENV): 1 to 3 minutes the first time ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[all,torchjd,zoo]'
+	@echo "Installing rl-agg, all extras and the development tools into $(VENV): 1 to 3 minutes the first time ..."
+	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --editable '.[all,torchjd,zoo,marl]'
 	@touch $(VENV)/.installed $@
