@@ -25,7 +25,7 @@ def number(value: float, decimals: int | None = None) -> str:
         return UNKNOWN
     if decimals is None:
         decimals = 0 if abs(value) >= 10_000 else 1 if abs(value) >= 100 else 2
-    text = f"{value:,.{decimals}f}"
+    text = f"{round(value, decimals) + 0.0:,.{decimals}f}"  # adding 0 makes -0 plain 0
     return text.replace(",", "\u202f").replace("-", "\u2212")
 
 

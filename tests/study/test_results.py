@@ -183,6 +183,7 @@ def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):
     [
         (NAN, "n/a"),
         (0.0, "0.00"),
+        (-0.001, "0.00"),
         (-3.14159, "\u22123.14"),
         (99.994, "99.99"),
         (1234.56, "1\u202f234.6"),
