@@ -24,9 +24,21 @@ def open_page(hostile):
         def opened(width=1200, height=900, dark=False):
             page.size(width, height, dark)
             page.open(hostile / "report.html")
+            look_at_curves(page)
+            page.wait(f"{CURVES} > 0")
             return page
 
         yield opened
+
+
+def look_at_curves(page):
+    """Charts are drawn as they come into sight."""
+    page.run("document.getElementById('curves0').scrollIntoView({block: 'center'})")
+
+
+def press(page, selector):
+    page.click(selector)
+    look_at_curves(page)
 
 
 def ink(page):
@@ -57,8 +69,6 @@ def test_it_loads_complains_of_nothing_and_asks_the_network_for_nothing(open_pag
 def test_the_screen_shows_the_verdict_and_curves(open_page):
     page = open_page()
     assert "established" in page.run("document.querySelector('.verdict').innerText")
-    page.run("document.getElementById('curves0').scrollIntoView({block: 'center'})")
-    page.wait(f"{CURVES} > 0")  # charts are drawn as they come into sight
     # The first system's colour is on the screen, in its curve and not only in its key
     deadline = time.monotonic() + 10
     while blue_dots(picture := ink(page)) <= 200:
@@ -70,13 +80,13 @@ def test_the_screen_shows_the_verdict_and_curves(open_page):
 def test_a_system_can_be_hidden_and_shown_again(open_page):
     page = open_page()
     before = page.run(CURVES)
-    page.click("input[name=system][value='0']")
+    press(page, "input[name=system][value='0']")
     page.wait(f"{CURVES} < {before}")
-    page.click("input[name=system][value='0']")
+    press(page, "input[name=system][value='0']")
     page.wait(f"{CURVES} === {before}")
-    page.click("button[data-all='']")
+    press(page, "button[data-all='']")
     page.wait(f"{CURVES} === 0")
-    page.click("button[data-all='1']")
+    press(page, "button[data-all='1']")
     page.wait(f"{CURVES} === {before}")
     assert page.told()[1] == []
 
@@ -85,7 +95,7 @@ def test_the_axis_can_be_switched(open_page):
     page = open_page()
     lines = {}
     for axis, title in [("steps", "Environment steps"), ("seconds", "Seconds"), ("bytes", "Bytes sent by agents")]:
-        page.click(f"input[name=axis][value={axis}]")
+        press(page, f"input[name=axis][value={axis}]")
         page.wait(f"{TITLE} === '{title}'")
         lines[axis] = page.run(CURVES)
     assert lines["bytes"] < lines["steps"]  # the stock system records none, which is said
@@ -142,7 +152,6 @@ def test_dark_and_light_follow_the_system_and_the_switch(open_page):
 
 def test_hovering_tells_names_as_text(open_page, names):
     page = open_page()
-    page.run("document.getElementById('curves0').scrollIntoView({block: 'center'})")
     page.driver.execute_script("Plotly.Fx.hover('curves0', {xval: 400}, 'xy')")
     page.wait("document.querySelectorAll('#curves0 .hoverlayer text').length > 0")
     told = page.run("document.querySelector('#curves0 .hoverlayer').textContent").replace("\xa0", " ")
