@@ -77,7 +77,8 @@ def test_workers_of_its_own(ray_running: None, tmp_path: Path) -> None:
     record = Store(tmp_path).read(one.cells[0])
     assert record is not None
     assert record.updates["return"].tolist() == [6.0, 6.0]
-    assert record.updates["agg/messages"].tolist() == [4, 8]
+    first, second = record.updates["agg/messages"]
+    assert first >= 4 <= second - first  # an iteration applies what has arrived once there are four
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
         (System("stable_baselines3:PPPO"), {}, ["unknown name 'PPPO'", "did you mean 'PPO'"]),
         (System("stable_baselines:PPO"), {}, ["no module 'stable_baselines'"]),
         (System("importing_nothing:PPO"), {}, ["importing_nothing needs a module 'no_such_module'"]),
-        (System("collections:OrderedDict"), {}, ["not an algorithm of", "stable_baselines3"]),
+        (System("collections:OrderedDict"), {}, ["not an algorithm of", "Stable-Baselines3"]),
         (System("os:getcwd"), {}, ["not a class"]),
         (System("stable_baselines3:PPO", {"n_epoch": 1}), {}, ["unknown PPO setting 'n_epoch'", "did you mean 'n_epochs'"]),
         (System("sb3_agg:AggPPO", {"aggregatoin": "sum"}), {}, ["did you mean 'aggregation'"]),
