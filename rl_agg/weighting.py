@@ -23,7 +23,13 @@ from rl_agg.signals import MEASURED, Signals
 Rule = Callable[..., Tensor]
 """``rule(signals, **settings) -> weights [A]`` over agents that are all present and have all reported."""
 
-MIXED_SIGN_CHOICES = ("shift", "abs", "clip", "literal")
+GUARDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "shift": lambda losses: losses - losses.min(),
+    "abs": lambda losses: losses.abs(),
+    "clip": lambda losses: losses.clamp(min=0),
+}
+"""What makes losses of mixed sign shareable, by name."""
+MIXED_SIGN_CHOICES = (*GUARDS, "literal")
 
 
 def sum_weights(signals: Signals) -> Tensor:
@@ -90,8 +96,7 @@ def loss_weights(signals: Signals, *, h: float | None = None, mixed_sign: str = 
     losses = _required(signals, "losses")
     one_sign = mixed_sign == "literal" or bool((losses > 0).all())  # nearly always, and cheaper than asking further
     if not one_sign and bool(has_mixed_signs(losses)):
-        guard = {"shift": losses - losses.min(), "abs": losses.abs(), "clip": losses.clamp(min=0)}
-        losses = guard[mixed_sign]
+        losses = GUARDS[mixed_sign](losses)
     return _share(losses) + _floor(h, signals.num_agents)
 
 

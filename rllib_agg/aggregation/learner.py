@@ -100,20 +100,21 @@ class AggLearnerMixin(AgentGradients):
             self.records[module_id].add(mean, n, present=present)
             average: Tensor = mean.sum() / (n > 0).sum().clamp(min=1)
             return average.to(losses.dtype)  # only for the record
-        weights = self._weigh(module_id, mean, n)
+        weights = self._weigh(module_id, mean, n, present)
         self.records[module_id].add(mean, n, present=present, weights=weights)
         factors = weights / n.clamp(min=1.0) * max(1, self.learners_per_gradient)
         return weighted_loss(losses, agents, valid, factors)
 
-    def _weigh(self, module_id: str, losses: Tensor, num_samples: Tensor) -> Tensor:
-        weighting, present = self.aggregation_of(module_id).weighting, num_samples > 0
+    def _weigh(self, module_id: str, losses: Tensor, num_samples: Tensor, present: Tensor) -> Tensor:
+        weighting = self.aggregation_of(module_id).weighting
         if weighting is None:  # a model of its own: the mean over its samples
             return num_samples / num_samples.sum().clamp(min=1.0)
-        before = self.records[module_id].weights_of(present)
-        if before is not None and weighting.needs <= {"returns"}:
-            return before  # returns do not change within an update
-        signals = Signals(returns=self.returns[module_id], losses=losses, num_samples=num_samples, present=present)
-        return weighting(signals)
+        if weighting.needs <= {"returns"}:  # which do not change within an update
+            before = self.records[module_id].weights_of(present)
+            if before is not None:
+                return before
+        told = {"returns": self.returns[module_id], "losses": losses, "num_samples": num_samples}
+        return weighting(Signals(**{name: told[name] for name in weighting.needs}, present=present))
 
     # After the last minibatch ---------------------------------------------------------------------------------------------
 

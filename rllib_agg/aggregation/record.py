@@ -66,13 +66,13 @@ class UpdateRecord:
         return self._minibatches[-1]
 
     def weights_of(self, present: Tensor) -> Tensor | None:
-        """The last minibatch's weights, if the same agents had samples in it.
+        """The last minibatch's weights, if the same agents' gradients counted in it.
 
-        :param present: Which, bool ``[A]``.
+        :param present: Whose, bool ``[A]``.
         """
         if not self._minibatches:
             return None
-        return self.last.weights if torch.equal(self.last.num_samples > 0, present) else None
+        return self.last.weights if torch.equal(self.last.present, present) else None
 
     def retract(self) -> None:
         """Forget the last minibatch, which is done again."""
