@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_KL_KEY
-from torch import distributed
+from torch import Tensor, distributed
 
 from rllib_agg.aggregation.learner import STATE, AggLearnerMixin
 
@@ -17,18 +17,16 @@ class AdaptiveKLMixin(AggLearnerMixin):
 
     curr_kl_coeffs_per_module: Any
 
-    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+    def log_report(self, module_id: str, report: dict[str, Any]) -> None:
         """Let all learners adapt to one KL divergence; left alone, their coefficients, and then their losses, drift apart."""
-        if self.config.num_learners > 1:
-            for module_id in self.records:
-                if self.config.get_config_for_module(module_id).use_kl_loss:
-                    key = (module_id, LEARNER_RESULTS_KL_KEY)  # what RLlib adapts the coefficient by
-                    self.metrics.log_value(key, self._mean_over_learners(self.metrics.peek(key)), window=1)
-        super().after_gradient_based_update(timesteps=timesteps)
+        if self.config.num_learners > 1 and self.config.get_config_for_module(module_id).use_kl_loss:
+            # What RLlib adapts the coefficient by.
+            report = {**report, LEARNER_RESULTS_KL_KEY: self._mean_over_learners(report[LEARNER_RESULTS_KL_KEY])}
+        super().log_report(module_id, report)
 
-    def _mean_over_learners(self, value: Any) -> float:
+    def _mean_over_learners(self, value: Tensor) -> float:
         """Average a number that every learner has from other samples; NaN is that of a learner whose agents are all masked."""
-        own = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+        own = value.to(torch.float64)
         shared = torch.stack([own.nan_to_num(nan=0.0), own.isnan().logical_not().double()])
         distributed.all_reduce(shared)
         return float(shared[0] / shared[1])

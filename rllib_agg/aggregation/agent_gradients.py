@@ -37,6 +37,8 @@ class AgentGradients(FiniteSteps):
         """Each agent's last known return by module, ``[A]``, NaN where none is known."""
         self.records: dict[str, UpdateRecord] = {}
         """What happened in this update, by module."""
+        self.reports: dict[str, Callable[[], dict[str, Any]]] = {}
+        """The stock metrics of each module's last minibatch, to be made when the update is over."""
         self.learners_per_gradient = self.config.num_learners
         """Learners whose samples make one gradient; 1 where each has its own model."""
         self._aggregations: dict[str, ModuleAggregation] = {}
@@ -46,7 +48,7 @@ class AgentGradients(FiniteSteps):
 
     @abstractmethod
     def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
-        """What the stock loss averages, and the stock metrics on the way.
+        """What the stock loss averages; leaves what makes the stock metrics in ``reports``.
 
         :param module_id: The module.
         :param config: Its algorithm config.

@@ -121,6 +121,7 @@ class AggLearnerMixin(AgentGradients):
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Report what became of the gradients."""
         for module_id, record in self.records.items():
+            self.log_report(module_id, self.reports.pop(module_id)())
             key, own = (module_id, "agg"), self.aggregation_of(module_id)
             weights = self.settle_update(module_id, record)
             if weights is not None:
@@ -137,6 +138,10 @@ class AggLearnerMixin(AgentGradients):
             self.metrics.log_dict(totals, key=key, reduce="max", window=1)
         self.records = {}
         super().after_gradient_based_update(timesteps=timesteps)
+
+    def log_report(self, module_id: str, report: dict[str, Any]) -> None:
+        """Log the stock metrics of the last minibatch: RLlib logs each minibatch's and keeps the last."""
+        self.metrics.log_dict(report, key=module_id, window=1)
 
     def settle_update(self, module_id: str, record: UpdateRecord) -> Tensor | None:
         """Close the books on an update.

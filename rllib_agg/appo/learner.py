@@ -53,21 +53,21 @@ class AggAPPOTorchLearner(AdaptiveKLMixin, APPOTorchLearner):  # type: ignore[mi
         kl = target.kl(distribution) if config.use_kl_loss else torch.zeros_like(mask)
         kl_coeff = self.curr_kl_coeffs_per_module[module_id]
 
-        def mean(column: Tensor) -> Tensor:
-            average: Tensor = (column.detach() * mask).sum() / mask.sum()
-            return average
-
-        mean_is = mean(is_ratio)
-        reported = {
-            POLICY_LOSS_KEY: mean(policy_losses),
-            VF_LOSS_KEY: mean(value_losses),
-            ENTROPY_KEY: mean(entropy),
-            LEARNER_RESULTS_KL_KEY: mean(kl),
-            LEARNER_RESULTS_CURR_KL_COEFF_KEY: kl_coeff,
-            LEARNER_RESULTS_MEAN_IS_KEY: mean_is,
-            LEARNER_RESULTS_VAR_IS_KEY: mean((is_ratio - mean_is).square()),
+        columns = {
+            POLICY_LOSS_KEY: policy_losses.detach(),
+            VF_LOSS_KEY: value_losses.detach(),
+            ENTROPY_KEY: entropy.detach(),
+            LEARNER_RESULTS_KL_KEY: kl.detach(),
+            LEARNER_RESULTS_MEAN_IS_KEY: is_ratio.detach(),
         }
-        self.metrics.log_dict(reported, key=module_id, window=1)
+
+        def report() -> dict[str, Any]:
+            means = {name: (column * mask).sum() / mask.sum() for name, column in columns.items()}
+            squares = (columns[LEARNER_RESULTS_MEAN_IS_KEY] - means[LEARNER_RESULTS_MEAN_IS_KEY]).square()
+            variance = (squares * mask).sum() / mask.sum()
+            return {**means, LEARNER_RESULTS_VAR_IS_KEY: variance, LEARNER_RESULTS_CURR_KL_COEFF_KEY: kl_coeff}
+
+        self.reports[module_id] = report
         entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         losses: Tensor = policy_losses + config.vf_loss_coeff * value_losses - entropy_coeff * entropy + kl_coeff * kl
         return losses

@@ -34,12 +34,13 @@ class AggIMPALATorchLearner(AggLearnerMixin, IMPALATorchLearner):  # type: ignor
         entropy = distribution.entropy()
         entropy_coeff = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
 
-        valid = mask.sum()
-        reported: dict[str, Tensor] = {}
-        for name, column in (("pi_loss", policy_losses), ("vf_loss", value_losses)):
-            total = (column.detach() * mask).sum()
-            reported |= {name: total, f"mean_{name}": total / valid}
-        reported[ENTROPY_KEY] = (entropy.detach() * mask).sum() / valid
-        self.metrics.log_dict(reported, key=module_id, window=1)
+        columns = {"pi_loss": policy_losses.detach(), "vf_loss": value_losses.detach(), ENTROPY_KEY: entropy.detach()}
+
+        def report() -> dict[str, Any]:
+            totals, valid = {name: (column * mask).sum() for name, column in columns.items()}, mask.sum()
+            means = {f"mean_{name}": totals[name] / valid for name in ("pi_loss", "vf_loss")}
+            return {**totals, **means, ENTROPY_KEY: totals[ENTROPY_KEY] / valid}
+
+        self.reports[module_id] = report
         losses: Tensor = policy_losses + config.vf_loss_coeff * value_losses - entropy_coeff * entropy
         return losses

@@ -68,15 +68,19 @@ class AggPPOTorchLearner(LocalLearningMixin, AdaptiveKLMixin, PPOTorchLearner):
             kl = before.kl(distribution)
             losses = losses + self.curr_kl_coeffs_per_module[module_id] * kl
 
-        means = {
-            POLICY_LOSS_KEY: -surrogate,
-            VF_LOSS_KEY: clipped_errors,
-            LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY: value_errors,
-            ENTROPY_KEY: entropy,
-            LEARNER_RESULTS_KL_KEY: kl,
+        columns = {
+            POLICY_LOSS_KEY: -surrogate.detach(),
+            VF_LOSS_KEY: clipped_errors.detach(),
+            LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY: value_errors.detach(),
+            ENTROPY_KEY: entropy.detach(),
+            LEARNER_RESULTS_KL_KEY: kl.detach(),
         }
-        averages = torch.stack(list(means.values())).detach()[:, batch[Columns.LOSS_MASK]].mean(1)
-        reported: dict[str, Any] = dict(zip(means, averages, strict=True))
-        reported[LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY] = explained_variance(batch[Postprocessing.VALUE_TARGETS], values)
-        self.metrics.log_dict(reported, key=module_id, window=1)
+        targets, predictions, mask = batch[Postprocessing.VALUE_TARGETS], values.detach(), batch[Columns.LOSS_MASK]
+
+        def report() -> dict[str, Any]:
+            explained = explained_variance(targets, predictions)
+            means = {name: column[mask].mean() for name, column in columns.items()}
+            return {**means, LEARNER_RESULTS_VF_EXPLAINED_VAR_KEY: explained}
+
+        self.reports[module_id] = report
         return losses
