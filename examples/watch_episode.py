@@ -4,7 +4,10 @@ python examples/watch_episode.py
 python examples/watch_episode.py --env lbf/Foraging-8x8-2p-2f-coop-v3 --out foraging.gif
 python examples/watch_episode.py --env smax/2s3z --policy my_module:make_policy
 
-A policy is made by a function of the team's TeamSpec and a seed, and gives legal actions [E, n] for a TeamView.
+python examples/watch_episode.py --env smax/3m --policy CHECKPOINT
+
+CHECKPOINT is a folder that QMIX was saved to. Any other policy is made by a function of the team's TeamSpec and a seed, and
+gives legal actions [E, n] for a TeamView.
 """
 
 import argparse
@@ -15,7 +18,7 @@ from rllib_agg.envs.watching import find_policy, save_gif, watch_episode
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--env", default="smax/3m", help="BACKEND/TASK, as smax/3m, lbf/..., mpe/simple_spread_v3")
-parser.add_argument("--policy", default="random", help="random, or MODULE:FUNCTION")
+parser.add_argument("--policy", default="random", help="random, a checkpoint of QMIX, or MODULE:FUNCTION")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", type=Path, default=Path("episode.gif"))
 parser.add_argument("--steps-per-second", type=float, default=4.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -59,6 +59,7 @@ class Runner(Protocol):
 RUNNERS = {
     "stable_baselines3.common.base_class:BaseAlgorithm": "rl_agg.study.sb3:Sb3Runner",
     "rllib_agg.episodic.algorithm:EpisodicAlgorithm": "rl_agg.study.episodic:EpisodicRunner",
+    "rllib_agg.qmix.algorithm:QMIX": "rl_agg.study.teams:TeamRunner",
     "ray.rllib.algorithms.algorithm:Algorithm": "rl_agg.study.rllib:RllibRunner",
 }
 """Who runs the classes that descend from one; the first that fits."""
@@ -84,6 +85,22 @@ def import_system(cell: Cell) -> type[Any]:
     :raises StudyError: if the module or the class does not exist, or it is not a class.
     """
     return _import_class(cell.system.system, f"system {cell.system_name!r}")
+
+
+def refuse_what_the_study_sets(cell: Cell, set_by_study: Mapping[str, str], unused: Collection[str]) -> None:
+    """Refuse settings that would be said twice, or be ignored.
+
+    :param set_by_study: Settings that are not the cell's to make, and the study's key that does.
+    :param unused: What the system's runner has no use for, of what a study may say of an environment.
+    :raises StudyError: naming it.
+    """
+    name = import_system(cell).__name__
+    for key in unused:
+        if getattr(cell.environment, key) not in (None, [], {}, False):
+            raise StudyError(f"{cell}: {name} does not use {key!r}; leave it out")
+    for setting, key in set_by_study.items():
+        if setting in {**cell.environment.settings, **cell.system.settings}:
+            raise StudyError(f"{cell}: {setting!r} is not a setting here; the study's own {key!r} says it")
 
 
 def wrapped(cell: Cell, env: Any) -> Any:

@@ -24,7 +24,7 @@ from ray.tune.registry import register_env
 from rl_agg.choices import build
 from rl_agg.envs.unequal import Disturbance
 from rl_agg.networks import hidden_layers
-from rl_agg.study.cells import OnUpdate, Update, find_modules_in, import_system, wrapped
+from rl_agg.study.cells import OnUpdate, Update, find_modules_in, import_system, refuse_what_the_study_sets, wrapped
 from rl_agg.study.errors import StudyError, unknown
 from rl_agg.study.spec import Cell
 from rllib_agg.aggregation.agents import agent_number
@@ -51,13 +51,7 @@ class RllibRunner:
 
         :raises StudyError: naming the system, the environment and the reason.
         """
-        cls = import_system(cell)
-        for name in UNUSED:
-            if getattr(cell.environment, name) not in (None, {}, False):
-                raise StudyError(f"{cell}: {cls.__name__} does not use {name!r}; leave it out")
-        for name, key in SET_BY_STUDY.items():
-            if name in {**cell.environment.settings, **cell.system.settings}:
-                raise StudyError(f"{cell}: {name!r} is not a setting here; the study's own {key!r} says it")
+        refuse_what_the_study_sets(cell, SET_BY_STUDY, UNUSED)
         try:
             _config(cell).validate()
         except Exception as error:  # whatever a config or an environment raises, it is about this cell's settings

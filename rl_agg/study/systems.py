@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 HOLEN = "Holen et al. (2023)"
+IMPALA = "ray.rllib.algorithms.impala:IMPALA"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,15 @@ def _episodic(
     name: str, gate: str, rule: str, payload: str, path: str, paper: str = "Gunn (2023)", **settings: object
 ) -> KnownSystem:
     return KnownSystem(name, gate, rule, payload, "every episode", paper, path, settings)
+
+
+def _team(name: str, paper: str, **settings: object) -> KnownSystem:
+    return KnownSystem(name, "none", "none", "none", "never", paper, "rllib_agg:QMIX", settings)
+
+
+def _sharing(name: str, rule: str, payload: str, scheme: str) -> KnownSystem:
+    settings: dict[str, object] = {"parameter_sharing": scheme}
+    return KnownSystem(name, "everyone", rule, payload, "every interval", "Zhang et al. (2024)", "rllib_agg:QMIX", settings)
 
 
 SYSTEMS = (
@@ -88,6 +98,15 @@ SYSTEMS = (
     _episodic("DQL", "everyone", "mean", "samples", "rllib_agg:DQL"),
     _episodic("EBCDQL", "TD error", "mean", "samples", "rllib_agg:EBCDQL", "Ornia and Mazo (2021)"),
     _episodic("DAVIA", "gain", "mean", "gradients", "rllib_agg:DAVIA", "Gatsis (2021)"),
+    KnownSystem("A3C", "everyone", "sum", "gradients", "on arrival", "Mnih et al. (2016)", "rllib_agg:A3C", {}),
+    KnownSystem("IMPALA", "everyone", "by samples", "samples", "on arrival", "Espeholt et al. (2018)", IMPALA, {}),
+    _team("IQL", "Tampuu et al. (2017)", mixer=None),
+    _team("VDN", "Sunehag et al. (2018)", mixer="vdn"),
+    _team("QMIX, a network each", "Rashid et al. (2018)"),
+    _team("QMIX, one network", "Rashid et al. (2018)", parameter_sharing="full"),
+    _sharing("A-PPS", "mean", "parameters", "a_pps"),
+    _sharing("RS-PPS", "by reward", "parameters", "rs_pps"),
+    _sharing("PP-PPS", "by reward", "some layers", "pp_pps"),
 )
 RELATIVES = ("sb3_agg:AggA2C", "sb3_agg:AggMaskablePPO", "sb3_agg:AggRecurrentPPO")
 """They take the same settings as ``sb3_agg:AggPPO``; the recurrent one has no agents with parameters of their own."""

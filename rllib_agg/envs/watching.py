@@ -61,14 +61,18 @@ def random_policy(spec: TeamSpec, seed: int) -> Policy:
 def find_policy(name: str) -> MakesPolicy:
     """Look up what a user wrote.
 
-    :param name: ``random``, or ``MODULE:FUNCTION``.
-    :raises ValueError: if it is neither.
+    :param name: ``random``, a folder that QMIX was saved to, or ``MODULE:FUNCTION``.
+    :raises ValueError: if it is none of these.
     """
     if name == "random":
         return random_policy
+    if Path(name).is_dir():
+        from rllib_agg.qmix.watching import CheckpointPolicy
+
+        return CheckpointPolicy(Path(name))
     module, colon, function = name.partition(":")
     if not colon:
-        raise ValueError(f"a policy is 'random' or MODULE:FUNCTION, got {name!r}")
+        raise ValueError(f"a policy is 'random', a folder that QMIX was saved to or MODULE:FUNCTION, got {name!r}")
     found: MakesPolicy = getattr(importlib.import_module(module), function)
     return found
 

@@ -13,7 +13,7 @@ from rllib_agg.qmix.networks import LAYERS
 
 MIXERS = ("qmix", "vdn")
 SHARINGS = ("none", "full", *PERIODIC_SHARINGS)
-FLAGS = ("double_q", "store_buffer_in_checkpoints", "same_init", "within_type", "merge_targets")
+FLAGS = ("double_q", "bootstrap_at_time_limit", "store_buffer_in_checkpoints", "same_init", "within_type", "merge_targets")
 COUNTS = (
     "mixing_embed_dim",
     "target_network_update_freq",

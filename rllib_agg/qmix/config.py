@@ -65,6 +65,7 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         self.target_network_update_freq = 200
         self.tau = 1.0
         self.td_lambda = 0.0
+        self.bootstrap_at_time_limit = True
         self.reward_scale = 1.0
         self.epsilon: Any = [[0, 1.0], [50_000, 0.05]]
         self.num_steps_sampled_before_learning_starts = 0
@@ -93,6 +94,7 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         target_network_update_freq: int = UNSET,
         tau: float = UNSET,
         td_lambda: float = UNSET,
+        bootstrap_at_time_limit: bool = UNSET,
         reward_scale: float = UNSET,
         epsilon: Any = UNSET,
         num_steps_sampled_before_learning_starts: int = UNSET,
@@ -121,6 +123,9 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         :param target_network_update_freq: Gradient steps between two updates of the targets.
         :param tau: How far an update draws them; 1: all the way.
         :param td_lambda: Between one step's targets, 0, and those of all, 1.
+        :param bootstrap_at_time_limit: Whether an episode that was cut off goes on in its last value. Without it what comes
+            after the limit counts as nothing: not what a task says whose limit is no part of it, but values stay bound to
+            rewards where most episodes are cut off.
         :param reward_scale: What rewards are multiplied by before they are learned from. Values begin near 1, and first
             drift up where returns are far smaller: 10 makes SMAX's returns those of SMAC.
         :param epsilon: The share of random actions: a number, or ``[[env steps, number], ...]`` with lines between.

@@ -65,6 +65,7 @@ class QMIXLearner(FiniteSteps, CentralLearner):
         rewards, lengths, terminated = (
             torch.from_numpy(array).to(device) for array in (episodes.rewards, episodes.lengths, episodes.terminated)
         )
+        ended = terminated if config.bootstrap_at_time_limit else torch.ones_like(terminated)
         actions = torch.from_numpy(episodes.actions).to(device, torch.int64)
         none = torch.full_like(actions[:, :1], -1)
         inputs = networks.arrange(torch.from_numpy(episodes.observations).to(device), torch.cat([none, actions], dim=1))
@@ -81,7 +82,7 @@ class QMIXLearner(FiniteSteps, CentralLearner):
                 config.reward_scale * rewards,
                 mix(module.target_mixer, next_values, states[:, 1:]),
                 lengths,
-                terminated,
+                ended,
                 gamma=config.gamma,
                 lambda_=config.td_lambda,
             )

@@ -21,6 +21,7 @@ TABLE_1: dict[str, Any] = {
     "epsilon": [[0, 1.0], [50_000, 0.05]],
     "double_q": True,
     "td_lambda": 0.0,
+    "bootstrap_at_time_limit": True,
     "updates_per_episode": 1.0,
     "sharing_interval": 300,
     "reward_buffer_size": 96,

@@ -124,6 +124,14 @@ def test_rewards_are_scaled_in_learning() -> None:
     assert found == pytest.approx(by_hand(made, own.team, "qmix", double_q=True, lambda_=0), rel=1e-4)
 
 
+def test_a_time_limit_may_count_as_an_end() -> None:
+    made, own = episodes(), learner(bootstrap_at_time_limit=False)
+    found = own.td_loss(made)["total_loss"].item()
+    assert found != pytest.approx(by_hand(made, own.team, "qmix", double_q=True, lambda_=0), rel=1e-4)
+    made.terminated[...] = True
+    assert found == pytest.approx(by_hand(made, own.team, "qmix", double_q=True, lambda_=0), rel=1e-4)
+
+
 def test_what_comes_after_the_end_changes_nothing() -> None:
     made, own = episodes(), learner()
     other = episodes(seed=1)

@@ -12,9 +12,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from rl_agg.seeding import LARGEST_EPISODE_SEED
+from rllib_agg import QMIXConfig
 from rllib_agg.envs.registry import make_team_env
 from rllib_agg.envs.team import TeamSpec
 from rllib_agg.envs.watching import Policy, find_policy, random_policy, watch_episode
+from rllib_agg.qmix.play import TeamPlayers
 from tests.rllib.teams import battles
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "watch_episode.py"
@@ -106,7 +109,7 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_policies_by_name() -> None:
     assert find_policy("random") is random_policy
     assert find_policy("rllib_agg.envs.watching:random_policy") is random_policy
-    with pytest.raises(ValueError, match="a policy is 'random' or MODULE:FUNCTION, got 'best'"):
+    with pytest.raises(ValueError, match="a folder that QMIX was saved to or MODULE:FUNCTION, got 'best'"):
         find_policy("best")
 
 
@@ -122,3 +125,29 @@ def test_random_actions_are_legal_and_all_of_them() -> None:
 def test_what_cannot_be_drawn_says_so() -> None:
     with pytest.raises(ValueError, match="this environment cannot be drawn"):
         watch_episode(make_team_env("matrix/climbing", 1), lambda view: np.zeros((1, 2), dtype=np.int64))
+
+
+def test_a_checkpoint_plays_as_in_evaluation(tmp_path: Path, ray_session: None) -> None:
+    pytest.importorskip("lbforaging", reason="lbforaging is not installed: pip install 'rl-agg[marl]'")
+    task, limit = "lbf/Foraging-5x5-2p-1f-v3", {"max_episode_steps": 12}
+    config = QMIXConfig().environment(task, env_config=limit).env_runners(num_envs_per_env_runner=3).debugging(seed=0)
+    algorithm = config.build_algo()
+    algorithm.train()
+    algorithm.save_to_path(str(tmp_path / "saved"))
+    seed = np.random.default_rng(5).integers(LARGEST_EPISODE_SEED, size=3)
+    env = make_team_env(task, 3, settings=limit)
+    played = TeamPlayers(env, algorithm.learner.team.networks, dtype=np.dtype(np.float32)).play(
+        algorithm.learner.team.networks, 0.0, np.random.default_rng(5)
+    )
+    algorithm.stop()
+    policy = find_policy(str(tmp_path / "saved"))(env.spec, 0)
+    view, actions = env.reset(np.ones(3, dtype=np.bool_), seed), []
+    for _ in range(played.episodes.actions.shape[1]):
+        actions.append(policy(view))
+        view = env.step(actions[-1]).view
+    for copy, length in enumerate(played.episodes.lengths):
+        np.testing.assert_array_equal(np.stack(actions)[:length, copy], played.episodes.actions[copy, :length])
+    with pytest.raises(ValueError, match="it learned on another team: its observations were"):
+        find_policy(str(tmp_path / "saved"))(make_team_env("matrix/climbing", 1).spec, 0)
+    with pytest.raises(ValueError, match="is no checkpoint of QMIX"):
+        find_policy(str(tmp_path))

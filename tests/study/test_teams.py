@@ -1,0 +1,89 @@
+"""Studies of teams: QMIX and its merges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl_agg.study.cells import runner_for
+from rl_agg.study.engine import run_study
+from rl_agg.study.errors import StudyError
+from rl_agg.study.loading import load_study, resolve
+from rl_agg.study.report import write_report
+from rl_agg.study.spec import Budget, Environment, Study, System
+from rl_agg.study.store import Store
+
+QMIX = "rllib_agg:QMIX"
+SMALL = {"train_batch_size_per_learner": 4, "model_config": {"hidden_dim": 8}}
+SPECS = sorted((Path(__file__).parents[2] / "examples" / "studies").glob("pps_*.yaml"))
+
+
+def team_study(**changes: Any) -> Study:
+    parts: dict[str, Any] = {
+        "name": "teams",
+        "baseline": "none",
+        "systems": {
+            "none": System(QMIX),
+            "a_pps": System(QMIX, {"parameter_sharing": "a_pps", "sharing_interval": 2}),
+        },
+        "environments": {"matrix/climbing": Environment(num_agents=4, settings=SMALL)},
+        "budget": Budget(updates=3),
+    }
+    return resolve(Study(**(parts | changes)))
+
+
+def test_records_of_each_round(ray_running: None, tmp_path: Path) -> None:
+    study = team_study()
+    assert run_study(study, tmp_path, workers=1) == []
+    store = Store(tmp_path)
+    none, merged = (store.read(cell).updates for cell in study.cells)
+    for updates in (none, merged):
+        assert updates["env_steps"].tolist() == [4, 8, 12]
+        assert [len(returns) for returns in updates["agent_returns"]] == [2, 2, 2]
+        assert updates["return"].between(-30, 11).all()
+        assert (updates["episodes"] == 4).all()
+    assert none["agg/bytes"].iloc[-1] == 0
+    assert merged["agg/messages"].iloc[-1] == 2 * merged["agg/merges"].iloc[-1] > 0
+    assert write_report(tmp_path).study.name == "teams"
+
+
+def test_greedy_evaluations_are_the_updates() -> None:
+    pytest.importorskip("lbforaging", reason="lbforaging is not installed: pip install 'rl-agg[marl]'")
+    settings = {**SMALL, "evaluation_interval": 3, "evaluation_duration": 6, "epsilon": 0.0}
+    environment = Environment(num_agents=2, env_kwargs={"max_episode_steps": 5}, settings=settings)
+    cell = team_study(environments={"lbf/Foraging-5x5-2p-1f-v3": environment}, budget=Budget(env_steps=50)).cells[0]
+    updates = runner_for(cell).run(cell, lambda update, fraction: None)
+    assert [update.env_steps <= 30 * (place + 1) for place, update in enumerate(updates)] == [True, True]
+    assert updates[-1].env_steps >= 50
+    for update in updates:
+        assert update.episodes >= 6
+        assert 0 <= update.mean_return <= 1
+        assert update.scalars["agg/win_rate"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"systems": {"none": System(QMIX, {"mixxer": "vdn"})}}, "QMIXConfig has no setting 'mixxer'"),
+        ({"systems": {"none": System(QMIX, {"seed": 1})}}, "the study's own 'seeds' says it"),
+        ({"environments": {"smax/4m": Environment(num_agents=2)}}, "unknown|not installed"),
+        ({"environments": {"CartPole-v1": Environment(num_agents=2)}}, "a team's is called BACKEND/TASK"),
+        ({"environments": {"matrix/climbing": Environment(num_agents=2, network="small")}}, "does not use 'network'"),
+    ],
+)
+def test_refused_before_anything_runs(changes: dict[str, Any], message: str) -> None:
+    cell = team_study(**changes).cells[0]
+    with pytest.raises(StudyError, match=message):
+        runner_for(cell).check(cell)
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_papers_experiments_can_start(path: Path) -> None:
+    pytest.importorskip("jaxmarl", reason="JaxMARL is not installed: pip install 'rl-agg[marl]'")
+    pytest.importorskip("lbforaging", reason="lbforaging is not installed: pip install 'rl-agg[marl]'")
+    load_study(path, quick=True)
+    for cell in load_study(path).cells:
+        if cell.seed == 0:
+            runner_for(cell).check(cell)
