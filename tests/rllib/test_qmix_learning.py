@@ -35,8 +35,11 @@ def test_smax_3m_is_won(sharing: str, ray_session: None) -> None:
 @pytest.mark.slow
 def test_lbf_is_solved(ray_session: None) -> None:
     pytest.importorskip("lbforaging", reason="needs the extra marl")
-    # Rewards are so rare that values, which begin too high, come down only if targets follow at every step.
-    targets = {"tau": 0.01, "target_network_update_freq": 1}
-    settings = {"reward_scale": 10.0, "epsilon": [[0, 1.0], [100_000, 0.05]], **targets}
+    settings = {
+        "td_lambda": 0.8,
+        "bootstrap_at_time_limit": False,
+        "reward_scale": 10.0,
+        "epsilon": [[0, 1.0], [200_000, 0.05]],
+    }
     config = QMIXConfig().environment("lbf/Foraging-8x8-2p-2f-coop-v3").training(parameter_sharing="full", **settings)
     assert best(config, "episode_return_mean", 0.9) >= 0.9
