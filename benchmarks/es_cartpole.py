@@ -2,7 +2,7 @@
 
 Trial t of every system has the same initial parameters, and agent i of update k the same noise and the same episode. Finished
 parts are kept in ``--parts``, so that a run that was killed goes on; ``results/es_cartpole.csv`` has one row for each system,
-``results/es_cartpole_curves.csv`` one for each system and update.
+``results/es_cartpole_curves.csv`` one for each system and update, and ``results/es_cartpole_*.png`` show both.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import record
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from rl_agg.episodes import open_environments
@@ -51,6 +52,17 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "deviation m25, F + 500": {**_gated("deviation", 25), **CENTERED, "offset": 500.0},
 }
 """What differs from :data:`FAITHFUL`; ``offset`` is added to every return that an agent knows."""
+
+DRAWN = (
+    "ES n50 raw",
+    "ES n25 raw",
+    "ESPC m25 k5",
+    "ES n50 centered",
+    "ES n25 centered",
+    "deviation m25",
+    "deviation m10",
+)
+"""Whose curves are shown."""
 
 COLUMNS = ("agents", "centre", "messages")
 """Per update: mean return of the agents, return of the centre, messages."""
@@ -135,6 +147,32 @@ def curve_rows(system: str, activation: str, curves: NDArray[np.float32]) -> lis
     ]
 
 
+def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]], activation: str, path: Path) -> None:
+    """Draw the curves of :data:`DRAWN`, and every system's return over its messages."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    over_updates, over_messages = figure.subplots(1, 2)
+    for system in DRAWN:
+        own = [row for row in curves if (row["system"], row["activation"]) == (system, activation)]
+        if own:
+            over_updates.plot([row["update"] for row in own], [row["mean_return"] for row in own], label=system)
+    over_updates.set(xlabel="Update", ylabel="Mean return of the agents", title=f"CartPole, {activation}")
+    over_updates.legend(fontsize="small")
+    for row in rows:
+        if row["activation"] == activation and "F " not in row["system"]:
+            over_messages.errorbar(
+                [row["messages"]],
+                [row["mean_return"]],
+                yerr=[row["mean_return_half_interval"]],
+                fmt="o",
+                markersize=4,
+                capsize=2,
+            )
+            place = (row["messages"], row["mean_return"])
+            over_messages.annotate(row["system"], place, xytext=(5, 2), textcoords="offset points", fontsize=7)
+    over_messages.set(xlabel="Messages in an update", title="Mean over all updates, 95 % intervals", xlim=(0, 62))
+    figure.savefig(path, dpi=150)
+
+
 def collect(options: argparse.Namespace, system: str, activation: str) -> NDArray[np.float32]:
     """Run what is not there yet of one system."""
     parts = []
@@ -180,3 +218,4 @@ def main(arguments: list[str]) -> None:
             curves += curve_rows(system, activation, found)
             record.write(options.name, rows, ["rl-agg", "numpy", "gymnasium"])
             record.write(f"{options.name}_curves", curves, ["rl-agg"])
+        draw(rows, curves, activation, record.RESULTS / f"{options.name}_{activation}.png")
