@@ -163,10 +163,10 @@ def test_the_world_is_that_of_smax() -> None:
 
 def test_time_limits_are_those_of_smac() -> None:
     """By name, from SMAC's and SMACv2's table of maps; SMAX itself stops all after 100."""
-    from rllib_agg.envs.smax import _make_world
+    from rllib_agg.envs.smax_compiled import make_world
 
     smac = {"3m": 60, "2s3z": 120, "10m_vs_11m": 150, "6z_vs_24zl": 400, "3s_vs_5z": 250, "smacv2_5_units": 200}
-    assert {task: _make_world(task).env.max_steps for task in smac} == smac
+    assert {task: make_world(task).env.max_steps for task in smac} == smac
 
 
 def test_a_battle_that_is_cut_off_is_not_ended() -> None:

@@ -80,10 +80,18 @@ def test_refused_before_anything_runs(changes: dict[str, Any], message: str) -> 
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_papers_experiments_are_understood(path: Path) -> None:
+    for quick in (False, True):
+        study = load_study(path, quick=quick)
+        assert {cell.system.system for cell in study.cells} == {QMIX}
+        assert all(cell.budget.updates if quick else cell.budget.env_steps for cell in study.cells)
+
+
+@pytest.mark.slow  # SMAX compiles each map
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_the_papers_experiments_can_start(path: Path) -> None:
     pytest.importorskip("jaxmarl", reason="JaxMARL is not installed: pip install 'rl-agg[marl]'")
     pytest.importorskip("lbforaging", reason="lbforaging is not installed: pip install 'rl-agg[marl]'")
-    load_study(path, quick=True)
     for cell in load_study(path).cells:
         if cell.seed == 0:
             runner_for(cell).check(cell)
