@@ -16,7 +16,7 @@ demo: $(VENV)/.installed ## Train PPO on CartPole with four rules, then show a t
 	@echo "Open $(OUT)/report.html in a browser."
 
 test: $(VENV)/.installed-dev ## Run the test suite
-	$(BIN)/python -m pytest -q --durations=25
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=25
 
 slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each
 	$(BIN)/python -m pytest -q -m slow
