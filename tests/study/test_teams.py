@@ -17,7 +17,8 @@ from rl_agg.study.store import Store
 
 QMIX = "rllib_agg:QMIX"
 SMALL = {"train_batch_size_per_learner": 4, "model_config": {"hidden_dim": 8}}
-SPECS = sorted((Path(__file__).parents[2] / "examples" / "studies").glob("pps_*.yaml"))
+ROOT = Path(__file__).parents[2]
+SPECS = sorted([*(ROOT / "examples" / "studies").glob("pps_*.yaml"), ROOT / "benchmarks" / "replication" / "pps_table_2.yaml"])
 
 
 def team_study(**changes: Any) -> Study:
