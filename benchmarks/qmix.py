@@ -2,7 +2,8 @@
 
 - ``networks``: 10 agents with a network each, stacked, beside the same networks in a loop (of ``GRUCell``, one step after the
   other, as it is usually written, and of ``nn.GRU``), and beside one network for all. The environment costs nothing.
-- ``peer``: beside BenchMARL's QMIX on VMAS's balance, with one network of 64 units for all agents in both.
+- ``peer``: beside BenchMARL's QMIX on VMAS's balance, with one network of 64 units for all agents in both, and beside nothing
+  but the matrix products of that network's gradient steps: no system can be faster.
 - ``memory``: what 5000 episodes of the size of SMAC's corridor take, once all of them are written.
 
 Systems take turns in every repeat, on one torch thread. Rates are of CPU time, of one process each. Step sizes are so small
@@ -43,7 +44,8 @@ PEER = Path(__file__).parent / "peers" / "qmix_benchmarl.py"
 STEPS = "num_env_steps_sampled_lifetime"
 TEN_MARINES = TeamSpec(10, 17, 105, 243, 60, ("marine",) * 10)
 CORRIDOR = TeamSpec(6, 30, 156, 282, 400, ("zealot",) * 6)
-ENVS, BATCH, BALANCE_STEPS, BALANCE_AGENTS = 8, 32, 100, 4
+ENVS, BATCH, HIDDEN = 8, 32, 64
+BALANCE_STEPS, BALANCE_AGENTS, BALANCE_ACTIONS, BALANCE_INPUTS = 100, 4, 9, 25
 Turn = Callable[[], tuple[int, int, float]]
 """Takes a turn: environment steps, gradient steps and seconds."""
 
@@ -208,6 +210,39 @@ def ours_turn(options: argparse.Namespace) -> Turn:
     return turn
 
 
+def products_turn(options: argparse.Namespace) -> Turn:
+    """The products of balance's gradient steps, forward by two networks and backward by one, and nothing else."""
+    rows, inputs, units, gates = BATCH * BALANCE_AGENTS, BALANCE_INPUTS, HIDDEN, 3 * HIDDEN
+    seen, hidden, changes = torch.rand(BALANCE_STEPS, rows, inputs), torch.rand(rows, units), torch.rand(rows, gates)
+    first, feature_gates, hidden_gates, head = (
+        torch.rand(*sizes) for sizes in ((inputs, units), (units, gates), (units, gates), (units, BALANCE_ACTIONS))
+    )
+    all_hidden, all_changes = torch.rand(BALANCE_STEPS * rows, units), torch.rand(BALANCE_STEPS * rows, gates)
+    values = torch.rand(BALANCE_STEPS * rows, BALANCE_ACTIONS)
+
+    def forward() -> None:
+        (seen @ first) @ feature_gates
+        for _ in range(BALANCE_STEPS):
+            hidden @ hidden_gates
+        all_hidden @ head
+
+    def backward() -> None:
+        values @ head.T, all_hidden.T @ values
+        for _ in range(BALANCE_STEPS):
+            changes @ hidden_gates.T
+        all_hidden.T @ all_changes, all_hidden.T @ all_changes  # of the gates' two matrices
+        seen.reshape(-1, inputs).T @ (all_changes @ feature_gates.T)
+
+    @torch.no_grad()
+    def turn() -> tuple[int, int, float]:
+        updates, start = options.rounds * ENVS, time.process_time()
+        for _ in range(updates):
+            forward(), forward(), backward()
+        return updates * BALANCE_STEPS, updates, time.process_time() - start
+
+    return turn
+
+
 def peer_turn(options: argparse.Namespace) -> Turn:
     """BenchMARL, in an interpreter of its own."""
     sizes = {"envs": ENVS, "batch": BATCH, "updates": ENVS, "rounds": options.rounds}
@@ -300,6 +335,7 @@ def main(arguments: list[str]) -> None:
         rows += compare("networks", {name: networks_turn(name, options) for name in NETWORKS}, "stacked", options)
     if "peer" in options.figures:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        rows += compare("peer", {"QMIXConfig": ours_turn(options), "BenchMARL": peer_turn(options)}, "QMIXConfig", options)
+        systems = {"QMIXConfig": ours_turn(options), "BenchMARL": peer_turn(options), "products alone": products_turn(options)}
+        rows += compare("peer", systems, "QMIXConfig", options)
     keys = list(rows[-1])
     record.write("qmix", [{key: row[key] for key in keys} for row in rows], ["rl-agg", "ray", "torch", "numpy", "vmas"])
