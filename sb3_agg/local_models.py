@@ -54,9 +54,11 @@ class LocalModels:
         self._parameters = _trained(policy)
         self._buffers = {name: torch.stack([dict(item.named_buffers())[name] for item in own]) for name in _buffers(policy)}
         self.copies = torch.stack([_flat(_trained(item)) for item in own])
-        self._leaves = self._views(self.copies)
+        self._leaves = self._leaves_of(self.copies)
         fused = {"fused": True} if policy.optimizer.defaults.get("fused") else {}
         self.optimizer = StackedOptimizer(self.copies, policy.optimizer_class, {**policy.optimizer_kwargs, **fused})
+        for name, view in self._views(self.optimizer.gradients).items():
+            self._leaves[name].grad = view  # where a backward pass may leave them
         self._num_samples = torch.zeros(num_agents, device=self.copies.device)
         self._num_updates = 0
         self.divergence = 0.0
@@ -85,7 +87,7 @@ class LocalModels:
         :param rows: Agents ``[A']``; ``None``: all.
         :return: ``[A', ...]`` each, by name.
         """
-        leaves = self._leaves if rows is None else self._views(self.copies[rows])
+        leaves = self._leaves if rows is None else self._leaves_of(self.copies[rows])
         buffers = {name: buffer.clone() if rows is None else buffer[rows] for name, buffer in self._buffers.items()}
         return {**leaves, **buffers}
 
@@ -102,10 +104,13 @@ class LocalModels:
             written[own] = stacked[name]
             buffer[kept] = written[kept]
 
-    def _views(self, copies: Tensor) -> Named:
-        parts = torch.split(copies, [parameter.numel() for parameter in self._parameters.values()], dim=1)
+    def _leaves_of(self, copies: Tensor) -> Named:
+        return {name: part.detach().requires_grad_() for name, part in self._views(copies).items()}
+
+    def _views(self, flat: Tensor) -> Named:
+        parts = torch.split(flat, [parameter.numel() for parameter in self._parameters.values()], dim=1)
         return {
-            name: part.view(len(copies), *parameter.shape).detach().requires_grad_()
+            name: part.view(len(flat), *parameter.shape)
             for (name, parameter), part in zip(self._parameters.items(), parts, strict=True)
         }
 

@@ -94,7 +94,8 @@ class LocalUpdate(DetachedUpdate):
         matrix = self._models.optimizer.gradients
         rows = matrix if self._rows is None else torch.empty(len(self._rows), matrix.shape[1], device=matrix.device)
         for part, flat in zip(parts, torch.split(rows, [part[0].numel() for part in parts], dim=1), strict=True):
-            flat.view_as(part).copy_(part)
+            if part.data_ptr() != flat.data_ptr():  # it is not there yet
+                flat.view_as(part).copy_(part)
         if self._rows is not None:
             matrix.zero_()
             matrix[self._rows] = rows

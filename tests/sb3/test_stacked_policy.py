@@ -69,8 +69,12 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
 }
 
 
+@pytest.mark.parametrize("num_samples", [SAMPLES, 1])
 @pytest.mark.parametrize("case", CASES)
-def test_outputs_and_gradients_are_those_of_each_policy_alone(case: str) -> None:
+def test_outputs_and_gradients_are_those_of_each_policy_alone(
+    case: str, num_samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "SAMPLES", num_samples)
     settings, batched = CASES[case]
     alone = policies(**settings)
     policy = alone[0]
@@ -126,3 +130,26 @@ def test_a_policy_whose_layer_is_shared_by_two_places() -> None:
     for agent in range(AGENTS):
         first.load_state_dict({name: tensor[agent] for name, tensor in stacked.items()}, strict=False)
         torch.testing.assert_close(part(values, agent), first.predict_values(part(observations, agent)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_samples", [SAMPLES, 1])
+def test_gradients_may_go_straight_to_where_they_are_wanted(num_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of weights that two layers share, of which each leaves a part."""
+    monkeypatch.setitem(globals(), "SAMPLES", num_samples)
+    first, *_ = policies("MlpPolicy", VECTOR, spaces.Discrete(3))
+    first.mlp_extractor.value_net[0].weight = first.mlp_extractor.policy_net[0].weight
+    own = dict(first.named_parameters())
+    stacked = {name: torch.randn(AGENTS, *parameter.shape, requires_grad=True) for name, parameter in own.items()}
+    inputs = samples(VECTOR), samples(spaces.Discrete(3))
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        outputs = StackedPolicy(first, list(own))(first.evaluate_actions, stacked, *inputs)
+        return torch.autograd.grad(sum(output.sum() for output in outputs), list(stacked.values()))
+
+    expected = gradients()
+    for tensor in stacked.values():
+        tensor.grad = torch.full_like(tensor, torch.nan)
+    for tensor, one, other in zip(stacked.values(), gradients(), expected, strict=True):
+        torch.testing.assert_close(one, other)
+        is_there = one.data_ptr() == tensor.grad.data_ptr()
+        assert is_there == (num_samples == 1 and tensor.ndim == 3) or tensor is stacked["mlp_extractor.policy_net.0.weight"]
