@@ -35,6 +35,7 @@ NEED_RAY = {
 """Groups of tests that share a Ray session, or leave none behind."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a group's tests in one worker."""
     if not config.pluginmanager.hasplugin("xdist"):
