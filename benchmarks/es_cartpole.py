@@ -157,19 +157,13 @@ def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]], activation: s
             over_updates.plot([row["update"] for row in own], [row["mean_return"] for row in own], label=system)
     over_updates.set(xlabel="Update", ylabel="Mean return of the agents", title=f"CartPole, {activation}")
     over_updates.legend(fontsize="small")
-    for row in rows:
-        if row["activation"] == activation and "F " not in row["system"]:
-            over_messages.errorbar(
-                [row["messages"]],
-                [row["mean_return"]],
-                yerr=[row["mean_return_half_interval"]],
-                fmt="o",
-                markersize=4,
-                capsize=2,
-            )
-            place = (row["messages"], row["mean_return"])
-            over_messages.annotate(row["system"], place, xytext=(5, 2), textcoords="offset points", fontsize=7)
-    over_messages.set(xlabel="Messages in an update", title="Mean over all updates, 95 % intervals", xlim=(0, 62))
+    told = [row for row in rows if row["activation"] == activation and "F " not in row["system"]]
+    for number, row in enumerate(sorted(told, key=lambda row: (round(row["messages"] / 5), row["mean_return"]))):
+        place, half = (row["messages"], row["mean_return"]), row["mean_return_half_interval"]
+        over_messages.errorbar([place[0]], [place[1]], yerr=[half], fmt="o", markersize=4, capsize=2)
+        side = {"xytext": (6, 2), "ha": "left"} if number % 2 else {"xytext": (-6, 2), "ha": "right"}  # not one on the other
+        over_messages.annotate(row["system"], place, textcoords="offset points", fontsize=7, **side)
+    over_messages.set(xlabel="Messages in an update", title="Mean over all updates, 95 % intervals", xlim=(-8, 68))
     figure.savefig(path, dpi=150)
 
 
