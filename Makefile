@@ -18,6 +18,7 @@ demo: $(VENV)/.installed ## Train PPO on CartPole with four rules, then show a t
 test: $(VENV)/.installed-dev ## Run the test suite
 	@# In two halves at once, for most of their time goes by in waiting for Ray.
 	@$(BIN)/python -m pytest -q --durations=15 tests/rllib > $(VENV)/rllib.log 2>&1 & rllib=$$!; \
+	trap 'kill $$rllib' INT TERM; \
 	$(BIN)/python -m pytest -q --durations=15 --ignore=tests/rllib; others=$$?; \
 	wait $$rllib; status=$$?; cat $(VENV)/rllib.log; exit $$((others ? others : status))
 
