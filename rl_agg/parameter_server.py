@@ -93,11 +93,16 @@ class ParameterServer:
             a combiner does not see them.
         :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
         """
+        aggregation = self._aggregation
+        if isinstance(aggregation, Combiner):
+            aggregation = aggregation.at(self._num_steps)
         if not isinstance(gradients, Tensor):
-            merged = self._merge_factored(gradients)
+            untouched = self._gate is None and self._attack is None
+            combiner = aggregation if isinstance(aggregation, Combiner) and untouched else None
+            merged = self._weigh_factored(combiner, gradients) if combiner is not None and combiner.by_distance else None
             if merged is not None:
                 return merged
-            gradients = gradients.matrix(by_parameter=self._by_parameter())
+            gradients = gradients.matrix(by_parameter=combiner is not None and combiner.by_parameter)
         if self._attack is not None:
             gradients = self._attack(gradients, self._num_steps)
         present = ~signals.masked() & gradients.sum(1).isfinite()
@@ -106,10 +111,10 @@ class ParameterServer:
         if self._gate is not None:
             sends, gradients = self._gate(gradients, takes_part, scale)
         weights = None
-        if isinstance(self._aggregation, Combiner):
-            gradient, total = self._combine(self._aggregation, gradients, present, idle), gradients.new_ones(())
+        if isinstance(aggregation, Combiner):
+            gradient, total = self._combine(aggregation, gradients, present, idle), gradients.new_ones(())
         else:
-            weights = self._aggregation(dataclasses.replace(signals, present=present)).to(gradients.dtype)
+            weights = aggregation(dataclasses.replace(signals, present=present)).to(gradients.dtype)
             if not bool(takes_part.all()):
                 gradients = torch.where(takes_part[:, None], gradients, 0.0)  # 0 * NaN is NaN
             gradient, total = weights @ gradients, weights.sum()
@@ -118,21 +123,8 @@ class ParameterServer:
         self._num_steps += 1
         return Merged(gradient, sends, present, weights)
 
-    def _combiner(self) -> Combiner | None:
-        """The one for this step, if it is all that touches the gradients."""
-        if self._gate is not None or self._attack is not None or not isinstance(self._aggregation, Combiner):
-            return None
-        return self._aggregation.at(self._num_steps)
-
-    def _by_parameter(self) -> bool:
-        combiner = self._combiner()
-        return combiner is not None and combiner.by_parameter
-
-    def _merge_factored(self, gradients: Factored) -> Merged | None:
-        """Merge without multiplying out; ``None`` if that cannot be done."""
-        combiner = self._combiner()
-        if combiner is None or not combiner.by_distance:
-            return None
+    def _weigh_factored(self, combiner: Combiner, gradients: Factored) -> Merged | None:
+        """Merge by the gradients' distances; ``None`` if that cannot be done."""
         products = gradients.products()
         distances = None if products is None else distances_of(products)
         weights = None if distances is None else combiner.weigh(distances, num_masked=0)

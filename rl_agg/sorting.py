@@ -20,7 +20,8 @@ def trimmed_mean(gradients: Tensor, trim: int) -> Tensor:
     """
     if trim == 0:
         return gradients.mean(0)
-    return _sorted(gradients)[trim : len(gradients) - trim].mean(0)
+    kept = _sorted(gradients)[trim : len(gradients) - trim]
+    return kept.new_full((len(kept),), 1 / len(kept)) @ kept  # faster than their mean
 
 
 def _sorted(gradients: Tensor) -> Tensor:

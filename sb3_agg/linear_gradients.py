@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,6 +43,10 @@ class LinearWay(Way):
         others = [name for name, parameter in self._parameters.items() if parameter not in found]
         if others and not (others == ["log_std"] and _is_plain_gaussian(policy)):
             raise UnfitError(f"{others} are in no linear layer")
+        self._hooks = [
+            (vars(layer), partial(self._forward, layer, layer.weight.detach(), _detached(layer.bias)), layer._parameters)
+            for layer in self._layers
+        ]
         self._log_std = view_per_agent(policy.log_std, self._num_agents) if others else None
         ends = list(itertools.accumulate(parameter.numel() for parameter in self._parameters.values()))
         starts = [0, *ends]
@@ -53,34 +56,36 @@ class LinearWay(Way):
         self._memory: list[Tensor] = []
         self._slots: Tensor | None = None
         self._num_slots = 0
+        self._num_rows = 0
 
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> list[Tensor | None]:
         """Evaluate as ever, but for the layers."""
         if not self._equal:
             self._slots, self._num_slots = _slots(self._minibatches.agents, self._num_agents)
+        self._num_rows = self._minibatches.agents.shape[0]
         self._calls.clear()
-        with ExitStack() as stack:
-            for layer in self._layers:
-                own = vars(layer)
-                # Whoever reaches around a layer for its weight would go unnoticed; like this, it is an AttributeError
-                stack.callback(own.__setitem__, "_parameters", own["_parameters"])
-                stack.callback(own.pop, "forward")
-                own["forward"] = partial(self._forward, layer, layer.weight.detach(), _detached(layer.bias))
-                own["_parameters"] = {}
-            if self._log_std is not None:
-                vars(self._policy)["log_std"] = self._per_sample(self._log_std)
-                stack.callback(vars(self._policy).pop, "log_std")
-            try:
-                outputs = list(evaluate_actions(*args, **kwargs))
-            except (AttributeError, RuntimeError) as error:
-                raise UnfitError(str(error)) from error
+        own = vars(self._policy)
+        if self._log_std is not None:
+            own["log_std"] = self._per_sample(self._log_std)
+        for layer, forward, _ in self._hooks:
+            # Whoever reaches around a layer for its weight would go unnoticed; like this, it is an AttributeError
+            layer["forward"], layer["_parameters"] = forward, {}
+        try:
+            outputs = list(evaluate_actions(*args, **kwargs))
+        except (AttributeError, RuntimeError) as error:
+            raise UnfitError(str(error)) from error
+        finally:
+            own.pop("log_std", None)
+            for layer, _, parameters in self._hooks:
+                layer["_parameters"] = parameters
+                del layer["forward"]
         if any(output._version for calls in self._calls.values() for _, output in calls):
             raise UnfitError("what comes out of a layer is changed in place")
         return outputs
 
     def _forward(self, layer: nn.Linear, weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-        if len(inputs) != len(self._minibatches.agents):
-            raise UnfitError(f"a layer sees {len(inputs)} rows for {len(self._minibatches.agents)} samples")
+        if inputs.shape[0] != self._num_rows:
+            raise UnfitError(f"a layer sees {len(inputs)} rows for {self._num_rows} samples")
         output = nn.functional.linear(inputs, weight, bias)
         if not output.requires_grad:
             output.requires_grad_()
@@ -205,11 +210,9 @@ class LinearGradients:
 
         :param by_parameter: Whether a parameter's gradients had better lie beside each other in memory.
         """
-        by_parameter = by_parameter and self._one_sample  # otherwise they would have to be turned around
-        shape = (self._size, self._num_agents) if by_parameter else (self._num_agents, self._size)
-        if not self._memory or self._memory[0].shape != shape:
-            self._memory[:] = [self._layers[0].deltas.new_empty(shape)]
-        matrix = self._memory[0].T if by_parameter else self._memory[0]
+        if by_parameter and self._one_sample:  # with more of them, they would have to be turned around
+            return self._by_parameter()
+        matrix = self._place(self._num_agents, self._size)
         for layer in self._layers:
             if layer.weight is not None:
                 shape = (layer.deltas.shape[2], layer.inputs.shape[2])
@@ -222,14 +225,33 @@ class LinearGradients:
             matrix[:, columns] = 0.0
         return matrix
 
+    def _by_parameter(self) -> Tensor:
+        """The same of one sample each, with a parameter's gradients beside each other."""
+        rows = self._place(self._size, self._num_agents)
+        for layer in self._layers:
+            deltas, inputs = layer.deltas[:, 0].T.contiguous(), layer.inputs[:, 0].T.contiguous()
+            if layer.weight is not None:
+                torch.mul(deltas[:, None], inputs, out=rows[layer.weight].view(len(deltas), len(inputs), -1))
+            if layer.bias is not None:
+                rows[layer.bias] = deltas
+        if self._other is not None:
+            rows[self._other[0]] = self._other[1].flatten(1).T
+        for columns in self._unused:
+            rows[columns] = 0.0
+        return rows.T
+
+    def _place(self, *shape: int) -> Tensor:
+        if not self._memory or self._memory[0].shape != shape:
+            self._memory[:] = [self._layers[0].deltas.new_empty(shape)]
+        return self._memory[0]
+
 
 def _multiply(one: Tensor, other: Tensor, place: Tensor) -> None:
     """``[A, out, M]`` times ``[A, M, in]``."""
     if other.shape[1] > 1:
         place.copy_(one @ other)
     else:  # of one sample each, a product of matrices would take several times as long
-        order = (1, 2, 0) if place.stride(0) == 1 else (0, 1, 2)
-        torch.mul(one.permute(order).contiguous(), other.permute(order).contiguous(), out=place.permute(order))
+        torch.mul(one, other, out=place)
 
 
 def _detached(parameter: Tensor | None) -> Tensor | None:

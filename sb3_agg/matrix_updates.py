@@ -58,6 +58,10 @@ class MatrixUpdate(DetachedUpdate):
         self._parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self._way = BestWay(policy, minibatches)
         self._max_grad_norm = max_grad_norm
+        sizes = [parameter.numel() for parameter in self._parameters]
+        self._gradient = torch.cat([parameter.detach().flatten() for parameter in self._parameters])  # of that type and place
+        parts = torch.split(self._gradient, sizes)
+        self._parts = [part.view_as(parameter) for parameter, part in zip(self._parameters, parts, strict=True)]
         self._present = torch.as_tensor(minibatches.present, device=self._parameters[0].device)
 
     def num_sent(self) -> NDArray[np.int64]:
@@ -83,10 +87,10 @@ class MatrixUpdate(DetachedUpdate):
             self._weights.append(merged.weights)
         norm = merged.gradient.norm()
         self._skip = self._skip or not bool(norm.isfinite())
-        gradient = merged.gradient * (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
-        parts = torch.split(gradient, [parameter.numel() for parameter in self._parameters])
-        for parameter, part in zip(self._parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        clipping = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        torch.mul(merged.gradient, clipping, out=self._gradient)
+        for parameter, part in zip(self._parameters, self._parts, strict=True):
+            parameter.grad = part
         super().before_step(optimizer)
 
     def _gradients(self) -> tuple[Tensor | Factored, Tensor | None]:
