@@ -39,10 +39,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def main(arguments: list[str]) -> None:
     """Measure and write ``results/local.csv`` and ``results/local_memory.csv``."""
     parser = argparse.ArgumentParser(prog="run.py local", description=__doc__)
+    parser.add_argument("--systems", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="beside stock PPO")
     options = options_of(parser, arguments, agents=[8, 64])
     systems: dict[str, Callable[..., PPO]] = {
         "stock": PPO,
-        **{name: functools.partial(AggPPO, **settings) for name, settings in SETTINGS.items()},
+        **{name: functools.partial(AggPPO, **settings) for name, settings in SETTINGS.items() if name in options.systems},
         "stock again": PPO,
     }
     _write_memory(options.agents, options.samples)

@@ -2,8 +2,8 @@
 
 - ``networks``: 10 agents with a network each, stacked, beside the same networks in a loop (of ``GRUCell``, one step after the
   other, as it is usually written, and of ``nn.GRU``), and beside one network for all. The environment costs nothing.
-- ``peer``: beside BenchMARL's QMIX on VMAS's balance, with one network of 64 units for all agents in both, and beside nothing
-  but the matrix products of that network's gradient steps: no system can be faster.
+- ``peer``: beside BenchMARL's QMIX on VMAS's balance, with one network of 64 units for all agents in both, and beside what no
+  system can do without: VMAS's own steps, and the matrix products of that network's gradient steps.
 - ``memory``: what 5000 episodes of the size of SMAC's corridor take, once all of them are written.
 
 Systems take turns in every repeat, on one torch thread. Rates are of CPU time, of one process each. Step sizes are so small
@@ -243,6 +243,24 @@ def products_turn(options: argparse.Namespace) -> Turn:
     return turn
 
 
+def stepping_turn(options: argparse.Namespace) -> Turn:
+    """VMAS's own steps, and nothing else."""
+    import vmas  # of the extra that only this figure needs
+
+    env = vmas.make_env("balance", ENVS, continuous_actions=False, seed=0, n_agents=BALANCE_AGENTS)
+    actions = [torch.randint(BALANCE_ACTIONS, (ENVS, 1)).float() for _ in range(BALANCE_AGENTS)]
+
+    def turn() -> tuple[int, int, float]:
+        start = time.process_time()
+        for _ in range(options.rounds):
+            env.reset()
+            for _ in range(BALANCE_STEPS):
+                env.step(actions)
+        return options.rounds * ENVS * BALANCE_STEPS, 0, time.process_time() - start
+
+    return turn
+
+
 def peer_turn(options: argparse.Namespace) -> Turn:
     """BenchMARL, in an interpreter of its own."""
     sizes = {"envs": ENVS, "batch": BATCH, "updates": ENVS, "rounds": options.rounds}
@@ -267,20 +285,20 @@ def compare(figure: str, turns: dict[str, Turn], base: str, options: argparse.Na
     :param base: Whose rate the others' are put over, turn by turn.
     """
     rates: dict[str, list[float]] = {name: [] for name in turns}
-    per_update: dict[str, float] = {}
+    per_update: dict[str, float | str] = {}
     for _ in range(options.repeats):
         for name, turn in turns.items():
             steps, updates, seconds = turn()
             rates[name].append(steps / seconds)
-            per_update[name] = steps / updates
-            print(f"{figure}, {name}: {steps / seconds:.0f} steps/s, {steps / updates:.0f} steps for each update", flush=True)
+            per_update[name] = round(steps / updates, 1) if updates else ""
+            print(f"{figure}, {name}: {steps / seconds:.0f} steps/s, steps for each update: {per_update[name]}", flush=True)
     ratios = {name: [a / b for a, b in zip(rates[base], each, strict=True)] for name, each in rates.items()}
     return [
         {
             "figure": figure,
             "system": name,
             "repeats": options.repeats,
-            "steps_for_an_update": round(per_update[name], 1),
+            "steps_for_an_update": per_update[name],
             "value": round(statistics.median(rates[name]), 1),
             "unit": "steps/s",
             "base_over_it": round(statistics.median(ratios[name]), 3),
@@ -335,7 +353,8 @@ def main(arguments: list[str]) -> None:
         rows += compare("networks", {name: networks_turn(name, options) for name in NETWORKS}, "stacked", options)
     if "peer" in options.figures:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-        systems = {"QMIXConfig": ours_turn(options), "BenchMARL": peer_turn(options), "products alone": products_turn(options)}
+        systems = {"QMIXConfig": ours_turn(options), "BenchMARL": peer_turn(options)}
+        systems |= {"products alone": products_turn(options), "VMAS alone": stepping_turn(options)}
         rows += compare("peer", systems, "QMIXConfig", options)
     keys = list(rows[-1])
     record.write("qmix", [{key: row[key] for key in keys} for row in rows], ["rl-agg", "ray", "torch", "numpy", "vmas"])

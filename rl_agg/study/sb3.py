@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,11 @@ from sb3_agg.rollouts import RolloutReturns
 from sb3_agg.unequal import make_unequal_vec_env
 
 SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
+CLASSES: dict[str, tuple[ModuleType, type]] = {
+    "activation_fn": (torch.nn, torch.nn.Module),
+    "optimizer_class": (torch.optim, torch.optim.Optimizer),
+}
+"""Policy settings that YAML gives by name, as ``Tanh`` or ``torch.optim.SGD``."""
 SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds"}
 UNLIMITED_STEPS = sys.maxsize
 
@@ -178,8 +184,9 @@ def _settings(cell: Cell) -> dict[str, Any]:
     policy_kwargs = network(cell.environment.network) if cell.environment.network else {}
     for layer in layers:
         policy_kwargs.update(layer.get("policy_kwargs") or {})
-    if isinstance(policy_kwargs.get("activation_fn"), str):
-        policy_kwargs["activation_fn"] = _activation(policy_kwargs["activation_fn"])
+    for name, kind in CLASSES.items():
+        if isinstance(policy_kwargs.get(name), str):
+            policy_kwargs[name] = _class(name, policy_kwargs[name], *kind)
     if policy_kwargs:
         settings["policy_kwargs"] = policy_kwargs
     for name in SCHEDULED:
@@ -198,10 +205,12 @@ def _schedule(name: str, text: str) -> LinearSchedule:
     raise StudyError(f"{name} must be a number or 'lin_' and a number, got {text!r}")
 
 
-def _activation(text: str) -> type[torch.nn.Module]:
-    found = getattr(torch.nn, text.removeprefix("nn."), None)
-    if not (inspect.isclass(found) and issubclass(found, torch.nn.Module)):
-        raise StudyError(f"activation_fn must be a class of torch.nn such as nn.Tanh, got {text!r}")
+def _class(name: str, text: str, module: ModuleType, base: type) -> type:
+    prefix, _, short = text.rpartition(".")
+    found = getattr(module, short, None)
+    is_known = inspect.isclass(found) and issubclass(found, base)
+    if not is_known or prefix not in ("", module.__name__, module.__name__.removeprefix("torch.")):
+        raise StudyError(f"{name} must be a class of {module.__name__}, got {text!r}")
     return found
 
 

@@ -133,15 +133,17 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
 
     original = sb3._model
     monkeypatch.setattr("rl_agg.study.sb3._model", lambda cell, env: built.append(original(cell, env)))
-    for settings, width, activation in [
-        ({}, 85, torch.nn.Tanh),
-        ({"policy_kwargs": {"net_arch": [7], "activation_fn": "nn.ELU"}}, 7, torch.nn.ELU),
+    for settings, width, activation, optimizer in [
+        ({}, 85, torch.nn.Tanh, torch.optim.Adam),
+        ({"policy_kwargs": {"net_arch": [7], "activation_fn": "nn.ELU"}}, 7, torch.nn.ELU, torch.optim.Adam),
+        ({"policy_kwargs": {"optimizer_class": "torch.optim.SGD"}}, 85, torch.nn.Tanh, torch.optim.SGD),
     ]:
         environments = {"CartPole-v1": Environment(network="medium", settings=settings)}
         Sb3Runner().check(tiny(environments=environments).cells[0])
         first, after = list(built[-1].policy.mlp_extractor.policy_net)[:2]
         assert first.out_features == width
         assert isinstance(after, activation)
+        assert type(built[-1].policy.optimizer) is optimizer
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,8 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
         (System("stable_baselines3:PPO", {"seed": 1}), {}, ["'seed' is not a setting here", "'seeds'"]),
         (System("stable_baselines3:PPO", {"learning_rate": "linear"}), {}, ["learning_rate", "'linear'"]),
         (System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "nn.Nope"}}), {}, ["activation_fn", "'nn.Nope'"]),
+        (System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "os.Tanh"}}), {}, ["activation_fn", "torch.nn"]),
+        (System("stable_baselines3:PPO", {"policy_kwargs": {"optimizer_class": "SDG"}}), {}, ["optimizer_class", "torch.optim"]),
         (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["cannot be built", "CartPole"]),
         (System("stable_baselines3:PPO"), {"network": "tiny"}, ["'tiny'", "small, medium, large"]),
         (System("stable_baselines3:PPO", policy="MlpPolice"), {}, ["cannot be built", "MlpPolice"]),
