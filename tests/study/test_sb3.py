@@ -163,8 +163,16 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
         (System("stable_baselines3:PPO", {"seed": 1}), {}, ["'seed' is not a setting here", "'seeds'"]),
         (System("stable_baselines3:PPO", {"learning_rate": "linear"}), {}, ["learning_rate", "'linear'"]),
         (System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "nn.Nope"}}), {}, ["activation_fn", "'nn.Nope'"]),
-        (System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "os.Tanh"}}), {}, ["activation_fn", "torch.nn"]),
-        (System("stable_baselines3:PPO", {"policy_kwargs": {"optimizer_class": "SDG"}}), {}, ["optimizer_class", "torch.optim"]),
+        (
+            System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "os.Tanh"}}),
+            {},
+            ["a class of torch.nn", "'os.Tanh'"],
+        ),
+        (
+            System("stable_baselines3:PPO", {"policy_kwargs": {"optimizer_class": "SDG"}}),
+            {},
+            ["a class of torch.optim", "'SDG'"],
+        ),
         (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["cannot be built", "CartPole"]),
         (System("stable_baselines3:PPO"), {"network": "tiny"}, ["'tiny'", "small, medium, large"]),
         (System("stable_baselines3:PPO", policy="MlpPolice"), {}, ["cannot be built", "MlpPolice"]),
