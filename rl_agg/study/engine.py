@@ -131,15 +131,18 @@ def ray_session(num_cpus: int, address: str | None = None) -> Iterator[None]:
     # Not the user's TMPDIR: Ray puts sockets there, whose paths must be shorter than 108 characters
     scratch = tempfile.mkdtemp(prefix="rl-agg-", dir="/tmp")
     try:
-        ray.init(
-            address="local",  # never somebody else's cluster
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=scratch,
-        )
+        with warnings.catch_warnings():
+            # JAX's, where a check has loaded it: what Ray forks turns into another program at once
+            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+            ray.init(
+                address="local",  # never somebody else's cluster
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=scratch,
+            )
         yield
     finally:
         ray.shutdown()
