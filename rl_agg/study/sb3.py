@@ -208,10 +208,10 @@ def _schedule(name: str, text: str) -> LinearSchedule:
 def _class(name: str, text: str, module: ModuleType, base: type) -> type:
     prefix, _, short = text.rpartition(".")
     found = getattr(module, short, None)
-    is_known = inspect.isclass(found) and issubclass(found, base)
-    if not is_known or prefix not in ("", module.__name__, module.__name__.removeprefix("torch.")):
-        raise StudyError(f"{name} must be a class of {module.__name__}, got {text!r}")
-    return found
+    prefixes = ("", module.__name__, module.__name__.removeprefix("torch."))
+    if prefix in prefixes and isinstance(found, type) and issubclass(found, base):
+        return found
+    raise StudyError(f"{name} must be a class of {module.__name__}, got {text!r}")
 
 
 def _arguments(cls: type[Any]) -> set[str]:
