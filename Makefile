@@ -61,5 +61,5 @@ $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing rl-agg, all extras and the development tools into $(VENV): 1 to 3 minutes the first time ..."
-	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --group docs --editable '.[all,torchjd,zoo,marl]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --group dev --group docs --editable '.[all,torchjd,zoo,marl,envpool]'
 	@touch $(VENV)/.installed $@

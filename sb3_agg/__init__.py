@@ -9,6 +9,7 @@ except ImportError as error:
 from sb3_agg.a2c import AggA2C
 from sb3_agg.aggregation import AggregationMixin
 from sb3_agg.callbacks import AgentLog
+from sb3_agg.envpool_vec_env import EnvPoolVecEnv
 from sb3_agg.maskable_ppo import AggMaskablePPO
 from sb3_agg.networks import network
 from sb3_agg.ppo import AggPPO
@@ -22,6 +23,7 @@ __all__ = [
     "AggPPO",
     "AggRecurrentPPO",
     "AggregationMixin",
+    "EnvPoolVecEnv",
     "make_unequal_vec_env",
     "network",
 ]

@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from rl_agg.study.cells import OnUpdate, Update, import_system, wrapped
 from rl_agg.study.errors import StudyError, unknown
 from rl_agg.study.spec import Budget, Cell
+from sb3_agg.envpool_vec_env import EnvPoolVecEnv
 from sb3_agg.networks import network
 from sb3_agg.rollouts import RolloutReturns
 from sb3_agg.unequal import make_unequal_vec_env
@@ -34,6 +35,8 @@ CLASSES: dict[str, tuple[ModuleType, type]] = {
 """Policy settings that YAML gives by name, as ``Tanh`` or ``torch.optim.SGD``."""
 SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds"}
 UNLIMITED_STEPS = sys.maxsize
+ENVPOOL = "envpool/"
+"""What ids of EnvPool's environments begin with."""
 
 
 class Sb3Runner:
@@ -156,14 +159,16 @@ def _schedule_by_budget(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
 def _environment(cell: Cell) -> VecEnv:
     environment = cell.environment
     assert environment.id is not None  # a resolved study has it
-    make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
-    env: VecEnv = make(
-        environment.id,
-        n_envs=environment.num_agents or 1,
-        seed=cell.seed,
-        env_kwargs=environment.env_kwargs,
-        wrapper_class=partial(wrapped, cell) if environment.wrappers else None,
-    )
+    num_agents, env_kwargs = environment.num_agents or 1, environment.env_kwargs
+    env: VecEnv
+    if environment.id.startswith(ENVPOOL):
+        if environment.wrappers or environment.unequal:
+            raise StudyError(f"{environment.id} steps in C++, where neither wrappers nor unequal reach; leave out {ENVPOOL!r}")
+        env = EnvPoolVecEnv(environment.id.removeprefix(ENVPOOL), num_agents, seed=cell.seed, env_kwargs=env_kwargs)
+    else:
+        make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
+        wrapper = partial(wrapped, cell) if environment.wrappers else None
+        env = make(environment.id, n_envs=num_agents, seed=cell.seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
     if environment.normalize:
         chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
