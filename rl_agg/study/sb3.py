@@ -163,7 +163,7 @@ def _environment(cell: Cell) -> VecEnv:
     env: VecEnv
     if environment.id.startswith(ENVPOOL):
         if environment.wrappers or environment.unequal:
-            raise StudyError(f"{environment.id} steps in C++, where neither wrappers nor unequal reach; leave out {ENVPOOL!r}")
+            raise ValueError(f"{environment.id} steps in C++, where neither wrappers nor unequal reach; leave out {ENVPOOL!r}")
         env = EnvPoolVecEnv(environment.id.removeprefix(ENVPOOL), num_agents, seed=cell.seed, env_kwargs=env_kwargs)
     else:
         make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env

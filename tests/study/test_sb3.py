@@ -174,6 +174,12 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
             ["a class of torch.optim", "'SDG'"],
         ),
         (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["cannot be built", "CartPole"]),
+        (System("stable_baselines3:PPO"), {"id": "envpool/CartPole-v9"}, ["EnvPool", "did you mean CartPole-v1"]),
+        (
+            System("stable_baselines3:PPO"),
+            {"id": "envpool/CartPole-v1", "unequal": [{"agents": [0], "broken_sensors": True}]},
+            ["envpool/CartPole-v1", "neither wrappers nor unequal"],
+        ),
         (System("stable_baselines3:PPO"), {"network": "tiny"}, ["'tiny'", "small, medium, large"]),
         (System("stable_baselines3:PPO", policy="MlpPolice"), {}, ["cannot be built", "MlpPolice"]),
     ],
@@ -200,6 +206,15 @@ def test_any_on_policy_algorithm_runs(tiny, path, policy):
     systems = {"stock": System(path, settings, policy)}
     updates = run(tiny(systems=systems, environments={"CartPole-v1": Environment(num_agents=2)}).cells[0])
     assert [update.env_steps for update in updates] == [32, 64, 96]
+
+
+def test_environments_of_envpool_run(tiny):
+    settings = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
+    environment = Environment(num_agents=4, normalize=True, env_kwargs={"max_episode_steps": 20}, settings=settings)
+    for update in run(tiny(environments={"envpool/CartPole-v1": environment}).cells[0]):
+        assert update.episodes >= 12
+        assert 8 < update.mean_return <= 20
+        assert len(update.agent_returns) == 4
 
 
 def test_returns_are_those_of_the_scored_agents(tiny):
