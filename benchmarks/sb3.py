@@ -7,6 +7,7 @@ and ratios are medians over repeats of a system's time over the mean of its repe
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import statistics
 import time
@@ -77,6 +78,8 @@ def timed(build: Callable[..., PPO], env: str, agents: int, batch_size: int, sam
         updating += time.process_time() - start
 
     model.train = timed_train  # type: ignore[method-assign]
+    gc.collect()
+    gc.freeze()  # what others left behind is not this system's to sweep
     start = time.process_time()
     model.learn(2 * samples)
     total = time.process_time() - start

@@ -1,0 +1,23 @@
+"""The studies that come with the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rl_agg.study.cells import runner_for
+from rl_agg.study.loading import load_study
+
+ROOT = Path(__file__).parents[2]
+SPECS = sorted([*(ROOT / "examples" / "studies").glob("*.yaml"), *(ROOT / "benchmarks" / "replication").glob("*.yaml")])
+
+
+@pytest.mark.parametrize("path", [path for path in SPECS if not path.stem.startswith("pps")], ids=lambda path: path.stem)
+def test_every_system_of_a_study_can_be_built(path: Path) -> None:
+    """Those about teams are tested with the teams."""
+    if "envpool/" in path.read_text(encoding="utf-8"):
+        pytest.importorskip("envpool", reason="the extra envpool is not installed")
+    load_study(path, quick=True)
+    for cell in {(cell.system_name, cell.environment_name): cell for cell in load_study(path).cells}.values():
+        runner_for(cell).check(cell)
