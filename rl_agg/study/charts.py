@@ -8,7 +8,7 @@ import numpy as np
 
 from rl_agg import statistics
 from rl_agg.statistics import Array, Estimate
-from rl_agg.study.costs import BYTES
+from rl_agg.study.costs import BYTES, WIN_RATE
 from rl_agg.study.results import Results, Runs
 from rl_agg.study.rows import scaled
 
@@ -58,6 +58,7 @@ class Chart:
     """All that is drawn of one environment.
 
     :param curves: By axis, then system; systems that did not record an axis are left out there.
+    :param win_rates: The same of the share of episodes that were won, of systems that recorded it.
     :param frontier: By system: bytes sent in a run, on average, and R̄.
     :param cheapest: Systems on the frontier: none other sends no more and returns no less.
     :param profile: Over R̄.
@@ -67,6 +68,7 @@ class Chart:
     threshold: float | None
     systems: list[str]
     curves: dict[str, dict[str, Curve]]
+    win_rates: dict[str, dict[str, Curve]]
     frontier: dict[str, tuple[float, Estimate]]
     cheapest: list[str]
     profile: Profile
@@ -116,23 +118,27 @@ def _chart(results: Results, environment: str, points: int) -> Chart:
         for row in rows
         if not np.isnan([bytes_sent[row.system], row.mean_return.value]).any()
     }
-    drawn = {name: _curves(runs, points) for name, runs in systems.items()}
-    curves = {axis: {name: told[axis] for name, told in drawn.items() if axis in told} for axis in AXES}
     return Chart(
         environment,
         results.study.environments[environment].threshold,
         [row.system for row in rows],
-        curves,
+        _by_axis(systems, "return", points),
+        _by_axis({name: runs for name, runs in systems.items() if runs.has(WIN_RATE)}, WIN_RATE, points),
         frontier,
         _cheapest(frontier),
         _profile(systems, min(points, 81)),
     )
 
 
-def _curves(runs: Runs, points: int) -> dict[str, Curve]:
-    """By axis, the mean over seeds at equal positions on it; where seeds differ in them, on straight lines between updates."""
-    returns = _thinned(runs.curve("return"), points)
-    by_update = (statistics.mean_curve(returns), *statistics.curve_interval(returns, resamples=RESAMPLES))
+def _by_axis(systems: dict[str, Runs], value: str, points: int) -> dict[str, dict[str, Curve]]:
+    drawn = {name: _curves(runs, value, points) for name, runs in systems.items()}
+    return {axis: {name: told[axis] for name, told in drawn.items() if axis in told} for axis in AXES}
+
+
+def _curves(runs: Runs, value: str, points: int) -> dict[str, Curve]:
+    """By axis, a column's mean over seeds at equal positions; where seeds differ in these, on lines between updates."""
+    values = _thinned(runs.curve(value), points)
+    by_update = (statistics.mean_curve(values), *statistics.curve_interval(values, resamples=RESAMPLES))
     curves = {}
     for axis, (column, _) in AXES.items():
         if not runs.has(column):
@@ -142,7 +148,7 @@ def _curves(runs: Runs, points: int) -> dict[str, Curve]:
         if (np.isnan(positions) | (positions == x)).all():  # all seeds alike, as env steps often are
             curves[axis] = Curve(x, *by_update)
             continue
-        pairs = [(at, np.where(np.isnan(at), np.nan, run)) for at, run in zip(positions, returns, strict=True)]
+        pairs = [(at, np.where(np.isnan(at), np.nan, run)) for at, run in zip(positions, values, strict=True)]
         known = [(at, run) for at, run in pairs if not np.isnan(run).all()]
         x = np.linspace(*statistics.common_range([at for at, _ in known], [run for _, run in known]), len(x))
         lines = np.stack([statistics.interpolated(at, run, x) for at, run in pairs])

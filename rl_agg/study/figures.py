@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from rl_agg.study.charts import AXES, Chart, Profile
+from rl_agg.study.charts import AXES, Chart, Curve, Profile
 
 COLORS = ("#2563c9", "#d9730d", "#14866d", "#8b45c7", "#c8324f", "#0e8fb0", "#8a6a1f", "#6b7280")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
@@ -24,7 +24,8 @@ T = TypeVar("T")
 def write_figures(
     charts: Sequence[Chart], overall: Profile | None, systems: Sequence[str], drawn: Sequence[str], directory: Path
 ) -> list[Path]:
-    """Draw each environment: its curves, and return against bytes where systems differ in them; and all profiles.
+    """Draw each environment: its curves, of wins too if some were recorded, and return against bytes where systems differ in
+    them; and all profiles.
 
     :param systems: All of the study, in the order that colours are given in.
     :param drawn: Those to draw.
@@ -47,7 +48,10 @@ def write_figures(
         figure.savefig(files[-1], dpi=DPI)
 
     for chart in charts:
-        save(_curves(chart, systems), chart.environment)
+        save(_curves(chart, chart.curves, "Mean episodic return", systems, chart.threshold), chart.environment)
+    for chart in charts:
+        if any(chart.win_rates.values()):
+            save(_curves(chart, chart.win_rates, "Share of episodes won", systems), f"{chart.environment} wins")
     for chart in charts:
         if _differ_in_bytes(chart):
             save(_frontier(chart, systems), f"{chart.environment} bytes")
@@ -63,27 +67,34 @@ def _only(chart: Chart, names: Sequence[str]) -> Chart:
     return dataclasses.replace(
         chart,
         curves={axis: _of(curves, names) for axis, curves in chart.curves.items()},
+        win_rates={axis: _of(curves, names) for axis, curves in chart.win_rates.items()},
         frontier=_of(chart.frontier, names),
         cheapest=[name for name in chart.cheapest if name in names],
         profile=Profile(chart.profile.thresholds, _of(chart.profile.by_system, names)),
     )
 
 
-def _curves(chart: Chart, systems: Sequence[str]) -> Figure:
+def _curves(
+    chart: Chart,
+    curves: Mapping[str, Mapping[str, Curve]],
+    label: str,
+    systems: Sequence[str],
+    threshold: float | None = None,
+) -> Figure:
     axes = ["steps", *(["bytes"] if _differ_in_bytes(chart) else [])]
     figure = Figure(figsize=(WIDTH * len(axes) + LEGEND, HEIGHT), layout="constrained")
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, axes, strict=True):
-        for name, curve in chart.curves[axis].items():
+        for name, curve in curves[axis].items():
             style = _style(name, systems)
             panel.plot(curve.x, curve.mean, linewidth=1.6, label=_literal(name), **style)
             panel.fill_between(
                 curve.x, curve.low, curve.high, where=~np.isnan(curve.low), color=style["color"], alpha=0.12, linewidth=0
             )
-        if chart.threshold is not None:
-            panel.axhline(chart.threshold, color="#62666f", linestyle=(0, (1, 3)), linewidth=1)
+        if threshold is not None:
+            panel.axhline(threshold, color="#62666f", linestyle=(0, (1, 3)), linewidth=1)
         panel.set_xlabel(AXES[axis][1])
-    panels[0].set_ylabel("Mean episodic return")
+    panels[0].set_ylabel(label)
     return _finished(figure, panels, chart.environment)
 
 

@@ -56,9 +56,10 @@ def tiny() -> Callable[..., Study]:
 def updates_of() -> Callable[..., list[Update]]:
     """``updates_of(returns)``: a record with these returns, 100 steps and half a second for each update."""
 
-    def make(returns: list[float], num_agents: int = 2) -> list[Update]:
+    def make(returns: list[float], num_agents: int = 2, **scalars: float) -> list[Update]:
+        told = {"agg/weight_max": 1.0} | {f"agg/{name}": value for name, value in scalars.items()}
         return [
-            Update(number, 100 * number, 0.5 * number, value, 3, [value] * num_agents, {"agg/weight_max": 1.0})
+            Update(number, 100 * number, 0.5 * number, value, 3, [value] * num_agents, told)
             for number, value in enumerate(returns, start=1)
         ]
 

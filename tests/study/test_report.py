@@ -11,7 +11,7 @@ import pytest
 from matplotlib import image
 from plotly.offline import get_plotlyjs
 
-from rl_agg.study.charts import MAX_POINTS
+from rl_agg.study.charts import MAX_POINTS, charts_of
 from rl_agg.study.report import write_report
 from rl_agg.study.spec import Budget, System
 from rl_agg.study.store import Store
@@ -140,6 +140,21 @@ def test_figures_show_something(hostile):
         pixels = image.imread(file)
         assert min(pixels.shape[:2]) > 300
         assert np.ptp(pixels) > 0.5
+
+
+def test_wins_are_drawn_where_episodes_are_won(tmp_path, tiny, updates_of):
+    study = tiny(systems={name: System("sb3_agg:AggPPO") for name in ("winner", "loser", "lone")}, baseline="loser")
+    store = Store(tmp_path / "out")
+    with store.writing(study):
+        for cell in study.cells:
+            wins = {"winner": {"win_rate": 0.9}, "loser": {"win_rate": 0.1}, "lone": {}}[cell.system_name]
+            store.write(cell, updates_of([1.0, 2.0, 3.0], **wins))
+    chart = charts_of(write_report(store.directory))[0]
+    assert {name: curve.mean.tolist() for name, curve in chart.win_rates["steps"].items()} == {
+        "winner": [0.9] * 3,
+        "loser": [0.1] * 3,
+    }
+    assert (store.directory / "figures" / "CartPole-v1_wins.png").exists()
 
 
 def test_a_report_can_be_written_again(hostile):
