@@ -96,7 +96,8 @@ def refuse_what_the_study_sets(cell: Cell, set_by_study: Mapping[str, str], unus
     """
     name = import_system(cell).__name__
     for key in unused:
-        if getattr(cell.environment, key) not in (None, [], {}, False):
+        said = (getattr(cell.environment, key), getattr(cell.system, key, None))
+        if any(value not in (None, [], {}, False) for value in said):
             raise StudyError(f"{cell}: {name} does not use {key!r}; leave it out")
     for setting, key in set_by_study.items():
         if setting in {**cell.environment.settings, **cell.system.settings}:

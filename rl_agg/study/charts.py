@@ -105,7 +105,8 @@ def drawn_first(results: Results) -> list[str]:
     for rows in results.rows_by_environment.values():
         for rank, row in enumerate(rows):
             ranks[row.system].append(rank)
-    best = sorted((name for name in names if ranks[name]), key=lambda name: sum(ranks[name]) / len(ranks[name]))
+    others = [name for name in names if ranks[name] and name != results.study.baseline]
+    best = sorted(others, key=lambda name: sum(ranks[name]) / len(ranks[name]))
     return [results.study.baseline, *best[: DRAWN_FIRST - 1]]
 
 

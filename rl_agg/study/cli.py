@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudyError as error:
         print(f"rl-agg: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"rl-agg: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("rl-agg: stopped; the same command goes on with what is not finished", file=sys.stderr)
         return 130

@@ -66,9 +66,3 @@ class SentRecords:
     def clear_failure(self, cell: Cell) -> None:
         """Come back when it is gone."""
         ray.get(self._writer.clear_failure.remote(cell))
-
-
-def records_of(store: Store) -> Records:
-    """What workers write to: the folder itself, unless there are other machines."""
-    machines = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return store if len(machines) == 1 else SentRecords(store.directory)

@@ -56,7 +56,7 @@ class Comparison:
 
 
 def scores_of(systems: Sequence[Runs]) -> list[Scores]:
-    """Score the runs of one environment on both bases.
+    """Score runs of one environment on both bases; two systems at a time, for a third's short run is not theirs.
 
     Over updates it is the mean of the returns up to the shortest run's end, so that it is R̄ where all are as long. Over env
     steps it is the mean of the lines through the returns, from where every run has its first return to where the first ends.
@@ -82,13 +82,16 @@ def against(system: Runs, reference: Runs, scores: Scores) -> Comparison:
     second = scores.by_system[reference.system][[reference.seeds.index(seed) for seed in common]]
     difference = statistics.paired_difference(first, second)
     num_pairs = int((~np.isnan(first - second)).sum())
-    doubt = _doubt(difference, num_pairs) if not math.isnan(scores.high) else f"The runs have no {scores.basis} in common."
+    if math.isnan(scores.high) or (len(common) > 1 > num_pairs):
+        doubt: str | None = f"The runs have no {scores.basis} in common in which they finished episodes."
+    else:
+        doubt = _doubt(difference, num_pairs)
     return Comparison(system.system, reference.system, scores.basis, difference, num_pairs, doubt)
 
 
 def _doubt(difference: Estimate, num_pairs: int) -> str | None:
     if math.isnan(difference.low):
-        return "With fewer than two seeds in common there is no interval."
+        return "With fewer than two pairs of runs there is no interval."
     if not difference.excludes_zero:
         return "The interval includes 0."
     if not statistics.enough_pairs(num_pairs):

@@ -35,7 +35,7 @@ from ray import tune  # noqa: E402
 from ray.tune import PlacementGroupFactory  # noqa: E402
 
 from rl_agg.study.cells import Update, find_modules_in, runner_for  # noqa: E402
-from rl_agg.study.cluster import Records, join_cluster, records_of  # noqa: E402
+from rl_agg.study.cluster import Records, SentRecords, join_cluster  # noqa: E402
 from rl_agg.study.errors import StudyError  # noqa: E402
 from rl_agg.study.progress import StudyProgress  # noqa: E402
 from rl_agg.study.spec import Cell, Study  # noqa: E402
@@ -85,8 +85,9 @@ def run_study(
                 if workers is None and address is None:
                     workers = len(os.sched_getaffinity(0))
                 bundles = [needs[cell.system_name, cell.environment_name] for cell in todo]
-                with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address):
-                    _run_cells(todo, bundles, store, workers, progress)
+                with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address) as is_ours:
+                    records = store if is_ours else SentRecords(directory.absolute())  # machines may join at any time
+                    _run_cells(todo, bundles, store, records, workers, progress)
     return [cell for cell in missing if store.read(cell) is None]
 
 
@@ -111,20 +112,21 @@ def _cpus(bundles: Bundles) -> int:
 
 
 @contextmanager
-def ray_session(num_cpus: int, address: str | None = None) -> Iterator[None]:
+def ray_session(num_cpus: int, address: str | None = None) -> Iterator[bool]:
     """Start a Ray of our own, quiet and without traces; one that runs in this process already is used instead.
 
     :param num_cpus: How many it is to think it has.
     :param address: Join the cluster there instead.
+    :return: Whether it is our own, on this machine alone.
     :raises StudyError: if there is none.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     if address is not None:
         try:
             join_cluster(address)
-            yield
+            yield False
         finally:
             ray.shutdown()
         return
@@ -143,16 +145,21 @@ def ray_session(num_cpus: int, address: str | None = None) -> Iterator[None]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=scratch,
             )
-        yield
+        yield True
     finally:
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _run_cells(
-    cells: Sequence[Cell], bundles: Sequence[Bundles], store: Store, workers: int | None, progress: StudyProgress
+    cells: Sequence[Cell],
+    bundles: Sequence[Bundles],
+    store: Store,
+    records: Records,
+    workers: int | None,
+    progress: StudyProgress,
 ) -> None:
-    folders, records = list(sys.path), records_of(store)
+    folders = list(sys.path)
 
     def run_trial(config: dict[str, Any]) -> None:
         find_modules_in(folders)

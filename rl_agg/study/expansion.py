@@ -32,7 +32,8 @@ def expand(entries: Any, where: str) -> Any:
             continue
         rest = {key: value for key, value in entry.items() if key != MATRIX}
         for values in _combinations(entry[MATRIX], f"{where}.{name}.{MATRIX}"):
-            _add(expanded, _filled(name, values, where), _filled(rest, values, f"{where}.{name}"), where)
+            filled = _filled(name, values, where)
+            _add(expanded, str(filled) if isinstance(name, str) else filled, _filled(rest, values, f"{where}.{name}"), where)
     return expanded
 
 

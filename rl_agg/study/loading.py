@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 from rl_agg.study.errors import StudyError
@@ -36,7 +37,7 @@ def resolve(study: Study, *, folder: Path = Path(), quick: bool = False) -> Stud
     """
     overrides = Quick()
     if quick:
-        if study.quick is None:
+        if study.quick is None or study.quick == Quick():
             raise StudyError(f"{study.name} has no 'quick' overrides; write for example quick: {{budget: {{updates: 2}}}}")
         overrides = study.quick
     seeds = study.seeds if overrides.seeds is None else overrides.seeds
@@ -54,6 +55,8 @@ def _resolve_environment(name: str, given: Environment, study: Study, quick: Bud
     num_agents = given.num_agents if given.num_agents is not None else zoo.num_agents or DEFAULT_AGENTS
     if num_agents < 1:
         raise StudyError(f"environments.{name}.num_agents must be at least 1, got {num_agents}")
+    if given.threshold is not None and not math.isfinite(given.threshold):
+        raise StudyError(f"environments.{name}.threshold must be finite, got {given.threshold}")
     scored = given.scored_agents
     if (scored is not None and not set(scored) <= set(range(num_agents))) or scored == []:
         raise StudyError(f"environments.{name}.scored_agents must be some of the agents 0 to {num_agents - 1}, got {scored}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.spec import Study
+from rl_agg.study.spec import Study, fingerprint
 from rl_agg.study.store import Store
 
 
@@ -22,6 +22,8 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
     :return: The study that it holds then.
     :raises StudyError: if a folder holds no study, or two hold different things under one name.
     """
+    if not sources:
+        raise StudyError("nothing to merge: name the folders of the studies")
     target = Store(directory)
     stores = [Store(source) for source in sources]
     studies = [store.study() for store in stores]
@@ -47,15 +49,10 @@ def _united(first: Study, second: Study, folder: Path) -> Study:
     for kind in ("systems", "environments"):
         ours, theirs = getattr(first, kind), getattr(second, kind)
         for name in ours.keys() & theirs.keys():
-            if _decisive(ours[name]) != _decisive(theirs[name]):
+            if fingerprint(ours[name]) != fingerprint(theirs[name]):
                 raise StudyError(f"{folder} has another {kind[:-1]} {name!r}; rename one of them, or leave the folder out")
         both[kind] = {**ours, **{name: entry for name, entry in theirs.items() if name not in ours}}
     listed = sorted({*first.seed_list, *second.seed_list})
     seeds = len(listed) if listed == list(range(len(listed))) else listed
     systems, environments = both["systems"], both["environments"]
     return dataclasses.replace(first, systems=systems, environments=environments, seeds=seeds)
-
-
-def _decisive(entry: Any) -> Any:
-    """An environment's threshold decides nothing about its records."""
-    return dataclasses.replace(entry, threshold=None) if hasattr(entry, "threshold") else entry

@@ -64,8 +64,9 @@ def _numbers(values: Array) -> list[float | None]:
     finite = np.isfinite(values)
     if not finite.any():
         return []
-    magnitude = float(np.abs(values[finite]).max())
-    digits = DIGITS - math.ceil(math.log10(magnitude)) if magnitude > 0 else 0
+    magnitude, span = float(np.abs(values[finite]).max()), float(np.ptp(values[finite]))
+    unit = span or magnitude  # however far from zero, it is drawn over its span
+    digits = DIGITS - math.ceil(math.log10(unit)) if unit > 0 else 0
     rounded = np.round(np.where(finite, values, 0.0), digits)
     whole: list[float | None] = (
         rounded.astype(np.int64) if (rounded % 1 == 0).all() and magnitude < 2**53 else rounded

@@ -33,6 +33,12 @@ def load_yaml(path: Path) -> Any:
         raise StudyError(f"{path} is not a YAML file: {error}") from error
 
 
+def dumped(mapping: Any) -> str:
+    """Write YAML that :func:`load_yaml` reads as the same again."""
+    text: str = yaml.dump(mapping, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def read(cls: type[T], raw: Any, where: str) -> T:
     """Fill a dataclass from a mapping, by its annotations.
 
@@ -59,6 +65,8 @@ def read(cls: type[T], raw: Any, where: str) -> T:
 
 def _convert(value: Any, annotation: Any, where: str) -> Any:
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if value is None and types.NoneType in options:  # and not an empty mapping
+        return None
     for option in options:
         if _fits(value, option):
             return _build(value, option, where)
@@ -78,6 +86,8 @@ def _fits(value: Any, option: Any) -> bool:
 
 
 def _build(value: Any, option: Any, where: str) -> Any:
+    if option is Any:
+        return _plain(value, where)
     if dataclasses.is_dataclass(option):
         return read(typing.cast(type[Any], option), value, where)
     if option is float:
@@ -92,6 +102,19 @@ def _build(value: Any, option: Any, where: str) -> Any:
                 raise StudyError(f"{where}: a name must be text, got {key!r}; put it in quotes")
         return {key: _convert(element, item, f"{where}.{key}") for key, element in value.items()}
     return value
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A setting of any type that records can tell of; YAML also knows dates and sets."""
+    if isinstance(value, dict):
+        return {key: _plain(element, f"{where}.{key}") for key, element in value.items()}
+    if isinstance(value, list):
+        return [_plain(element, f"{where}[{index}]") for index, element in enumerate(value)]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise StudyError(
+        f"{where} must be text, a number, true, false, null, a list or a mapping, got {value!r}; put it in quotes"
+    )
 
 
 def _describe(option: Any) -> str:
@@ -109,6 +132,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):  # as an unquoted {h}
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a name must be text; put it in quotes", key_node.start_mark
+                )
             # Not the keys that a merge (<<) brings: overriding those is what merging is for
             if key_node.tag != "tag:yaml.org,2002:merge" and key_node.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} comes twice", key_node.start_mark)
@@ -116,8 +143,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts text in quotes that would be read as a number."""
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )

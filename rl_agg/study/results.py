@@ -10,7 +10,7 @@ import numpy as np
 
 from rl_agg import statistics
 from rl_agg.statistics import Array
-from rl_agg.study.comparisons import Comparison, Scores, against, scores_of
+from rl_agg.study.comparisons import Comparison, against, scores_of
 from rl_agg.study.costs import Cost, cost_of
 from rl_agg.study.rows import Overall, Row, overall_of, rows_of
 from rl_agg.study.runs import Runs
@@ -27,7 +27,6 @@ class Results:
     :param runs: By environment, then system; systems without a finished run there are left out.
     :param rows: A system on an environment, the best R̄ of each environment first.
     :param costs: What each of them took.
-    :param scores: By environment: the runs' returns at equal updates and at equal env steps.
     :param overall: Empty with one environment.
     :param failures: Cell and traceback of each that failed.
     """
@@ -36,7 +35,6 @@ class Results:
     runs: dict[str, dict[str, Runs]]
     rows: list[Row]
     costs: list[Cost]
-    scores: dict[str, list[Scores]]
     overall: list[Overall]
     failures: list[tuple[str, str]]
 
@@ -55,8 +53,8 @@ class Results:
 
     def comparisons(self, environment: str, system: str, reference: str) -> list[Comparison]:
         """How a system compares with another there: at equal updates, then at equal env steps."""
-        systems = self.runs[environment]
-        return [against(systems[system], systems[reference], scores) for scores in self.scores[environment]]
+        first, second = self.runs[environment][system], self.runs[environment][reference]
+        return [against(first, second, scores) for scores in scores_of([first, second])]
 
 
 def results_of(store: Store) -> Results:
@@ -83,8 +81,7 @@ def results_of(store: Store) -> Results:
     }
     rows = [row for name, systems in runs.items() for row in rows_of(systems, study.environments[name], study.baseline)]
     costs = [cost_of(runs[row.environment][row.system], study.end_share) for row in rows]
-    scores = {name: scores_of(list(systems.values())) for name, systems in runs.items()}
-    return Results(study, runs, rows, costs, scores, overall_of(runs, study), failures)
+    return Results(study, runs, rows, costs, overall_of(runs, study), failures)
 
 
 def _runs(system: str, environment: str, records: Sequence[Record], end_share: float) -> Runs:

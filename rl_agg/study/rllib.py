@@ -133,7 +133,7 @@ class EpisodeReturns(RLlibCallback):
 
 
 class _RawReturn(gym.Wrapper[Any, Any, Any, Any]):
-    """Tells the sum of an episode's rewards in the last step's info, whatever other wrappers make of them."""
+    """Tells the sum of an episode's rewards so far, whatever other wrappers make of them, and whichever ends it."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self._sum = 0.0
@@ -142,9 +142,7 @@ class _RawReturn(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._sum += float(reward)
-        if terminated or truncated:
-            info = {**info, RAW_RETURN: self._sum}
-        return observation, reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, {**info, RAW_RETURN: self._sum}
 
 
 def _episodes(logged: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -22,7 +22,7 @@ class Row:
     :param seeds_at_threshold: How many runs reach it by themselves; ``None`` where the environment has no threshold.
     :param improvement: Probability that a run beats one of the baseline, by R̄; NaN for the baseline itself.
     :param optimality_gap: Of R̄ scaled so that 0 is the environment's worst run and 1 its threshold, or its best run where it
-        has no threshold above the worst.
+        has none; no gap where all runs are as far.
     """
 
     environment: str
@@ -43,11 +43,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Overall:
-    """What a study of several environments says about one system; every environment counts alike.
+    """What a study of several environments says about one system.
 
     :param iqm: Interquartile mean over all runs of R̄ scaled to [0, 1], 0 being an environment's worst run and 1 its best.
     :param optimality_gap: As in :class:`Row`, over all runs.
-    :param improvement: Probability of improvement over the baseline, averaged over environments.
+    :param improvement: Probability of improvement over the baseline, averaged over environments, which count alike here.
     """
 
     system: str
@@ -63,7 +63,7 @@ def rows_of(systems: dict[str, Runs], environment: Environment, baseline: str) -
     unknown = dict.fromkeys(systems, math.nan)
     mean_percent = statistics.percent_of_baseline(means, baseline) if baseline in systems else unknown
     end_percent = statistics.percent_of_baseline(ends, baseline) if baseline in systems else unknown
-    to_target = scaled(systems, environment.threshold)
+    to_target = _to_target(systems, environment.threshold)
     rows = []
     for name in sorted(systems, key=lambda name: (math.isnan(means[name]), -means[name])):
         runs = systems[name]
@@ -93,7 +93,7 @@ def overall_of(runs: dict[str, dict[str, Runs]], study: Study) -> list[Overall]:
     if len(runs) < 2:
         return []
     to_best = [scaled(systems) for systems in runs.values()]
-    to_target = [scaled(systems, study.environments[name].threshold) for name, systems in runs.items()]
+    to_target = [_to_target(systems, study.environments[name].threshold) for name, systems in runs.items()]
     complete = [name for name in study.systems if all(name in systems for systems in runs.values())]
     told = [
         Overall(
@@ -107,20 +107,28 @@ def overall_of(runs: dict[str, dict[str, Runs]], study: Study) -> list[Overall]:
     return sorted(told, key=lambda each: (math.isnan(each.iqm.value), -each.iqm.value))
 
 
-def scaled(systems: dict[str, Runs], target: float | None = None) -> dict[str, Array]:
-    """R̄ of all runs of an environment so that its worst run is 0, and 1 is the target, or its best run.
+def scaled(systems: dict[str, Runs]) -> dict[str, Array]:
+    """R̄ of all runs of an environment so that its worst run is 0 and its best 1.
 
-    :param target: In the environment's own units; not used unless it is above the worst run.
     :return: By system ``[S]``. All runs alike: in the middle.
     """
+    return _scaled(systems, None, alike=0.5)
+
+
+def _to_target(systems: dict[str, Runs], target: float | None) -> dict[str, Array]:
+    """R̄ so that an environment's worst run is 0, and 1 its threshold, or its best run; 1 where all runs are as far."""
+    return _scaled(systems, target, alike=1.0)
+
+
+def _scaled(systems: dict[str, Runs], target: float | None, *, alike: float) -> dict[str, Array]:
     values = {name: runs.mean_returns for name, runs in systems.items()}
     known = statistics.known(np.concatenate([*values.values(), np.empty(0)]))
     if not known.size:
         return values
     low = known.min()
-    width = (target if target is not None and target > low else known.max()) - low
+    width = (known.max() if target is None else target) - low
     return {
-        name: (value - low) / width if width > 0 else np.where(np.isnan(value), value, 0.5) for name, value in values.items()
+        name: (value - low) / width if width > 0 else np.where(np.isnan(value), value, alike) for name, value in values.items()
     }
 
 

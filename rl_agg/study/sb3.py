@@ -8,18 +8,20 @@ import sys
 import time
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsFloat
 
+import gymnasium as gym
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from rl_agg.study.cells import OnUpdate, Update, import_system, wrapped
+from rl_agg.study.cells import OnUpdate, Update, import_system, refuse_what_the_study_sets, wrapped
 from rl_agg.study.errors import StudyError, unknown
 from rl_agg.study.spec import Budget, Cell
 from sb3_agg.envpool_vec_env import EnvPoolVecEnv
@@ -55,9 +57,8 @@ class Sb3Runner:
             )
         settings = {**cell.environment.settings, **cell.system.settings}
         known = _arguments(cls)
+        refuse_what_the_study_sets(cell, SET_BY_STUDY, unused=())
         for name in settings:
-            if name in SET_BY_STUDY:
-                raise StudyError(f"{cell}: {name!r} is not a setting here; the study's own {SET_BY_STUDY[name]!r} says it")
             if name not in known:
                 raise StudyError(f"{cell}: {unknown(f'{cls.__name__} setting', name, known - SET_BY_STUDY.keys())}")
         try:
@@ -167,13 +168,32 @@ def _environment(cell: Cell) -> VecEnv:
         env = EnvPoolVecEnv(environment.id.removeprefix(ENVPOOL), num_agents, seed=cell.seed, env_kwargs=env_kwargs)
     else:
         make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
-        wrapper = partial(wrapped, cell) if environment.wrappers else None
+        wrapper = partial(_wrapped, cell) if environment.wrappers else None
         env = make(environment.id, n_envs=num_agents, seed=cell.seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
     if environment.normalize:
         chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
         env = VecNormalize(env, **{"gamma": gamma, **chosen})
     return env
+
+
+def _wrapped(cell: Cell, env: Monitor[Any, Any]) -> gym.Env[Any, Any]:
+    return _EpisodeEnds(wrapped(cell, env), env)
+
+
+class _EpisodeEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Tells of episodes that a wrapper ends, of which Monitor, further inside, does not hear."""
+
+    def __init__(self, env: gym.Env[Any, Any], monitor: Monitor[Any, Any]) -> None:
+        super().__init__(env)
+        self._monitor = monitor
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if (terminated or truncated) and "episode" not in info:
+            rewards = self._monitor.rewards
+            info = {**info, "episode": {"r": float(sum(rewards)), "l": len(rewards)}}
+        return observation, reward, terminated, truncated, info
 
 
 def _model(cell: Cell, env: VecEnv) -> OnPolicyAlgorithm:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -168,7 +169,7 @@ class Study:
 
     @property
     def key(self) -> str:
-        """Hash of all that decides the records; names, thresholds and the baseline do not."""
+        """Hash of all that decides the records, and of the names; thresholds, the title and the baseline are not in it."""
         return _hash(sorted(cell.key for cell in self.cells))
 
     def to_mapping(self) -> dict[str, Any]:
@@ -190,8 +191,7 @@ class Cell:
     @property
     def definition(self) -> dict[str, Any]:
         """All that decides this run's records."""
-        environment = dataclasses.replace(self.environment, threshold=None)
-        return {"system": _trimmed(self.system), "environment": _trimmed(environment), "seed": self.seed}
+        return {"system": _decisive(self.system), "environment": _decisive(self.environment), "seed": self.seed}
 
     @cached_property
     def key(self) -> str:
@@ -205,7 +205,7 @@ class Cell:
     def id(self) -> str:
         """A file name: readable, and unique by the hash."""
         names = (self.system_name, self.environment_name, str(self.seed))
-        readable = "--".join("".join(c if c.isalnum() or c in "._-" else "_" for c in name) for name in names)
+        readable = "--".join(re.sub(r"[^A-Za-z0-9._-]", "_", name) for name in names)
         return f"{readable[:120]}--{self.key[:10]}"
 
     def __str__(self) -> str:
@@ -222,6 +222,15 @@ class Cell:
         if self.environment.budget is None:
             raise StudyError(f"{self} has no budget; load_study() and resolve() give every environment one")
         return self.environment.budget
+
+
+def fingerprint(entry: System | Environment) -> str:
+    """Hash of all that decides the records of a system's or an environment's runs: not an environment's threshold."""
+    return _hash(_decisive(entry))
+
+
+def _decisive(entry: System | Environment) -> Any:
+    return _trimmed(dataclasses.replace(entry, threshold=None) if isinstance(entry, Environment) else entry)
 
 
 def _trimmed(value: Any) -> Any:

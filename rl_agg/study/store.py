@@ -19,11 +19,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from rl_agg.study.cells import Update
 from rl_agg.study.errors import StudyError
-from rl_agg.study.parsing import load_yaml, read
+from rl_agg.study.parsing import dumped, load_yaml, read
 from rl_agg.study.provenance import provenance
 from rl_agg.study.spec import Cell, Study
 
@@ -96,13 +95,12 @@ class Store:
             if lost:
                 raise StudyError(
                     f"{self.directory} holds another study ({held.name!r}): {len(lost)} of its finished runs are none of this "
-                    f"one's, for example {lost[0]}, whose settings or budget differ. A study may "
+                    f"one's, for example {lost[0]}, whose name, settings or budget differ or which it leaves out. A study may "
                     "gain systems, environments and seeds and lose those without runs; for another one choose another --out"
                 )
         for leftover in self._cells.glob(".*.tmp"):
             leftover.unlink()
-        text = yaml.safe_dump(study.to_mapping(), sort_keys=False, allow_unicode=True)
-        write_atomically(self._study_file, text.encode())
+        write_atomically(self._study_file, dumped(study.to_mapping()).encode())
 
     @property
     def has_study(self) -> bool:

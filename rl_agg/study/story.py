@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import yaml
-
+from rl_agg.study.parsing import dumped
 from rl_agg.study.results import Results
 
 LONGEST_TRACEBACK = 6000  # characters; what matters is at the end
@@ -69,14 +68,14 @@ def origins(results: Results) -> list[str]:
         seen[f"{versions}{commit}; {made['platform']}, host {made['host']}"] += 1
     hours = sum(record.updates["wall_time"].iloc[-1] for record in results.records) / 3600
     return [f"{count} run{'s' * (count > 1)}: {text}" for text, count in seen.items()] + [
-        f"Training took {hours:.2f} core hours.",
+        f"Runs took {hours:.2f} hours, one after the other.",
         f"Study {results.study.key[:10]}.",
     ]
 
 
 def spec(results: Results) -> str:
     """The resolved study in YAML."""
-    return yaml.safe_dump(results.study.to_mapping(), sort_keys=False, allow_unicode=True)
+    return dumped(results.study.to_mapping())
 
 
 def _shortened(text: str) -> str:

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rl_agg import statistics
-from rl_agg.study.comparisons import Comparison
+from rl_agg.study.comparisons import Comparison, scores_of
 from rl_agg.study.results import Overall, Results, Row
 from rl_agg.study.wording import in_words, listed, number
+
+FEWEST_SEEDS = 3
+"""Of each environment, for a claim about all of them: with two, equal systems pass for different in one study of fourteen."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ def verdicts(results: Results) -> list[Verdict]:
 
     A difference counts as established where the bootstrap interval of the paired difference in R̄ excludes zero at equal
     updates and at equal env steps, and there are enough seeds for that to mean anything
-    (:func:`rl_agg.statistics.enough_pairs`).
+    (:func:`rl_agg.statistics.enough_pairs`). Over all environments it is the probability of improvement that must exclude one
+    half on both.
     """
     told = []
     challengers = [each for each in results.overall if not math.isnan(each.improvement.value)]
@@ -36,20 +40,37 @@ def verdicts(results: Results) -> list[Verdict]:
 
 
 def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
-    baseline = results.study.baseline
-    best = max(challengers, key=lambda each: each.improvement.value)
+    baseline, together = results.study.baseline, f"All {len(results.runs)} environments together"
+    claims = {each.system: _claim(each.system, results) for each in challengers}
+    # First who is established to be better, then whoever has an interval
+    best = max(
+        challengers, key=lambda each: (claims[each.system], not math.isnan(each.improvement.low), each.improvement.value)
+    )
     pairs = sum(len(runs[best.system].seeds) for runs in results.runs.values())
-    enough = statistics.enough_pairs(pairs)
-    together = f"All {len(results.runs)} environments together"
     detail = (
         f"{best.system} is the likeliest to beat it: a run of it is better with probability {in_words(best.improvement, 2)} "
         f"(95 % interval, {pairs} runs)."
     )
-    if best.improvement.low > 0.5 and enough:
+    if claims[best.system] > 0:
         return Verdict(f"{together}: {best.system} is better than {baseline}.", detail)
-    if enough and all(each.improvement.high < 0.5 for each in challengers):
-        return Verdict(f"{together}: {baseline} is better than {listed([each.system for each in challengers])}.", detail)
+    if all(claim < 0 for claim in claims.values()):
+        return Verdict(f"{together}: {baseline} is better than {listed(list(claims))}.", detail)
     return Verdict(f"{together}: not established that any system is better than {baseline}.", detail)
+
+
+def _claim(system: str, results: Results) -> int:
+    """1 if over all environments its runs are established to beat the baseline's on every basis, -1 if to lose."""
+    baseline = results.study.baseline
+    pairs = [(runs[system], runs[baseline]) for runs in results.runs.values() if system in runs and baseline in runs]
+    numbers = [len(set(first.seeds) & set(second.seeds)) for first, second in pairs]
+    if not numbers or min(numbers) < FEWEST_SEEDS or not statistics.enough_pairs(sum(numbers)):
+        return 0
+    by_basis = zip(*(scores_of(pair) for pair in pairs), strict=True)
+    estimates = [
+        statistics.probability_of_improvement([(each.by_system[system], each.by_system[baseline]) for each in scores])
+        for scores in by_basis
+    ]
+    return int(all(each.low > 0.5 for each in estimates)) - int(all(each.high < 0.5 for each in estimates))
 
 
 def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
@@ -65,7 +86,9 @@ def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
     beaten = {name: results.comparisons(environment, best.system, name) for name in others}
     at_updates, at_steps = beaten[rival]
     share = f" ({number(best.mean_return_percent, 1)} %)" if rival == baseline and best.mean_return_percent > 0 else ""
-    detail = f"{opening}: {number(at_updates.difference.value)} above {rival}{share}{_interval(at_updates)}."
+    detail = f"{opening}."
+    if not math.isnan(at_updates.difference.value):
+        detail = f"{opening}: {number(at_updates.difference.value)} above {rival}{share}{_interval(at_updates)}."
     if not math.isnan(at_steps.difference.value):
         detail += f" At equal env steps it is {number(at_steps.difference.value)} above{_interval(at_steps)}."
     claim = "established" if _established(beaten[rival]) else "not established"

@@ -46,6 +46,10 @@ def test_what_cannot_be_expanded_is_refused(entry: dict[str, Any], message: str)
         expand({"a {h}": entry}, "systems")
 
 
+def test_a_name_that_is_nothing_but_a_place_is_text() -> None:
+    assert list(expand({"{h}": {"matrix": {"h": [2, 0.5]}}}, "systems")) == ["2", "0.5"]
+
+
 def test_a_study_with_a_matrix_of_systems_and_environments(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text(

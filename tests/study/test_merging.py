@@ -88,6 +88,20 @@ def test_one_name_for_different_things_is_refused(tmp_path: Path, tiny: Tiny, up
         merge_studies([tmp_path / "nothing"], tmp_path / "all")
 
 
+def test_numbers_written_differently_are_different_things(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
+    """A cell's name has the hash of how they are written: one folder's runs would not be found."""
+    whole, point = ({"stock": System("stable_baselines3:PPO", {"gamma": value}), "loss": System("a:B")} for value in (1, 1.0))
+    first = part(tmp_path / "a", tiny(systems=whole, seeds=[0]), updates_of, {})
+    second = part(tmp_path / "b", tiny(systems=point, seeds=[1]), updates_of, {})
+    with pytest.raises(StudyError, match="b has another system 'stock'"):
+        merge_studies([first.directory, second.directory], tmp_path / "all")
+
+
+def test_nothing_to_merge(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="nothing to merge"):
+        merge_studies([], tmp_path / "all")
+
+
 def test_as_a_command(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf, capsys: pytest.CaptureFixture[str]) -> None:
     stores = [
         part(tmp_path / name, tiny(seeds=[seed]), updates_of, {cell_name("stock", seed): 1.0})

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from rl_agg.study.cells import Update
+from rl_agg.study.comparisons import scores_of
 from rl_agg.study.results import results_of
 from rl_agg.study.spec import Budget, Environment
 from rl_agg.study.store import Store
@@ -116,7 +117,7 @@ def shifted(by, seeds):
         (shifted(-3.0, 6), "Pole: established that stock is better than loss.", "3.00 above loss"),
         (shifted(3.0, 5), "not established that loss is better", "5 seeds agree by chance in 6 % of studies"),
         ([[9.0] * 4, *shifted(0.5, 6)[1:]], "not established that loss is better", "The interval includes 0"),
-        (shifted(3.0, 1), "not established that loss is better", "fewer than two seeds in common"),
+        (shifted(3.0, 1), "not established that loss is better", "fewer than two pairs of runs"),
     ],
     ids=["better", "worse", "too few seeds", "interval includes zero", "one seed"],
 )
@@ -214,7 +215,8 @@ def test_better_by_updates_is_not_better_by_steps(results):
     by_updates, by_steps = made.comparisons("Pole", "loss", "stock")
     assert by_updates.difference.value == pytest.approx(3.0 - 2.0)
     # From step 200 to 600: 1, 3, 5 against 2, 3.5, 5, 6.5, 8, both on straight lines
-    assert (made.scores["Pole"][1].low, made.scores["Pole"][1].high) == (200.0, 600.0)
+    scores = scores_of([made.runs["Pole"]["loss"], made.runs["Pole"]["stock"]])
+    assert (scores[1].low, scores[1].high) == (200.0, 600.0)
     assert by_steps.difference.value == pytest.approx(3.0 - 5.0)
     assert (by_updates.outcome, by_steps.outcome) == ("better", "worse")
     assert comparison_tables(made)["Pole"][1][-1] == "better at equal updates; worse at equal env steps"
@@ -231,7 +233,10 @@ def test_runs_without_steps_in_common_are_not_compared_at_equal_steps(results):
     made = results({"loss": {"Pole": loss}, "stock": {"Pole": stock}})
     by_updates, by_steps = made.comparisons("Pole", "loss", "stock")
     assert by_updates.outcome == "better"
-    assert (by_steps.outcome, by_steps.doubt) == ("not established", "The runs have no env steps in common.")
+    assert (by_steps.outcome, by_steps.doubt) == (
+        "not established",
+        "The runs have no env steps in common in which they finished episodes.",
+    )
     assert "not established" in verdicts(made)[0].headline
 
 
@@ -268,6 +273,46 @@ def test_the_optimality_gap_is_what_is_missing_to_the_threshold(results):
     rows = rows_of(results(records))  # the worst run is 2, the threshold 10
     assert rows["Pole", "loss"].optimality_gap.value == pytest.approx((0.5 + 0.0) / 2)
     assert rows["Pole", "stock"].optimality_gap.value == pytest.approx((1.0 + 0.75) / 2)
+
+
+@pytest.mark.parametrize("other", [10.1, 500.0])
+def test_there_is_no_gap_where_all_runs_are_as_far(results, other):
+    rows = rows_of(results({"loss": {"Pole": [[other] * 4]}, "stock": {"Pole": [[500.0] * 4]}}))
+    assert [row.optimality_gap.value for row in rows.values()] == [0, 0]
+
+
+def test_a_third_systems_short_run_costs_a_pair_nothing(results, tiny):
+    runs = {"loss": [[5.0 + seed] * 4 for seed in range(6)], "stock": [[1.0 + seed] * 4 for seed in range(6)]}
+    systems = tiny().systems | {"cut": tiny().systems["loss"]}
+    records = {name: {"Pole": own} for name, own in runs.items()} | {"cut": {"Pole": [[NAN]]}}
+    made = results(records, systems=systems)
+    assert [pair.outcome for pair in made.comparisons("Pole", "loss", "stock")] == ["better", "better"]
+    (verdict,) = verdicts(made)
+    assert verdict.headline == "Pole: established that loss is better than stock."
+
+
+def test_a_claim_about_all_environments_must_hold_on_both_bases(results):
+    # One learning curve over steps, but half as many updates of twice the steps: ahead at equal updates only
+    loss = [told([2.0 + seed / 10, 4.0 + seed / 10, 6.0 + seed / 10], steps=200) for seed in range(6)]
+    stock = [told([1.0 + seed / 10, 2.0 + seed / 10, 3.0 + seed / 10, 4.0 + seed / 10]) for seed in range(6)]
+    made = results({"loss": {"A": loss, "B": loss}, "stock": {"A": stock, "B": stock}})
+    assert made.overall[0].improvement.low > 0.5
+    assert verdicts(made)[0].headline == "All 2 environments together: not established that any system is better than stock."
+
+
+def test_a_claim_about_all_environments_needs_three_seeds_of_each(results):
+    def made(seeds):
+        better, worse = [[9.0 + seed] * 4 for seed in range(seeds)], [[1.0 + seed] * 4 for seed in range(seeds)]
+        names = [f"{number}" for number in range(3)]
+        return verdicts(results({"loss": dict.fromkeys(names, better), "stock": dict.fromkeys(names, worse)}))[0].headline
+
+    assert made(2) == "All 3 environments together: not established that any system is better than stock."
+
+
+def test_a_claim_about_all_environments(results):
+    better, worse = [[9.0 + seed] * 4 for seed in range(3)], [[1.0 + seed] * 4 for seed in range(3)]
+    made = results({"loss": {"A": better, "B": better}, "stock": {"A": worse, "B": worse}})
+    assert verdicts(made)[0].headline == "All 2 environments together: loss is better than stock."
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from rl_agg.study.cells import runner_for
 from rl_agg.study.errors import StudyError
 from rl_agg.study.sb3 import Sb3Runner
-from rl_agg.study.spec import Budget, Environment, System
+from rl_agg.study.spec import Budget, Environment, System, Wrapper
 
 
 def run(cell):
@@ -206,6 +206,16 @@ def test_any_on_policy_algorithm_runs(tiny, path, policy):
     systems = {"stock": System(path, settings, policy)}
     updates = run(tiny(systems=systems, environments={"CartPole-v1": Environment(num_agents=2)}).cells[0])
     assert [update.env_steps for update in updates] == [32, 64, 96]
+
+
+def test_episodes_that_a_wrapper_ends_are_told_with_their_raw_return(tiny):
+    """Pendulum ends after 200 steps; Monitor, inside the wrappers, never hears of those that end after 20."""
+    wrappers = [Wrapper("gymnasium.wrappers:TimeLimit", {"max_episode_steps": 20}), Wrapper("walks:Negated")]
+    settings = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
+    environments = {"Pendulum-v1": Environment(num_agents=2, wrappers=wrappers, settings=settings)}
+    for update in run(tiny(environments=environments).cells[0]):
+        assert update.episodes == 6
+        assert -20 * 16.3 < update.mean_return < 0  # a step costs at most 16.3
 
 
 def test_environments_of_envpool_run(tiny):

@@ -4,11 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rl_agg.study.errors import StudyError
 from rl_agg.study.loading import load_study, resolve
-from rl_agg.study.parsing import load_yaml
+from rl_agg.study.parsing import dumped, load_yaml
 from rl_agg.study.spec import Budget, Environment, Quick, Study, System
 
 SPEC = """
@@ -78,6 +77,9 @@ def test_quick_wins_over_an_environments_own_budget(tiny):
         ("seeds: 3", "seeds: 3\nseeds: 4", ["'seeds' comes twice"]),
         ("seeds: 3", "end_share: 2\nseeds: 3", ["end_share", "2"]),
         ("name: cartpole", "name: [", ["not a YAML file"]),
+        ("threshold: 400", "threshold: .inf", ["CartPole-v1.threshold must be finite", "inf"]),
+        ("n_steps: 20", "n_steps: 2026-11-21", ["settings.n_steps must be text", "2026", "in quotes"]),
+        ("seeds: 3", "{h}: 3", ["a name must be text; put it in quotes"]),
     ],
 )
 def test_bad_specs_are_refused_in_one_message(tmp_path, old, new, words):
@@ -99,6 +101,12 @@ def test_quick_without_overrides_is_refused(tmp_path):
         load_study(write(tmp_path, text), quick=True)
 
 
+@pytest.mark.parametrize("quick", ["quick:", "quick: {}"])
+def test_empty_quick_overrides_are_refused(tmp_path, quick):
+    with pytest.raises(StudyError, match="no 'quick' overrides"):
+        load_study(write(tmp_path, SPEC.replace("quick: {budget: {updates: 2}, seeds: 1}", quick)), quick=True)
+
+
 def test_numbers_without_a_point_are_numbers(tmp_path):
     assert load_yaml(write(tmp_path, "{a: 1e-3, b: 2E5, c: 1.5e+2, d: e5, e: 12}")) == {
         "a": 0.001,
@@ -110,8 +118,13 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
 
 
 def test_a_stored_study_reads_back_the_same(tmp_path):
-    study = load_study(write(tmp_path, SPEC))
-    again = load_study(write(tmp_path, yaml.safe_dump(study.to_mapping()), "again.yaml"))
+    # text that looks like a number, as system, environment and setting
+    text = (
+        SPEC.replace("sum:", '"1e-3":').replace("baseline: sum", 'baseline: "1e-3"').replace("n_steps: 20", 'n_steps: "2e5"')
+    )
+    study = load_study(write(tmp_path, text))
+    assert "1e-3" in study.systems
+    again = load_study(write(tmp_path, dumped(study.to_mapping()), "again.yaml"))
     assert again == study
     assert again.key == study.key
 
