@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rl_agg.choices import unknown_choice
+from rl_agg.choices import check_flag, unknown_choice
 from rl_agg.combining import COMBINERS, TORCHJD, Combiner, make_combiner
 from rl_agg.sharing import LOCAL_SCHEMES, LocalScheme, make_scheme
 from rl_agg.weighting import RULES, Rule, Weighting
@@ -23,6 +23,8 @@ def make_aggregation(
     :param settings: Settings of what is named; for a rule or a callable also ``normalize``.
     :raises ValueError: if a name, a setting or a value is unknown.
     """
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ValueError(f"aggregation_kwargs must be a dict, got {settings!r}")
     own = dict(settings or {})
     if isinstance(aggregation, Combiner | LocalScheme):
         if own:
@@ -31,8 +33,7 @@ def make_aggregation(
     _refuse_class(aggregation)
     if not isinstance(aggregation, str) or aggregation in RULES:
         normalize = own.pop("normalize", False)
-        if not isinstance(normalize, bool):
-            raise ValueError(f"normalize must be True or False, got {normalize!r}")
+        check_flag("normalize", normalize)
         return Weighting(aggregation, own, normalize)
     if aggregation in COMBINERS or aggregation.startswith(TORCHJD):
         return make_combiner(aggregation, own)

@@ -35,6 +35,8 @@ def check_settings(
     :param also: Settings that the caller takes itself.
     :raises ValueError: naming the unknown settings and the choices.
     """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"settings of {name} must be a mapping, got {settings!r}")
     parameters = list(inspect.signature(function).parameters.values())[given:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
@@ -54,12 +56,33 @@ def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) ->
     :raises ValueError: if a setting is unknown or one without a default is missing, or as the constructor.
     """
     check_settings(name, kind, settings)
-    parameters = inspect.signature(kind).parameters.values()
+    check_required(name, kind, settings)
+    return kind(**settings)
+
+
+def check_required(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, given: int = 0) -> None:
+    """Refuse settings that lack one without a default.
+
+    :param name: What the user calls it.
+    :param function: What will get the settings as keyword arguments.
+    :param given: How many of its first parameters are no settings.
+    :raises ValueError: naming those that are missing.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[given:]
     required = {item.name for item in parameters if item.default is item.empty and item.kind in _BY_NAME}
     missing = sorted(required - settings.keys())
     if missing:
         raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")
-    return kind(**settings)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuse what is neither ``True`` nor ``False``.
+
+    :param name: What the user calls it.
+    :raises ValueError: naming the value.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def check_count(name: str, value: Any, *, least: int, most: int | None = None) -> None:
@@ -110,7 +133,7 @@ def check_agents(agents: object, what: str) -> None:
     :raises ValueError: if there is none, or one is no integer >= 0.
     """
     listed = list(agents) if isinstance(agents, Iterable) and not isinstance(agents, str) else []
-    if not listed or any(isinstance(agent, bool) or not isinstance(agent, int) or agent < 0 for agent in listed):
+    if not listed or any(isinstance(agent, bool) or not isinstance(agent, Integral) or int(agent) < 0 for agent in listed):
         raise ValueError(f"agents must be numbers >= 0 of those {what}, got {agents!r}")
 
 

@@ -21,7 +21,7 @@ from rl_agg.combining import Combiner
 from rl_agg.distances import distances_of
 from rl_agg.gating import LazyGate, make_gate
 from rl_agg.sharing import LocalScheme
-from rl_agg.signals import Signals
+from rl_agg.signals import MEASURED, Signals
 from rl_agg.weighting import Weighting
 
 
@@ -74,6 +74,7 @@ class ParameterServer:
         self._gate = gate
         self._attack = attack
         self._num_steps = 0
+        self._sent: dict[str, Tensor] = {}  # signals that came with the gradients that a gate holds, [A] each
 
     @property
     def is_gated(self) -> bool:
@@ -114,6 +115,8 @@ class ParameterServer:
         if isinstance(aggregation, Combiner):
             gradient, total = self._combine(aggregation, gradients, present, idle), gradients.new_ones(())
         else:
+            if self._gate is not None:
+                signals = self._held_signals(signals, sends, takes_part)
             weights = aggregation(dataclasses.replace(signals, present=present)).to(gradients.dtype)
             if not bool(takes_part.all()):
                 gradients = torch.where(takes_part[:, None], gradients, 0.0)  # 0 * NaN is NaN
@@ -122,6 +125,20 @@ class ParameterServer:
             self._gate.note_step(gradient / total)
         self._num_steps += 1
         return Merged(gradient, sends, present, weights)
+
+    def _held_signals(self, signals: Signals, sends: Tensor, takes_part: Tensor) -> Signals:
+        """Signals as the learner knows them: of who does not speak, those that came with the last gradient."""
+        held = {}
+        for name in MEASURED:
+            value, known = getattr(signals, name), self._sent.get(name)
+            if value is None:
+                continue
+            if known is None or known.shape != value.shape:
+                known = value
+            known, speaks, silent = known.to(value), sends.to(value.device), (takes_part & ~sends).to(value.device)
+            self._sent[name] = torch.where(speaks, value, known)
+            held[name] = torch.where(silent, known, value)
+        return dataclasses.replace(signals, **held)
 
     def _weigh_factored(self, combiner: Combiner, gradients: Factored) -> Merged | None:
         """Merge by the gradients' distances; ``None`` if that cannot be done."""
@@ -143,6 +160,7 @@ class ParameterServer:
         """How many steps it has seen, and what its gate and combiner remember."""
         return {
             "num_steps": self._num_steps,
+            "signals": dict(self._sent),
             "gate": None if self._gate is None else self._gate.state_dict(),
             "combiner": self._aggregation.state_dict() if isinstance(self._aggregation, Combiner) else {},
         }
@@ -153,6 +171,7 @@ class ParameterServer:
         :param strict: Ignored: what is missing starts afresh.
         """
         self._num_steps = state["num_steps"]
+        self._sent = dict(state.get("signals", {}))
         if self._gate is not None and state["gate"] is not None:
             self._gate.load_state_dict(state["gate"])
         if isinstance(self._aggregation, Combiner):

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_settings, unknown_choice
+from rl_agg.choices import check_required, check_settings, unknown_choice
 from rl_agg.signals import MEASURED, Signals
 
 Rule = Callable[..., Tensor]
@@ -156,6 +157,7 @@ class Weighting:
         object.__setattr__(self, "_function", function)
         object.__setattr__(self, "needs", needs)
         check_settings(self.name, function, self.settings, given=1, also=("normalize",))
+        check_required(self.name, function, self.settings, given=1)
         if isinstance(self.rule, str):  # a dry run on two agents refuses bad values at the door
             self(Signals(returns=torch.ones(2), losses=torch.ones(2), num_samples=torch.ones(2)))
 
@@ -189,6 +191,10 @@ class Weighting:
             got = f"shape {tuple(weights_.shape)}" if isinstance(weights_, Tensor) else f"{weights_!r}"
             raise ValueError(f"{self.name} must return a tensor [A] = [{signals.num_agents}], got {got}")
         weights_ = weights_.detach()  # a callable may hand out a tensor that it made outside no_grad
+        if not isinstance(self.rule, str):
+            weights_ = weights_ if weights_.is_floating_point() else weights_.to(_any_signal(signals).dtype)
+            if not bool(weights_.isfinite().all()):
+                raise ValueError(f"{self.name} returned weights that are not finite: {weights_.tolist()}")
         if not self.normalize:
             return weights_
         total = weights_.sum()
@@ -232,7 +238,8 @@ def _any_signal(signals: Signals, preferred: Collection[str] = ()) -> Tensor:
 def _floor(h: float | None, num_agents: int) -> float:
     if h is None:
         return 1.0 / num_agents
-    if isinstance(h, bool) or not isinstance(h, int | float) or not h > 0:
+    value: Any = h  # NumPy's numbers are no Python floats
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
         raise ValueError(f"h must be a positive number or None for the number of agents, got {h!r}")
     return 1.0 / h
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable
@@ -13,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
 from rl_agg import Combiner, Ledger, Signals, Weighting
 from rl_agg.aggregations import make_aggregation
 from rl_agg.attacks import Attack
-from rl_agg.choices import check_count
+from rl_agg.choices import check_count, unknown_choice
 from rl_agg.parameter_server import ParameterServer, make_server
 from rl_agg.sharing import LocalScheme
 from sb3_agg.local_mixin import LocalModelsMixin
@@ -121,6 +123,17 @@ class AggregationMixin(LocalModelsMixin):
         if set_up:
             self._setup_model()
 
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Any:
+        """As SB3's, but arguments that no constructor takes are refused, where SB3 would keep and never read them."""
+        load = super().load  # type: ignore[misc]
+        readers = [load, *(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))]
+        known = {name for reader in readers for name in inspect.signature(reader).parameters}
+        for name in kwargs:
+            if name not in known:
+                raise unknown_choice(f"argument of {cls.__name__}.load", name, known - {"self", "args", "kwargs"})
+        return load(*args, **kwargs)
+
     def _setup_model(self) -> None:
         self._aggregation = make_aggregation(self.aggregation, self.aggregation_kwargs)
         self._weighting = self._aggregation if isinstance(self._aggregation, Weighting) else None
@@ -129,12 +142,11 @@ class AggregationMixin(LocalModelsMixin):
         self._set_up_communication()
         super()._setup_model()  # type: ignore[misc]
         if self.fused_optimizer:
-            _fuse_optimizer(self.policy, self.lr_schedule, self.device)  # type: ignore[attr-defined]
+            _fuse_optimizer(self.policy.optimizer, self.device)  # type: ignore[attr-defined]
         self._set_up_local_models(self._aggregation)
-        known = getattr(self, "agent_returns", np.empty(0))  # of a loaded model, which may have had other environments
-        self.agent_returns = np.full(self.n_envs, np.nan)
-        self.agent_returns[: len(known)] = known[: self.n_envs]
-        self.agent_weights = np.full(self.n_envs, np.nan)
+        for name in ("agent_returns", "agent_weights"):
+            known = getattr(self, name, np.empty(0))  # of a loaded model, which may have had other environments
+            setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
         self._rollout_returns = RolloutReturns(self.n_envs)
         self._warned: set[str] = set()
 
@@ -199,11 +211,17 @@ class AggregationMixin(LocalModelsMixin):
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
         if self._acting is not None and dones is not None:
             self._acting.note_step(infos, dones)
-        if dones is not None and not self._rollout_returns.add(infos, dones) and "returns" in self._needs:
+        told = dones is None or self._rollout_returns.add(infos, dones)
+        if not told and "returns" in self._needs and not self._has_monitor():
             self._warn_once(
                 f"an episode ended without a return, so {self.aggregation} cannot tell the agents apart: wrap the "
                 "environments in Monitor, or the vectorised one in VecMonitor"
             )
+
+    def _has_monitor(self) -> bool:
+        """Then episodes may end, for the agent, before their return is known: when a life is lost."""
+        env: VecEnv = self.env  # type: ignore[attr-defined]
+        return is_vecenv_wrapped(env, VecMonitor) or all(env.env_is_wrapped(Monitor))
 
     # Updating -------------------------------------------------------------------------------------------------------------
 
@@ -283,9 +301,15 @@ class AggregationMixin(LocalModelsMixin):
         if not present.all():
             agents = ", ".join(map(str, np.flatnonzero(~present)))
             self._warn_once(
-                f"agent {agents} had a NaN or infinite reward, observation or return; it is masked for as long as that "
+                f"agent {agents} had a NaN or infinite reward, value or return; it is masked for as long as that "
                 "lasts, see agg/masked_agents",
                 kind="masked",
+                stacklevel=4,
+            )
+        if not present.any() and self.get_vec_normalize_env() is not None:  # type: ignore[attr-defined]
+            self._warn_once(
+                "no agent is left to learn from. VecNormalize keeps a NaN in its statistics for good, and with it in every "
+                "reward: load statistics that were saved before",
                 stacklevel=4,
             )
         if "returns" in self._needs and signals.returns is not None and bool(signals.returns.isnan().all()):
@@ -305,10 +329,10 @@ class AggregationMixin(LocalModelsMixin):
         return [*excluded, "_aggregation", "_weighting", "_rollout_returns", "_warned", "_scheme", "_local_models", "_acting"]
 
 
-def _fuse_optimizer(policy: Any, lr_schedule: Callable[[float], float], device: torch.device) -> None:
-    """Rebuild the policy's Adam as SB3 built it, with torch's fused kernel."""
-    chosen = {"fused", "foreach", "capturable", "differentiable"} & policy.optimizer_kwargs.keys()
-    fusible = policy.optimizer_class in (torch.optim.Adam, torch.optim.AdamW) and device.type in ("cpu", "cuda")
-    if fusible and not chosen:
-        settings = {**policy.optimizer_kwargs, "fused": True}
-        policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **settings)
+def _fuse_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let an Adam, however its groups are made, step with torch's fused kernel, unless a kernel was chosen."""
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or device.type not in ("cpu", "cuda"):
+        return
+    for group in (optimizer.defaults, *optimizer.param_groups):
+        if group["fused"] is None and group["foreach"] is None and not (group["capturable"] or group["differentiable"]):
+            group["fused"] = True

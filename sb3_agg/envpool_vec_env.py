@@ -18,17 +18,21 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_agg.choices import check_count
 
 SET_HERE = ("env_type", "num_envs", "batch_size", "seed")
+NOT_HERE = ("render_mode",)
+SEEDS = 2**31 - 1
+"""EnvPool takes 32 bits with a sign."""
 
 
 class EnvPoolVecEnv(VecEnv):
     """A environments of EnvPool that step together and begin again at once, as SB3 expects it.
 
     EnvPool itself begins again at the next step, and ignores the action then. Infos of finished episodes are those of Monitor:
-    ``episode`` with return, length and time. It can be seeded, and only then, when it is reset.
+    ``episode`` with return, length and time, of episodes and rewards as EnvPool's settings make them. Seeds given later hold
+    from the next reset on.
 
     :param env_id: One of EnvPool's, most of them named as Gymnasium's.
     :param n_envs: A.
-    :param seed: Agent a gets ``seed + a``.
+    :param seed: Agent a gets ``seed + a``; what is too large for EnvPool begins again at 0.
     :param env_kwargs: Arguments of ``envpool.make``; one thread unless ``num_threads`` says otherwise.
     :raises ImportError: naming the extra, if EnvPool is not installed.
     :raises ValueError: if EnvPool has no such environment, it has another kind of spaces, or an argument is refused.
@@ -54,9 +58,13 @@ class EnvPoolVecEnv(VecEnv):
             if name in settings:
                 raise ValueError(f"{name!r} is not a setting of envpool/{env_id} here: it follows from the other arguments")
         self._make = partial(envpool.make, env_id, env_type="gymnasium", num_envs=n_envs, **settings)
-        first = int(np.random.default_rng().integers(2**30)) if seed is None else seed
+        for name in NOT_HERE:
+            if name in settings:
+                raise ValueError(f"{name!r} is not supported: envpool/{env_id} shows nothing to Stable-Baselines3")
+        if seed is not None:
+            check_count("seed", seed, least=0)
         try:
-            observed, taken = self._open([first + agent for agent in range(n_envs)])
+            observed, taken = self._open(_seeds(seed, n_envs))
         except (TypeError, ValueError, AssertionError) as error:
             raise ValueError(f"EnvPool cannot make {env_id} with {settings}: {str(error).splitlines()[0]}") from error
         super().__init__(n_envs, _space(env_id, observed), _space(env_id, taken))
@@ -64,7 +72,7 @@ class EnvPoolVecEnv(VecEnv):
         self._returns, self._lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
         self._start = time.perf_counter()
 
-    def _open(self, seeds: list[int | None]) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+    def _open(self, seeds: list[int]) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
         """Make the environments, and what they show and take."""
         with warnings.catch_warnings():  # of Gymnasium, about the precision in which EnvPool states bounds
             warnings.filterwarnings("ignore", message=".*precision lowered by casting", category=UserWarning)
@@ -75,8 +83,10 @@ class EnvPoolVecEnv(VecEnv):
         """Begin anew everywhere ``[A, ...]``; with fresh seeds if some were given since."""
         if self._seeds[0] is not None:
             self._pool.close()
-            self._open(list(self._seeds))
+            self._open([seed % SEEDS for seed in self._seeds if seed is not None])
             self._reset_seeds()
+        if any(self._options):
+            raise ValueError(f"EnvPool's environments take no options, got {self._options}")
         self._returns[:], self._lengths[:] = 0, 0
         observations: NDArray[Any] = self._pool.reset()[0]
         return observations
@@ -133,6 +143,11 @@ class EnvPoolVecEnv(VecEnv):
 
     def _chosen(self, indices: Any) -> list[int]:
         return list(self._get_indices(indices))
+
+
+def _seeds(first: int | None, num_agents: int) -> list[int]:
+    start = int(np.random.default_rng().integers(SEEDS)) if first is None else first
+    return [(start + agent) % SEEDS for agent in range(num_agents)]
 
 
 def _space(env_id: str, space: spaces.Space[Any]) -> spaces.Space[Any]:

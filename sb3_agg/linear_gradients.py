@@ -39,7 +39,10 @@ class LinearWay(Way):
         self._equal = minibatches.equal_parts
         self._num_agents = minibatches.num_present if self._equal else len(minibatches.present)
         self._layers = [module for module in policy.modules() if type(module) is nn.Linear]
-        found = {parameter for layer in self._layers for parameter in layer.parameters()}
+        owned = [parameter for layer in self._layers for parameter in layer.parameters()]
+        found = set(owned)
+        if len(found) < len(owned):
+            raise UnfitError("layers share a parameter")
         others = [name for name, parameter in self._parameters.items() if parameter not in found]
         if others and not (others == ["log_std"] and _is_plain_gaussian(policy)):
             raise UnfitError(f"{others} are in no linear layer")

@@ -11,7 +11,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from rl_agg import COMBINERS, RULES, Signals
 from rl_agg.aggregations import Aggregation
-from rl_agg.sharing import ActorSum, LocalScheme
+from rl_agg.sharing import ActorSum, FedAvg, LocalScheme
 from sb3_agg.local_acting import LocalActing
 from sb3_agg.local_models import LocalModels
 from sb3_agg.local_updates import LocalUpdate
@@ -51,12 +51,21 @@ class LocalModelsMixin:
             if value != choice:
                 raise ValueError(f"aggregation={self.aggregation!r} works with {name}={choice!r} only, got {value!r}")
         scheme.check(self.n_envs)
+        num_epochs = getattr(self, "n_epochs", None)  # A2C has one, whatever is asked for
+        if num_epochs is not None and isinstance(scheme, FedAvg) and max(scheme.local_epochs or [0]) > num_epochs:
+            raise ValueError(f"local_epochs must be at most n_epochs={num_epochs}, got {scheme.local_epochs!r}")
 
     def _set_up_local_models(self, aggregation: Aggregation) -> None:
         self._scheme = aggregation if isinstance(aggregation, LocalScheme) else None
         self._acting: LocalActing | None = None
         self._local_models: LocalModels | None = None
         if self._scheme is not None:
+            forward = type(self.policy).forward
+            if forward.__module__.partition(".")[0] not in ("stable_baselines3", "sb3_contrib"):
+                raise ValueError(
+                    f"aggregation={self.aggregation!r} has agents act by networks of their own, past {forward.__qualname__}: "
+                    "it needs a policy whose forward() is SB3's; choose a rule or a combiner"
+                )
             self._local_models = LocalModels(self._scheme, self.policy, self.n_envs, self._initial_policies(self._scheme))
 
     def _initial_policies(self, scheme: LocalScheme) -> list[Any] | None:
@@ -71,6 +80,8 @@ class LocalModelsMixin:
     def _own_acting(self) -> Iterator[None]:
         """Let each agent act by its own parameters, if they are not the policy's."""
         models = self._local_models
+        if models is not None and not models.fits_policy:
+            models = self._local_models = self._without_frozen(models)
         if models is not None:
             models.follow_policy()
         if models is None or not models.differ:
@@ -82,6 +93,16 @@ class LocalModelsMixin:
                 yield
         finally:
             self._acting = None
+
+    def _without_frozen(self, models: LocalModels) -> LocalModels:
+        """Begin again where parameters have been frozen or thawed since, if nobody has trained yet."""
+        assert self._scheme is not None
+        if models.differ:
+            raise ValueError(
+                f"parameters were frozen or thawed while agents have others of their own (aggregation={self.aggregation!r}); "
+                "do it before learn(), or after a merge"
+            )
+        return LocalModels(self._scheme, self.policy, self.n_envs)
 
     def _make_local_update(self, models: LocalModels, signals: Signals, minibatches: Minibatches) -> LocalUpdate:
         assert self._scheme is not None

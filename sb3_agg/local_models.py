@@ -25,7 +25,7 @@ class LocalModels:
     :param policy: SB3's actor-critic policy.
     :param num_agents: A.
     :param initial: Policies that the agents start from, one for each; ``None``: all start from ``policy``.
-    :raises ValueError: if the policy's optimiser cannot step for several agents.
+    :raises ValueError: if the policy's optimiser is not as SB3 makes it, and could not be made again for several agents.
     """
 
     copies: Tensor
@@ -44,9 +44,7 @@ class LocalModels:
         num_agents: int,
         initial: Sequence[nn.Module] | None = None,
     ) -> None:
-        groups = len(policy.optimizer.param_groups)
-        if groups != 1:
-            raise ValueError(f"local models need an optimiser with one group of parameters, got {groups} in the policy's")
+        _check_optimizer(policy)
         self._interval = scheme.interval if isinstance(scheme, FedAvg) else None
         self._moments = scheme.moments if isinstance(scheme, FedAvg) else "keep"
         self._policy = policy
@@ -67,6 +65,11 @@ class LocalModels:
         if self.differ:
             self._write_average(torch.ones_like(self._num_samples))
         self.last_merge = self._written.clone()
+
+    @property
+    def fits_policy(self) -> bool:
+        """Whether the policy's parameters are trained or frozen as they were."""
+        return _trained(self._policy).keys() == self._parameters.keys()
 
     @property
     def names(self) -> list[str]:
@@ -206,6 +209,30 @@ class LocalModels:
         self.differ = state["differ"]
         if len(state["copies"]) == len(self.copies):
             self.optimizer.load_state_dict(state["optimizer"])
+
+
+def _check_optimizer(policy: Any) -> None:
+    made, groups = policy.optimizer, policy.optimizer.param_groups
+    if len(groups) != 1:
+        raise ValueError(f"local models need an optimiser with one group of parameters, got {len(groups)} in the policy's")
+    expected = policy.optimizer_class([nn.Parameter(torch.zeros(1))], lr=groups[0]["lr"], **policy.optimizer_kwargs)
+    own = {id(parameter) for parameter in groups[0]["params"]}
+    missing = [name for name, parameter in _trained(policy).items() if id(parameter) not in own]
+    ignored = {"params", "fused", "lr", "initial_lr"}
+    settings = [
+        name for name, value in expected.param_groups[0].items() if name not in ignored and groups[0].get(name) != value
+    ]
+    what = None
+    if type(made) is not policy.optimizer_class:
+        what = f"is of another type, {type(made).__name__}"
+    elif missing:
+        what = f"has not {', '.join(missing)}"
+    elif settings:
+        what = f"has another {', '.join(sorted(settings))}"
+    if what is not None:
+        raise ValueError(
+            f"local models make their optimisers from the policy's optimizer_class and optimizer_kwargs, but its own {what}"
+        )
 
 
 def _trained(policy: nn.Module) -> Named:

@@ -86,7 +86,8 @@ class Update(ABC):
         :param ledger: What to count it in.
         """
         ledger.upload(self.num_sent(), gradients=self.num_parameters, scalars=self._num_signals)
-        ledger.download(self.num_steps * self.minibatches.present, parameters=self.num_parameters)
+        everyone = np.ones(len(self.minibatches.present), dtype=np.int64)  # who was masked acts by the answer too
+        ledger.download(self.num_steps * everyone, parameters=self.num_parameters)
 
     # Hooks ----------------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rl_agg.choices import check_agents, check_agents_exist, check_number
+from rl_agg.choices import check_agents, check_agents_exist, check_flag, check_number
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Disturbance:
         check_number("mass_scale", self.mass_scale, above=0)
         check_number("sensor_noise", self.sensor_noise, least=0)
         check_number("reward_scale", self.reward_scale)
+        check_flag("broken_sensors", self.broken_sensors)
+        check_flag("broken_reward", self.broken_reward)
+        if not isinstance(self.env_kwargs, Mapping):
+            raise ValueError(f"env_kwargs must be a mapping, got {self.env_kwargs!r}")
 
     def check(self, num_agents: int) -> None:
         """Refuse agents that there are not.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl_agg.choices import build, check_count, check_number, unknown_choice
+from rl_agg.choices import build, check_count, check_flag, check_number, unknown_choice
 
 MOMENTS = ("keep", "merge", "reset")
 
@@ -96,8 +96,7 @@ class ActorSum(LocalScheme):
     same_init: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.same_init, bool):
-            raise ValueError(f"same_init must be True or False, got {self.same_init!r}")
+        check_flag("same_init", self.same_init)
 
 
 @dataclass(frozen=True)

@@ -216,4 +216,18 @@ def test_a_server_with_a_gate_goes_on_from_one_without() -> None:
     gated.load_state_dict(without.state_dict())
     assert gated.merge(normal(AGENTS, PARAMETERS), told()).sends.all()
     without.load_state_dict(gated.state_dict())
-    assert without.state_dict() == {"num_steps": 2, "gate": None, "combiner": {}}
+    assert without.state_dict() == {"num_steps": 2, "signals": {}, "gate": None, "combiner": {}}
+
+
+def test_a_rule_weighs_the_silent_by_the_signals_that_came_with_what_is_held() -> None:
+    gated = server("l_weighted", gate=LazyGate(2, xi=1e9, window=1))
+    gradients = normal(2, PARAMETERS)
+    first = gated.merge(gradients.clone(), Signals(losses=torch.tensor([1.0, 3.0])))
+    assert first.sends.tolist() == [True, True]
+    later = gated.merge(gradients.clone(), Signals(losses=torch.tensor([9.0, 1.0])))
+    assert later.sends.tolist() == [False, False]
+    torch.testing.assert_close(later.weights, first.weights, rtol=0, atol=0)
+    again = server("l_weighted", gate=LazyGate(2, xi=1e9, window=1))
+    again.load_state_dict(gated.state_dict())
+    restored = again.merge(gradients.clone(), Signals(losses=torch.tensor([9.0, 1.0])))
+    torch.testing.assert_close(restored.weights, first.weights, rtol=0, atol=0)

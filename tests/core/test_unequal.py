@@ -277,3 +277,20 @@ def test_disturbances_that_do_not_fit_the_environment() -> None:
     ):
         make("FrozenLake-v1", [Disturbance([0], sensor_noise=1.0)])
     assert make("FrozenLake-v1", [Disturbance([0], broken_sensors=True)]).reset(seed=0)[0] in range(16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"broken_sensors": "no"}, "broken_sensors must be True or False, got 'no'"),
+        ({"broken_reward": 1}, "broken_reward must be True or False, got 1"),
+        ({"env_kwargs": "x"}, "env_kwargs must be a mapping, got 'x'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Disturbance(agents=[0], **settings)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert list(Disturbance(agents=np.arange(2), mass_scale=np.float32(2)).agents) == [0, 1]

@@ -73,6 +73,27 @@ def test_seeding_takes_effect_at_the_next_reset_and_once():
     assert (first[0] != second[0]).any()
 
 
+@pytest.mark.parametrize("seed", [None, 2**31 - 2, 2**32 - 1])
+def test_any_seed_that_sb3_takes(seed):
+    env = EnvPoolVecEnv("CartPole-v1", 3)
+    for _ in range(5):
+        env.seed(seed)
+        assert len(np.unique(env.reset()[:, 0])) == 3
+
+
+@pytest.mark.parametrize("seed", [1.5, True, -1])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match=f"seed must be an integer >= 0, got {seed}"):
+        EnvPoolVecEnv("CartPole-v1", 2, seed=seed)
+
+
+def test_options_are_refused():
+    env = EnvPoolVecEnv("CartPole-v1", 2)
+    env.set_options({"low": -1})
+    with pytest.raises(ValueError, match="take no options"):
+        env.reset()
+
+
 def test_training_is_reproducible_and_knows_every_return():
     def train() -> AggPPO:
         env = EnvPoolVecEnv("LunarLanderContinuous-v3", 4)
@@ -102,6 +123,7 @@ def test_spaces_are_open_where_envpool_leaves_out_half_of_them():
         ("CartPole-v1", 0, {}, ["n_envs", "0"]),
         ("CartPole-v1", 2, {"num_envs": 3}, ["'num_envs' is not a setting"]),
         ("CartPole-v1", 2, {"gravity": 3}, ["CartPole-v1", "gravity"]),
+        ("CartPole-v1", 2, {"render_mode": "rgb_array"}, ["'render_mode' is not supported"]),
     ],
 )
 def test_bad_input_is_refused_with_its_name(env_id, num_agents, settings, words):

@@ -6,13 +6,15 @@ import re
 import warnings
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
-from worlds import cartpoles, walks
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from worlds import Walk, cartpoles, walks
 
 from rl_agg import weights
 from sb3_agg import AggA2C, AggPPO, AggRecurrentPPO, AggregationMixin, network
@@ -39,6 +41,9 @@ def parameters(model: Any) -> torch.Tensor:
         ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": 0}}, "h must be a positive number"),
         ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": -2}}, "got -2"),
         ({"aggregation": "l_weighted", "aggregation_kwargs": {"mixed_sign": "drop"}}, "unknown mixed_sign 'drop'; choose"),
+        ({"aggregation_kwargs": [1, 2]}, "aggregation_kwargs must be a dict, got [1, 2]"),
+        ({"aggregation": "fedavg", "aggregation_kwargs": {"local_epochs": [2, 2, 2, 9]}}, "must be at most n_epochs=2, got"),
+        ({"aggregation": lambda signals, *, power: signals.returns}, "needs 'power'"),
         ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from agent, stock"),
         ({"minibatches": "random"}, "unknown minibatches 'random'; choose from stratified, stock"),
         ({"min_episodes": -1}, "min_episodes must be an integer >= 0, got -1"),
@@ -239,6 +244,58 @@ def fill_with_overflow(model: AggPPO, agents: list[int]) -> None:
     callback = model._init_callback(None)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     model.rollout_buffer.log_probs[:, agents] = -200.0
+
+
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_statistics_that_a_nan_ruined_for_good_are_named() -> None:
+    env = walks({"length": 4}, {"length": 4, "broken": np.nan, "broken_steps": range(2, 3)})
+    with pytest.warns(UserWarning, match="VecNormalize keeps a NaN in its statistics for good"):
+        ppo(VecNormalize(env), batch_size=None).learn(96)
+
+
+def test_who_is_masked_still_gets_the_answer() -> None:
+    env = walks({"length": 4}, {"length": 4, "broken": np.nan, "broken_steps": range(16)})
+    with pytest.warns(UserWarning, match="agent 1 had"):
+        model = ppo(env, batch_size=None, n_epochs=1).learn(32)
+    size = sum(parameter.numel() for parameter in model.policy.parameters())
+    assert model.ledger.messages_per_agent.tolist() == [1, 0]
+    assert model.ledger.bytes_down == 2 * 4 * size
+
+
+@pytest.mark.parametrize("rule", [lambda signals: signals.returns > 0, lambda signals: torch.ones(4, dtype=torch.long)])
+def test_weights_of_a_rule_of_ones_own_may_be_counts_or_truths(rule: Any) -> None:
+    model = ppo(aggregation=rule).learn(128)
+    np.testing.assert_array_equal(model.agent_weights, np.ones(4))
+
+
+def test_weights_that_are_not_finite_are_told_with_the_rules_name() -> None:
+    def shares(signals: Any) -> torch.Tensor:
+        return signals.returns / (0 * signals.returns.sum())
+
+    with pytest.raises(ValueError, match="shares returned weights that are not finite"):
+        ppo(aggregation=shares).learn(64)
+
+
+class Lives(gym.Wrapper):
+    """Ends an episode at every fifth step, around Monitor, and goes on where it was, as Atari's lives do."""
+
+    over = True
+
+    def reset(self, **kwargs: Any) -> Any:
+        return self.env.reset(**kwargs) if self.over else (self.last, {})
+
+    def step(self, action: Any) -> Any:
+        self.steps = getattr(self, "steps", 0) + 1
+        self.last, reward, self.over, truncated, info = self.env.step(action)
+        return self.last, reward, self.over or self.steps % 5 == 0, truncated, info
+
+
+def test_episodes_that_end_before_their_return_is_known_are_no_fault_where_monitor_is_there() -> None:
+    env = DummyVecEnv([lambda: Lives(Monitor(Walk(length=20))) for _ in range(4)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="an episode ended without a return")
+        model = ppo(env, aggregation="r_weighted", n_steps=64).learn(256)
+    np.testing.assert_array_equal(model.agent_returns, [20.0] * 4)
 
 
 # Just works ---------------------------------------------------------------------------------------------------------------

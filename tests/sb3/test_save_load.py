@@ -111,3 +111,12 @@ def test_a_callable_rule_survives_a_file(tmp_path: Path) -> None:
     loaded = AggPPO.load(tmp_path / "model", env=cartpoles(4), device="cpu")
     loaded.learn(128)
     np.testing.assert_array_equal(loaded.agent_weights, [1, 0, 0, 0])
+
+
+def test_weights_are_restored_and_unknown_arguments_refused(tmp_path: Path) -> None:
+    model = AggPPO("MlpPolicy", cartpoles(4), aggregation="r_weighted", n_steps=32, batch_size=32, device="cpu").learn(256)
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(AggPPO.load(tmp_path / "model", env=cartpoles(4)).agent_weights, model.agent_weights)
+    assert AggPPO.load(tmp_path / "model", env=cartpoles(4), aggregation="mean", n_epochs=3).n_epochs == 3
+    with pytest.raises(ValueError, match=r"agregation.*did you mean 'aggregation'"):
+        AggPPO.load(tmp_path / "model", env=cartpoles(4), agregation="mean")

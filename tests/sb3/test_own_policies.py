@@ -1,0 +1,135 @@
+"""Policies that differ from SB3's: in their optimiser, what of them is trained, how they act, what their layers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
+from worlds import cartpoles
+
+from sb3_agg import AggPPO
+
+SETTINGS: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
+
+
+def with_optimizer(make: Callable[..., torch.optim.Optimizer]) -> type[ActorCriticPolicy]:
+    """A policy that makes its own: ``make(policy, learning_rate)``."""
+
+    class Policy(ActorCriticPolicy):
+        def _build(self, lr_schedule: Callable[[float], float]) -> None:
+            super()._build(lr_schedule)
+            self.optimizer = make(self, lr_schedule(1))
+
+    return Policy
+
+
+def two_groups(policy: ActorCriticPolicy, rate: float) -> torch.optim.Optimizer:
+    body, heads = policy.mlp_extractor.parameters(), [*policy.action_net.parameters(), *policy.value_net.parameters()]
+    return torch.optim.Adam([{"params": body}, {"params": heads, "weight_decay": 0.1}], lr=rate, eps=1e-3)
+
+
+def heads_alone(policy: ActorCriticPolicy, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam([*policy.action_net.parameters(), *policy.value_net.parameters()], lr=rate)
+
+
+def descent(policy: ActorCriticPolicy, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(policy.parameters(), lr=rate)
+
+
+def flat(module: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+@pytest.mark.parametrize("make", [two_groups, heads_alone, descent])
+def test_a_policys_own_optimizer_steps_as_under_stock_ppo(make: Callable[..., torch.optim.Optimizer]) -> None:
+    trained = []
+    for algorithm, own in ((PPO, {}), (AggPPO, {"aggregation": "mean", "advantage_norm": "stock", "minibatches": "stock"})):
+        model = algorithm(with_optimizer(make), cartpoles(4), **own, **SETTINGS)
+        before = flat(model.policy.mlp_extractor)
+        kept = [(group["eps"], group["weight_decay"]) for group in model.policy.optimizer.param_groups if "eps" in group]
+        trained.append((flat(model.learn(64).policy), kept, type(model.policy.optimizer)))
+        assert torch.equal(before, flat(model.policy.mlp_extractor)) == (make is heads_alone)
+    torch.testing.assert_close(trained[1][0], trained[0][0], atol=1e-5, rtol=0)
+    assert trained[1][1:] == trained[0][1:]
+
+
+def test_adam_is_fused_in_every_group_unless_a_kernel_was_chosen() -> None:
+    model = AggPPO(with_optimizer(two_groups), cartpoles(4), **SETTINGS)
+    assert [group["fused"] for group in model.policy.optimizer.param_groups] == [True, True]
+    chosen = AggPPO("MlpPolicy", cartpoles(4), policy_kwargs={"optimizer_kwargs": {"foreach": True}}, **SETTINGS)
+    assert not chosen.policy.optimizer.param_groups[0]["fused"]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (two_groups, "one group of parameters, got 2"),
+        (heads_alone, "has not mlp_extractor"),
+        (descent, "is of another type, SGD"),
+    ],
+)
+def test_local_models_refuse_an_optimizer_that_they_cannot_make_again(make: Callable[..., Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        AggPPO(with_optimizer(make), cartpoles(4), aggregation="fedavg", **SETTINGS)
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "median", "fedavg", "actor_mean"])
+def test_what_is_frozen_before_training_stays_and_is_not_sent(aggregation: str) -> None:
+    model = AggPPO("MlpPolicy", cartpoles(4), aggregation=aggregation, **SETTINGS)
+    model.policy.mlp_extractor.requires_grad_(False)
+    before, heads = flat(model.policy.mlp_extractor), flat(model.policy.action_net)
+    model.learn(64)
+    assert torch.equal(before, flat(model.policy.mlp_extractor))
+    assert not torch.equal(heads, flat(model.policy.action_net))
+    trained = sum(parameter.numel() for parameter in model.policy.parameters() if parameter.requires_grad)
+    kind = "parameters" if aggregation == "fedavg" else "gradients"
+    assert model.ledger.bytes_of(kind) == 4 * trained * model.ledger.messages
+
+
+def test_freezing_among_agents_that_differ_is_refused() -> None:
+    model = AggPPO("MlpPolicy", cartpoles(4), aggregation="actor_mean", **SETTINGS).learn(64)
+    model.policy.mlp_extractor.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen or thawed"):
+        model.learn(64)
+
+
+class AlwaysLeft(ActorCriticPolicy):
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        actions, values, log_prob = super().forward(*args, **kwargs)
+        return torch.zeros_like(actions), values, log_prob
+
+
+def test_a_policy_that_acts_in_its_own_way() -> None:
+    model = AggPPO(AlwaysLeft, cartpoles(4), **SETTINGS)
+    model.learn(128)
+    assert not model.rollout_buffer.actions.any()
+    with pytest.raises(ValueError, match=r"past AlwaysLeft\.forward"):
+        AggPPO(AlwaysLeft, cartpoles(4), aggregation="actor_mean", **SETTINGS)
+
+
+class Tied(BaseFeaturesExtractor):
+    """Two layers with one weight."""
+
+    def __init__(self, space: Any) -> None:
+        super().__init__(space, 4)
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.tanh(self.first(observations)))
+
+
+def test_gradients_of_a_shared_weight_add_up_for_each_agent() -> None:
+    """A gate that lets everyone speak changes nothing but how gradients are computed."""
+    policies = []
+    for gate in ({}, {"communication": "lag", "communication_kwargs": {"xi": 0}}):
+        kwargs = {"features_extractor_class": Tied}
+        model = AggPPO("MlpPolicy", cartpoles(4), aggregation="mean", policy_kwargs=kwargs, **gate, **SETTINGS)
+        policies.append(flat(model.learn(64).policy))
+    torch.testing.assert_close(policies[1], policies[0], atol=1e-5, rtol=0)
