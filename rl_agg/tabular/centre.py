@@ -141,8 +141,11 @@ class TabularCentre:
         return copy.deepcopy({**{name: getattr(self, name) for name in names}, "ledger": self.ledger.state_dict()})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, to the bit."""
+        """Go on from :meth:`state_dict`, to the bit. Of another number of agents, all have forgotten what they remembered."""
+        fresh = np.zeros_like(self._memory)
         for name, value in copy.deepcopy(dict(state)).items():
             if name != "ledger":
                 setattr(self, name, value)
+        if self._memory.shape != fresh.shape:
+            self._memory = fresh
         self.ledger.load_state_dict(state["ledger"])

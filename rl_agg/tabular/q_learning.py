@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import build
+from rl_agg.choices import build, check_number
 from rl_agg.episodes.reports import AGENT_ID, Report
 from rl_agg.gating import TdErrorTrigger
 from rl_agg.tabular.centre import TabularCentre, TabularOrder, check_tabular, run_episodes
@@ -51,8 +51,7 @@ class QSettings:
 
     def __post_init__(self) -> None:
         check_tabular(self)
-        if not np.isfinite(self.initial_value):
-            raise ValueError(f"initial_value must be finite, got {self.initial_value!r}")
+        check_number("initial_value", self.initial_value)
         if self.triggered:
             self.make_trigger()
         elif self.communication_kwargs:

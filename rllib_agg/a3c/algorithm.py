@@ -23,6 +23,7 @@ from rllib_agg.a3c.learner import GradientMessage
 from rllib_agg.a3c.running_signals import RunningSignals
 from rllib_agg.aggregation.algorithm import RestoringAlgorithm
 from rllib_agg.aggregation.learner import STATE
+from rllib_agg.aggregation.strict_config import deadline_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +67,13 @@ class A3C(RestoringAlgorithm, Algorithm):
             return
         group = self.env_runner_group
         self._send_weights(group.healthy_env_runner_ids())  # those still at work have their request and get no second
-        applied, deadline = 0, time.monotonic() + self.config.sample_timeout_s
+        applied, deadline = 0, deadline_of(self.config.sample_timeout_s)
         while applied < self.config.gradients_per_iteration and time.monotonic() < deadline:
             arrived = group.fetch_ready_async_reqs(tags=TAG, timeout_seconds=POLL_SECONDS)
             for runner, (message, sampled, learned) in arrived:
                 if self._receive(runner - 1, message, sampled, learned):
                     applied += 1
-                    deadline = time.monotonic() + self.config.sample_timeout_s
+                    deadline = deadline_of(self.config.sample_timeout_s)
             if arrived:
                 self._send_weights([runner for runner, _ in arrived])
             elif group.num_healthy_remote_env_runners() == 0:

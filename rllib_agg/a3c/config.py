@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Self
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
+from rl_agg.choices import check_count, check_number
 from rllib_agg.a3c.env_runner import A3CEnvRunner
 from rllib_agg.a3c.learner import A3CTorchLearner
 from rllib_agg.aggregation._compat import UNSET, ModelDefaults
 from rllib_agg.aggregation.config import AggregationSettings
+from rllib_agg.aggregation.strict_config import check_timeout
 
 
 class A3CConfig(AggregationSettings, ModelDefaults):
@@ -94,8 +96,10 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         fragments = self.batch_mode == "truncate_episodes" and isinstance(self.rollout_fragment_length, int)
         if not fragments and not self.in_evaluation:  # RLlib evaluates on complete episodes
             raise ValueError("A3C learns from fragments of rollout_fragment_length steps; give a number, and leave batch_mode")
-        if self.gradients_per_iteration < 1:
-            raise ValueError(f"gradients_per_iteration must be at least 1, got {self.gradients_per_iteration}")
+        check_count("gradients_per_iteration", self.gradients_per_iteration, least=1)
+        check_number("lambda_", self.lambda_, least=0, most=1)
+        check_number("vf_loss_coeff", self.vf_loss_coeff, least=0)
+        check_timeout(self.sample_timeout_s)
         if self.model_config.get("use_lstm"):
             raise ValueError("A3C takes MLP and CNN modules; use_lstm is not supported")
         Scheduler.validate(

@@ -53,5 +53,7 @@ class RunningSignals:
         return {name: values.tolist() for name, values in self._values.items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self._values = {name: torch.tensor(state[name], dtype=torch.float64) for name in NAMES}
+        """From a checkpoint; of another number of agents, those that are still there keep theirs."""
+        for name, own in self._values.items():
+            saved = torch.tensor(state[name], dtype=torch.float64)[: len(own)]
+            own.fill_(torch.nan)[: len(saved)] = saved

@@ -18,6 +18,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided  # type: ignore[attr-defined]
+from ray.rllib.core import COMPONENT_OPTIMIZER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
@@ -79,6 +80,13 @@ class HookedLearner(TorchLearner):
 
     config: Any
     module: Any
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """RLlib's. A state with the optimizer is a restore: it holds even if it is older than what is here, where RLlib would
+        keep the newer weights beside the older optimizer."""
+        if COMPONENT_OPTIMIZER in state:
+            self.weights_seq_no = 0
+        super().set_state(state)
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Called with the complete train batch of this learner, on its device, before the first minibatch.

@@ -72,8 +72,10 @@ class AggLearnerMixin(AgentGradients):
         if bool(excluded.any()):
             exclude_rows(data, excluded[data[AGENT]])
         known = self.returns.get(module_id)
-        known = torch.full_like(shared[1], torch.nan) if known is None else known
-        mean = (shared[1] / shared[2]).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        unknown = torch.full_like(shared[1], torch.nan)
+        # A restored run may have had fewer agents, or more
+        known = unknown if known is None else torch.cat([known, unknown])[: len(unknown)]
+        mean = (shared[1] / shared[2]).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
         self.returns[module_id] = known.where(shared[2] == 0, mean)
         self.finish_batch(config, data, excluded=bool(excluded.any()))
         return excluded
@@ -173,9 +175,6 @@ class AggLearnerMixin(AgentGradients):
         """RLlib's, with what is remembered of the agents."""
         state = own_arrays(state)
         if STATE in state:
-            # A full state is a restore: it holds even if it is older than what is here, where RLlib would keep the newer
-            # weights beside the older optimizer.
-            self.weights_seq_no = 0
             known = state[STATE]["returns"]
             self.returns = {
                 id_: torch.tensor(values, dtype=torch.float64, device=self.device) for id_, values in known.items()

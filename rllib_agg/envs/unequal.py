@@ -17,7 +17,7 @@ import gymnasium as gym
 from ray.rllib.env.env_context import EnvContext
 from ray.tune import register_env
 
-from rl_agg.choices import build
+from rl_agg.choices import build, check_count, unknown_choice
 from rl_agg.envs.unequal import Disturbance, make_unequal_env
 from rllib_agg.aggregation.agents import AGENT_CHOICES, agent_number
 
@@ -114,13 +114,8 @@ def register_unequal_env(
         of this package is built.
     """
     if agents not in AGENT_CHOICES:
-        raise ValueError(f"unknown agents {agents!r}; choose from {', '.join(AGENT_CHOICES)}")
-    if (
-        isinstance(num_envs_per_env_runner, bool)
-        or not isinstance(num_envs_per_env_runner, int)
-        or num_envs_per_env_runner < 1
-    ):
-        raise ValueError(f"num_envs_per_env_runner must be an integer >= 1, got {num_envs_per_env_runner!r}")
+        raise unknown_choice("agents", agents, AGENT_CHOICES)
+    check_count("num_envs_per_env_runner", num_envs_per_env_runner, least=1)
     chosen = tuple(
         item if isinstance(item, Disturbance) else build("a disturbance", Disturbance, item) for item in disturbances
     )

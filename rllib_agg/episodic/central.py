@@ -6,6 +6,7 @@ Source: Gunn (2023), algorithm 2.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from ray.rllib.utils.metrics import (
 from rl_agg.communication import Ledger
 from rl_agg.episodes import buffer_bytes
 from rllib_agg.aggregation.algorithm import RestoringAlgorithm
+from rllib_agg.aggregation.strict_config import deadline_of
 from rllib_agg.episodic.env_runner import Failure
 
 logger = logging.getLogger(__name__)
@@ -104,6 +106,8 @@ class CentralAlgorithm(RestoringAlgorithm):
         super().setup(config)
         self.learner = self.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
         self.centre = self.make_centre()
+        if self.config.rl_module_spec.load_state_path is not None:
+            self.read_module()
         self._publish()
 
     @property
@@ -137,7 +141,7 @@ class CentralAlgorithm(RestoringAlgorithm):
             return self.merge_reports(_sound([self.env_runner.run_agents(order, everyone)])), 0
         reports: list[Any] = []
         missing, moved, sent = everyone, 0, ray.put(order)
-        deadline = time.monotonic() + self.config.sample_timeout_s
+        deadline = deadline_of(self.config.sample_timeout_s)
         while missing.size and time.monotonic() < deadline:
             runners = self.env_runner_group.healthy_env_runner_ids()
             if not runners:
@@ -167,7 +171,7 @@ class CentralAlgorithm(RestoringAlgorithm):
             kwargs=[{"order": order, "agents": part} for part in parts],
             remote_worker_ids=runners,
             local_env_runner=False,
-            timeout_seconds=max(seconds, 0.001),
+            timeout_seconds=None if math.isinf(seconds) else max(seconds, 0.001),
         )
         return answers
 

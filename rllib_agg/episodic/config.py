@@ -11,9 +11,10 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.env.env_context import EnvContext
 
+from rl_agg.choices import check_count
 from rl_agg.episodes import Environments, ListedEnvironments, open_environments
 from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered_env
-from rllib_agg.aggregation.strict_config import StrictConfig
+from rllib_agg.aggregation.strict_config import StrictConfig, check_timeout
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
 from rllib_agg.episodic.learner import CentralLearner
 
@@ -42,10 +43,14 @@ class CentralConfig(StrictConfig):
     """What of ``model_config`` is looked at."""
 
     not_used: ClassVar[tuple[str, ...]] = (
-        "grad_clip",
         "env_to_module_connector",
         "module_to_env_connector",
         "learner_connector",
+        "learner_config_dict",
+        "train_batch_size",
+        "num_epochs",
+        "minibatch_size",
+        "shuffle_batch_per_epoch",
     )
     """Settings that would be ignored."""
 
@@ -96,6 +101,12 @@ class CentralConfig(StrictConfig):
             raise ValueError(f"derive {self.env_runner_cls} from EpisodicEnvRunner")
         if not issubclass(self.learner_class, CentralLearner):
             raise ValueError(f"derive {self.learner_class} from CentralLearner")
+        if self.env is None:
+            raise ValueError(f"{name} needs an environment; name one by .environment()")
+        seed: Any = self.seed
+        if seed is not None:
+            check_count("seed", seed, least=0)
+        check_timeout(self.sample_timeout_s)
         self._refuse_unused(name)
 
     def _refuse_unused(self, name: str) -> None:
@@ -113,6 +124,8 @@ class CentralConfig(StrictConfig):
 
 class EpisodicConfig(CentralConfig):
     """Of a population of agents; a subclass says in :meth:`open_agents` what an agent does."""
+
+    not_used = (*CentralConfig.not_used, "grad_clip", "train_batch_size_per_learner")
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)

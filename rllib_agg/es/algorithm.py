@@ -25,12 +25,11 @@ class ES(EpisodicAlgorithm):
         return ESConfig()
 
     def make_centre(self) -> EvolutionStrategy:
-        """Begin with parameters of the run's own, or those of a module that was loaded."""
+        """Begin with parameters of the run's own."""
         network = self.agents.evaluator.network
         run = fresh_run() if self.config.seed is None else int(self.config.seed)
-        loaded = self.config.rl_module_spec.load_state_path is not None
         return EvolutionStrategy(
-            self.module.read() if loaded else network.initial(stream("start", run)),
+            network.initial(stream("start", run)),
             run=run,
             observation_size=network.sizes[0] if self.config.normalize_observations else None,
             settings=self.config.evolution,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rl_agg.choices import unknown_choice
+from rl_agg.choices import check_flag, unknown_choice
 from rl_agg.evolution import EvolutionAgents, PopulationEvaluator
 from rl_agg.evolution.settings import EvolutionSettings
 from rllib_agg.aggregation._compat import UNSET, ModelDefaults
@@ -152,5 +152,12 @@ class ESConfig(EpisodicConfig, ModelDefaults):
         """
         super().validate()
         assert self.evolution  # builds, and so checks, all of them
-        if not isinstance(self.normalize_observations, bool):
-            raise ValueError(f"normalize_observations must be True or False, got {self.normalize_observations!r}")
+        check_flag("normalize_observations", self.normalize_observations)
+        hidden = self.model_config["fcnet_hiddens"]
+        if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+            raise ValueError(f"fcnet_hiddens must be a list of sizes, got {hidden!r}")
+        if self.normalize_observations and getattr(self.rl_module_spec, "load_state_path", None) is not None:
+            raise ValueError(
+                "a module does not know how many observations its statistics are of, so load_state_path does not go with "
+                "normalize_observations=True; restore the whole algorithm"
+            )

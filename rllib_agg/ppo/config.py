@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
+from rl_agg.choices import check_flag
 from rl_agg.sharing import FedAvg
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.advantages import NORM_CHOICES
@@ -62,6 +63,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         """
         super().validate()
         # RLlib checks the settings of evaluation too, in which num_env_runners is that of evaluation.
+        check_flag("shard_by_agent", self.shard_by_agent)
         if self.shard_by_agent and self.num_agents < self.num_learners and not self.in_evaluation:
             raise ValueError(
                 f"shard_by_agent gives each learner whole agents, but there are {self.num_agents} agents for "

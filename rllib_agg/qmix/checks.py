@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rl_agg.choices import check_count, check_number, unknown_choice
+from rl_agg.choices import check_count, check_flag, check_number, unknown_choice
 from rl_agg.sharing import MOMENTS, PERIODIC_SHARINGS
 from rllib_agg.envs.credits import CREDITS
 from rllib_agg.envs.team import TeamSpec
@@ -31,8 +31,9 @@ def check_config(config: Any) -> None:
     :param config: A QMIXConfig.
     :raises ValueError: naming the one that is wrong.
     """
-    if config.env is None:
-        raise ValueError("QMIXConfig needs an environment; name one, as .environment('smax/3m')")
+    for name in ("created", "start", "step", "end"):
+        if getattr(config, f"callbacks_on_episode_{name}") is not None:
+            raise ValueError(f"QMIXConfig plays episodes in batches and never calls on_episode_{name}; leave it out")
     if config.explore:
         raise ValueError("QMIXConfig's agents explore by epsilon; leave explore=False")
     if config.mixer is not None and config.mixer not in MIXERS:
@@ -53,6 +54,8 @@ def check_config(config: Any) -> None:
     if config.agent_ids is not None:
         check_flag("agent_ids", config.agent_ids)
     check_number("gamma", config.gamma, least=0, most=1)
+    if config.grad_clip is not None:
+        check_number("grad_clip", config.grad_clip, above=0)
     check_number("tau", config.tau, above=0, most=1)
     check_number("td_lambda", config.td_lambda, least=0, most=1)
     check_number("reward_scale", config.reward_scale, above=0)
@@ -79,12 +82,6 @@ def check_shape(config: Any, spec: TeamSpec) -> None:
     for name in ("num_agents", "num_actions", "observation_size", "max_episode_steps"):
         check_count(f"{config.env}'s {name}", getattr(spec, name), least=1)
     config.replay_settings.check(spec)
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def check_epsilon(epsilon: Any) -> None:

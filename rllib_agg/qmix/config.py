@@ -42,14 +42,6 @@ class QMIXConfig(CentralConfig, ModelDefaults):
 
     model_defaults: ClassVar[dict[str, Any]] = {"hidden_dim": 64, "hypernet_dim": 64, "orthogonal_init": False}
     model_settings = frozenset(model_defaults)
-    not_used = (
-        "env_to_module_connector",
-        "module_to_env_connector",
-        "learner_connector",
-        "num_epochs",
-        "minibatch_size",
-        "shuffle_batch_per_epoch",
-    )
 
     def __init__(self, algo_class: type | None = None) -> None:
         from rllib_agg.qmix.algorithm import QMIX

@@ -20,6 +20,9 @@ from rllib_agg.qmix.metrics import log_played, smoothing
 from rllib_agg.qmix.module import spaces_of
 from rllib_agg.qmix.play import TeamPlayers
 
+MOST_FRUITLESS = 3
+"""Groups without a single sound episode before an evaluation is given up."""
+
 
 class TeamSpaces:
     """What RLlib wants to know of an environment that this package steps itself."""
@@ -91,11 +94,13 @@ class TeamEnvRunner(EpisodicEnvRunner):
         :param random_actions: Draw all actions.
         :param force_reset: Every episode begins with a reset.
         :raises ValueError: if it is to explore.
+        :raises RuntimeError: if group after group has no episode that could be played to its end in finite numbers.
         """
         if explore or self.config.explore:
             raise ValueError("evaluation is without exploration; leave explore=False")
         spec = self._agents.env.spec
         found: list[EvaluatedEpisode] = []
+        fruitless = lost = 0
         while sum(episode.steps for episode in found) < (num_timesteps or 0) or len(found) < (num_episodes or 1):
             place = ((self.worker_index or 0) << 32) + self._num_groups
             generator = stream("evaluation", self._run, self._weights_number, place)
@@ -103,8 +108,13 @@ class TeamEnvRunner(EpisodicEnvRunner):
             self._num_groups += 1
             log_played(self.metrics.log_value, played, window=smoothing(self.config), prefix=(), credits=False)
             found += [EvaluatedEpisode(length, spec.num_agents) for length in played.episodes.lengths.tolist()]
-            if not played.num_steps:
-                break
+            lost += played.num_lost
+            fruitless = 0 if len(played.episodes) else fruitless + 1
+            if fruitless == MOST_FRUITLESS:
+                raise RuntimeError(
+                    f"{lost} episodes broke down, or had rewards, observations or states that are no finite numbers, the last "
+                    f"{fruitless * self.num_envs} one after the other: there is nothing to evaluate"
+                )
         counts = {NUM_ENV_STEPS_SAMPLED: sum(episode.steps for episode in found), NUM_EPISODES: len(found)}
         lifetimes = {NUM_ENV_STEPS_SAMPLED: NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES: NUM_EPISODES_LIFETIME}
         for name, count in counts.items():

@@ -16,8 +16,8 @@ class Corridor:
     """Agents walk: action 1 is a step, 2 a rest; 0 is all that is left to one who has arrived. An agent is paid for each step.
 
     An episode ends when all have arrived, which is a win, and is cut off after ``limit`` steps. The way is longer where the
-    seed is odd. ``faults`` names what goes wrong: episodes with a seed divisible by 3 are ``lost`` or pay ``nan``, the
-    last agent is ``stuck``, or a reset ``raises``.
+    seed is odd. ``faults`` names what goes wrong: episodes with a seed divisible by 3 are ``lost`` or pay ``nan``,
+    all of them pay it (``always nan``), the last agent is ``stuck``, or a reset ``raises``.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Corridor:
         team = rewards.sum(1)
         done = (self.places >= self.ways[:, None]).all(1)
         faulty = self.seeds % 3 == 0
-        if self.faults == "nan":
-            team[faulty] = np.nan
+        if "nan" in self.faults:
+            team[faulty | (self.faults == "always nan")] = np.nan
         return TeamStep(
             self.view(),
             team,

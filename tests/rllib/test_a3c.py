@@ -238,6 +238,18 @@ def test_relative_weight_of_an_arriving_gradient() -> None:
     assert signals.get_state()["losses"][2] == pytest.approx(3.1)
 
 
+@pytest.mark.parametrize("num_agents", [1, 3])
+def test_signals_of_another_number_of_agents(num_agents: int) -> None:
+    saved = RunningSignals(2)
+    for agent in range(2):
+        saved.observe(agent, returns=10.0 * agent, losses=1.0, num_samples=20)
+    signals = RunningSignals(num_agents)
+    signals.set_state(saved.get_state())
+    np.testing.assert_array_equal(signals.get_state()["returns"], [0.0, 10.0, np.nan][:num_agents])
+    signals.observe(num_agents - 1, returns=5.0, losses=1.0, num_samples=20)
+    assert signals.factor(num_agents - 1, Weighting("r_weighted")) > 0
+
+
 def test_infinite_return_masks_an_agent_until_the_next() -> None:
     signals = RunningSignals(2)
     signals.observe(0, returns=float("inf"), losses=1.0, num_samples=20)
@@ -255,7 +267,14 @@ def test_infinite_return_masks_an_agent_until_the_next() -> None:
         (lambda config: config.training(aggregation="median-ish"), "unknown aggregation 'median-ish'"),
         (lambda config: config.training(aggregation="median"), "weighs agents by a rule; aggregation='median' is none"),
         (lambda config: config.training(aggregation="fedavg"), "weighs agents by a rule; aggregation='fedavg' is none"),
-        (lambda config: config.training(gradients_per_iteration=0), "gradients_per_iteration must be at least 1"),
+        (lambda config: config.training(gradients_per_iteration=0), "gradients_per_iteration must be an integer >= 1, got 0"),
+        (
+            lambda config: config.training(gradients_per_iteration="5"),
+            "gradients_per_iteration must be an integer >= 1, got '5'",
+        ),
+        (lambda config: config.training(lambda_=7.0), "lambda_ must be a finite number >= 0 and <= 1, got 7.0"),
+        (lambda config: config.training(vf_loss_coeff=-1), "vf_loss_coeff must be a finite number >= 0, got -1"),
+        (lambda config: config.env_runners(sample_timeout_s=0), "sample_timeout_s must be a finite number > 0, got 0"),
         (lambda config: config.env_runners(batch_mode="complete_episodes"), "learns from fragments"),
         (lambda config: config.rl_module(model_config={"use_lstm": True}), "use_lstm is not supported"),
         (lambda config: config.update_from_dict({"gradient_per_iteration": 3}), "has no setting 'gradient_per_iteration'"),

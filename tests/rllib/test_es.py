@@ -15,6 +15,7 @@ import pytest
 import torch
 from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rl_agg.episodes import open_environments
 from rl_agg.evolution import MLP, EvolutionAgents, EvolutionStrategy, PopulationEvaluator
@@ -154,6 +155,37 @@ def test_weights_loaded_by_themselves_are_gone_on_from(local: ES) -> None:
     assert np.abs(local.centre.theta - 0.25).max() < 0.1
 
 
+def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: None) -> None:
+    algorithm = tiny_es().build_algo()
+    algorithm.train()
+    state, theta = algorithm.get_state(), algorithm.centre.theta.copy()
+    first = algorithm.train()
+    later = algorithm.centre.theta.copy()
+    algorithm.train()
+    algorithm.set_state(state)
+    np.testing.assert_array_equal(algorithm.module.read(), theta)
+    algorithm.train()
+    np.testing.assert_array_equal(algorithm.centre.theta, later)
+    assert agg(first)["updates"] == algorithm.centre.num_updates == 2
+    algorithm.stop()
+
+
+def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> None:
+    trained = tiny_es().build_algo()
+    trained.train()
+    path = trained.get_module().save_to_path(tmp_path / "module")
+    config = tiny_es()
+    config.rl_module(
+        rl_module_spec=RLModuleSpec(module_class=ESModule, load_state_path=path, model_config=config.model_config)
+    )
+    algorithm = config.build_algo()
+    np.testing.assert_array_equal(algorithm.centre.theta, trained.centre.theta)
+    with pytest.raises(ValueError, match="load_state_path does not go with normalize_observations=True"):
+        config.copy(copy_frozen=False).training(normalize_observations=True).validate()
+    trained.stop()
+    algorithm.stop()
+
+
 class Noisy(gym.Wrapper[Any, Any, Any, Any]):
     """Pendulum of 20 steps that pays NaN in some episodes, or raises."""
 
@@ -254,6 +286,18 @@ def test_faithful_is_the_report() -> None:
         (lambda c: c.rl_module(model_config={"use_lstm": True}), "no model_config 'use_lstm'; choose from action_noise_stdev"),
         (lambda c: c.update_from_dict({"noise_stdv": 0.1}), "ESConfig has no setting 'noise_stdv'"),
         (lambda c: c.training(normalize_observations="yes"), "normalize_observations must be True or False"),
+        (lambda c: c.training(train_batch_size_per_learner=7), "ESConfig does not use train_batch_size_per_learner"),
+        (lambda c: c.training(train_batch_size=7), "ESConfig does not use train_batch_size"),
+        (lambda c: c.training(num_epochs=7), "ESConfig does not use num_epochs"),
+        (lambda c: c.training(minibatch_size=7), "ESConfig does not use minibatch_size"),
+        (
+            lambda c: c.training(communication="espc", expected_messages=2, communication_kwargs=5),
+            "must be a (mapping|dict), got 5",
+        ),
+        (lambda c: c.rl_module(model_config={"fcnet_hiddens": 64}), "fcnet_hiddens must be a list of sizes, got 64"),
+        (lambda c: c.env_runners(sample_timeout_s=-5), "sample_timeout_s must be a finite number > 0, got -5"),
+        (lambda c: c.environment(None), "ESConfig needs an environment"),
+        (lambda c: c.debugging(seed=-1), "seed must be an integer >= 0, got -1"),
     ],
 )
 def test_bad_settings(change: Callable[[ESConfig], Any], message: str) -> None:

@@ -219,6 +219,25 @@ def test_broken_episodes_are_counted_and_not_learned_from(ray_session: None) -> 
     algorithm.stop()
 
 
+def test_an_evaluation_without_a_sound_episode_ends_with_an_error(ray_session: None) -> None:
+    config = tiny("walk/corridor").environment("walk/corridor", env_config={"faults": "always nan"})
+    algorithm = built(config.evaluation(evaluation_interval=1, evaluation_duration=4))
+    with pytest.raises(RuntimeError, match=r"12 episodes broke down, or had .* there is nothing to evaluate"):
+        algorithm.evaluate()
+    algorithm.stop()
+
+
+def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: None) -> None:
+    algorithm = built(tiny(), 2)
+    state, before = algorithm.get_state(), parameters(algorithm)
+    for _ in range(3):
+        algorithm.train()
+    assert any((value != before[name]).any() for name, value in parameters(algorithm).items())
+    algorithm.set_state(state)
+    assert_equal(parameters(algorithm), before)
+    algorithm.stop()
+
+
 def test_an_environments_error_is_told(ray_session: None) -> None:
     algorithm = built(tiny().environment("walk/corridor", env_config={"faults": "raises"}))
     with pytest.raises(RuntimeError, match="no power"):
@@ -306,7 +325,11 @@ def test_faithful_is_table_1() -> None:
             "no model_config 'use_lstm'; choose from hidden_dim, hypernet_dim",
         ),
         (lambda c: c.rl_module(model_config={"hidden_dim": 0}), "hidden_dim must be an integer >= 1, got 0"),
-        (lambda c: c.update_from_dict({"mixr": "vdn"}), "QMIXConfig has no setting 'mixr'"),
+        (lambda c: c.update_from_dict({"mixr": "vdn"}), r"QMIXConfig has no setting 'mixr' \(did you mean 'mixer'\?\)"),
+        (lambda c: c.training(train_batch_size=64), "QMIXConfig does not use train_batch_size"),
+        (lambda c: c.training(grad_clip=-3), "grad_clip must be a finite number > 0, got -3"),
+        (lambda c: c.training(replay_buffer_config=5), "must be a mapping, got 5"),
+        (lambda c: c.callbacks(on_episode_end=lambda **_: None), "never calls on_episode_end"),
     ],
 )
 def test_bad_settings(change: Callable[[QMIXConfig], Any], message: str) -> None:

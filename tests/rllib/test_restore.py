@@ -100,3 +100,18 @@ def test_older_checkpoint_in_place_reaches_the_env_runners(ray_session: None, tm
     after = read()
     assert any((after[0][name] != saved[0][name]).any() for name in saved[0])  # the next sync is not refused as too old
     algorithm.stop()
+
+
+def test_a_run_goes_on_with_another_number_of_agents(ray_session: None) -> None:
+    algorithm = tiny_ppo(aggregation="r_weighted").build_algo()
+    for _ in range(3):
+        algorithm.train()
+    state = algorithm.get_state()
+    for number in (1, 4):
+        other = tiny_ppo(aggregation="r_weighted").env_runners(num_envs_per_env_runner=number).build_algo()
+        other.set_state(state)
+        learner = other.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
+        other.train()
+        assert len(learner.returns[MODULE]) == number
+        other.stop()
+    algorithm.stop()

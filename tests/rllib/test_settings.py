@@ -33,8 +33,8 @@ from tests.rllib.conftest import tiny_ppo
             "unknown mixed_sign 'flip'; choose from",
         ),
         ({"aggregation": 3}, "a rule is a name or a callable, got 3"),
-        ({"agents": "envs"}, "unknown agents 'envs'; choose from sub_env, env_runner"),
-        ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from stock, agent, none"),
+        ({"agents": "envs"}, "unknown agents 'envs'; choose from env_runner, sub_env"),
+        ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from agent, none, stock"),
     ],
 )
 def test_bad_training_settings(training: dict[str, Any], message: str, ray_session: None) -> None:
@@ -100,7 +100,7 @@ def test_learner_without_a_loss_per_sample(ray_session: None) -> None:
     [
         ({"aggregation": "summ"}, "in the overrides for module 'p0': unknown aggregation 'summ'"),
         ({"advantage_norm": "batch"}, "in the overrides for module 'p0': unknown advantage_norm 'batch'; choose from"),
-        ({"agregation": "sum"}, "in the overrides for module 'p0': AggPPOConfig has no setting 'agregation'"),
+        ({"agregation": "sum"}, r"module 'p0': AggPPOConfig has no setting 'agregation' \(did you mean 'aggregation'\?\)"),
         ({"agents": "env_runner"}, "module 'p0' overrides agents, which holds for all modules alike"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rl_agg.episodes import open_environments
 from rl_agg.tabular import DaviaAgents, DaviaLearner, QAgents, QLearner, TabularEpisodes
@@ -115,9 +116,41 @@ def test_bad_environments_are_told_at_build(algorithm: Any, env: str, message: s
         (DQLConfig, lambda c: c.env_runners(explore=True), "explore by epsilon; leave explore=False"),
         (DQLConfig, lambda c: c.update_from_dict({"epsilonn": 0.2}), "DQLConfig has no setting 'epsilonn'"),
         (DQLConfig, lambda c: c.rl_module(model_config={"fcnet_hiddens": [4]}), "has no model_config 'fcnet_hiddens'"),
+        (DQLConfig, lambda c: c.training(initial_value="x"), "initial_value must be a finite number, got 'x'"),
+        (EBCDQLConfig, lambda c: c.training(communication_kwargs=5), "must be a mapping, got 5"),
     ],
 )
 def test_bad_settings(config_class: type, change: Callable[[Any], Any], message: str) -> None:
     config = tiny(config_class)
     with pytest.raises(ValueError, match=message):
         change(config).validate()
+
+
+@pytest.mark.parametrize("config_class", [DQLConfig, EBCDQLConfig])
+@pytest.mark.parametrize("population", [2, 7])
+def test_a_run_goes_on_with_another_number_of_agents(config_class: type, population: int, ray_session: None) -> None:
+    algorithm = tiny(config_class).build_algo()
+    algorithm.train()
+    other = tiny(config_class).training(population=population).build_algo()
+    other.set_state(algorithm.get_state())
+    np.testing.assert_array_equal(other.centre.theta, algorithm.centre.theta)
+    result = other.train()
+    assert len(other.centre.ledger.messages_per_agent) == population
+    assert result["learners"][MODULE]["agg"]["updates"] == 2
+    algorithm.stop()
+    other.stop()
+
+
+def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> None:
+    trained = tiny(DQLConfig).build_algo()
+    for _ in range(3):
+        trained.train()
+    path = trained.get_module().save_to_path(tmp_path / "module")
+    config = tiny(DQLConfig)
+    spec = config.get_default_rl_module_spec()
+    config.rl_module(rl_module_spec=RLModuleSpec(module_class=spec.module_class, load_state_path=path))
+    algorithm = config.build_algo()
+    np.testing.assert_array_equal(algorithm.centre.theta, trained.centre.theta)
+    assert trained.centre.theta.any()
+    trained.stop()
+    algorithm.stop()
