@@ -107,7 +107,7 @@ def test_wrong_numbers_of_agents(config: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"agents": "envs"}, "unknown agents 'envs'; choose from sub_env, env_runner"),
+        ({"agents": "envs"}, "unknown agents 'envs'; choose from env_runner, sub_env"),
         ({"num_envs_per_env_runner": 0}, "num_envs_per_env_runner must be an integer >= 1, got 0"),
         ({"disturbances": [{"agents": [0], "reward_scal": 2}]}, "a disturbance has no setting 'reward_scal'"),
         ({"disturbances": [{"agents": []}]}, "agents must be numbers >= 0 of those concerned"),
