@@ -50,8 +50,11 @@ class StackedRecurrence(nn.Module):
         :param inputs: ``[m, T, K, inputs]``.
         :param start: ``[m, K, H]``.
         """
-        gates = torch.baddbmm(self.bias_ih, inputs.flatten(1, 2), self.weight_ih)
-        return recur(gates.view(*inputs.shape[:3], -1), start, self.weight_hh, self.bias_hh)
+        size = start.shape[-1]
+        of_gates, of_candidate = self.bias_hh[..., : 2 * size], self.bias_hh[..., 2 * size :]
+        bias = self.bias_ih + nn.functional.pad(of_gates, (0, size))  # once for all steps
+        gates = torch.baddbmm(bias, inputs.flatten(1, 2), self.weight_ih)
+        return recur(gates.view(*inputs.shape[:3], -1), start, self.weight_hh, of_candidate)
 
 
 class AgentNetworks(nn.Module):

@@ -3,11 +3,11 @@ r"""The recurrent part of gated recurrent units, for many networks at once, with
 Axes: m networks, T time, K sequences of each network, H units.
 
 .. math::
-    r, z &= \sigma(i_{rz} + h_{t-1} W_{rz} + b_{rz}) \\
-    c &= \tanh(i_c + r (h_{t-1} W_c + b_c)) \\
+    r, z &= \sigma(i_{rz} + h_{t-1} W_{rz}) \\
+    c &= \tanh(i_c + r (h_{t-1} W_c + b)) \\
     h_t &= c + z (h_{t-1} - c)
 
-where i, the inputs' share of the gates, was computed for all steps at once. Backwards, only
+where i, the inputs' share of the gates with the biases of r and z, was computed for all steps at once. Backwards, only
 :math:`\partial h_t / \partial h_{t-1}` must go step by step; all of a step's factors, and the gradients of W and b, are one
 product over all steps.
 
@@ -35,7 +35,7 @@ class Recurrence(torch.autograd.Function):
         :param inputs: i, of r, z and c one after another ``[m, T, K, 3 H]``.
         :param start: The hidden states before the first step ``[m, K, H]``.
         :param weight: W ``[m, H, 3 H]``.
-        :param bias: b ``[m, 1, 3 H]``.
+        :param bias: b ``[m, 1, H]``.
         :return: ``[m, T, K, H]``.
         """
         size = start.shape[-1]
@@ -44,9 +44,9 @@ class Recurrence(torch.autograd.Function):
         current = start
         steps = zip(*(each.unbind(1) for each in (inputs, hidden, gates, candidates, shares)), strict=True)
         for given, now, gate, candidate, share in steps:
-            product = torch.baddbmm(bias, current, weight)
-            share.copy_(product[..., 2 * size :])
-            current = _step(given, product, current, gate, candidate, now)
+            product = torch.bmm(current, weight)
+            torch.add(product[..., 2 * size :], bias, out=share)
+            current = _step(given, product, share, current, gate, candidate, now)
         ctx.save_for_backward(start, weight, hidden, gates, candidates, shares)
         return hidden
 
@@ -76,15 +76,17 @@ class Recurrence(torch.autograd.Function):
         earlier = torch.cat([start.unsqueeze(1), hidden[:, :-1]], dim=1).flatten(1, 2).transpose(1, 2)
         parts = of_inputs[..., : 2 * size].flatten(1, 2), of_shares.flatten(1, 2)
         of_weight = torch.cat([torch.bmm(earlier, part) for part in parts], dim=-1)
-        of_bias = torch.cat([part.sum(1, keepdim=True) for part in parts], dim=-1)
-        return of_inputs, None, of_weight, of_bias
+        return of_inputs, None, of_weight, parts[1].sum(1, keepdim=True)
 
 
-def _step(given: Tensor, product: Tensor, current: Tensor, gate: Tensor, candidate: Tensor, out: Tensor) -> Tensor:
+def _step(
+    given: Tensor, product: Tensor, share: Tensor, current: Tensor, gate: Tensor, candidate: Tensor, out: Tensor
+) -> Tensor:
     """One step.
 
     :param given: Of i ``[m, K, 3 H]``.
-    :param product: ``h W + b`` ``[m, K, 3 H]``.
+    :param product: ``h W`` ``[m, K, 3 H]``.
+    :param share: ``h W_c + b`` ``[m, K, H]``.
     :param current: h ``[m, K, H]``.
     :param gate: Where r and z go ``[m, K, 2 H]``.
     :param candidate: Where c goes ``[m, K, H]``.
@@ -93,7 +95,7 @@ def _step(given: Tensor, product: Tensor, current: Tensor, gate: Tensor, candida
     """
     size = current.shape[-1]
     torch.add(given[..., : 2 * size], product[..., : 2 * size], out=gate).sigmoid_()
-    torch.addcmul(given[..., 2 * size :], gate[..., :size], product[..., 2 * size :], out=candidate).tanh_()
+    torch.addcmul(given[..., 2 * size :], gate[..., :size], share, out=candidate).tanh_()
     return torch.lerp(candidate, current, gate[..., size:], out=out)
 
 
@@ -106,5 +108,7 @@ def recur(inputs: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> Tensor
     hidden = inputs.new_empty(*inputs.shape[:-1], size)
     gate, candidate = start.new_empty(*start.shape[:-1], 2 * size), torch.empty_like(start)
     for given, now in zip(inputs.unbind(1), hidden.unbind(1), strict=True):
-        current = _step(given, torch.baddbmm(bias, current, weight), current, gate, candidate, now)
+        product = torch.bmm(current, weight)
+        share = product[..., 2 * size :].add_(bias)
+        current = _step(given, product, share, current, gate, candidate, now)
     return hidden
