@@ -111,17 +111,22 @@ def _cpus(bundles: Bundles) -> int:
     return math.ceil(sum(bundle.get("CPU", 0.0) for bundle in bundles))
 
 
+_runs_our_own = False
+"""Whether the Ray that runs in this process was started by :func:`ray_session`."""
+
+
 @contextmanager
 def ray_session(num_cpus: int, address: str | None = None) -> Iterator[bool]:
     """Start a Ray of our own, quiet and without traces; one that runs in this process already is used instead.
 
     :param num_cpus: How many it is to think it has.
     :param address: Join the cluster there instead.
-    :return: Whether it is our own, on this machine alone.
+    :return: Whether it is one of our own, on this machine alone.
     :raises StudyError: if there is none.
     """
+    global _runs_our_own
     if ray.is_initialized():
-        yield False
+        yield _runs_our_own
         return
     if address is not None:
         try:
@@ -145,8 +150,10 @@ def ray_session(num_cpus: int, address: str | None = None) -> Iterator[bool]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=scratch,
             )
+        _runs_our_own = True
         yield True
     finally:
+        _runs_our_own = False
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
