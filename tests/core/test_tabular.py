@@ -248,7 +248,7 @@ def test_bad_environments() -> None:
         (lambda: QSettings(population=0), "population must be an integer between 1 and 65535, got 0"),
         (lambda: QSettings(lr=0.0), "lr must be a finite number > 0, got 0.0"),
         (lambda: QSettings(epsilon=1.1), r"epsilon must be a finite number >= 0 and <= 1, got 1.1"),
-        (lambda: QSettings(initial_value=np.nan), "initial_value must be finite"),
+        (lambda: QSettings(initial_value=np.nan), "initial_value must be a finite number"),
         (lambda: QSettings(communication_kwargs={"rho": 1.0}), "DQL sends every sample"),
         (lambda: QSettings(triggered=True, communication_kwargs={"roh": 1.0}), "no setting 'roh'"),
         (lambda: DaviaSettings(communication_kwargs={"rho": 2.0}), r"rho must be a finite number > 0 and <= 1"),
