@@ -18,7 +18,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from rl_agg.choices import check_count
 
 SET_HERE = ("env_type", "num_envs", "batch_size", "seed")
-NOT_HERE = ("render_mode",)
 SEEDS = 2**31 - 1
 """EnvPool takes 32 bits with a sign."""
 
@@ -58,13 +57,13 @@ class EnvPoolVecEnv(VecEnv):
             if name in settings:
                 raise ValueError(f"{name!r} is not a setting of envpool/{env_id} here: it follows from the other arguments")
         self._make = partial(envpool.make, env_id, env_type="gymnasium", num_envs=n_envs, **settings)
-        for name in NOT_HERE:
-            if name in settings:
-                raise ValueError(f"{name!r} is not supported: envpool/{env_id} shows nothing to Stable-Baselines3")
+        if "render_mode" in settings:
+            raise ValueError(f"'render_mode' is not supported: envpool/{env_id} shows nothing to Stable-Baselines3")
         if seed is not None:
             check_count("seed", seed, least=0)
+        first = int(np.random.default_rng().integers(SEEDS)) if seed is None else seed
         try:
-            observed, taken = self._open(_seeds(seed, n_envs))
+            observed, taken = self._open([first + agent for agent in range(n_envs)])
         except (TypeError, ValueError, AssertionError) as error:
             raise ValueError(f"EnvPool cannot make {env_id} with {settings}: {str(error).splitlines()[0]}") from error
         super().__init__(n_envs, _space(env_id, observed), _space(env_id, taken))
@@ -76,14 +75,14 @@ class EnvPoolVecEnv(VecEnv):
         """Make the environments, and what they show and take."""
         with warnings.catch_warnings():  # of Gymnasium, about the precision in which EnvPool states bounds
             warnings.filterwarnings("ignore", message=".*precision lowered by casting", category=UserWarning)
-            self._pool = self._make(seed=seeds)
+            self._pool = self._make(seed=[seed % SEEDS for seed in seeds])
             return self._pool.observation_space, self._pool.action_space
 
     def reset(self) -> NDArray[Any]:
         """Begin anew everywhere ``[A, ...]``; with fresh seeds if some were given since."""
         if self._seeds[0] is not None:
             self._pool.close()
-            self._open([seed % SEEDS for seed in self._seeds if seed is not None])
+            self._open([seed for seed in self._seeds if seed is not None])
             self._reset_seeds()
         if any(self._options):
             raise ValueError(f"EnvPool's environments take no options, got {self._options}")
@@ -143,11 +142,6 @@ class EnvPoolVecEnv(VecEnv):
 
     def _chosen(self, indices: Any) -> list[int]:
         return list(self._get_indices(indices))
-
-
-def _seeds(first: int | None, num_agents: int) -> list[int]:
-    start = int(np.random.default_rng().integers(SEEDS)) if first is None else first
-    return [(start + agent) % SEEDS for agent in range(num_agents)]
 
 
 def _space(env_id: str, space: spaces.Space[Any]) -> spaces.Space[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_agg.choices import check_count, check_number, check_settings, unknown_choice
+from rl_agg.choices import check_count, check_flag, check_number, check_settings, unknown_choice
 from rl_agg.episodes.reports import AGENT_ID
 from rl_agg.evolution.ascent import OPTIMIZERS, SGD, Adam
 from rl_agg.evolution.fitness import FITNESS
@@ -49,8 +49,7 @@ class EvolutionSettings:
 
     def __post_init__(self) -> None:
         check_count("population", self.population, least=1, most=LARGEST_POPULATION)
-        if not isinstance(self.antithetic, bool):
-            raise ValueError(f"antithetic must be True or False, got {self.antithetic!r}")
+        check_flag("antithetic", self.antithetic)
         if self.antithetic and self.population % 2:
             raise ValueError(f"antithetic=True pairs agents, so population must be even, got {self.population}")
         check_number("noise_stdev", self.noise_stdev, above=0)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_count, unknown_choice
+from rl_agg.choices import check_count, check_flag, unknown_choice
 from rl_agg.sharing.merging import merge
 from rl_agg.sharing.schemes import MOMENTS
 
@@ -149,8 +149,7 @@ class PeriodicSharing:
         check_count("sharing_interval", self.interval, least=1)
         if self.moments not in MOMENTS:
             raise unknown_choice("moments", self.moments, MOMENTS)
-        if not isinstance(self.targets, bool):
-            raise ValueError(f"merge_targets must be True or False, got {self.targets!r}")
+        check_flag("merge_targets", self.targets)
 
     def shared(self, stacked: Stacked) -> dict[str, Tensor]:
         """Those parameters that are merged."""

@@ -13,8 +13,9 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.env_util import is_wrapped, make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -178,7 +179,8 @@ def _environment(cell: Cell) -> VecEnv:
 
 
 def _wrapped(cell: Cell, env: Monitor[Any, Any]) -> gym.Env[Any, Any]:
-    return _EpisodeEnds(wrapped(cell, env), env)
+    outer = wrapped(cell, env)
+    return outer if is_wrapped(outer, EpisodicLifeEnv) else _EpisodeEnds(outer, env)  # a life is no episode
 
 
 class _EpisodeEnds(gym.Wrapper[Any, Any, Any, Any]):

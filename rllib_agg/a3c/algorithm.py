@@ -23,7 +23,7 @@ from rllib_agg.a3c.learner import GradientMessage
 from rllib_agg.a3c.running_signals import RunningSignals
 from rllib_agg.aggregation.algorithm import RestoringAlgorithm
 from rllib_agg.aggregation.learner import STATE
-from rllib_agg.aggregation.strict_config import deadline_of
+from rllib_agg.aggregation.timeouts import deadline_of
 
 logger = logging.getLogger(__name__)
 

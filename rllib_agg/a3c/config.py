@@ -12,7 +12,7 @@ from rllib_agg.a3c.env_runner import A3CEnvRunner
 from rllib_agg.a3c.learner import A3CTorchLearner
 from rllib_agg.aggregation._compat import UNSET, ModelDefaults
 from rllib_agg.aggregation.config import AggregationSettings
-from rllib_agg.aggregation.strict_config import check_timeout
+from rllib_agg.aggregation.timeouts import check_timeout
 
 
 class A3CConfig(AggregationSettings, ModelDefaults):

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import math
-import time
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
 
-from rl_agg.choices import check_number, unknown_choice
+from rl_agg.choices import unknown_choice
 from rllib_agg.aggregation._compat import UNSET
-
-
-def check_timeout(seconds: float | None) -> None:
-    """Refuse a ``sample_timeout_s`` that is not above 0; ``None`` waits as long as it takes.
-
-    :raises ValueError: naming the value.
-    """
-    if seconds is not None:
-        check_number("sample_timeout_s", seconds, above=0)
-
-
-def deadline_of(seconds: float | None) -> float:
-    """When ``sample_timeout_s`` will be over, by :func:`time.monotonic`."""
-    return math.inf if seconds is None else time.monotonic() + seconds
-
 
 TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
 """What Ray Tune writes into every trial's config for itself."""

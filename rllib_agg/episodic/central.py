@@ -29,7 +29,7 @@ from ray.rllib.utils.metrics import (
 from rl_agg.communication import Ledger
 from rl_agg.episodes import buffer_bytes
 from rllib_agg.aggregation.algorithm import RestoringAlgorithm
-from rllib_agg.aggregation.strict_config import deadline_of
+from rllib_agg.aggregation.timeouts import deadline_of
 from rllib_agg.episodic.env_runner import Failure
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from ray.rllib.env.env_context import EnvContext
 from rl_agg.choices import check_count
 from rl_agg.episodes import Environments, ListedEnvironments, open_environments
 from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered_env
-from rllib_agg.aggregation.strict_config import StrictConfig, check_timeout
+from rllib_agg.aggregation.strict_config import StrictConfig
+from rllib_agg.aggregation.timeouts import check_timeout
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
 from rllib_agg.episodic.learner import CentralLearner
 

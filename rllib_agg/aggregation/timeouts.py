@@ -1,0 +1,22 @@
+"""How long ``sample_timeout_s`` waits."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from rl_agg.choices import check_number
+
+
+def check_timeout(seconds: float | None) -> None:
+    """Refuse a ``sample_timeout_s`` that is not above 0; ``None`` waits as long as it takes.
+
+    :raises ValueError: naming the value.
+    """
+    if seconds is not None:
+        check_number("sample_timeout_s", seconds, above=0)
+
+
+def deadline_of(seconds: float | None) -> float:
+    """When ``sample_timeout_s`` will be over, by :func:`time.monotonic`."""
+    return math.inf if seconds is None else time.monotonic() + seconds
