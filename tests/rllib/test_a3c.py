@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ray.rllib.core.columns import Columns
 from rl_agg import Weighting
 from rllib_agg import A3C, A3CConfig
 from rllib_agg.a3c.running_signals import RunningSignals
+from rllib_agg.aggregation.timeouts import check_timeout, deadline_of
 from tests.rllib.conftest import TINY
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -236,6 +239,12 @@ def test_relative_weight_of_an_arriving_gradient() -> None:
     signals.observe(2, returns=float("nan"), losses=4.0, num_samples=20)
     assert signals.get_state()["returns"][2] == 30.0
     assert signals.get_state()["losses"][2] == pytest.approx(3.1)
+
+
+def test_without_a_timeout_there_is_no_deadline() -> None:
+    check_timeout(None)
+    assert deadline_of(None) == math.inf
+    assert 0 < deadline_of(5.0) - time.monotonic() <= 5
 
 
 @pytest.mark.parametrize("num_agents", [1, 3])

@@ -105,11 +105,14 @@ def test_nothing_finite_left_skips_the_step(fresh: AggLearnerGroup, sample: Call
     assert logged["masked_agents"] == 5
 
 
-def test_masked_agent_is_back_with_its_next_finite_return(fresh: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+@pytest.mark.parametrize("infinite", [np.inf, -np.inf])
+def test_masked_agent_is_back_with_its_next_finite_return(
+    fresh: AggLearnerGroup, sample: Callable[[], list[Any]], infinite: float
+) -> None:
     episodes = sample()
     for episode in episodes:
         if agent_of(episode) == BAD:
-            episode.extra_model_outputs["agg_return"].data[-1] = np.inf
+            episode.extra_model_outputs["agg_return"].data[-1] = infinite
     _, logged = learned(fresh, episodes)
     assert logged["masked_agents"] == 1
     _, logged = learned(fresh, sample())

@@ -127,3 +127,15 @@ def test_reading_a_report_needs_no_ray(tmp_path, tiny, updates_of):
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
+
+
+def test_a_full_disk_is_told_in_one_line(spec, tmp_path, capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device", str(tmp_path / "report.html"))
+
+    monkeypatch.setattr("rl_agg.study.commands.run", fail)
+    assert cli.main(["report", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("rl-agg: ")
+    assert "No space left on device" in told
+    assert told.count("\n") == 1

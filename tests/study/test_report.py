@@ -12,6 +12,7 @@ from matplotlib import image
 from plotly.offline import get_plotlyjs
 
 from rl_agg.study.charts import MAX_POINTS, charts_of
+from rl_agg.study.page_data import _numbers
 from rl_agg.study.report import write_report
 from rl_agg.study.spec import Budget, System
 from rl_agg.study.store import Store
@@ -155,6 +156,10 @@ def test_wins_are_drawn_where_episodes_are_won(tmp_path, tiny, updates_of):
         "loser": [0.1] * 3,
     }
     assert (store.directory / "figures" / "CartPole-v1_wins.png").exists()
+
+
+def test_far_from_zero_a_curve_keeps_its_shape():
+    assert _numbers(np.array([100001.0, 100003.0, 100006.0, 100009.0])) == [100001, 100003, 100006, 100009]
 
 
 def test_a_report_can_be_written_again(hostile):

@@ -90,6 +90,7 @@ def test_workers_of_its_own(ray_running: None, tmp_path: Path) -> None:
         ({"systems": {"a": System("rllib_agg:AggPPO", {"env": "x"})}}, "the study's own 'environments' says it"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"num_env_runners": 3})}}, "num_agents=4 cannot be spread evenly"),
         ({"normalize": True}, "PPO does not use 'normalize'"),
+        ({"systems": {"a": System("rllib_agg:AggPPO", policy="CnnPolicy")}}, "AggPPO does not use 'policy'"),
         ({"network": "tiny"}, "unknown network size 'tiny'"),
         ({"unequal": [{"agents": [4], "broken_sensors": True}]}, "agent 4 cannot be disturbed"),
         ({"wrappers": [Wrapper("gymnasium.wrappers:TimeLimitt")]}, "did you mean 'TimeLimit'"),

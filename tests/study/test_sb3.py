@@ -4,10 +4,12 @@ import dataclasses
 import itertools
 import math
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -216,6 +218,30 @@ def test_episodes_that_a_wrapper_ends_are_told_with_their_raw_return(tiny):
     for update in run(tiny(environments=environments).cells[0]):
         assert update.episodes == 6
         assert -20 * 16.3 < update.mean_return < 0  # a step costs at most 16.3
+
+
+class Lives(EpisodicLifeEnv):
+    """Loses one at every tenth step, and goes on inside."""
+
+    def __init__(self, env):
+        gym.Wrapper.__init__(self, env)
+        self.clock, self.was_real_done = 0, True
+
+    def reset(self, **kwargs):
+        return self.env.reset(**kwargs) if self.was_real_done else (self.last, {})
+
+    def step(self, action):
+        self.last, reward, self.was_real_done, truncated, info = self.env.step(action)
+        self.was_real_done = self.was_real_done or truncated
+        self.clock += 1
+        return self.last, reward, self.was_real_done or self.clock % 10 == 0, truncated, info
+
+
+def test_a_lost_life_is_no_episode(tiny):
+    settings = {"n_steps": 400, "batch_size": 400, "n_epochs": 1}
+    environment = Environment(num_agents=2, wrappers=[Wrapper(f"{__name__}:Lives")], settings=settings)
+    for update in run(tiny(environments={"Pendulum-v1": environment}).cells[0]):
+        assert update.mean_return < -300  # of 200 steps; a life's are 10
 
 
 def test_environments_of_envpool_run(tiny):

@@ -153,3 +153,9 @@ def test_cells_with_names_alike_in_a_file_name_stay_apart(tiny):
     ids = [cell.id for cell in tiny(systems=systems, seeds=1).cells]
     assert len(set(ids)) == 4
     assert all("/" not in id_ and " " not in id_ for id_ in ids)
+
+
+def test_any_name_makes_a_file_name(tiny, tmp_path):
+    name = "система" * 20
+    study = tiny(systems={name: System("sb3_agg:AggPPO")}, baseline=name)
+    (tmp_path / f"{study.cells[0].id}.parquet").touch()
