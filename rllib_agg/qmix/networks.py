@@ -51,10 +51,9 @@ class StackedRecurrence(nn.Module):
         :param start: ``[m, K, H]``.
         """
         size = start.shape[-1]
-        of_gates, of_candidate = self.bias_hh[..., : 2 * size], self.bias_hh[..., 2 * size :]
-        bias = self.bias_ih + nn.functional.pad(of_gates, (0, size))  # once for all steps
-        gates = torch.baddbmm(bias, inputs.flatten(1, 2), self.weight_ih)
-        return recur(gates.view(*inputs.shape[:3], -1), start, self.weight_hh, of_candidate)
+        of_gates, of_share = self.bias_hh[..., : 2 * size], self.bias_hh[..., 2 * size :]
+        bias = self.bias_ih + nn.functional.pad(of_gates, (0, size))  # one addition less in every step
+        return recur(inputs, start, self.weight_ih, bias, self.weight_hh, of_share)
 
 
 class AgentNetworks(nn.Module):

@@ -1,15 +1,14 @@
-r"""The recurrent part of gated recurrent units, for many networks at once, with a backward pass of its own.
+r"""Gated recurrent units, for many networks at once, with a backward pass of its own.
 
-Axes: m networks, T time, K sequences of each network, H units.
+Axes: m networks, T time, K sequences of each network, d inputs, H units.
 
 .. math::
-    r, z &= \sigma(i_{rz} + h_{t-1} W_{rz}) \\
-    c &= \tanh(i_c + r (h_{t-1} W_c + b)) \\
+    r, z &= \sigma(x_t V_{rz} + h_{t-1} W_{rz} + b_{rz}) \\
+    c &= \tanh(x_t V_c + b_c + r (h_{t-1} W_c + b)) \\
     h_t &= c + z (h_{t-1} - c)
 
-where i, the inputs' share of the gates with the biases of r and z, was computed for all steps at once. Backwards, only
-:math:`\partial h_t / \partial h_{t-1}` must go step by step; all of a step's factors, and the gradients of W and b, are one
-product over all steps.
+Both passes do all of a step's work at once: its numbers fit into the cache, where those of all steps are fetched from memory,
+and a product of all steps is no faster than one of a step.
 
 Source: Cho et al. (2014), in the form of ``torch.nn.GRUCell``.
 """
@@ -23,92 +22,106 @@ from torch import Tensor
 
 
 class Recurrence(torch.autograd.Function):
-    """Hidden states of all steps. The first one is not differentiated.
-
-    Elementwise work goes step by step as well: a step's numbers fit into the cache, those of all steps do not.
-    """
+    """Hidden states of all steps. The first one is not differentiated."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, inputs: Tensor, start: Tensor, of_inputs: Tensor, bias: Tensor, of_hidden: Tensor, bias_of_share: Tensor
+    ) -> Tensor:
         """Run all steps.
 
-        :param inputs: i, of r, z and c one after another ``[m, T, K, 3 H]``.
+        :param inputs: x ``[m, T, K, d]``.
         :param start: The hidden states before the first step ``[m, K, H]``.
-        :param weight: W ``[m, H, 3 H]``.
-        :param bias: b ``[m, 1, H]``.
+        :param of_inputs: V, of r, z and c one after another ``[m, d, 3 H]``.
+        :param bias: Of them ``[m, 1, 3 H]``.
+        :param of_hidden: W, in the same order ``[m, H, 3 H]``.
+        :param bias_of_share: b ``[m, 1, H]``.
         :return: ``[m, T, K, H]``.
         """
         size = start.shape[-1]
         hidden, candidates, shares = (inputs.new_empty(*inputs.shape[:-1], size) for _ in range(3))
         gates = inputs.new_empty(*inputs.shape[:-1], 2 * size)
+        step = Step(start, of_inputs, bias, of_hidden, bias_of_share)
         current = start
-        steps = zip(*(each.unbind(1) for each in (inputs, hidden, gates, candidates, shares)), strict=True)
-        for given, now, gate, candidate, share in steps:
-            product = torch.bmm(current, weight)
-            torch.add(product[..., 2 * size :], bias, out=share)
-            current = _step(given, product, share, current, gate, candidate, now)
-        ctx.save_for_backward(start, weight, hidden, gates, candidates, shares)
+        for given, now, *kept in zip(*(each.unbind(1) for each in (inputs, hidden, gates, candidates, shares)), strict=True):
+            current = step(given, current, now, *kept)
+        ctx.save_for_backward(inputs, start, of_inputs, of_hidden, hidden, gates, candidates, shares)
         return hidden
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor, Tensor]:
         """Run all steps back."""
-        start, weight, hidden, gates, candidates, shares = ctx.saved_tensors
+        inputs, start, of_inputs, of_hidden, hidden, gates, candidates, shares = ctx.saved_tensors
         size = start.shape[-1]
-        of_inputs, of_shares = hidden.new_empty(*hidden.shape[:-1], 3 * size), torch.empty_like(hidden)
-        to_gates, to_candidate = (part.transpose(1, 2) for part in weight.split((2 * size, size), dim=-1))
+        # A step's gradients of h W_c + b, of r and z, and of c: W's are the first three, V's the last three.
+        step = start.new_empty(*start.shape[:-1], 4 * size)
+        of_share, of_gates, of_candidate = step.split((size, 2 * size, size), dim=-1)
+        to_hidden, to_inputs = step[..., : 3 * size], step[..., size:]
+        back_to_hidden = torch.cat([of_hidden[..., 2 * size :], of_hidden[..., : 2 * size]], dim=-1).transpose(1, 2)
+        back_to_inputs = of_inputs.transpose(1, 2)
+        of_v, of_w, of_biases = torch.zeros_like(of_inputs), torch.zeros_like(of_hidden), torch.zeros_like(step)
+        carried, both = torch.zeros_like(start), torch.empty_like(of_gates)
+        of_x = torch.empty_like(inputs)
         before = [start, *hidden[:, :-1].unbind(1)]
-        carried, both = torch.zeros_like(start), start.new_empty(*start.shape[:-1], 2 * size)
-        steps = zip(
-            before, *(each.unbind(1) for each in (gradients[0], gates, candidates, shares, of_inputs, of_shares)), strict=True
-        )
-        for previous, gradient, gate, candidate, share, of_input, of_share in reversed(list(steps)):
+        steps = zip(before, *(each.unbind(1) for each in (inputs, gradients[0], gates, candidates, shares, of_x)), strict=True)
+        for previous, given, gradient, gate, candidate, share, of_given in reversed(list(steps)):
             now = gradient + carried
             kept = now * gate[..., size:]
-            of_candidate = torch.ops.aten.tanh_backward(now - kept, candidate)
-            of_input[..., 2 * size :] = of_candidate
+            torch.ops.aten.tanh_backward(now - kept, candidate, grad_input=of_candidate)
             torch.mul(of_candidate, share, out=both[..., :size])
             torch.mul(now, previous - candidate, out=both[..., size:])
-            of_gates = torch.ops.aten.sigmoid_backward(both, gate)
-            of_input[..., : 2 * size] = of_gates
+            torch.ops.aten.sigmoid_backward(both, gate, grad_input=of_gates)
             torch.mul(of_candidate, gate[..., :size], out=of_share)
-            carried = torch.baddbmm(kept, of_gates, to_gates).baddbmm_(of_share, to_candidate)
-        earlier = torch.cat([start.unsqueeze(1), hidden[:, :-1]], dim=1).flatten(1, 2).transpose(1, 2)
-        parts = of_inputs[..., : 2 * size].flatten(1, 2), of_shares.flatten(1, 2)
-        of_weight = torch.cat([torch.bmm(earlier, part) for part in parts], dim=-1)
-        return of_inputs, None, of_weight, parts[1].sum(1, keepdim=True)
+            carried = torch.baddbmm(kept, to_hidden, back_to_hidden)
+            of_given.copy_(torch.bmm(to_inputs, back_to_inputs))
+            of_v.baddbmm_(given.transpose(1, 2), to_inputs)
+            of_w.baddbmm_(previous.transpose(1, 2), to_hidden)
+            of_biases += step
+        of_biases = of_biases.sum(1, keepdim=True)
+        in_order = torch.cat([of_w[..., size:], of_w[..., :size]], dim=-1)
+        return of_x, None, of_v, of_biases[..., size:], in_order, of_biases[..., :size]
 
 
-def _step(
-    given: Tensor, product: Tensor, share: Tensor, current: Tensor, gate: Tensor, candidate: Tensor, out: Tensor
-) -> Tensor:
-    """One step.
+class Step:
+    """One step of all networks, into memory that is used again for the next.
 
-    :param given: Of i ``[m, K, 3 H]``.
-    :param product: ``h W`` ``[m, K, 3 H]``.
-    :param share: ``h W_c + b`` ``[m, K, H]``.
-    :param current: h ``[m, K, H]``.
-    :param gate: Where r and z go ``[m, K, 2 H]``.
-    :param candidate: Where c goes ``[m, K, H]``.
-    :param out: Where the next h goes ``[m, K, H]``.
-    :return: The last.
+    Parameters as of :meth:`Recurrence.forward`.
     """
-    size = current.shape[-1]
-    torch.add(given[..., : 2 * size], product[..., : 2 * size], out=gate).sigmoid_()
-    torch.addcmul(given[..., 2 * size :], gate[..., :size], share, out=candidate).tanh_()
-    return torch.lerp(candidate, current, gate[..., size:], out=out)
+
+    def __init__(self, start: Tensor, of_inputs: Tensor, bias: Tensor, of_hidden: Tensor, bias_of_share: Tensor) -> None:
+        self.of_inputs, self.bias, self.of_hidden, self.bias_of_share = of_inputs, bias, of_hidden, bias_of_share
+        self.size = start.shape[-1]
+        self._given, self._remembered = (start.new_empty(*start.shape[:-1], 3 * self.size) for _ in range(2))
+
+    def __call__(self, inputs: Tensor, current: Tensor, out: Tensor, gate: Tensor, candidate: Tensor, share: Tensor) -> Tensor:
+        """Take it.
+
+        :param inputs: x ``[m, K, d]``.
+        :param current: h ``[m, K, H]``.
+        :param out: Where the next h goes ``[m, K, H]``.
+        :param gate: Where r and z go ``[m, K, 2 H]``.
+        :param candidate: Where c goes ``[m, K, H]``.
+        :param share: Where ``h W_c + b`` goes ``[m, K, H]``.
+        :return: The next h.
+        """
+        gates = 2 * self.size
+        given = torch.baddbmm(self.bias, inputs, self.of_inputs, out=self._given)
+        remembered = torch.bmm(current, self.of_hidden, out=self._remembered)
+        torch.add(remembered[..., gates:], self.bias_of_share, out=share)
+        torch.add(given[..., :gates], remembered[..., :gates], out=gate).sigmoid_()
+        torch.addcmul(given[..., gates:], gate[..., : self.size], share, out=candidate).tanh_()
+        return torch.lerp(candidate, current, gate[..., self.size :], out=out)
 
 
-def recur(inputs: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def recur(inputs: Tensor, start: Tensor, of_inputs: Tensor, bias: Tensor, of_hidden: Tensor, bias_of_share: Tensor) -> Tensor:
     """Hidden states of all steps, see :meth:`Recurrence.forward`."""
     if torch.is_grad_enabled():
-        differentiated: Tensor = Recurrence.apply(inputs, start, weight, bias)  # type: ignore[no-untyped-call]
+        differentiated: Tensor = Recurrence.apply(inputs, start, of_inputs, bias, of_hidden, bias_of_share)  # type: ignore[no-untyped-call]
         return differentiated
-    size, current = start.shape[-1], start
-    hidden = inputs.new_empty(*inputs.shape[:-1], size)
-    gate, candidate = start.new_empty(*start.shape[:-1], 2 * size), torch.empty_like(start)
+    hidden = inputs.new_empty(*inputs.shape[:-1], start.shape[-1])
+    gate = start.new_empty(*start.shape[:-1], 2 * start.shape[-1])
+    candidate, share = torch.empty_like(start), torch.empty_like(start)
+    step, current = Step(start, of_inputs, bias, of_hidden, bias_of_share), start
     for given, now in zip(inputs.unbind(1), hidden.unbind(1), strict=True):
-        product = torch.bmm(current, weight)
-        share = product[..., 2 * size :].add_(bias)
-        current = _step(given, product, share, current, gate, candidate, now)
+        current = step(given, current, now, gate, candidate, share)
     return hidden

@@ -96,8 +96,9 @@ def test_the_recurrences_gradient_is_that_of_finite_differences() -> None:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     start = draw(2, 3, 4)
-    given = [draw(2, 5, 3, 12).requires_grad_(), draw(2, 4, 12).requires_grad_(), draw(2, 1, 4).requires_grad_()]
-    assert torch.autograd.gradcheck(lambda inputs, weight, bias: recur(inputs, start, weight, bias), given)
+    sizes = (2, 5, 3, 6), (2, 6, 12), (2, 1, 12), (2, 4, 12), (2, 1, 4)
+    given = [draw(*size).requires_grad_() for size in sizes]
+    assert torch.autograd.gradcheck(lambda inputs, *parameters: recur(inputs, start, *parameters), given)
 
 
 def test_step_by_step_is_all_at_once() -> None:
