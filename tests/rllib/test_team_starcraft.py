@@ -12,6 +12,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from rl_agg.study.cells import runner_for
+from rl_agg.study.loading import load_study
 from rllib_agg.envs.registry import make_team_env
 from rllib_agg.envs.starcraft_install import StarCraftError
 from tests.rllib import starcraft_stand_in
@@ -19,6 +21,7 @@ from tests.rllib.starcraft_stand_in import MAPS, StarCraft2Env
 from tests.rllib.teams import begin, play, random_policy
 
 STOP, FIRST = 1, 6
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +45,13 @@ def game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("SC2PATH", str(tmp_path))
     StarCraft2Env.made.clear()
     return tmp_path
+
+
+def test_the_papers_table_on_its_own_maps_can_start(game: Path) -> None:
+    cells = load_study(ROOT / "benchmarks" / "replication" / "pps_table_2_smac.yaml").cells
+    assert {cell.environment_name for cell in cells} == {f"smac/{name}" for name in MAPS}
+    for cell in {(cell.system_name, cell.environment_name): cell for cell in cells}.values():
+        runner_for(cell).check(cell)  # raises what is wrong
 
 
 def opened(task: str, num_envs: int = 1, **settings: Any) -> tuple[Any, Any]:
