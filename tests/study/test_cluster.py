@@ -18,12 +18,21 @@ from rl_agg.study.store import Store
 
 CLUSTER = """
 import sys
+import threading
 import ray.cluster_utils
 from rl_agg.study.cli import main
 
-cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-for _ in range(2):
-    cluster.add_node(num_cpus=1)
+# Its own way of ending at exit is a signal handler, which a thread may not set
+cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0}, shutdown_at_exit=False)
+
+def join():
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+
+joining = threading.Timer(float(sys.argv[3]), join)
+joining.start()
+if sys.argv[3] == "0":
+    joining.join()
 try:
     status = main(["compare", sys.argv[1], "--out", sys.argv[2], "--address", cluster.address])
 finally:
@@ -32,13 +41,19 @@ sys.exit(status)
 """
 
 
-def test_a_cluster_gives_the_same_records(ray_running: None, tiny: Callable[..., Study], tmp_path: Path) -> None:
+@pytest.mark.parametrize("joined_after", [0, 20], ids=lambda seconds: f"{seconds} s")
+def test_a_cluster_gives_the_same_records(
+    joined_after: int, ray_running: None, tiny: Callable[..., Study], tmp_path: Path
+) -> None:
     """The machine that holds the folder has no CPU to spare, so that every record comes from another one."""
     study = tiny()
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(study.to_mapping()))
     there = subprocess.run(
-        [sys.executable, "-c", CLUSTER, spec, tmp_path / "cluster"], capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", CLUSTER, spec, tmp_path / "cluster", str(joined_after)],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert there.returncode == 0, there.stderr
     assert not run_study(study, tmp_path / "local", workers=1)
