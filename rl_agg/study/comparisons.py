@@ -1,4 +1,4 @@
-"""One system against another, seed by seed, at equal updates and at equal env steps. Axes: U updates, S seeds."""
+"""One system against another, seed by seed, at equal updates, or seconds, and at equal env steps. Axes: U updates, S seeds."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ import numpy as np
 from rl_agg import statistics
 from rl_agg.statistics import Array, Estimate
 from rl_agg.study.runs import Runs
+from rl_agg.study.spec import Environment
 
-UPDATES, ENV_STEPS = "updates", "env steps"
+UPDATES, ENV_STEPS, SECONDS = "updates", "env steps", "seconds"
+COLUMNS = {ENV_STEPS: "env_steps", SECONDS: "wall_time"}
+"""Of a record."""
+
+
+def bases_of(environment: Environment) -> tuple[str, str]:
+    """What systems are compared at equal amounts of: seconds where these are the budget, or else updates; and env steps."""
+    of_time = environment.budget is not None and environment.budget.seconds is not None
+    return (SECONDS if of_time else UPDATES), ENV_STEPS
 
 
 @dataclass(frozen=True)
 class Scores:
     """What runs returned over a stretch of training that all of them have done.
 
-    :param basis: What the stretch is equal in, :data:`UPDATES` or :data:`ENV_STEPS`.
+    :param basis: What the stretch is equal in, :data:`UPDATES`, :data:`SECONDS` or :data:`ENV_STEPS`.
     :param low: Where it begins.
     :param high: Where it ends; NaN where runs have no such stretch in common.
     :param by_system: Mean return of each run over it ``[S]``, in the order of its seeds.
@@ -55,24 +64,27 @@ class Comparison:
         return "better" if self.difference.value > 0 else "worse"
 
 
-def scores_of(systems: Sequence[Runs]) -> list[Scores]:
-    """Score runs of one environment on both bases; two systems at a time, for a third's short run is not theirs.
+def scores_of(systems: Sequence[Runs], bases: Sequence[str]) -> list[Scores]:
+    """Score runs of one environment on each basis; two systems at a time, for a third's short run is not theirs."""
+    return [_over_updates(systems) if basis == UPDATES else _over(basis, systems) for basis in bases]
 
-    Over updates it is the mean of the returns up to the shortest run's end, so that it is R̄ where all are as long. Over env
-    steps it is the mean of the lines through the returns, from where every run has its first return to where the first ends.
-    """
+
+def _over_updates(systems: Sequence[Runs]) -> Scores:
+    """The mean of the returns up to the shortest run's end, so that it is R̄ where all are as long."""
     returns = {runs.system: runs.series("return") for runs in systems}
-    steps = {runs.system: runs.series("env_steps") for runs in systems}
     shortest = min((len(run) for own in returns.values() for run in own), default=0)
+    by_system = {name: np.array([statistics.mean_return(run[:shortest]) for run in own]) for name, own in returns.items()}
+    return Scores(UPDATES, 1, shortest, by_system)
+
+
+def _over(basis: str, systems: Sequence[Runs]) -> Scores:
+    """The mean of the lines through the returns, from where every run has its first return to where the first ends."""
+    curves = {runs.system: list(zip(runs.series(COLUMNS[basis]), runs.series("return"), strict=True)) for runs in systems}
     # A run that finished no episode at all has no score; it must not cost the others theirs
-    pairs = [(x, y) for name in returns for x, y in zip(steps[name], returns[name], strict=True) if not np.isnan(y).all()]
-    low, high = statistics.common_range([x for x, _ in pairs], [y for _, y in pairs])
-    by_updates = {name: np.array([statistics.mean_return(run[:shortest]) for run in own]) for name, own in returns.items()}
-    by_steps = {
-        name: np.array([statistics.mean_over_range(x, y, low, high) for x, y in zip(steps[name], returns[name], strict=True)])
-        for name in returns
-    }
-    return [Scores(UPDATES, 1, shortest, by_updates), Scores(ENV_STEPS, low, high, by_steps)]
+    known = [(x, y) for own in curves.values() for x, y in own if not np.isnan(y).all()]
+    low, high = statistics.common_range([x for x, _ in known], [y for _, y in known])
+    by_system = {name: np.array([statistics.mean_over_range(x, y, low, high) for x, y in own]) for name, own in curves.items()}
+    return Scores(basis, low, high, by_system)
 
 
 def against(system: Runs, reference: Runs, scores: Scores) -> Comparison:

@@ -69,6 +69,8 @@ def run_study(
     """
     if workers is not None and workers < 1:
         raise StudyError(f"workers must be at least 1, got {workers}")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed cells are told by our own progress
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # news of its versions, for each system
     store, console = Store(directory), console or Console()
     missing = [cell for cell in study.cells if store.read(cell) is None]
     # Before the folder is taken: a study that cannot start must not keep out its corrected self
@@ -175,7 +177,6 @@ def _run_cells(
     def resources(config: dict[str, Any]) -> PlacementGroupFactory:
         return PlacementGroupFactory(bundles[config["cell"]])
 
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed cells are told by our own progress
     with tempfile.TemporaryDirectory(prefix="rl-agg-tune-") as scratch:
         analysis = tune.run(  # not a Tuner, which pickles its callbacks, and ours holds a terminal
             tune.with_resources(run_trial, resources),

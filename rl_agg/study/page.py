@@ -18,7 +18,7 @@ from rl_agg.study.page_data import data_of
 from rl_agg.study.results import Results
 from rl_agg.study.story import MOST_TRACEBACKS, failures, notes, origins, spec, subtitle
 from rl_agg.study.tables import (
-    COMPARISON_HEADINGS,
+    IN_WORDS,
     Lines,
     comparison_tables,
     cost_tables,
@@ -138,7 +138,7 @@ def _table(label: str, lines: Lines, results: Results, intervals: dict[str, Esti
         if drawn and intervals:
             cells.insert(1, drawn.cell(intervals[line[0]]))
         rows.append(f"<tr{' class=baseline' * (line[0] == results.study.baseline)}>{''.join(cells)}</tr>")
-    words = " words" * (headings == COMPARISON_HEADINGS)
+    words = " words" * (headings[-1] == IN_WORDS)
     return (
         f'<div class="card scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table class="numbers{words}">'
         f"<thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

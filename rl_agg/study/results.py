@@ -10,7 +10,7 @@ import numpy as np
 
 from rl_agg import statistics
 from rl_agg.statistics import Array
-from rl_agg.study.comparisons import Comparison, against, scores_of
+from rl_agg.study.comparisons import Comparison, against, bases_of, scores_of
 from rl_agg.study.costs import Cost, cost_of
 from rl_agg.study.rows import Overall, Row, overall_of, rows_of
 from rl_agg.study.runs import Runs
@@ -51,10 +51,14 @@ class Results:
         """Of all finished cells."""
         return [record for systems in self.runs.values() for runs in systems.values() for record in runs.records]
 
+    def bases(self, environment: str) -> tuple[str, str]:
+        """What systems are compared at equal amounts of there."""
+        return bases_of(self.study.environments[environment])
+
     def comparisons(self, environment: str, system: str, reference: str) -> list[Comparison]:
-        """How a system compares with another there: at equal updates, then at equal env steps."""
+        """How a system compares with another there, on each basis."""
         first, second = self.runs[environment][system], self.runs[environment][reference]
-        return [against(first, second, scores) for scores in scores_of([first, second])]
+        return [against(first, second, scores) for scores in scores_of([first, second], self.bases(environment))]
 
 
 def results_of(store: Store) -> Results:

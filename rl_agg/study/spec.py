@@ -34,6 +34,8 @@ class Budget:
             raise StudyError(f"a budget is one of 'updates', 'env_steps' and 'seconds', got {_given(self)}")
         if given[0] <= 0:
             raise StudyError(f"a budget must be above 0, got {_given(self)}")
+        if self.seconds is not None:
+            object.__setattr__(self, "seconds", float(self.seconds))  # as it is read again, or its cells would be others
 
     def used(self, updates: int, env_steps: int, seconds: float) -> float:
         """What fraction of it is used up, in [0, 1].

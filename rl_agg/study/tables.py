@@ -19,7 +19,7 @@ HEADINGS = (
     "System", "Seeds", "R̄", "%", "R̄_end", "%", "Threshold step", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)",
 )  # fmt: skip
 OVERALL_HEADINGS = ("System", "IQM of scaled R̄", "Optimality gap", "P(better)")
-COMPARISON_HEADINGS = ("System", "At equal updates", "At equal env steps", "In words")
+IN_WORDS = "In words"
 COST_HEADINGS = (
     "System", "Env steps", "Seconds", "Messages", "Bytes sent", "μ_frequency", "μ_size", "μ_reward", "Win rate",
 )  # fmt: skip
@@ -79,7 +79,7 @@ def comparison_tables(results: Results) -> dict[str, Lines]:
         others = [row.system for row in rows if row.system != baseline]
         if baseline not in results.runs[environment] or not others:
             continue
-        lines: Lines = [COMPARISON_HEADINGS]
+        lines: Lines = [("System", *(f"At equal {basis}" for basis in results.bases(environment)), IN_WORDS)]
         for name in others:
             pair = results.comparisons(environment, name, baseline)
             outcomes = {comparison.outcome for comparison in pair}
@@ -177,8 +177,8 @@ def explanations(results: Results) -> list[str]:
         f"{baseline}.",
         "Optimality gap is how far runs fall short on average, as a share of the way from the environment's worst run to its "
         "threshold, or to its best run where it has no threshold; 0 is best. The scale's ends are taken as given.",
-        "At equal updates runs are compared up to the shortest one's end; at equal env steps, where all have returns, on "
-        "straight lines between updates. Differences are paired by seed.",
+        "At equal updates runs are compared up to the shortest one's end; at equal env steps or seconds, where all have "
+        "returns, on straight lines between updates. Differences are paired by seed.",
         "μ_frequency is messages, and μ_size canonical bytes, per agent and update; μ_reward is the agents' mean discounted "
         "return.",
         "An interval from fewer than six seeds is shown, but cannot establish a difference. One in twenty intervals is "
@@ -195,7 +195,7 @@ def frame_of(results: Results) -> pd.DataFrame:
 
 
 def comparison_frame(results: Results) -> pd.DataFrame:
-    """Each system against the baseline on each environment and both bases, with unrounded numbers."""
+    """Each system against the baseline on each environment and basis, with unrounded numbers."""
     baseline = results.study.baseline
     return pd.DataFrame(
         [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rl_agg import statistics
-from rl_agg.study.comparisons import Comparison, scores_of
+from rl_agg.study.comparisons import UPDATES, Comparison, scores_of
 from rl_agg.study.results import Overall, Results, Row
 from rl_agg.study.wording import in_words, listed, number
 
@@ -27,7 +27,7 @@ def verdicts(results: Results) -> list[Verdict]:
     """One for each environment, and one for all together where there are several.
 
     A difference counts as established where the bootstrap interval of the paired difference in R̄ excludes zero at equal
-    updates and at equal env steps, and there are enough seeds for that to mean anything
+    updates, or seconds where the budget is time, and at equal env steps, and there are enough seeds for that to mean anything
     (:func:`rl_agg.statistics.enough_pairs`). Over all environments it is the probability of improvement that must exclude one
     half on both.
     """
@@ -61,11 +61,13 @@ def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
 def _claim(system: str, results: Results) -> int:
     """1 if over all environments its runs are established to beat the baseline's on every basis, -1 if to lose."""
     baseline = results.study.baseline
-    pairs = [(runs[system], runs[baseline]) for runs in results.runs.values() if system in runs and baseline in runs]
-    numbers = [len(set(first.seeds) & set(second.seeds)) for first, second in pairs]
+    pairs = {
+        name: (runs[system], runs[baseline]) for name, runs in results.runs.items() if system in runs and baseline in runs
+    }
+    numbers = [len(set(first.seeds) & set(second.seeds)) for first, second in pairs.values()]
     if not numbers or min(numbers) < FEWEST_SEEDS or not statistics.enough_pairs(sum(numbers)):
         return 0
-    by_basis = zip(*(scores_of(pair) for pair in pairs), strict=True)
+    by_basis = zip(*(scores_of(pair, results.bases(name)) for name, pair in pairs.items()), strict=True)
     estimates = [
         statistics.probability_of_improvement([(each.by_system[system], each.by_system[baseline]) for each in scores])
         for scores in by_basis
@@ -84,16 +86,20 @@ def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
     baseline = results.study.baseline
     rival = baseline if baseline in others else others[0]
     beaten = {name: results.comparisons(environment, best.system, name) for name in others}
-    at_updates, at_steps = beaten[rival]
     share = f" ({number(best.mean_return_percent, 1)} %)" if rival == baseline and best.mean_return_percent > 0 else ""
-    detail = f"{opening}."
-    if not math.isnan(at_updates.difference.value):
-        detail = f"{opening}: {number(at_updates.difference.value)} above {rival}{share}{_interval(at_updates)}."
-    if not math.isnan(at_steps.difference.value):
-        detail += f" At equal env steps it is {number(at_steps.difference.value)} above{_interval(at_steps)}."
+    told = [f"{opening}."]
+    for comparison in beaten[rival]:
+        difference = comparison.difference.value
+        if math.isnan(difference):
+            continue
+        lead = f"{number(abs(difference))} {'below' if difference < 0 else 'above'} {rival}"
+        if comparison.basis == UPDATES:  # the difference in R̄ itself
+            told = [f"{opening}: {lead}{share}{_interval(comparison)}."]
+        else:
+            told.append(f"At equal {comparison.basis} it is {lead}{_interval(comparison)}.")
     claim = "established" if _established(beaten[rival]) else "not established"
     parts = [
-        detail,
+        *told,
         _doubts(beaten[rival]),
         _rest({name: pair for name, pair in beaten.items() if name != rival}, best.system),
     ]

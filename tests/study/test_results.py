@@ -215,7 +215,7 @@ def test_better_by_updates_is_not_better_by_steps(results):
     by_updates, by_steps = made.comparisons("Pole", "loss", "stock")
     assert by_updates.difference.value == pytest.approx(3.0 - 2.0)
     # From step 200 to 600: 1, 3, 5 against 2, 3.5, 5, 6.5, 8, both on straight lines
-    scores = scores_of([made.runs["Pole"]["loss"], made.runs["Pole"]["stock"]])
+    scores = scores_of([made.runs["Pole"]["loss"], made.runs["Pole"]["stock"]], made.bases("Pole"))
     assert (scores[1].low, scores[1].high) == (200.0, 600.0)
     assert by_steps.difference.value == pytest.approx(3.0 - 5.0)
     assert (by_updates.outcome, by_steps.outcome) == ("better", "worse")
@@ -289,6 +289,26 @@ def test_a_third_systems_short_run_costs_a_pair_nothing(results, tiny):
     assert [pair.outcome for pair in made.comparisons("Pole", "loss", "stock")] == ["better", "better"]
     (verdict,) = verdicts(made)
     assert verdict.headline == "Pole: established that loss is better than stock."
+
+
+def test_a_budget_of_time_is_compared_at_equal_seconds(results):
+    # As many steps in each update, but loss takes two seconds for what stock does in one
+    def updates(values, seconds):
+        return [Update(n, 100 * n, seconds * n, value, 1, [value] * 4, {}) for n, value in enumerate(values, 1)]
+
+    loss = [updates([2.0 + seed, 4.0 + seed, 6.0 + seed], 2.0) for seed in range(6)]
+    stock = [updates([1.0 + seed, 3.0 + seed, 5.0 + seed, 5.0 + seed, 5.0 + seed, 5.0 + seed], 1.0) for seed in range(6)]
+    made = results({"loss": {"Pole": loss}, "stock": {"Pole": stock}}, budget=Budget(seconds=6))
+    by_seconds, by_steps = made.comparisons("Pole", "loss", "stock")
+    # From second 2 to 6: a line from 2 to 6 against 3, 5, 5, 5, 5; from step 100 to 300: 2, 4, 6 against 1, 3, 5
+    assert (by_seconds.basis, by_seconds.outcome, by_seconds.difference.value) == ("seconds", "worse", pytest.approx(4 - 4.75))
+    assert (by_steps.basis, by_steps.outcome, by_steps.difference.value) == ("env steps", "better", pytest.approx(1.0))
+    table = comparison_tables(made)["Pole"]
+    assert table[0] == ("System", "At equal seconds", "At equal env steps", "In words")
+    assert table[1][-1] == "worse at equal seconds; better at equal env steps"
+    (verdict,) = verdicts(made)
+    assert "At equal seconds it is 0.75 above loss" in verdict.detail
+    assert "At equal env steps it is 1.00 below loss" in verdict.detail
 
 
 def test_a_claim_about_all_environments_must_hold_on_both_bases(results):
