@@ -15,7 +15,7 @@ from rl_agg.study.spec import Environment
 
 UPDATES, ENV_STEPS, SECONDS = "updates", "env steps", "seconds"
 COLUMNS = {ENV_STEPS: "env_steps", SECONDS: "wall_time"}
-"""Of a record."""
+"""Where a record counts it."""
 
 
 def bases_of(environment: Environment) -> tuple[str, str]:

@@ -51,9 +51,9 @@ class StackedRecurrence(nn.Module):
         :param start: ``[m, K, H]``.
         """
         size = start.shape[-1]
-        of_gates, of_share = self.bias_hh[..., : 2 * size], self.bias_hh[..., 2 * size :]
-        bias = self.bias_ih + nn.functional.pad(of_gates, (0, size))  # one addition less in every step
-        return recur(inputs, start, self.weight_ih, bias, self.weight_hh, of_share)
+        gate_bias, share_bias = self.bias_hh[..., : 2 * size], self.bias_hh[..., 2 * size :]
+        bias = self.bias_ih + nn.functional.pad(gate_bias, (0, size))  # one addition less in every step
+        return recur(inputs, start, self.weight_ih, bias, self.weight_hh, share_bias)
 
 
 class AgentNetworks(nn.Module):

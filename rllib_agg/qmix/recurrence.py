@@ -8,7 +8,7 @@ Axes: m networks, T time, K sequences of each network, d inputs, H units.
     h_t &= c + z (h_{t-1} - c)
 
 Both passes do all of a step's work at once: its numbers fit into the cache, where those of all steps are fetched from memory,
-and a product of all steps is no faster than one of a step.
+and a product of all steps is hardly faster than those of each.
 
 Source: Cho et al. (2014), in the form of ``torch.nn.GRUCell``.
 """
@@ -26,40 +26,40 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, start: Tensor, of_inputs: Tensor, bias: Tensor, of_hidden: Tensor, bias_of_share: Tensor
+        ctx: Any, inputs: Tensor, start: Tensor, weight_ih: Tensor, bias: Tensor, weight_hh: Tensor, share_bias: Tensor
     ) -> Tensor:
         """Run all steps.
 
         :param inputs: x ``[m, T, K, d]``.
         :param start: The hidden states before the first step ``[m, K, H]``.
-        :param of_inputs: V, of r, z and c one after another ``[m, d, 3 H]``.
+        :param weight_ih: V, of r, z and c one after another ``[m, d, 3 H]``.
         :param bias: Of them ``[m, 1, 3 H]``.
-        :param of_hidden: W, in the same order ``[m, H, 3 H]``.
-        :param bias_of_share: b ``[m, 1, H]``.
+        :param weight_hh: W, in the same order ``[m, H, 3 H]``.
+        :param share_bias: b ``[m, 1, H]``.
         :return: ``[m, T, K, H]``.
         """
         size = start.shape[-1]
         hidden, candidates, shares = (inputs.new_empty(*inputs.shape[:-1], size) for _ in range(3))
         gates = inputs.new_empty(*inputs.shape[:-1], 2 * size)
-        step = Step(start, of_inputs, bias, of_hidden, bias_of_share)
+        step = Step(start, weight_ih, bias, weight_hh, share_bias)
         current = start
         for given, now, *kept in zip(*(each.unbind(1) for each in (inputs, hidden, gates, candidates, shares)), strict=True):
             current = step(given, current, now, *kept)
-        ctx.save_for_backward(inputs, start, of_inputs, of_hidden, hidden, gates, candidates, shares)
+        ctx.save_for_backward(inputs, start, weight_ih, weight_hh, hidden, gates, candidates, shares)
         return hidden
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor, Tensor, Tensor, Tensor]:
         """Run all steps back."""
-        inputs, start, of_inputs, of_hidden, hidden, gates, candidates, shares = ctx.saved_tensors
+        inputs, start, weight_ih, weight_hh, hidden, gates, candidates, shares = ctx.saved_tensors
         size = start.shape[-1]
         # A step's gradients of h W_c + b, of r and z, and of c: W's are the first three, V's the last three.
         step = start.new_empty(*start.shape[:-1], 4 * size)
         of_share, of_gates, of_candidate = step.split((size, 2 * size, size), dim=-1)
         to_hidden, to_inputs = step[..., : 3 * size], step[..., size:]
-        back_to_hidden = torch.cat([of_hidden[..., 2 * size :], of_hidden[..., : 2 * size]], dim=-1).transpose(1, 2)
-        back_to_inputs = of_inputs.transpose(1, 2)
-        of_v, of_w, of_biases = torch.zeros_like(of_inputs), torch.zeros_like(of_hidden), torch.zeros_like(step)
+        weights_to_hidden = torch.cat([weight_hh[..., 2 * size :], weight_hh[..., : 2 * size]], dim=-1).transpose(1, 2)
+        weights_to_inputs = weight_ih.transpose(1, 2)
+        of_v, of_w, of_biases = torch.zeros_like(weight_ih), torch.zeros_like(weight_hh), torch.zeros_like(step)
         carried, both = torch.zeros_like(start), torch.empty_like(of_gates)
         of_x = torch.empty_like(inputs)
         before = [start, *hidden[:, :-1].unbind(1)]
@@ -72,8 +72,8 @@ class Recurrence(torch.autograd.Function):
             torch.mul(now, previous - candidate, out=both[..., size:])
             torch.ops.aten.sigmoid_backward(both, gate, grad_input=of_gates)
             torch.mul(of_candidate, gate[..., :size], out=of_share)
-            carried = torch.baddbmm(kept, to_hidden, back_to_hidden)
-            of_given.copy_(torch.bmm(to_inputs, back_to_inputs))
+            carried = torch.baddbmm(kept, to_hidden, weights_to_hidden)
+            of_given.copy_(torch.bmm(to_inputs, weights_to_inputs))
             of_v.baddbmm_(given.transpose(1, 2), to_inputs)
             of_w.baddbmm_(previous.transpose(1, 2), to_hidden)
             of_biases += step
@@ -88,8 +88,8 @@ class Step:
     Parameters as of :meth:`Recurrence.forward`.
     """
 
-    def __init__(self, start: Tensor, of_inputs: Tensor, bias: Tensor, of_hidden: Tensor, bias_of_share: Tensor) -> None:
-        self.of_inputs, self.bias, self.of_hidden, self.bias_of_share = of_inputs, bias, of_hidden, bias_of_share
+    def __init__(self, start: Tensor, weight_ih: Tensor, bias: Tensor, weight_hh: Tensor, share_bias: Tensor) -> None:
+        self.weight_ih, self.bias, self.weight_hh, self.share_bias = weight_ih, bias, weight_hh, share_bias
         self.size = start.shape[-1]
         self._given, self._remembered = (start.new_empty(*start.shape[:-1], 3 * self.size) for _ in range(2))
 
@@ -105,23 +105,23 @@ class Step:
         :return: The next h.
         """
         gates = 2 * self.size
-        given = torch.baddbmm(self.bias, inputs, self.of_inputs, out=self._given)
-        remembered = torch.bmm(current, self.of_hidden, out=self._remembered)
-        torch.add(remembered[..., gates:], self.bias_of_share, out=share)
+        given = torch.baddbmm(self.bias, inputs, self.weight_ih, out=self._given)
+        remembered = torch.bmm(current, self.weight_hh, out=self._remembered)
+        torch.add(remembered[..., gates:], self.share_bias, out=share)
         torch.add(given[..., :gates], remembered[..., :gates], out=gate).sigmoid_()
         torch.addcmul(given[..., gates:], gate[..., : self.size], share, out=candidate).tanh_()
         return torch.lerp(candidate, current, gate[..., self.size :], out=out)
 
 
-def recur(inputs: Tensor, start: Tensor, of_inputs: Tensor, bias: Tensor, of_hidden: Tensor, bias_of_share: Tensor) -> Tensor:
+def recur(inputs: Tensor, start: Tensor, weight_ih: Tensor, bias: Tensor, weight_hh: Tensor, share_bias: Tensor) -> Tensor:
     """Hidden states of all steps, see :meth:`Recurrence.forward`."""
     if torch.is_grad_enabled():
-        differentiated: Tensor = Recurrence.apply(inputs, start, of_inputs, bias, of_hidden, bias_of_share)  # type: ignore[no-untyped-call]
+        differentiated: Tensor = Recurrence.apply(inputs, start, weight_ih, bias, weight_hh, share_bias)  # type: ignore[no-untyped-call]
         return differentiated
     hidden = inputs.new_empty(*inputs.shape[:-1], start.shape[-1])
     gate = start.new_empty(*start.shape[:-1], 2 * start.shape[-1])
     candidate, share = torch.empty_like(start), torch.empty_like(start)
-    step, current = Step(start, of_inputs, bias, of_hidden, bias_of_share), start
+    step, current = Step(start, weight_ih, bias, weight_hh, share_bias), start
     for given, now in zip(inputs.unbind(1), hidden.unbind(1), strict=True):
         current = step(given, current, now, gate, candidate, share)
     return hidden

@@ -53,7 +53,7 @@ def test_a_cluster_gives_the_same_records(
         [sys.executable, "-c", CLUSTER, spec, tmp_path / "cluster", str(joined_after)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=300,
     )
     assert there.returncode == 0, there.stderr
     assert not run_study(study, tmp_path / "local", workers=1)
