@@ -17,7 +17,7 @@ def write(name: str, rows: list[dict[str, Any]], packages: list[str]) -> Path:
     """Write one table.
 
     :param name: ``results/<name>.csv``.
-    :param rows: Rows with equal keys.
+    :param rows: The first names the columns; another may leave some empty.
     :param packages: Distributions whose versions belong to the result.
     :return: The file.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ SETTINGS = {"n_steps": 512, "batch_size": 512, "n_epochs": 10}
 def main(arguments: list[str]) -> None:
     """Measure and write ``results/study.csv``."""
     parser = argparse.ArgumentParser(prog="run.py study", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=4, help="of each of two systems")
     parser.add_argument("--updates", type=int, default=60, help="of a cell; about 20 seconds")
     parser.add_argument("--cells", type=int, default=1000, help="of the report")
@@ -43,52 +42,51 @@ def _study(num_seeds: int, updates: int, num_systems: int = 2) -> Study:
 
 
 def _overhead(repeats: int, seeds: int, updates: int) -> list[dict[str, Any]]:
-    """Seconds of the engine, one cell at a time, beside those of the loops before and after it; Ray runs already."""
-    study = _study(seeds, updates)
-    measured: dict[str, list[float]] = {
-        "engine over loop": [],
-        "training, engine over loop": [],
-        "seconds besides training": [],
-    }
-    control = []
+    """Seconds of training in the engine over those in a plain loop, and what the engine takes besides.
+
+    Training is compared on cells of a third of the length, by turns, since over minutes a machine drifts by more than
+    the engine costs: each cell's seconds, over the mean of the same cell's in the loops before and after it.
+    """
+    short, whole = _study(1, updates // 3), _study(seeds, updates)
+    training, control = [], []
     with ray_session(1):
-        before = _loop(study)
+        before = _loop(short)
         for _ in range(repeats):
-            (seconds, trained), after = _run(study), _loop(study)
-            loop = (before + after) / 2
-            for figures, value in zip(measured.values(), (seconds / loop, trained / loop, seconds - trained), strict=True):
-                figures.append(value)
-            control.append(after / before)
+            (_, trained), after = _run(short), _loop(short)
+            training += (trained / ((before + after) / 2)).tolist()
+            control += (after / before).tolist()
+            print(f"engine {trained.round(2)} s, loop {before.round(2)} and {after.round(2)}", flush=True)
             before = after
-            print(f"engine {seconds:.1f} s, {trained:.1f} of it training; loop {loop:.1f}; {control[-1]:.3f}", flush=True)
-    common = {"cells": len(study.cells), "control": round(statistics.median(control), 3)}
+        seconds, trained = _run(whole)
+    besides = seconds - trained.sum()
+    share = {"cells": len(whole.cells), "value": round(besides / trained.sum(), 4)}
     return [
-        {
-            "figure": name,
-            "value": round(statistics.median(values), 3),
-            "low": round(min(values), 3),
-            "high": round(max(values), 3),
-            **common,
-        }
-        for name, values in measured.items()
+        _spread("training, engine over loop", training, len(short.cells)),
+        _spread("training, loop over loop", control, len(short.cells)),
+        {"figure": "seconds besides training", "cells": len(whole.cells), "value": round(besides, 2)},
+        {"figure": "seconds besides training, over training's", **share},
     ]
 
 
-def _loop(study: Study) -> float:
-    start = time.perf_counter()
-    for cell in study.cells:
-        runner_for(cell).run(cell, lambda update, fraction: None)
-    return time.perf_counter() - start
+def _spread(figure: str, values: list[float], num_cells: int) -> dict[str, Any]:
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    quartiles = {"value": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
+    return {"figure": figure, "cells": num_cells, **quartiles}
 
 
-def _run(study: Study) -> tuple[float, float]:
-    """Seconds of the whole, and of its cells' training."""
+def _loop(study: Study) -> np.ndarray:
+    """Seconds of each cell ``[cells]``."""
+    return np.array([runner_for(cell).run(cell, lambda update, fraction: None)[-1].wall_time for cell in study.cells])
+
+
+def _run(study: Study) -> tuple[float, np.ndarray]:
+    """Seconds of the whole, and of each cell's training ``[cells]``."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         assert not run_study(study, Path(folder), workers=1, console=Console(file=io.StringIO()))
         seconds = time.perf_counter() - start
         records = [Store(Path(folder)).read(cell) for cell in study.cells]
-        return seconds, sum(record.updates["wall_time"].iloc[-1] for record in records if record is not None)
+        return seconds, np.array([record.updates["wall_time"].iloc[-1] for record in records if record is not None])
 
 
 def _report(num_cells: int) -> list[dict[str, Any]]:
@@ -110,5 +108,4 @@ def _report(num_cells: int) -> list[dict[str, Any]]:
         seconds = time.perf_counter() - start
         size = (Path(folder) / "report.html").stat().st_size / 1e6
     measured = {"seconds to write a report": seconds, "megabytes of its page": size}
-    empty = {"low": "", "high": "", "cells": num_cells, "control": ""}
-    return [{"figure": name, "value": round(value, 2), **empty} for name, value in measured.items()]
+    return [{"figure": name, "cells": num_cells, "value": round(value, 2)} for name, value in measured.items()]
