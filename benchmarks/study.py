@@ -11,72 +11,58 @@ from typing import Any
 
 import numpy as np
 import record
-import torch
+import turns
 from rich.console import Console
 
 from rl_agg.study import Budget, Environment, Study, System, resolve, run_study, write_report
-from rl_agg.study.cells import Update, runner_for
-from rl_agg.study.engine import ray_session
+from rl_agg.study.cells import Update
 from rl_agg.study.store import Store
 
+SYSTEM = "sb3_agg:AggPPO"
 SETTINGS = {"n_steps": 512, "batch_size": 512, "n_epochs": 10}
 
 
 def main(arguments: list[str]) -> None:
     """Measure and write ``results/study.csv``."""
     parser = argparse.ArgumentParser(prog="run.py study", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=4, help="of each of two systems")
-    parser.add_argument("--updates", type=int, default=60, help="of a cell; about 20 seconds")
+    parser.add_argument("--turns", type=int, default=16, help="cells trained in the engine and beside it, four seconds each")
+    parser.add_argument("--seeds", type=int, default=8, help="of a study as it is; 20 seconds each")
     parser.add_argument("--cells", type=int, default=1000, help="of the report")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    rows = [*_overhead(options.repeats, options.seeds, options.updates), *_report(options.cells)]
+    rows = [*_training(options.turns, updates=12), *_besides(options.seeds, updates=60), *_report(options.cells)]
     record.write("study", rows, ["rl-agg", "ray", "plotly", "stable-baselines3"])
 
 
-def _study(num_seeds: int, updates: int, num_systems: int = 2) -> Study:
-    systems = {f"system {number}": System("sb3_agg:AggPPO") for number in range(num_systems)}
+def _study(system: str, num_seeds: int, updates: int, num_systems: int = 1) -> Study:
+    systems = {f"system {number}": System(system) for number in range(num_systems)}
     environments = {"CartPole-v1": Environment(num_agents=8, threshold=100, settings=SETTINGS)}
     return resolve(Study("benchmark", "system 0", systems, environments, num_seeds, Budget(updates=updates)))
 
 
-def _overhead(repeats: int, seeds: int, updates: int) -> list[dict[str, Any]]:
-    """Seconds of training in the engine over those in a plain loop, and what the engine takes besides.
-
-    Training is compared on cells of a third of the length, by turns, since over minutes a machine drifts by more than
-    the engine costs: each cell's seconds, over the mean of the same cell's in the loops before and after it.
-    """
-    short, whole = _study(1, updates // 3), _study(seeds, updates)
-    training, control = [], []
-    with ray_session(1):
-        before = _loop(short)
-        for _ in range(repeats):
-            (_, trained), after = _run(short), _loop(short)
-            training += (trained / ((before + after) / 2)).tolist()
-            control += (after / before).tolist()
-            print(f"engine {trained.round(2)} s, loop {before.round(2)} and {after.round(2)}", flush=True)
-            before = after
-        seconds, trained = _run(whole)
-    besides = seconds - trained.sum()
-    share = {"cells": len(whole.cells), "value": round(besides / trained.sum(), 4)}
+def _training(seeds: int, updates: int) -> list[dict[str, Any]]:
+    """Seconds of each cell's training in the engine, over those of a plain process that trains it right after."""
+    plain = _study(SYSTEM, seeds, updates)
+    with turns.others(plain.cells, 2) as others:
+        _, in_engine = _run(_study("turns:AggPPOByTurns", seeds, updates))
+    first, second = np.array([others[cell.seed] for cell in plain.cells]).T
     return [
-        _spread("training, engine over loop", training, len(short.cells)),
-        _spread("training, loop over loop", control, len(short.cells)),
-        {"figure": "seconds besides training", "cells": len(whole.cells), "value": round(besides, 2)},
-        {"figure": "seconds besides training, over training's", **share},
+        _spread("training, engine over loop", in_engine / first),
+        _spread("training, loop over loop", second / first),
     ]
 
 
-def _spread(figure: str, values: list[float], num_cells: int) -> dict[str, Any]:
+def _spread(figure: str, values: np.ndarray) -> dict[str, Any]:
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
     quartiles = {"value": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
-    return {"figure": figure, "cells": num_cells, **quartiles}
+    return {"figure": figure, "cells": len(values), **quartiles}
 
 
-def _loop(study: Study) -> np.ndarray:
-    """Seconds of each cell ``[cells]``."""
-    return np.array([runner_for(cell).run(cell, lambda update, fraction: None)[-1].wall_time for cell in study.cells])
+def _besides(seeds: int, updates: int) -> list[dict[str, Any]]:
+    """Seconds of a study that none of its cells was training in, from the start of Ray to its end."""
+    seconds, trained = _run(_study(SYSTEM, seeds, updates))
+    besides = seconds - trained.sum()
+    measured = {"seconds besides training": besides, "seconds besides training, over training's": besides / trained.sum()}
+    return [{"figure": name, "cells": len(trained), "value": round(value, 4)} for name, value in measured.items()]
 
 
 def _run(study: Study) -> tuple[float, np.ndarray]:
@@ -91,7 +77,7 @@ def _run(study: Study) -> tuple[float, np.ndarray]:
 
 def _report(num_cells: int) -> list[dict[str, Any]]:
     """Seconds and megabytes of a report over many cells of 200 updates."""
-    study = _study(num_cells // 10, 200, num_systems=10)
+    study = _study(SYSTEM, num_cells // 10, 200, num_systems=10)
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
