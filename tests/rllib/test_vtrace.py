@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -203,10 +204,10 @@ def test_trains(config_class: type, num_learners: int, ray_session: None) -> Non
         .reporting(min_time_s_per_iteration=1)
     )
     algorithm = config.build_algo()
-    for _ in range(30):  # asynchronous: results come when they come
+    logged, end = None, time.monotonic() + 180  # asynchronous: results come when they come, and late on a busy machine
+    while not logged and time.monotonic() < end:
         logged = algorithm.train().get("learners", {}).get(MODULE, {}).get("agg")
-        if logged:
-            break
     algorithm.stop()
+    assert logged, "no update in three minutes"
     assert logged["weight_max"] >= logged["weight_min"] > 0
     assert logged["skipped_updates"] == 0
