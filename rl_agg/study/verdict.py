@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rl_agg import statistics
+from rl_agg.statistics import Estimate
 from rl_agg.study.comparisons import UPDATES, Comparison, scores_of
 from rl_agg.study.results import Overall, Results, Row
-from rl_agg.study.wording import in_words, listed, number
+from rl_agg.study.wording import decimals_of, in_words, listed, number
 
 FEWEST_SEEDS = 3
 """Of each environment, for a claim about all of them: with two, equal systems pass for different in one study of fourteen."""
@@ -89,14 +90,12 @@ def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
     share = f" ({number(best.mean_return_percent, 1)} %)" if rival == baseline and best.mean_return_percent > 0 else ""
     told = [f"{opening}."]
     for comparison in beaten[rival]:
-        difference = comparison.difference.value
-        if math.isnan(difference):
+        if math.isnan(comparison.difference.value):
             continue
-        lead = f"{number(abs(difference))} {'below' if difference < 0 else 'above'} {rival}"
         if comparison.basis == UPDATES:  # the difference in R̄ itself
-            told = [f"{opening}: {lead}{share}{_interval(comparison)}."]
+            told = [f"{opening}: {_lead(comparison.difference, rival + share)}."]
         else:
-            told.append(f"At equal {comparison.basis} it is {lead}{_interval(comparison)}.")
+            told.append(f"At equal {comparison.basis} it is {_lead(comparison.difference, rival)}.")
     claim = "established" if _established(beaten[rival]) else "not established"
     parts = [
         *told,
@@ -113,9 +112,13 @@ def _established(pair: Sequence[Comparison]) -> bool:
     return all(comparison.outcome == "better" for comparison in pair)
 
 
-def _interval(comparison: Comparison) -> str:
-    low, high = comparison.difference.low, comparison.difference.high
-    return "" if math.isnan(low) else f", 95 % interval of the paired difference {number(low)} to {number(high)}"
+def _lead(difference: Estimate, rival: str) -> str:
+    decimals = decimals_of(difference.value, difference.low, difference.high)
+    lead = f"{number(abs(difference.value), decimals)} {'below' if difference.value < 0 else 'above'} {rival}"
+    if math.isnan(difference.low):
+        return lead
+    low, high = number(difference.low, decimals), number(difference.high, decimals)
+    return f"{lead}, 95 % interval of the paired difference {low} to {high}"
 
 
 def _doubts(pair: Sequence[Comparison]) -> str:

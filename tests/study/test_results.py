@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rl_agg.statistics import Estimate
 from rl_agg.study.cells import Update
 from rl_agg.study.comparisons import scores_of
 from rl_agg.study.results import results_of
@@ -22,7 +23,7 @@ from rl_agg.study.tables import (
     terminal_tables,
 )
 from rl_agg.study.verdict import verdicts
-from rl_agg.study.wording import listed, number, size
+from rl_agg.study.wording import in_words, listed, number, size
 
 NAN = math.nan
 
@@ -184,7 +185,9 @@ def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):
     [
         (NAN, "n/a"),
         (0.0, "0.00"),
-        (-0.001, "0.00"),
+        (-0.001, "\u22120.00100"),
+        (-1e-9, "0.00"),
+        (0.1234, "0.123"),
         (-3.14159, "\u22123.14"),
         (99.994, "99.99"),
         (1234.56, "1\u202f234.6"),
@@ -193,6 +196,18 @@ def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):
 )
 def test_numbers_are_rounded_for_reading(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(-99.8, -105.51, -94.44), "\u221299.8 [\u2212105.5, \u221294.4]"),
+        (Estimate(-0.012, -0.031, 0.019), "\u22120.0120 [\u22120.0310, 0.0190]"),
+        (Estimate(0.12, NAN, NAN), "0.120"),
+    ],
+)
+def test_an_interval_is_told_to_its_values_digit(estimate, text):
+    assert in_words(estimate) == text
 
 
 def told(values, steps=100, messages=None):
@@ -307,7 +322,7 @@ def test_a_budget_of_time_is_compared_at_equal_seconds(results):
     assert table[0] == ("System", "At equal seconds", "At equal env steps", "In words")
     assert table[1][-1] == "worse at equal seconds; better at equal env steps"
     (verdict,) = verdicts(made)
-    assert "At equal seconds it is 0.75 above loss" in verdict.detail
+    assert "At equal seconds it is 0.750 above loss" in verdict.detail
     assert "At equal env steps it is 1.00 below loss" in verdict.detail
 
 
