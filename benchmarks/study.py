@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     """Measure and write ``results/study.csv``."""
     parser = argparse.ArgumentParser(prog="run.py study", description=__doc__)
     parser.add_argument("--turns", type=int, default=16, help="cells trained in the engine and beside it, four seconds each")
-    parser.add_argument("--seeds", type=int, default=8, help="of a study as it is; 20 seconds each")
+    parser.add_argument("--seeds", type=int, default=16, help="of a study as it is; 20 seconds each")
     parser.add_argument("--cells", type=int, default=1000, help="of the report")
     options = parser.parse_args(arguments)
     rows = [*_training(options.turns, updates=12), *_besides(options.seeds, updates=60), *_report(options.cells)]
