@@ -81,7 +81,8 @@ def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
     if not ranked:
         return Verdict(f"{environment}: no run has finished an episode.")
     best, others = ranked[0], [row.system for row in ranked[1:]]
-    opening = f"{best.system} has the highest mean return over training, R̄ = {number(best.mean_return.value)}"
+    mean_return = number(best.mean_return.value, decimals_of(best.mean_return))
+    opening = f"{best.system} has the highest mean return over training, R̄ = {mean_return}"
     if not others:
         return Verdict(f"{environment}: nothing to compare {best.system} with.", f"{opening}.")
     baseline = results.study.baseline
@@ -113,7 +114,7 @@ def _established(pair: Sequence[Comparison]) -> bool:
 
 
 def _lead(difference: Estimate, rival: str) -> str:
-    decimals = decimals_of(difference.value, difference.low, difference.high)
+    decimals = decimals_of(difference)
     lead = f"{number(abs(difference.value), decimals)} {'below' if difference.value < 0 else 'above'} {rival}"
     if math.isnan(difference.low):
         return lead

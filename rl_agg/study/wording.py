@@ -14,7 +14,7 @@ MOST_NAMES = 8
 def in_words(estimate: Estimate, decimals: int | None = None) -> str:
     """``value [low, high]``, all three to the same digit; without the brackets where the interval is not known."""
     if decimals is None:
-        decimals = decimals_of(estimate.value, estimate.low, estimate.high)
+        decimals = decimals_of(estimate)
     value = number(estimate.value, decimals)
     if math.isnan(estimate.low):
         return value
@@ -26,14 +26,15 @@ def number(value: float, decimals: int | None = None) -> str:
     if math.isnan(value):
         return UNKNOWN
     if decimals is None:
-        decimals = decimals_of(value)
+        decimals = decimals_of(Estimate(value, value, value))
     text = f"{round(value, decimals) + 0.0:,.{decimals}f}"  # adding 0 makes -0 plain 0
     return text.replace(",", "\u202f").replace("-", "\u2212")
 
 
-def decimals_of(*values: float) -> int:
-    """How many decimals give the largest of some numbers three digits or four; NaN does not count."""
-    largest = max((abs(value) for value in values if not math.isnan(value)), default=0.0)
+def decimals_of(estimate: Estimate) -> int:
+    """How many decimals give the largest of a number and its interval's ends three digits or four; NaN does not count."""
+    ends = (estimate.value, estimate.low, estimate.high)
+    largest = max((abs(end) for end in ends if not math.isnan(end)), default=0.0)
     if 1e-6 <= largest < 1:
         return 2 - math.floor(math.log10(largest))
     return 0 if largest >= 10_000 else 1 if largest >= 100 else 2

@@ -129,6 +129,13 @@ def test_the_verdict_says_what_is_established(results, loss, headline, detail):
     assert detail in verdict.detail
 
 
+def test_the_verdict_tells_a_mean_return_as_its_table_does(results):
+    made = results({"loss": {"Pole": [[60.0] * 4, [130.0] * 4]}, "stock": {"Pole": FLAT}})
+    told = tables_of(made)["Pole"][1][2].partition(" [")[0]
+    assert told == "95.0"  # not 95.00: its interval ends above 100
+    assert f"R̄ = {told}:" in verdicts(made)[0].detail
+
+
 def test_several_environments_are_scaled_before_they_are_pooled(results):
     made = results(
         {
