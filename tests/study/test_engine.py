@@ -1,11 +1,10 @@
 """Running studies: nothing twice, failures apart, and a killed study continued to the same records."""
 
 import io
-import os
-import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -106,7 +105,7 @@ def test_a_study_that_cannot_start_starts_nothing(run, tiny):
 
 
 def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_path):
-    study = tiny(budget=Budget(updates=15))
+    study = tiny(budget=Budget(updates=10), seeds=4)
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(study.to_mapping()))
     command = [
@@ -120,11 +119,15 @@ def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_p
         "--workers",
         "1",
     ]
-    delays, survivors = np.random.default_rng().uniform(0, 1.5, size=3), {}
-    for number, delay in enumerate(delays):
-        wait_for_cells(command, run.store, number, delay)
+    moments, survivors = np.random.default_rng().uniform(size=3), {}
+    for kill, moment in enumerate(moments):
+        # The first kill is before any cell is finished, or soon after; the others are within the cell after one more is
+        num_cells = len(survivors) + 1 if kill else 0
+        with killed(command) as process:
+            wait_for_cells(process, run.store, num_cells)
+            time.sleep(moment * seconds_of_a_cell(run.store, study))
         kept = files_of(run.store)
-        assert len(kept) < 4, "killed too late to be a test"
+        assert len(kept) < len(study.cells), "killed too late to be a test"
         assert {name: kept[name] for name in survivors} == survivors, "a finished cell was run again"
         survivors = kept
     assert not run(study)[0]
@@ -134,18 +137,31 @@ def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_p
     assert_same(records_of(run.store, study), records_of(Store(tmp_path / "undisturbed"), study))
 
 
-def wait_for_cells(command, store, num_cells, delay):
-    """Run a study until it has so many finished cells and a delay of seconds is over, and kill it."""
+@contextmanager
+def killed(command):
+    """A command that is killed at the end of the block."""
     # A session of its own, so that its Ray can be told from the one these tests share
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for_cells(process, store, num_cells):
+    """Until a study has begun and has so many finished cells."""
     deadline = time.monotonic() + 300
     while len(files_of(store)) < num_cells or not store.directory.exists():
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+
+
+def seconds_of_a_cell(store, study):
+    """The shortest cell's, or one second where none is finished."""
+    runs = [record for cell in study.cells if (record := store.read(cell)) is not None]
+    return min((record.updates["wall_time"].iloc[-1] for record in runs), default=1.0)
 
 
 def test_a_full_disk_fails_the_cell_and_leaves_no_half_record(tmp_path, tiny):
