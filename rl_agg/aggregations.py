@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ def make_aggregation(
     if isinstance(aggregation, Combiner | LocalScheme):
         if own:
             raise ValueError(f"{aggregation!r} has its settings already, got {own} besides")
-        return aggregation
+        return copy.deepcopy(aggregation)  # some remember what they have seen, and this run is not the last one
     _refuse_class(aggregation)
     if not isinstance(aggregation, str) or aggregation in RULES:
         normalize = own.pop("normalize", False)

@@ -76,6 +76,17 @@ class ParameterServer:
         self._num_steps = 0
         self._sent: dict[str, Tensor] = {}  # signals that came with the gradients that a gate holds, [A] each
 
+    def check(self, num_agents: int) -> None:
+        """Refuse a number of agents that the combiner or the attack does not fit.
+
+        :param num_agents: A.
+        :raises ValueError: naming the setting and the bound.
+        """
+        if self._attack is not None:
+            self._attack.check(num_agents)
+        if isinstance(self._aggregation, Combiner):
+            self._aggregation.check(num_agents)
+
     @property
     def is_gated(self) -> bool:
         """Whether a gate decides who speaks."""
@@ -186,30 +197,26 @@ def make_server(
     communication_kwargs: Mapping[str, Any],
     attack: Attack | Mapping[str, Any] | None,
 ) -> ParameterServer | None:
-    """Build what users ask for.
+    """Build what users ask for. Whether the number of agents fits is for :meth:`ParameterServer.check`.
 
     :param num_agents: A.
     :param communication: Who speaks, a name of :data:`rl_agg.gating.GATES`.
     :param communication_kwargs: The gate's settings.
     :param attack: Who sends something else; or the settings of it.
     :return: ``None`` where nobody needs to see an agent's own gradient: an ungated rule, or a scheme of local models.
-    :raises ValueError: if a setting is unknown, or does not go with the number of agents or with the aggregation.
+    :raises ValueError: if a setting is unknown, or does not go with the aggregation.
     """
     if not isinstance(communication_kwargs, Mapping):
         raise ValueError(f"communication_kwargs must be a dict, got {communication_kwargs!r}")
     gate = make_gate(communication, num_agents, communication_kwargs)
     if isinstance(attack, Mapping):
         attack = build("attack", Attack, attack)
-    if attack is not None:
-        if not isinstance(attack, Attack):
-            raise ValueError(f"attack must be an Attack or a dict of its settings, got {attack!r}")
-        attack.check(num_agents)
+    if attack is not None and not isinstance(attack, Attack):
+        raise ValueError(f"attack must be an Attack or a dict of its settings, got {attack!r}")
     if isinstance(aggregation, LocalScheme):
         if gate is not None or attack is not None:
             raise ValueError(f"{aggregation!r} merges parameters; communication and attack are about gradients")
         return None
-    if isinstance(aggregation, Combiner):
-        aggregation.check(num_agents)
-    elif gate is None and attack is None:
+    if isinstance(aggregation, Weighting) and gate is None and attack is None:
         return None
     return ParameterServer(aggregation, gate=gate, attack=attack)

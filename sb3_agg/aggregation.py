@@ -6,7 +6,6 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
 from rl_agg import Combiner, Ledger, Signals, Weighting
@@ -28,6 +28,7 @@ from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.losses import ppo_losses
 from sb3_agg.matrix_updates import MatrixUpdate
 from sb3_agg.minibatches import Minibatches
+from sb3_agg.replaced import replaced
 from sb3_agg.rollouts import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
 from sb3_agg.updates import Update
 from sb3_agg.weighted_updates import WeightedUpdate
@@ -69,6 +70,7 @@ class AggregationMixin(LocalModelsMixin):
     """The algorithm's loss per sample, see :mod:`sb3_agg.losses`."""
     minibatches_class: ClassVar[type[Minibatches]] = Minibatches
 
+    normalize_advantage: bool
     n_envs: int
     """A."""
     agent_returns: NDArray[np.float64]
@@ -122,6 +124,7 @@ class AggregationMixin(LocalModelsMixin):
             vars(self)["batch_size"] = None
         if set_up:
             self._setup_model()
+            self._check_learning()
 
     @classmethod
     def load(cls, *args: Any, **kwargs: Any) -> Any:
@@ -144,8 +147,9 @@ class AggregationMixin(LocalModelsMixin):
         if self.fused_optimizer:
             _fuse_optimizer(self.policy.optimizer, self.device)  # type: ignore[attr-defined]
         self._set_up_local_models(self._aggregation)
-        for name in ("agent_returns", "agent_weights"):
-            known = getattr(self, name, np.empty(0))  # of a loaded model, which may have had other environments
+        for name, goes_on in {"agent_returns": True, "agent_weights": self._weighting is not None}.items():
+            # Of a loaded model, which may have had other environments or another rule
+            known = getattr(self, name, np.empty(0)) if goes_on else np.empty(0)
             setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
         self._rollout_returns = RolloutReturns(self.n_envs)
         self._warned: set[str] = set()
@@ -175,16 +179,63 @@ class AggregationMixin(LocalModelsMixin):
             if value not in choices:
                 raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
         check_count("min_episodes", self.min_episodes, least=0)
+
+    def _check_learning(self) -> None:
+        """Refuse what nobody can learn with. A loaded model may only act, so it is asked when it learns."""
+        if self._server is not None:
+            self._server.check(self.n_envs)
+        if isinstance(self._aggregation, LocalScheme):
+            self._aggregation.check(self.n_envs)
+        if self.minibatches != "stratified":
+            return
         batch_size = getattr(self, "batch_size", None)
-        if self.minibatches == "stratified" and batch_size is not None and batch_size % self.n_envs:
+        if batch_size is not None and batch_size % self.n_envs:
             below, above = (math.floor(batch_size / self.n_envs), math.ceil(batch_size / self.n_envs))
             sizes = " or ".join(str(parts * self.n_envs) for parts in (below, above) if parts)
             raise ValueError(
                 f"batch_size={batch_size} does not split evenly among {self.n_envs} agents; choose {sizes}, None for "
                 f"whole rollouts, or minibatches='stock'"
             )
+        get = type(self.rollout_buffer).get  # type: ignore[attr-defined]
+        if get.__module__.partition(".")[0] not in ("stable_baselines3", "sb3_contrib"):
+            raise ValueError(
+                f"minibatches='stratified' would be served in place of those of {get.__qualname__}(); choose "
+                "minibatches='stock', or a rollout_buffer_class whose get() is SB3's"
+            )
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """As SB3's. Returns of the old environments say nothing about the agents in the new ones."""
+        super().set_env(env, force_reset)  # type: ignore[misc]
+        self.agent_returns = np.full(self.n_envs, np.nan)
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto") -> None:
+        """As SB3's, but whether the optimiser runs as one kernel is the model's choice, not the file's."""
+        parameters = load_path_or_dict
+        if not isinstance(parameters, dict):
+            _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
+        optimizer, own = parameters.get("policy.optimizer"), self.policy.optimizer.defaults
+        if optimizer is not None and "fused" in own:
+            groups = [{**group, "fused": own["fused"]} for group in optimizer["param_groups"]]
+            parameters = {**parameters, "policy.optimizer": {**optimizer, "param_groups": groups}}
+        super().set_parameters(parameters, exact_match, device)
 
     # Collecting -----------------------------------------------------------------------------------------------------------
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[int, BaseCallback]:
+        self._check_learning()
+        if reset_num_timesteps:  # a new run, for which SB3 forgets its episodes too
+            self.agent_returns = np.full(self.n_envs, np.nan)
+        set_up: tuple[int, BaseCallback] = super()._setup_learn(  # type: ignore[misc]
+            total_timesteps, callback, reset_num_timesteps, *args, **kwargs
+        )
+        return set_up
 
     def collect_rollouts(
         self,
@@ -198,6 +249,7 @@ class AggregationMixin(LocalModelsMixin):
         """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
         self._rollout_returns = RolloutReturns(env.num_envs)
         if self.min_episodes > 0:
+            self._rollout_returns.only_told = self._has_monitor()
             n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
         with self._own_acting():
             collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
@@ -227,6 +279,8 @@ class AggregationMixin(LocalModelsMixin):
 
     def train(self) -> None:
         """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
+        if self._local_models is not None:
+            self._local_models.follow_policy()
         buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]
         signals = self._signals(buffer)
         present = (~signals.masked()).cpu().numpy()
@@ -234,11 +288,13 @@ class AggregationMixin(LocalModelsMixin):
         if not present.any():
             self._record(masked=len(present), skipped=1)
             return
-        if self.advantage_norm == "agent" and self.normalize_advantage:
+        # A single step has no spread, and is normalised across agents
+        per_agent = self.normalize_advantage and self.advantage_norm == "agent" and buffer.buffer_size > 1
+        if per_agent:
             normalize_advantages_per_agent(buffer)
         minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
         update = self._make_update(signals, minibatches)
-        with update.hooked(self.policy), self._own_advantage_norm():
+        with update.hooked(self.policy), replaced(self, normalize_advantage=self.normalize_advantage and not per_agent):
             super().train()  # type: ignore[misc]
         if not update.num_evaluated:
             raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
@@ -270,16 +326,6 @@ class AggregationMixin(LocalModelsMixin):
     def _sample_losses(self, *args: Any) -> torch.Tensor:
         return type(self).sample_losses(self, *args)
 
-    @contextmanager
-    def _own_advantage_norm(self) -> Any:
-        """Keep SB3 from normalising advantages again."""
-        stock: bool = self.normalize_advantage  # type: ignore[has-type]
-        self.normalize_advantage = stock and self.advantage_norm == "stock"
-        try:
-            yield
-        finally:
-            self.normalize_advantage = stock
-
     # Telling --------------------------------------------------------------------------------------------------------------
 
     def _record(self, masked: int, skipped: int, mixed_sign: int = 0, weights: torch.Tensor | None = None) -> None:
@@ -301,7 +347,7 @@ class AggregationMixin(LocalModelsMixin):
         if not present.all():
             agents = ", ".join(map(str, np.flatnonzero(~present)))
             self._warn_once(
-                f"agent {agents} had a NaN or infinite reward, value or return; it is masked for as long as that "
+                f"agent {agents} had a NaN or infinite observation, reward, value or return; it is masked for as long as that "
                 "lasts, see agg/masked_agents",
                 kind="masked",
                 stacklevel=4,

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sb3_agg.replaced import replaced
 from sb3_agg.stacked_policy import Named, StackedPolicy
 
 
@@ -49,7 +50,7 @@ class LocalActing:
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Answer for the policy inside."""
-        with _replaced(self._policy, forward=self.forward, predict_values=self.predict_values):
+        with replaced(self._policy, forward=self.forward, predict_values=self.predict_values):
             yield
 
     def forward(
@@ -78,7 +79,7 @@ class LocalActing:
             return policy.action_dist
 
         nothing = torch.zeros(1, *policy.action_space.shape, device=policy.device)
-        with _replaced(
+        with replaced(
             policy.action_dist, proba_distribution=note, get_actions=lambda **_: nothing, log_prob=lambda _: nothing
         ):
             _, values, _ = self._forward(observations)
@@ -101,14 +102,3 @@ class LocalActing:
 
 def _num_rows(observations: Any) -> int:
     return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)
-
-
-@contextmanager
-def _replaced(item: Any, **replacements: Any) -> Iterator[None]:
-    """Let an object have other methods for a while."""
-    vars(item).update(replacements)
-    try:
-        yield
-    finally:
-        for name in replacements:
-            del vars(item)[name]

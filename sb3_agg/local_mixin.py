@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
-from stable_baselines3.common.save_util import load_from_zip_file
 
 from rl_agg import COMBINERS, RULES, Signals
 from rl_agg.aggregations import Aggregation
@@ -27,8 +26,8 @@ COPIES = "local_models"
 class LocalModelsMixin:
     """The part of :class:`~sb3_agg.aggregation.AggregationMixin` that concerns schemes of local models.
 
-    A file has the copies beside the state of the policy's optimiser. Who writes to the policy's parameters, before ``learn()``
-    or by ``set_parameters()`` without copies, lets all agents start from them.
+    A file has the copies beside the state of the policy's optimiser. Who writes to the policy's parameters, by
+    ``set_parameters()`` without copies or past it, lets all agents start from them: at the next rollout or update.
     """
 
     takes_local_models: ClassVar[bool] = True
@@ -50,7 +49,6 @@ class LocalModelsMixin:
             value = getattr(self, name, choice)
             if value != choice:
                 raise ValueError(f"aggregation={self.aggregation!r} works with {name}={choice!r} only, got {value!r}")
-        scheme.check(self.n_envs)
         num_epochs = getattr(self, "n_epochs", None)  # A2C has one, whatever is asked for
         if num_epochs is not None and isinstance(scheme, FedAvg) and max(scheme.local_epochs or [0]) > num_epochs:
             raise ValueError(f"local_epochs must be at most n_epochs={num_epochs}, got {scheme.local_epochs!r}")
@@ -120,14 +118,13 @@ class LocalModelsMixin:
             parameters["policy.optimizer"][COPIES] = self._local_models.state_dict()
         return parameters
 
-    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto") -> None:
+    def set_parameters(
+        self, load_path_or_dict: dict[str, Any], exact_match: bool = True, device: torch.device | str = "auto"
+    ) -> None:
         """As SB3's. Where no copies are given, all agents start from the policy's parameters."""
-        parameters = load_path_or_dict
-        if not isinstance(parameters, dict):
-            _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
-        super().set_parameters(parameters, exact_match, device)  # type: ignore[misc]
+        super().set_parameters(load_path_or_dict, exact_match, device)  # type: ignore[misc]
         if self._local_models is not None:
-            copies = parameters.get("policy.optimizer", {}).get(COPIES)
+            copies = load_path_or_dict.get("policy.optimizer", {}).get(COPIES)
             if copies is None:
                 self._local_models.start_from_policy()
             else:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
+from sb3_agg.replaced import replaced
+
 BATCHES_PER_GATHER = 32
 """Minibatches copied out of the buffer at once: most of the gain of one large copy, at a bounded memory."""
 
@@ -72,18 +74,18 @@ class Minibatches:
         served: dict[str, Any] = {"get": self._get_stratified}
         if not self._stratified:
             served = {"get": self._get_stock, "_get_samples": self._get_samples_present}
-        vars(self.buffer).update(served)
-        try:
+        with replaced(self.buffer, **served):
             yield
-        finally:
-            for name in served:
-                del vars(self.buffer)[name]
 
     # SB3's own order ------------------------------------------------------------------------------------------------------
 
     def _get_stock(self, batch_size: int | None = None) -> Iterator[Any]:
         self.epoch += 1
         for samples in self._get(batch_size):
+            if not hasattr(self, "agents"):
+                raise ValueError(
+                    f"{type(self.buffer).__name__} must draw by _get_samples(), or whose samples they are is unknown"
+                )
             if samples is not None:
                 self.samples = samples
                 yield samples

@@ -16,6 +16,9 @@ class RolloutReturns:
     :param num_agents: A.
     """
 
+    only_told: bool = False
+    """Count episodes whose return is told, and not each lost life that ends one for the agent."""
+
     def __init__(self, num_agents: int) -> None:
         self.num_episodes = np.zeros(num_agents, dtype=np.int64)
         self._num_returns = np.zeros(num_agents, dtype=np.int64)
@@ -28,10 +31,10 @@ class RolloutReturns:
         :param dones: ``[A]``.
         :return: Whether every episode that ended told its return.
         """
-        self.num_episodes += dones
         complete = True
         for agent in np.flatnonzero(dones):
             episode = infos[agent].get("episode")
+            self.num_episodes[agent] += episode is not None or not self.only_told
             if episode is None:
                 complete = False
             else:
@@ -114,14 +117,12 @@ def finite_agents(buffer: RolloutBuffer) -> NDArray[np.bool_]:
 
 
 def normalize_advantages_per_agent(buffer: RolloutBuffer) -> None:
-    """Give each agent's advantages mean 0 and standard deviation 1 over its whole rollout, in place, once a rollout.
+    """Give each agent's advantages mean 0 and standard deviation 1 over its whole rollout, in place.
 
     Over the rollout, not the minibatch as SB3 does: an agent's part of a minibatch may be a single sample. With one minibatch
     per rollout, as in Holen et al. (2023), the two are the same.
     """
-    if buffer.generator_ready or buffer.buffer_size < 2:
-        return
-    advantages = buffer.advantages  # [T, A]
+    advantages = by_agent(buffer.advantages, buffer)  # [A, T]
     with np.errstate(invalid="ignore"):  # masked agents carry NaN
-        std = advantages.std(axis=0, ddof=1)
-        buffer.advantages = (advantages - advantages.mean(axis=0)) / (std + 1e-8)
+        std = advantages.std(axis=1, ddof=1, keepdims=True)
+        advantages[...] = (advantages - advantages.mean(axis=1, keepdims=True)) / (std + 1e-8)

@@ -12,6 +12,8 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import Tensor, nn
 from torch.func import vmap
 
+from sb3_agg.replaced import replaced
+
 Named = dict[str, Tensor]
 """One tensor ``[A, ...]`` for each parameter or buffer, by its name in the policy."""
 
@@ -67,8 +69,7 @@ class StackedPolicy:
             stack.enter_context(self._using(by_sample))
             used: set[int] = set()
             for layer in self._linear:
-                vars(layer)["forward"] = partial(_batched_linear, layer, used)
-                stack.callback(vars(layer).pop, "forward")
+                stack.enter_context(replaced(layer, forward=partial(_batched_linear, layer, used)))
             return _tuple(method(*args, **kwargs))
 
     # Anything -------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 from rl_agg import Ledger, Signals, Weighting
 from rl_agg.weighting import has_mixed_signs
 from sb3_agg.minibatches import Minibatches
+from sb3_agg.replaced import replaced
 
 Outputs = tuple[Tensor, Tensor, Tensor | None]
 """Values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]`` or ``None``."""
@@ -78,7 +79,8 @@ class Update(ABC):
 
     def num_mixed_sign(self) -> int:
         """Steps in which the losses had mixed signs."""
-        return int(has_mixed_signs(torch.stack(self._losses)).sum()) if self._losses else 0
+        losses = self._losses[: self.num_steps]
+        return int(has_mixed_signs(torch.stack(losses)).sum()) if losses else 0
 
     def finish(self, ledger: Ledger) -> None:
         """Count what agents sent and got in this update.
@@ -110,12 +112,7 @@ class Update(ABC):
             stack.enter_context(self.minibatches.served())
             stack.enter_context(_unvalidated_distributions())
             stack.callback(policy.optimizer.register_step_pre_hook(self.before_step).remove)
-            for name, replacement in {
-                "evaluate_actions": evaluate,
-                "parameters": lambda recurse=True: iter(parameters),
-            }.items():
-                vars(policy)[name] = replacement
-                stack.callback(vars(policy).pop, name)
+            stack.enter_context(replaced(policy, evaluate_actions=evaluate, parameters=lambda recurse=True: iter(parameters)))
             yield
 
     @abstractmethod

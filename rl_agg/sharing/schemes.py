@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from rl_agg.choices import build, check_count, check_flag, check_number, unknown_choice
@@ -52,7 +53,7 @@ class FedAvg(LocalScheme):
         if epochs is not None and (
             isinstance(epochs, str)
             or not isinstance(epochs, Sequence)
-            or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in epochs)
+            or any(isinstance(n, bool) or not isinstance(n, Integral) or int(n) < 0 for n in epochs)
         ):
             raise ValueError(f"local_epochs must be one integer >= 0 for each agent, got {epochs!r}")
 

@@ -166,13 +166,16 @@ class AggConfigMixin(AggregationSettings):
 
         :raises ValueError: if a setting is unknown, or does not go with the number of agents.
         """
-        return make_server(
+        server = make_server(
             self.make_aggregation(),
             self.num_agents,
             communication=self.communication,
             communication_kwargs=self.communication_kwargs,
             attack=self.attack,
         )
+        if server is not None:
+            server.check(self.num_agents)
+        return server
 
     def make_scheme(self) -> FedAvg | None:
         """The scheme of local models; ``None`` where gradients are merged."""

@@ -214,6 +214,6 @@ def test_recurrent_gradient_equals_one_backward_per_agent(rule: str) -> None:
         errors.append(((actual - expected).norm() / expected.norm()).item())
 
     model.policy.optimizer.register_step_pre_hook(check)
-    model.learn(3 * steps)
+    model.learn(3 * steps, reset_num_timesteps=False)
     assert len(errors) == 1
     assert errors[0] <= 1e-5

@@ -99,7 +99,7 @@ def test_an_agent_with_a_broken_rollout_is_left_out(aggregation: str, minibatche
     env = walks({"length": 4}, {"length": 4}, {"length": 4, "broken": np.nan, "broken_steps": range(99)}, {"length": 4})
     settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu", "minibatches": minibatches}
     model = AggPPO("MlpPolicy", env, aggregation=aggregation, **settings)
-    with pytest.warns(UserWarning, match="agent 2 had a NaN or infinite reward"):
+    with pytest.warns(UserWarning, match="agent 2 had a NaN or infinite observation, reward"):
         model.learn(64)
     assert model.ledger.messages_per_agent[2] == 0
     assert model.logger.name_to_value["agg/masked_agents"] == 1

@@ -158,7 +158,7 @@ def test_an_agent_with_a_broken_reward_is_masked_until_it_recovers(rule: str, mi
         def _on_rollout_start(self) -> None:
             seen.append((model.agent_weights.copy(), model.logger.name_to_value["agg/masked_agents"]))
 
-    with pytest.warns(UserWarning, match="agent 2 had a NaN or infinite reward") as caught:
+    with pytest.warns(UserWarning, match="agent 2 had a NaN or infinite observation, reward") as caught:
         model.learn(16 * 4 * 4, callback=Watch())
     assert sum("agent 2 had" in str(warning.message) for warning in caught) == 1
     masked = [count for _, count in seen[1:]]
