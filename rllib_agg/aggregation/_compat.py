@@ -94,6 +94,14 @@ class HookedLearner(TorchLearner):
         :param batch: Modules to their data; may be changed in place.
         """
 
+    def mixes(self, module_id: str) -> bool:
+        """Whether a module's first minibatches are drawn at random too.
+
+        RLlib shuffles only between epochs, and a batch comes episode after episode, so that the first epoch's minibatches
+        hold one agent or two each.
+        """
+        return False
+
     def own_schedule(self, num_epochs: int, num_total_minibatches: int) -> tuple[int, int]:
         """How long this learner goes on in an update.
 
@@ -116,6 +124,11 @@ class HookedLearner(TorchLearner):
             if self.should_module_be_updated(id_, batch)  # type: ignore[no-untyped-call]
         }
         self.observe_batch(batch)
+        minibatch_size = kwargs.get("minibatch_size")
+        if minibatch_size is not None and kwargs.get("shuffle_batch_per_epoch"):
+            for id_, data in batch.policy_batches.items():
+                if len(data) > minibatch_size and self.mixes(id_):
+                    data.shuffle()
         num_epochs, num_total_minibatches = self.own_schedule(num_epochs, num_total_minibatches)
         iterator: Iterable[MultiAgentBatch] = super()._create_iterator_if_necessary(
             training_data=TrainingData(batch=batch),

@@ -54,6 +54,11 @@ class AggLearnerMixin(AgentGradients):
             average_gradients(self.module[module_id], self.aggregation_of(module_id).one_backward)
             self.records[module_id] = UpdateRecord(self._observe_module(module_id, data))
 
+    def mixes(self, module_id: str) -> bool:
+        """Where agents are told apart; a mean over samples, be it of all or of a learner's own, is RLlib's."""
+        own = self.aggregation_of(module_id)
+        return own.scheme is None and (own.weighting is None or own.weighting.rule != "samples")
+
     def _observe_module(self, module_id: str, data: dict[str, Any]) -> Tensor:
         config = self.config.get_config_for_module(module_id)
         exclude_corrupt_agents(data)
