@@ -40,6 +40,11 @@ class StrictConfig(AlgorithmConfig):
             raise ValueError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}{hint}")
         return self
 
+    def get_state(self) -> dict[str, Any]:
+        """RLlib's, from which it drops whatever equals -1, its mark of settings that are gone."""
+        dropped = {name: value for name, value in vars(self).items() if isinstance(value, int | float) and value == -1}
+        return {**super().get_state(), **dropped}  # type: ignore[no-untyped-call]
+
     def take(self, **settings: Any) -> Self:
         """Set what was given.
 

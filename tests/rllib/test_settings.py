@@ -12,7 +12,7 @@ from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
 from rl_agg import Signals
-from rllib_agg import AggPPO, AggPPOConfig
+from rllib_agg import AggPPO, AggPPOConfig, DQLConfig, QMIXConfig
 from rllib_agg.aggregation import AggConfigMixin, _compat
 from tests.rllib.conftest import tiny_ppo
 
@@ -55,6 +55,18 @@ def test_unknown_setting_in_a_plain_dict(ray_session: None) -> None:
 def test_bad_rule_in_a_plain_dict(ray_session: None) -> None:
     with pytest.raises(ValueError, match="unknown aggregation 'median-ish'"):
         AggPPO(config={"env": "CartPole-v1", "aggregation": "median-ish"})
+
+
+def test_minus_one_is_a_value_like_any_other(ray_session: None) -> None:
+    """RLlib marks settings that are gone by -1, and drops whatever equals it on the way into an algorithm."""
+    config = DQLConfig().environment("rl_agg/SimpleGrid-v0").env_runners(num_env_runners=0).training(initial_value=-1.0)
+    algorithm = config.build_algo()
+    try:
+        assert algorithm.config.initial_value == -1.0
+    finally:
+        algorithm.stop()
+    with pytest.raises(ValueError, match="td_lambda must be"):
+        QMIXConfig().environment("matrix/two_step").env_runners(num_env_runners=0).training(td_lambda=-1).build_algo()
 
 
 def test_known_settings_in_a_plain_dict() -> None:

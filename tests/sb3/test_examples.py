@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from stable_baselines3.common.env_util import make_vec_env
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,3 +29,33 @@ def test_zoo_trains_and_writes_a_model(tmp_path: Path) -> None:
     command += ["--hyperparams", "aggregation:'l_weighted'", "--eval-freq", "-1", "--device", "cpu"]
     subprocess.run(command, check=True, timeout=180, cwd=tmp_path)
     assert list(tmp_path.glob("agg_ppo/CartPole-v1_1/CartPole-v1.zip"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3 is not installed: pip install 'rl-agg[zoo]'")
+def test_a_search_of_the_zoo_draws_settings_that_every_number_of_agents_takes() -> None:
+    import optuna
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    zoo = runpy.run_path(str(ROOT / "examples" / "train_zoo.py"))
+    for _, stock in zoo["ADDED"].values():
+        for table in (HYPERPARAMS_SAMPLER, HYPERPARAMS_CONVERTER):
+            assert stock in table
+    drawn = {
+        "batch_size_pow": 2,
+        "n_steps_pow": 5,
+        "one_minus_gamma": 0.01,
+        "one_minus_gae_lambda": 0.05,
+        "learning_rate": 1e-4,
+    }
+    drawn |= {
+        "ent_coef": 0.01,
+        "clip_range": 0.2,
+        "n_epochs": 1,
+        "max_grad_norm": 0.5,
+        "net_arch": "tiny",
+        "activation_fn": "tanh",
+    }
+    algorithm, stock = zoo["ADDED"]["agg_ppo"]
+    settings = zoo["in_stock_order"](HYPERPARAMS_SAMPLER[stock])(optuna.trial.FixedTrial(drawn), 2, 8, {})
+    assert settings == zoo["in_stock_order"](HYPERPARAMS_CONVERTER[stock])(drawn)
+    assert algorithm("MlpPolicy", make_vec_env("CartPole-v1", 8), **settings).learn(256).num_timesteps == 256
