@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +25,6 @@ from torch import Tensor, nn
 
 from sb3_agg.agent_gradients import UnfitError, Way, view_per_agent
 from sb3_agg.minibatches import Minibatches
-from sb3_agg.replaced import replaced
 from sb3_agg.updates import Outputs
 
 
@@ -40,7 +38,7 @@ class LinearWay(Way):
         super().__init__(policy, minibatches)
         self._equal = minibatches.equal_parts
         self._num_agents = minibatches.num_present if self._equal else len(minibatches.present)
-        self._layers = [module for module in policy.modules() if type(module) is nn.Linear]
+        self._layers = [module for module in policy.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
         owned = [parameter for layer in self._layers for parameter in layer.parameters()]
         found = set(owned)
         if len(found) < len(owned):
@@ -48,9 +46,10 @@ class LinearWay(Way):
         others = [name for name, parameter in self._parameters.items() if parameter not in found]
         if others and not (others == ["log_std"] and _is_plain_gaussian(policy)):
             raise UnfitError(f"{others} are in no linear layer")
-        self._forwards = {
-            layer: partial(self._forward, layer, layer.weight.detach(), _detached(layer.bias)) for layer in self._layers
-        }
+        self._hooks = [
+            (vars(layer), partial(self._forward, layer, layer.weight.detach(), _detached(layer.bias)), layer._parameters)
+            for layer in self._layers
+        ]
         self._log_std = view_per_agent(policy.log_std, self._num_agents) if others else None
         ends = list(itertools.accumulate(parameter.numel() for parameter in self._parameters.values()))
         starts = [0, *ends]
@@ -68,16 +67,21 @@ class LinearWay(Way):
             self._slots, self._num_slots = _slots(self._minibatches.agents, self._num_agents)
         self._num_rows = self._minibatches.agents.shape[0]
         self._calls.clear()
-        with ExitStack() as stack:
-            if self._log_std is not None:
-                stack.enter_context(replaced(self._policy, log_std=self._per_sample(self._log_std)))
-            for layer, forward in self._forwards.items():
-                # Whoever reaches around a layer for its weight would go unnoticed; like this, it is an AttributeError
-                stack.enter_context(replaced(layer, forward=forward, _parameters={}))
-            try:
-                outputs = list(evaluate_actions(*args, **kwargs))
-            except (AttributeError, RuntimeError) as error:
-                raise UnfitError(str(error)) from error
+        own = vars(self._policy)
+        if self._log_std is not None:
+            own["log_std"] = self._per_sample(self._log_std)
+        for layer, forward, _ in self._hooks:
+            # Whoever reaches around a layer for its weight would go unnoticed; like this, it is an AttributeError
+            layer["forward"], layer["_parameters"] = forward, {}
+        try:
+            outputs = list(evaluate_actions(*args, **kwargs))
+        except (AttributeError, RuntimeError) as error:
+            raise UnfitError(str(error)) from error
+        finally:
+            own.pop("log_std", None)
+            for layer, _, parameters in self._hooks:
+                layer["_parameters"] = parameters
+                del layer["forward"]
         if any(output._version for calls in self._calls.values() for _, output in calls):
             raise UnfitError("what comes out of a layer is changed in place")
         return outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -127,12 +128,14 @@ def test_single_steps_are_normalised_across_agents() -> None:
         ("policy", "evaluate_actions", {"aggregation": "median"}),
         ("policy", "evaluate_actions", {"aggregation": "mean", "minibatches": "stock"}),
         ("policy", "predict_values", {"aggregation": "fedavg", "aggregation_kwargs": {"interval": 3}}),
+        ("policy.action_net", "forward", {"aggregation": "median"}),
+        ("policy.action_net", "forward", {"aggregation": "fedavg"}),
         ("rollout_buffer", "get", {"aggregation": "mean", "minibatches": "stock"}),
     ],
 )
 def test_a_probe_on_a_method_stays(owner: str, method: str, system: dict[str, Any]) -> None:
     model = AggPPO("MlpPolicy", cartpoles(AGENTS), **system, **SETTINGS)
-    item, calls = getattr(model, owner), 0
+    item, calls = attrgetter(owner)(model), 0
     own = getattr(item, method)
 
     def probe(*args: Any, **kwargs: Any) -> Any:
