@@ -129,8 +129,8 @@ def _linear_layers(policy: nn.Module, own: Named) -> list[nn.Linear] | None:
             return None  # who knows what it does with its layers' parameters
         kept = {**module._parameters, **module._buffers}
         mine = [name for name, tensor in kept.items() if id(tensor) in differ]
-        plain = type(module) is nn.Linear and "forward" not in vars(module)
-        if plain and len(mine) == sum(tensor is not None for tensor in kept.values()):
+        whole = len(mine) == sum(tensor is not None for tensor in kept.values())
+        if type(module) is nn.Linear and whole and "forward" not in vars(module):
             layers.append(module)
         elif mine and not (
             module is policy and mine == ["log_std"] and isinstance(policy.action_dist, DiagGaussianDistribution)

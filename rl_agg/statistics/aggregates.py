@@ -66,5 +66,7 @@ def share_of_wins(x: ArrayLike, y: ArrayLike) -> Any:
     :param y: ``[..., S_y]``.
     :return: Unitless, in [0, 1], ``[...]``.
     """
-    difference = np.asarray(x)[..., :, None] - np.asarray(y)[..., None, :]
-    return ((np.sign(difference) + 1) / 2).mean(axis=(-2, -1))
+    ours, theirs = np.shape(x)[-1], np.shape(y)[-1]
+    # By ranks, which all bootstrap resamples have room for, as they would not for all pairs
+    ranks = stats.rankdata(np.concatenate([x, y], axis=-1), axis=-1)
+    return (ranks[..., :ours].sum(axis=-1) - ours * (ours + 1) / 2) / (ours * theirs)

@@ -125,18 +125,19 @@ def find_modules_in(folders: Collection[str]) -> None:
 def _import_class(path: str, where: str) -> type[Any]:
     module_name, _, name = path.partition(":")
     try:
-        found = _import(path)
+        module = importlib.import_module(module_name)
+        found = getattr(module, name, None)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        if missing.partition(".")[0] in EXTRAS:
+        if missing in EXTRAS:
             raise  # told with the extra that brings it
         there_is = "there is no module" if f"{module_name}.".startswith(f"{missing}.") else f"{module_name} needs a module"
         raise StudyError(f"{where}: {there_is} {missing!r} ({path})") from error
-    except ImportError as error:
-        raise StudyError(f"{where}: {path} cannot be imported: {error}") from error
-    except AttributeError as error:
-        public = [key for key in vars(importlib.import_module(module_name)) if not key.startswith("_")]
-        raise StudyError(f"{where}: {module_name} has an {unknown('name', name, public)}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's own module raises, or even ends
+        raise StudyError(f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    if found is None:
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise StudyError(f"{where}: {module_name} has an {unknown('name', name, public)}")
     if not inspect.isclass(found):
         raise StudyError(f"{where}: {path} is not a class")
     return found

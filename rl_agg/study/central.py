@@ -80,7 +80,7 @@ class CentralRunner:
             config = self._config(cell)
             config.validate()
             config.open_agents().close()
-        except Exception as error:  # whatever a config or an environment raises, it is about this cell's settings
+        except (Exception, SystemExit) as error:  # whatever a config or an environment raises, it is about its settings
             raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
     def bundles(self, cell: Cell) -> list[dict[str, float]]:

@@ -110,6 +110,12 @@ def drawn_first(results: Results) -> list[str]:
     return [results.study.baseline, *best[: DRAWN_FIRST - 1]]
 
 
+def in_order_of_colours(results: Results) -> list[str]:
+    """All systems, those that are drawn first in front: there are fewer colours and dashes than there may be systems."""
+    first = drawn_first(results)
+    return [*first, *(name for name in results.study.systems if name not in first)]
+
+
 def _chart(results: Results, environment: str, points: int) -> Chart:
     systems = results.runs[environment]
     rows = [row for row in results.rows if row.environment == environment]

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from rl_agg.study.loading import load_study
-from rl_agg.study.merging import merge_studies
+from rl_agg.study.merging import differing_cells, merge_studies
 from rl_agg.study.report import write_report
 from rl_agg.study.results import Results
+from rl_agg.study.store import Store
 from rl_agg.study.systems import RELATIVES, SYSTEMS
 from rl_agg.study.tables import terminal_tables
 from rl_agg.study.verdict import verdicts
@@ -44,6 +45,7 @@ def compare(
     console = Console()
     sys.path.insert(0, os.getcwd())  # so that a study can name classes of the user's own modules
     study = load_study(spec, quick=quick)
+    Store(out).refuse_to_overwrite(spec, study)
     failed = run_study(study, out, workers=workers, address=address, retry_failed=retry_failed, console=console)
     _show(write_report(out), out, console)
     for cell in failed:
@@ -76,6 +78,8 @@ def merge(
     results = write_report(out)
     _show(results, out, Console())
     print(f"{len(results.records)} of {len(study.cells)} cells are finished")
+    if differing := differing_cells(directories, out):
+        print(f"{len(differing)} of them differ between the folders, for example {differing[0]}; the first ones were kept")
     return 0
 
 

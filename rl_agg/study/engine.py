@@ -39,9 +39,12 @@ from rl_agg.study.cluster import Records, SentRecords, join_cluster  # noqa: E40
 from rl_agg.study.errors import StudyError  # noqa: E402
 from rl_agg.study.progress import StudyProgress  # noqa: E402
 from rl_agg.study.spec import Cell, Study  # noqa: E402
+from rl_agg.study.stopping import termination_as_interrupt  # noqa: E402
 from rl_agg.study.store import Store, encoded  # noqa: E402
 
 SECONDS_BETWEEN_REPORTS = 0.5
+LEAST_USED = 0.95
+"""Of its budget, by a run that nothing is amiss with."""
 OBJECT_STORE_BYTES = 100 * 2**20  # cells send numbers, not arrays; Ray would take 30 % of the memory
 
 
@@ -89,7 +92,8 @@ def run_study(
                 bundles = [needs[cell.system_name, cell.environment_name] for cell in todo]
                 with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address) as is_ours:
                     records = store if is_ours else SentRecords(directory.absolute())  # machines may join at any time
-                    _run_cells(todo, bundles, store, records, workers, progress)
+                    with termination_as_interrupt():  # in here, as Ray sets a handler of its own
+                        _run_cells(todo, bundles, store, records, workers, progress)
     return [cell for cell in missing if store.read(cell) is None]
 
 
@@ -209,6 +213,11 @@ def run_cell(cell: Cell, records: Records) -> None:
         try:
             records.clear_failure(cell)
             updates = runner_for(cell).run(cell, report)
+            if not updates:
+                raise StudyError(f"{cell.system.system} ended without a single update")
+            used = cell.budget.used(len(updates), updates[-1].env_steps, updates[-1].wall_time)
+            if used < LEAST_USED:
+                warnings.warn(f"it ended by itself after {100 * used:.0f} % of its budget", stacklevel=1)
             said = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
             records.keep(cell, encoded(cell, updates, list(said)))
         except Exception as error:  # any failure of a cell is its own; the others go on

@@ -40,8 +40,8 @@ def extras_named() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
+        module = error.name or ""
+        if module not in EXTRAS:  # a module within one is a mistake in its name
             raise
         raise MissingExtraError(f"{module} is not installed: pip install 'rl-agg[{EXTRAS[module]}]'") from error
 

@@ -39,7 +39,7 @@ def expand(entries: Any, where: str) -> Any:
 
 def _combinations(matrix: Any, where: str) -> list[dict[str, Any]]:
     is_sound = isinstance(matrix, dict) and matrix and all(isinstance(values, list) and values for values in matrix.values())
-    if not is_sound:
+    if not is_sound or not all(isinstance(name, str) for name in matrix):
         raise StudyError(f"{where} must be a mapping of names to lists of values, got {matrix!r}")
     return [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
 
@@ -52,7 +52,11 @@ def _add(expanded: dict[Any, Any], name: Any, entry: Any, where: str) -> None:
 
 def _filled(value: Any, values: dict[str, Any], where: str) -> Any:
     if isinstance(value, dict):
-        return {_filled(key, values, where): _filled(inner, values, f"{where}.{key}") for key, inner in value.items()}
+        keys = {key: _filled(key, values, where) for key in value}
+        for key, filled in keys.items():
+            if isinstance(filled, list | dict):
+                raise StudyError(f"{where}: a name must be text, got {filled!r} for {key!r}")
+        return {keys[key]: _filled(inner, values, f"{where}.{key}") for key, inner in value.items()}
     if isinstance(value, list):
         return [_filled(inner, values, f"{where}[{index}]") for index, inner in enumerate(value)]
     if not isinstance(value, str):

@@ -17,6 +17,8 @@ COLORS = ("#2563c9", "#d9730d", "#14866d", "#8b45c7", "#c8324f", "#0e8fb0", "#8a
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 WIDTH, HEIGHT, DPI = 5.2, 3.6, 160  # inches of one panel, dots per inch
 LEGEND = 1.8
+LONGEST_NAME = 120  # of a file, without what is added
+LONGEST_TITLE = 60  # of a panel
 MANY_TIMES = 8  # further apart only a logarithm shows them all
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ def write_figures(
     """Draw each environment: its curves, of wins too if some were recorded, and return against bytes where systems differ in
     them; and all profiles.
 
-    :param systems: All of the study, in the order that colours are given in.
+    :param systems: All, as :func:`~rl_agg.study.charts.in_order_of_colours` has them.
     :param drawn: Those to draw.
     :param directory: Made where it does not exist.
     :return: The files.
@@ -40,9 +42,9 @@ def write_figures(
     if overall is not None:
         overall = Profile(overall.thresholds, _of(overall.by_system, drawn))
 
-    def save(figure: Figure, name: str) -> None:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-        while directory / f"{stem}.png" in files:  # names that differ only in what files cannot be called
+    def save(figure: Figure, name: str, kind: str = "") -> None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:LONGEST_NAME] + kind
+        while directory / f"{stem}.png" in files:  # names that differ only in what files cannot be called, or late
             stem += "_"
         files.append(directory / f"{stem}.png")
         figure.savefig(files[-1], dpi=DPI)
@@ -51,10 +53,10 @@ def write_figures(
         save(_curves(chart, chart.curves, "Mean episodic return", systems, chart.threshold), chart.environment)
     for chart in charts:
         if any(chart.win_rates.values()):
-            save(_curves(chart, chart.win_rates, "Share of episodes won", systems), f"{chart.environment} wins")
+            save(_curves(chart, chart.win_rates, "Share of episodes won", systems), chart.environment, "_wins")
     for chart in charts:
         if _differ_in_bytes(chart):
-            save(_frontier(chart, systems), f"{chart.environment} bytes")
+            save(_frontier(chart, systems), chart.environment, "_bytes")
     save(_profiles(charts, overall, systems), "profiles")
     return files
 
@@ -129,7 +131,7 @@ def _profiles(charts: Sequence[Chart], overall: Profile | None, systems: Sequenc
             style = _style(name, systems)
             panel.plot(profile.thresholds, share, linewidth=1.6, label=_literal(name), **style)
             panel.fill_between(profile.thresholds, low, high, color=style["color"], alpha=0.1, linewidth=0)
-        panel.set_title(_literal(title), loc="left", fontsize="medium")
+        panel.set_title(_title(title), loc="left", fontsize="medium")
         panel.set_xlabel(label)
         panel.set_ylabel("Share of runs above")
     for panel in panels[len(told) :]:
@@ -142,7 +144,7 @@ def _finished(figure: Figure, panels: Iterable[Any], title: str | None = None) -
         panel.grid(color="#ececee")
         panel.spines[["top", "right"]].set_visible(False)
     if title is not None:
-        next(iter(panels)).set_title(_literal(title), loc="left", fontsize="medium")
+        next(iter(panels)).set_title(_title(title), loc="left", fontsize="medium")
     handles = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize="small")
     return figure
@@ -151,6 +153,11 @@ def _finished(figure: Figure, panels: Iterable[Any], title: str | None = None) -
 def _style(name: str, systems: Sequence[str]) -> dict[str, str]:
     number = list(systems).index(name)
     return {"color": COLORS[number % len(COLORS)], "linestyle": DASHES[number // len(COLORS) % len(DASHES)]}
+
+
+def _title(text: str) -> str:
+    """An environment's name, or as much of it as leaves room for its panel."""
+    return _literal(text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…")
 
 
 def _literal(text: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_agg.study.errors import StudyError, unknown
-from rl_agg.study.parsing import load_yaml
+from rl_agg.study.parsing import load_yaml, read
 
 REFUSED = frozenset(
     {
@@ -59,22 +59,26 @@ def load_hyperparams(path: Path, environment: str) -> Hyperparams:
         if isinstance(settings.get(key), str):
             settings[key] = _literal(settings[key], f"{where}.{key}")
     normalize = settings.pop("normalize", None)
-    extra = settings.pop("normalize_kwargs", None)
-    if normalize and extra:
+    extra = settings.pop("normalize_kwargs", None) or {}
+    for key, value in {"normalize_kwargs": extra, "policy_kwargs": settings.get("policy_kwargs") or {}}.items():
+        if not isinstance(value, dict):
+            raise StudyError(f"{where}.{key} must be a mapping, got {value!r}")
+    if normalize and extra and isinstance(normalize, bool | dict):
         normalize = {**(normalize if isinstance(normalize, dict) else {}), **extra}
-    return Hyperparams(
-        policy=settings.pop("policy", None),
-        num_agents=_whole(settings.pop("n_envs", None), f"{where}.n_envs"),
-        env_steps=_whole(settings.pop("n_timesteps", None), f"{where}.n_timesteps"),
-        normalize=normalize,
-        settings=settings,
-    )
+    understood = {
+        "policy": settings.pop("policy", None),
+        "num_agents": _whole(settings.pop("n_envs", None), f"{where}.n_envs"),
+        "env_steps": _whole(settings.pop("n_timesteps", None), f"{where}.n_timesteps"),
+        "normalize": normalize,
+        "settings": settings,
+    }
+    return read(Hyperparams, understood, where)
 
 
 def _whole(value: Any, where: str) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value % 1 != 0 or value < 1:
         raise StudyError(f"{where} must be a whole number >= 1, got {value!r}")
     return int(value)
 
@@ -82,7 +86,7 @@ def _whole(value: Any, where: str) -> int | None:
 def _literal(text: str, where: str) -> Any:
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, TypeError, ValueError) as error:
         raise StudyError(f"{where}: only dict(...), literals and nn.NAME are read, got {text!r}") from error
 
 

@@ -13,6 +13,8 @@ from rl_agg.study.parsing import load_yaml, read
 from rl_agg.study.spec import Budget, Environment, Quick, Study
 
 DEFAULT_AGENTS = 8
+SEEDS = 2**32
+"""How many NumPy knows."""
 
 
 def load_study(path: Path, *, quick: bool = False) -> Study:
@@ -58,8 +60,10 @@ def _resolve_environment(name: str, given: Environment, study: Study, quick: Bud
     if given.threshold is not None and not math.isfinite(given.threshold):
         raise StudyError(f"environments.{name}.threshold must be finite, got {given.threshold}")
     scored = given.scored_agents
-    if (scored is not None and not set(scored) <= set(range(num_agents))) or scored == []:
-        raise StudyError(f"environments.{name}.scored_agents must be some of the agents 0 to {num_agents - 1}, got {scored}")
+    if scored is not None and (not scored or len(set(scored)) < len(scored) or not set(scored) <= set(range(num_agents))):
+        raise StudyError(
+            f"environments.{name}.scored_agents must be some of the agents 0 to {num_agents - 1}, each once, got {scored}"
+        )
     budget = quick or given.budget or study.budget or (Budget(env_steps=zoo.env_steps) if zoo.env_steps else None)
     if budget is None:
         raise StudyError(f"environments.{name} has no budget; give the study or the environment one: {{updates: 100}}")
@@ -78,5 +82,5 @@ def _check_seeds(seeds: int | list[int]) -> None:
     if isinstance(seeds, int):
         if seeds < 1:
             raise StudyError(f"seeds must be at least 1, got {seeds}")
-    elif not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise StudyError(f"a list of seeds must hold different integers >= 0, got {seeds}")
+    elif not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= SEEDS:
+        raise StudyError(f"a list of seeds must hold different integers from 0 to {SEEDS - 1}, got {seeds}")

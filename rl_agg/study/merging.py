@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.spec import Study, fingerprint
-from rl_agg.study.store import Store
+from rl_agg.study.spec import Cell, Study, fingerprint
+from rl_agg.study.store import Record, Store
+
+COUNTED = ["update", "env_steps", "return", "episodes"]
 
 
 def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
@@ -17,8 +19,9 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
 
     Systems and environments of one name must be the same everywhere; seeds are united.
 
-    :param sources: Folders of studies, finished or not; title, baseline and order are the first one's.
-    :param directory: Where to; made where it does not exist.
+    :param sources: Folders of studies, finished or not.
+    :param directory: Where to; made where it does not exist. Title, baseline, order and, of several, thresholds are its own if
+        it holds a study, else the first source's.
     :return: The study that it holds then.
     :raises StudyError: if a folder holds no study, or two hold different things under one name.
     """
@@ -26,12 +29,10 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
         raise StudyError("nothing to merge: name the folders of the studies")
     target = Store(directory)
     stores = [Store(source) for source in sources]
-    studies = [store.study() for store in stores]
-    if target.has_study:
-        studies.append(target.study())
-    united = studies[0]
-    for study, store in zip(studies[1:], [*stores[1:], target], strict=False):
-        united = _united(united, study, store.directory)
+    first, *others = [target, *stores] if target.has_study else stores
+    united = first.study()
+    for store in others:
+        united = _united(united, store.study(), store.directory)
     with target.writing(united):
         for cell in united.cells:
             for store in stores:
@@ -44,6 +45,18 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
     return united
 
 
+def differing_cells(sources: Sequence[Path], directory: Path) -> list[Cell]:
+    """Cells of which a source has other numbers than the folder that it was merged into; the time it took does not count."""
+    target, stores = Store(directory), [Store(source) for source in sources]
+    return [cell for cell in target.study().cells if any(_differ(target.read(cell), store.read(cell)) for store in stores)]
+
+
+def _differ(first: Record | None, second: Record | None) -> bool:
+    if first is None or second is None:
+        return False
+    return not first.updates[COUNTED].equals(second.updates[COUNTED])
+
+
 def _united(first: Study, second: Study, folder: Path) -> Study:
     both: dict[str, dict[str, Any]] = {}
     for kind in ("systems", "environments"):
@@ -52,6 +65,9 @@ def _united(first: Study, second: Study, folder: Path) -> Study:
             if fingerprint(ours[name]) != fingerprint(theirs[name]):
                 raise StudyError(f"{folder} has another {kind[:-1]} {name!r}; rename one of them, or leave the folder out")
         both[kind] = {**ours, **{name: entry for name, entry in theirs.items() if name not in ours}}
+    for name, environment in first.environments.items():
+        if environment.threshold is None and name in second.environments:
+            both["environments"][name] = second.environments[name]  # the same but for that
     listed = sorted({*first.seed_list, *second.seed_list})
     seeds = len(listed) if listed == list(range(len(listed))) else listed
     systems, environments = both["systems"], both["environments"]

@@ -13,9 +13,10 @@ from importlib import resources
 from plotly.offline import get_plotlyjs
 
 from rl_agg.statistics import Estimate
-from rl_agg.study.charts import AXES, Chart, Profile, drawn_first
+from rl_agg.study.charts import AXES, Chart, Profile, drawn_first, in_order_of_colours
 from rl_agg.study.page_data import data_of
 from rl_agg.study.results import Results
+from rl_agg.study.spec import ALL_ENVIRONMENTS
 from rl_agg.study.story import MOST_TRACEBACKS, failures, notes, origins, spec, subtitle
 from rl_agg.study.tables import (
     IN_WORDS,
@@ -34,7 +35,7 @@ def page(results: Results, charts: Sequence[Chart], overall: Profile | None) -> 
     :param charts: See :func:`~rl_agg.study.charts.charts_of`.
     :param overall: See :func:`~rl_agg.study.charts.overall_profile`.
     """
-    shown = drawn_first(results)
+    systems = in_order_of_colours(results)
     parts = {
         "TITLE": escape(results.study.name),
         "SUBTITLE": escape(subtitle(results)),
@@ -42,11 +43,11 @@ def page(results: Results, charts: Sequence[Chart], overall: Profile | None) -> 
         "VERDICT": "".join(
             f"<p><strong>{escape(each.headline)}</strong> {escape(each.detail)}</p>" for each in verdicts(results)
         ),
-        "CONTROLS": _controls(results, charts, shown) if charts else "",
+        "CONTROLS": _controls(charts, systems, drawn_first(results)) if charts else "",
         "RESULTS": _results(results, charts, overall),
         "NOTES": _notes(results),
         "DETAILS": _details(results),
-        "DATA": data_of(list(results.study.systems), charts, overall),
+        "DATA": data_of(systems, charts, overall),
         # A third of its size; the browser unpacks it
         "PLOTLY": base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
         "SCRIPT": _resource("report.js"),
@@ -59,21 +60,21 @@ def _resource(name: str) -> str:
     return resources.files("rl_agg.study").joinpath(name).read_text(encoding="utf-8")
 
 
-def _controls(results: Results, charts: Sequence[Chart], shown: Sequence[str]) -> str:
+def _controls(charts: Sequence[Chart], systems: Sequence[str], shown: Sequence[str]) -> str:
     known = [axis for axis in AXES if any(chart.curves[axis] for chart in charts)]
     axes = "".join(
         f'<label><input type="radio" name="axis" value="{axis}"{" checked" * (axis == "updates")}>{AXES[axis][1]}</label>'
         for axis in known
     )
-    systems = "".join(
+    boxes = "".join(
         f'<label><input type="checkbox" name="system" value="{number}"{" checked" * (name in shown)}>'
         f'<svg class="key" viewBox="0 0 24 6" aria-hidden="true"><line x1="0" x2="24" y1="3" y2="3" class="c{number % 8} '
         f'd{number // 8 % 4}"/></svg><span>{escape(name)}</span></label>'
-        for number, name in enumerate(results.study.systems)
+        for number, name in enumerate(systems)
     )
     return (
         f'<div class="controls"><fieldset class="axis"><legend>Horizontal axis</legend>{axes}</fieldset>'
-        f'<fieldset class="systems"><legend>Systems</legend>{systems}'
+        f'<fieldset class="systems"><legend>Systems</legend>{boxes}'
         '<span class="all"><button type="button" data-all="1">All</button> '
         '<button type="button" data-all="">None</button></span></fieldset></div>'
     )
@@ -85,7 +86,7 @@ def _results(results: Results, charts: Sequence[Chart], overall: Profile | None)
     if overall is not None:
         intervals = {each.system: each.iqm for each in results.overall}
         blocks.append(
-            f"<section><h2>All environments</h2>{_table('All environments', tables['All environments'], results, intervals)}"
+            f"<section><h2>{ALL_ENVIRONMENTS}</h2>{_table(ALL_ENVIRONMENTS, tables[ALL_ENVIRONMENTS], results, intervals)}"
             f"{_figure('overall', 'Performance profiles of all environments', 'Share of runs above a scaled return')}"
             "</section>"
         )

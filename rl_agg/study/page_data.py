@@ -18,7 +18,7 @@ DIGITS = 5
 def data_of(systems: Sequence[str], charts: Sequence[Chart], overall: Profile | None) -> str:
     """All that is drawn, ready to stand inside a script element.
 
-    :param systems: All of the study, in the order that colours are given in.
+    :param systems: All, as :func:`~rl_agg.study.charts.in_order_of_colours` has them.
     :param charts: See :func:`~rl_agg.study.charts.charts_of`.
     :param overall: See :func:`~rl_agg.study.charts.overall_profile`.
     """

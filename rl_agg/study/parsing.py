@@ -97,9 +97,7 @@ def _build(value: Any, option: Any, where: str) -> Any:
         return [_convert(element, item, f"{where}[{index}]") for index, element in enumerate(value)]
     if typing.get_origin(option) is dict:
         _, item = typing.get_args(option)
-        for key in value:
-            if not isinstance(key, str) or not key.strip():
-                raise StudyError(f"{where}: a name must be text, got {key!r}; put it in quotes")
+        _check_names(value, where)
         return {key: _convert(element, item, f"{where}.{key}") for key, element in value.items()}
     return value
 
@@ -107,6 +105,8 @@ def _build(value: Any, option: Any, where: str) -> Any:
 def _plain(value: Any, where: str) -> Any:
     """A setting of any type that records can tell of; YAML also knows dates and sets."""
     if isinstance(value, dict):
+        if not all(type(key) is int for key in value):  # numbers may be what a class looks things up by
+            _check_names(value, where)
         return {key: _plain(element, f"{where}.{key}") for key, element in value.items()}
     if isinstance(value, list):
         return [_plain(element, f"{where}[{index}]") for index, element in enumerate(value)]
@@ -115,6 +115,12 @@ def _plain(value: Any, where: str) -> Any:
     raise StudyError(
         f"{where} must be text, a number, true, false, null, a list or a mapping, got {value!r}; put it in quotes"
     )
+
+
+def _check_names(mapping: dict[Any, Any], where: str) -> None:
+    for key in mapping:
+        if not isinstance(key, str) or not key.strip():
+            raise StudyError(f"{where}: a name must be text, got {key!r}; put it in quotes")
 
 
 def _describe(option: Any) -> str:
@@ -140,7 +146,11 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag != "tag:yaml.org,2002:merge" and key_node.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} comes twice", key_node.start_mark)
             seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
+        return super().construct_mapping(node, deep=True)  # at once, which finds what contains itself
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        text = str(super().construct_scalar(node))
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")  # JSON writes an emoji as two halves
 
 
 class _Dumper(yaml.SafeDumper):

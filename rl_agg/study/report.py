@@ -6,7 +6,7 @@ import re
 from html import escape
 from pathlib import Path
 
-from rl_agg.study.charts import charts_of, drawn_first, overall_profile
+from rl_agg.study.charts import charts_of, drawn_first, in_order_of_colours, overall_profile
 from rl_agg.study.figures import write_figures
 from rl_agg.study.page import page
 from rl_agg.study.results import Results, results_of
@@ -30,7 +30,7 @@ def write_report(directory: Path) -> Results:
     write_atomically(store.directory / "report.csv", frame_of(results).to_csv(index=False).encode())
     write_atomically(store.directory / "comparisons.csv", comparison_frame(results).to_csv(index=False).encode())
     write_atomically(store.directory / "report.html", page(results, charts, overall).encode())
-    write_figures(charts, overall, list(results.study.systems), drawn_first(results), store.directory / "figures")
+    write_figures(charts, overall, in_order_of_colours(results), drawn_first(results), store.directory / "figures")
     return results
 
 

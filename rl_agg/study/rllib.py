@@ -54,7 +54,7 @@ class RllibRunner:
         refuse_what_the_study_sets(cell, SET_BY_STUDY, UNUSED)
         try:
             _config(cell).validate()
-        except Exception as error:  # whatever a config or an environment raises, it is about this cell's settings
+        except (Exception, SystemExit) as error:  # whatever a config or an environment raises, it is about its settings
             raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
     def bundles(self, cell: Cell) -> list[dict[str, float]]:

@@ -47,7 +47,8 @@ class Overall:
 
     :param iqm: Interquartile mean over all runs of R̄ scaled to [0, 1], 0 being an environment's worst run and 1 its best.
     :param optimality_gap: As in :class:`Row`, over all runs.
-    :param improvement: Probability of improvement over the baseline, averaged over environments, which count alike here.
+    :param improvement: Probability of improvement over the baseline, averaged over environments, which count alike here;
+        NaN where the baseline lacks one.
     """
 
     system: str
@@ -140,9 +141,9 @@ def _thresholds(curve: Array, threshold: float | None) -> tuple[int | None, int 
 
 
 def _improvement(environments: Sequence[dict[str, Runs]], name: str, baseline: str) -> Estimate:
-    both = [systems for systems in environments if name in systems and baseline in systems]
-    if name == baseline:
+    # Over those alone that the baseline has runs on, it would be about other tasks
+    if name == baseline or not all(baseline in systems for systems in environments):
         return UNKNOWN
     return statistics.probability_of_improvement(
-        [(systems[name].mean_returns, systems[baseline].mean_returns) for systems in both]
+        [(systems[name].mean_returns, systems[baseline].mean_returns) for systems in environments]
     )

@@ -68,7 +68,7 @@ class Sb3Runner:
                 _model(cell, env)
             finally:
                 env.close()
-        except Exception as error:  # whatever a third-party constructor raises, it is about this cell's settings
+        except (Exception, SystemExit) as error:  # whatever a third-party constructor raises, it is about this cell's settings
             raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
     def bundles(self, cell: Cell) -> list[dict[str, float]]:

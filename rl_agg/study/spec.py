@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,8 @@ from typing import Any
 from rl_agg.study.errors import StudyError, unknown
 
 DEFAULT_POLICY = "MlpPolicy"
+ALL_ENVIRONMENTS = "All environments"
+"""What a report calls them together, and hence none of them."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Budget:
         given = [value for value in (self.updates, self.env_steps, self.seconds) if value is not None]
         if len(given) != 1:
             raise StudyError(f"a budget is one of 'updates', 'env_steps' and 'seconds', got {_given(self)}")
-        if given[0] <= 0:
-            raise StudyError(f"a budget must be above 0, got {_given(self)}")
+        if not 0 < given[0] < math.inf:
+            raise StudyError(f"a budget must be above 0 and finite, got {_given(self)}")
         if self.seconds is not None:
             object.__setattr__(self, "seconds", float(self.seconds))  # as it is read again, or its cells would be others
 
@@ -149,6 +152,10 @@ class Study:
         for kind in ("systems", "environments"):
             if not getattr(self, kind):
                 raise StudyError(f"a study needs at least one of its {kind}")
+        if ALL_ENVIRONMENTS in self.environments:
+            raise StudyError(
+                f"no environment can be called {ALL_ENVIRONMENTS!r}, as the report calls them together; rename it"
+            )
         if self.baseline not in self.systems:
             raise StudyError(unknown("baseline", self.baseline, self.systems))
         if not 0 < self.end_share <= 1:
@@ -255,7 +262,7 @@ def _is_default(item: dataclasses.Field[Any], value: Any) -> bool:
 
 def _check_path(kind: str, path: str) -> None:
     module, _, name = path.partition(":")
-    if not module or not name:
+    if not name or not all(part.isidentifier() for part in module.split(".")):
         raise StudyError(f"a {kind} is an import path 'module:Class', got {path!r}")
 
 

@@ -37,6 +37,8 @@ COLUMNS = pa.schema(
         ("agent_returns", pa.list_(pa.float64())),
     ]
 )
+METADATA = frozenset({"cell", "warnings", "versions", "commit", "host", "platform"})
+"""What a report asks of a record's metadata."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,18 @@ class Store:
             self._claim(study)
             yield
 
+    def refuse_to_overwrite(self, spec: Path, study: Study) -> None:
+        """Keep a study that somebody wrote from being replaced by its resolved self, or by its quick one.
+
+        :param spec: The file that the study was read from.
+        :raises StudyError: if it is the one that the folder keeps its study in, and would change.
+        """
+        if spec.resolve() == self._study_file.resolve() and spec.read_bytes() != _content(study):
+            raise StudyError(
+                f"{spec} would be overwritten with the resolved study, which {self.directory} keeps under that name; "
+                "rename it, or choose another --out"
+            )
+
     def _claim(self, study: Study) -> None:
         if self.has_study:
             held = self.study()
@@ -96,11 +110,12 @@ class Store:
                 raise StudyError(
                     f"{self.directory} holds another study ({held.name!r}): {len(lost)} of its finished runs are none of this "
                     f"one's, for example {lost[0]}, whose name, settings or budget differ or which it leaves out. A study may "
-                    "gain systems, environments and seeds and lose those without runs; for another one choose another --out"
+                    "gain systems, environments and seeds and lose those without runs; for another one, or if these runs were "
+                    "a --quick trial, choose another --out"
                 )
         for leftover in self._cells.glob(".*.tmp"):
             leftover.unlink()
-        write_atomically(self._study_file, dumped(study.to_mapping()).encode())
+        write_atomically(self._study_file, _content(study))
 
     @property
     def has_study(self) -> bool:
@@ -140,9 +155,12 @@ class Store:
             metadata = json.loads(table.schema.metadata[METADATA_KEY])
         except FileNotFoundError:
             return None
+        except PermissionError:  # it is there, and must not be run again
+            raise
         except (OSError, pa.ArrowException, TypeError, KeyError, ValueError):
             return None  # what half a file or flipped bits can raise; the cell is run again
-        if metadata.get("cell") != cell.key or table.num_rows == 0:
+        _check_version(metadata, table.column_names, self._record_file(cell))
+        if metadata["cell"] != cell.key or table.num_rows == 0:
             return None
         return Record(cell, table.to_pandas(), metadata)
 
@@ -165,6 +183,22 @@ class Store:
 
     def _failure_file(self, cell: Cell) -> Path:
         return self._failures / f"{cell.id}.txt"
+
+
+def _check_version(metadata: Any, columns: Sequence[str], file: Path) -> None:
+    told = metadata if isinstance(metadata, dict) else {}
+    missing = sorted((METADATA - told.keys()) | (set(COLUMNS.names) - set(columns)))
+    if missing:
+        versions = told.get("versions")
+        version = versions.get("rl-agg") if isinstance(versions, dict) else None
+        raise StudyError(
+            f"{file} is of another version of rl-agg ({version or 'unknown'}): it lacks {', '.join(missing)}; read it with "
+            "that version, or move it away to have its cell run again"
+        )
+
+
+def _content(study: Study) -> bytes:
+    return dumped(study.to_mapping()).encode()
 
 
 def encoded(cell: Cell, updates: Sequence[Update], warnings: Sequence[str] = ()) -> bytes:

@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+
 from rl_agg.study.parsing import dumped
 from rl_agg.study.results import Results
 
@@ -43,6 +45,12 @@ def notes(results: Results) -> list[str]:
     versions = {json.dumps(record.metadata["versions"], sort_keys=True) for record in results.records}
     if len(versions) > 1:
         told.append("Runs were made with different versions of the software; see below.")
+    for runs in (runs for systems in results.runs.values() for runs in systems.values()):
+        if silent := int(np.isnan(runs.mean_returns).sum()):
+            told.append(
+                f"{silent} of {len(runs.seeds)} runs of {runs.system} on {runs.environment} finished no episode: its returns "
+                "are told without them."
+            )
     warned = Counter(warning for record in results.records for warning in set(record.metadata["warnings"]))
     return told + [f"{count} of {len(results.records)} runs warned: {text}" for text, count in warned.most_common()]
 

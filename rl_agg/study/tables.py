@@ -6,6 +6,8 @@ import dataclasses
 
 import pandas as pd
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,6 +15,7 @@ from rl_agg.statistics import Estimate
 from rl_agg.study.comparisons import Comparison
 from rl_agg.study.costs import Cost
 from rl_agg.study.results import Overall, Results, Row
+from rl_agg.study.spec import ALL_ENVIRONMENTS
 from rl_agg.study.wording import UNKNOWN, in_words, number, size
 
 HEADINGS = (
@@ -67,7 +70,7 @@ def tables_of(results: Results) -> dict[str, Lines]:
         environment: [HEADINGS, *map(cells_of, rows)] for environment, rows in results.rows_by_environment.items()
     }
     if results.overall:
-        tables["All environments"] = [OVERALL_HEADINGS, *map(overall_cells, results.overall)]
+        tables[ALL_ENVIRONMENTS] = [OVERALL_HEADINGS, *map(overall_cells, results.overall)]
     return tables
 
 
@@ -115,8 +118,10 @@ def _cost_cells(cost: Cost) -> tuple[str, ...]:
     )
 
 
-WIDE_ONLY = frozenset({"Seeds", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)"})
-NARROW_WIDTH = 140
+COLUMNS = (tuple(range(len(HEADINGS))), (0, 2, 3, 4, 5, 6), (0, 2, 3, 4, 6), (0, 2, 3))
+"""Of :data:`HEADINGS`, what a terminal shows: the first of these that it is wide enough for."""
+NAME_WIDTH = 12
+"""Characters of a system's name that stay on one line."""
 
 
 def terminal_tables(results: Results, width: int) -> list[Table]:
@@ -124,17 +129,20 @@ def terminal_tables(results: Results, width: int) -> list[Table]:
 
     :param width: Of the terminal, in characters; a narrow one gets the more important columns only.
     """
-    tables = []
+    tables, unlimited = [], Console(width=10_000)
     for title, (headings, *lines) in tables_of(results).items():
-        shown = [
-            i for i, heading in enumerate(headings) if len(headings) < 5 or width >= NARROW_WIDTH or heading not in WIDE_ONLY
-        ]
-        table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for i in shown:
-            table.add_column(headings[i].replace(" ", "\n", 1), no_wrap=i > 0, overflow="ellipsis" if i else "fold")
-        for line in lines:
-            cells = (escape(line[i].replace(" [", "\n[").replace(" (", "\n(") if i else line[i]) for i in shown)
-            table.add_row(*cells, style="bold" if line[0] == results.study.baseline else None)
+        longest = max(cell_len(line[0]) for line in lines)
+        foldable = max(0, longest - NAME_WIDTH)
+        for shown in COLUMNS if headings == HEADINGS else [range(len(headings))]:
+            table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column(headings[0], overflow="fold", min_width=longest - foldable)
+            for i in shown[1:]:
+                table.add_column(headings[i].replace(" ", "\n", 1), no_wrap=True, overflow="ellipsis")
+            for line in lines:
+                cells = (escape(line[i].replace(" [", "\n[").replace(" (", "\n(") if i else line[i]) for i in shown)
+                table.add_row(*cells, style="bold" if line[0] == results.study.baseline else None)
+            if unlimited.measure(table).maximum - foldable <= width:
+                break
         tables.append(table)
     return tables
 
@@ -191,7 +199,8 @@ def frame_of(results: Results) -> pd.DataFrame:
     """All rows and costs with unrounded numbers, an interval's ends in columns of their own."""
     flat = [_flat(row) | _flat(cost) for row, cost in zip(results.rows, results.costs, strict=True)]
     whole = ["threshold_step", "seeds_at_threshold"]
-    return pd.DataFrame(flat).astype(dict.fromkeys(whole, "Int64") if flat else {})  # so that a gap leaves them whole
+    frame = pd.DataFrame(flat, columns=list(dict.fromkeys([*_columns(Row), *_columns(Cost)])))
+    return frame.astype(dict.fromkeys(whole, "Int64"))  # so that a gap leaves them whole
 
 
 def comparison_frame(results: Results) -> pd.DataFrame:
@@ -203,8 +212,18 @@ def comparison_frame(results: Results) -> pd.DataFrame:
             for row in results.rows
             if row.system != baseline and baseline in results.runs[row.environment]
             for each in results.comparisons(row.environment, row.system, baseline)
-        ]
+        ],
+        columns=["environment", *_columns(Comparison), "outcome"],
     )
+
+
+def _columns(kind: type[Row | Cost | Comparison]) -> list[str]:
+    """What :func:`_flat` calls the parts of one."""
+    columns = []
+    for field in dataclasses.fields(kind):
+        ends = (f"{field.name}_low", f"{field.name}_high") if field.type == Estimate.__name__ else ()
+        columns += [field.name, *ends]
+    return columns
 
 
 def _flat(told: Row | Cost | Comparison) -> dict[str, object]:

@@ -47,10 +47,11 @@ def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
     best = max(
         challengers, key=lambda each: (claims[each.system], not math.isnan(each.improvement.low), each.improvement.value)
     )
-    pairs = sum(len(runs[best.system].seeds) for runs in results.runs.values())
+    num_runs = sum(len(runs[best.system].seeds) for runs in results.runs.values())
+    interval = "" if math.isnan(best.improvement.low) else "95 % interval, "
     detail = (
         f"{best.system} is the likeliest to beat it: a run of it is better with probability {in_words(best.improvement, 2)} "
-        f"(95 % interval, {pairs} runs)."
+        f"({interval}{num_runs} runs)."
     )
     if claims[best.system] > 0:
         return Verdict(f"{together}: {best.system} is better than {baseline}.", detail)
@@ -62,11 +63,9 @@ def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
 def _claim(system: str, results: Results) -> int:
     """1 if over all environments its runs are established to beat the baseline's on every basis, -1 if to lose."""
     baseline = results.study.baseline
-    pairs = {
-        name: (runs[system], runs[baseline]) for name, runs in results.runs.items() if system in runs and baseline in runs
-    }
+    pairs = {name: (runs[system], runs[baseline]) for name, runs in results.runs.items()}
     numbers = [len(set(first.seeds) & set(second.seeds)) for first, second in pairs.values()]
-    if not numbers or min(numbers) < FEWEST_SEEDS or not statistics.enough_pairs(sum(numbers)):
+    if min(numbers) < FEWEST_SEEDS or not statistics.enough_pairs(sum(numbers)):
         return 0
     by_basis = zip(*(scores_of(pair, results.bases(name)) for name, pair in pairs.items()), strict=True)
     estimates = [
@@ -87,13 +86,15 @@ def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
         return Verdict(f"{environment}: nothing to compare {best.system} with.", f"{opening}.")
     baseline = results.study.baseline
     rival = baseline if baseline in others else others[0]
+    lead = best.mean_return.value - next(row.mean_return.value for row in ranked if row.system == rival)
     beaten = {name: results.comparisons(environment, best.system, name) for name in others}
     share = f" ({number(best.mean_return_percent, 1)} %)" if rival == baseline and best.mean_return_percent > 0 else ""
     told = [f"{opening}."]
     for comparison in beaten[rival]:
         if math.isnan(comparison.difference.value):
             continue
-        if comparison.basis == UPDATES:  # the difference in R̄ itself
+        # The lead in R̄ itself only where runs are as long and of the same seeds
+        if comparison.basis == UPDATES and math.isclose(comparison.difference.value, lead, rel_tol=1e-6):
             told = [f"{opening}: {_lead(comparison.difference, rival + share)}."]
         else:
             told.append(f"At equal {comparison.basis} it is {_lead(comparison.difference, rival)}.")

@@ -43,7 +43,7 @@ class StrictConfig(AlgorithmConfig):
     def get_state(self) -> dict[str, Any]:
         """RLlib's, from which it drops whatever equals -1, its mark of settings that are gone."""
         dropped = {name: value for name, value in vars(self).items() if isinstance(value, int | float) and value == -1}
-        return {**super().get_state(), **dropped}  # type: ignore[no-untyped-call]
+        return {**super().get_state(), **dropped}
 
     def take(self, **settings: Any) -> Self:
         """Set what was given.

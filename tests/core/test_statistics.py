@@ -1,6 +1,7 @@
 """Statistics against hand calculations, the paper's own tables and scipy."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -178,6 +179,22 @@ def test_probability_of_improvement_is_mann_whitney(x, y):
     expected = stats.mannwhitneyu(x, y).statistic / (len(x) * len(y))
     estimate = statistics.probability_of_improvement([(x, y)], resamples=20)
     assert estimate.value == pytest.approx(expected)
+
+
+def test_share_of_wins_counts_every_pair():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, size=(30, 7)), rng.integers(0, 5, size=(30, 4))
+    by_hand = [np.mean([(a > b) + (a == b) / 2 for a in first for b in second]) for first, second in zip(x, y, strict=True)]
+    assert statistics.share_of_wins(x, y).tolist() == by_hand
+
+
+def test_probability_of_improvement_of_many_runs_does_not_take_their_square_in_memory():
+    runs = np.random.default_rng(0).normal(size=(2, 200))
+    tracemalloc.start()
+    statistics.probability_of_improvement([(runs[0], runs[1])])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2000 * 200 * 200  # of all pairs not a byte each
 
 
 def test_probability_of_improvement_averages_environments_whatever_their_size():

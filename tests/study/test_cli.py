@@ -57,6 +57,21 @@ def test_failed_cells_and_the_users_own_modules(tmp_path, capsys, monkeypatch):
     assert "out/failures" in shown
 
 
+@pytest.mark.usefixtures("ray_running")
+def test_the_users_own_spec_is_not_overwritten(spec, tmp_path, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    spec = spec.rename(out / "study.yaml")
+    written = spec.read_bytes()
+    for more in ([], ["--quick"]):
+        assert cli.main(["compare", str(spec), "--out", str(out), *more]) == 2
+        assert "study.yaml would be overwritten with the resolved study" in capsys.readouterr().err
+        assert spec.read_bytes() == written
+    assert cli.main(["compare", str(spec), "--out", str(tmp_path / "out"), "--quick", "--workers", "1"]) == 0
+    resolved = tmp_path / "out" / "study.yaml"
+    assert cli.main(["compare", str(resolved), "--out", str(resolved.parent)]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -90,6 +105,41 @@ def test_a_missing_extra_is_named(spec, tmp_path, module, extra):
     assert done.returncode == 2, done.stderr
     assert f"pip install 'rl-agg[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("ray.rllib.algorithms.impal:IMPALA", "there is no module 'ray.rllib.algorithms.impal'"),
+        ("mine:Nope", "mine has an unknown name 'Nope'"),
+        ("./mine.py:Mine", "a system is an import path 'module:Class', got './mine.py:Mine'"),
+        (".mine:Mine", "a system is an import path 'module:Class', got '.mine:Mine'"),
+        ("mine_raises:Mine", "mine_raises cannot be imported: ValueError: at import"),
+        ("mine_misspells:Mine", "mine_misspells cannot be imported: AttributeError: module 'math' has no attribute 'nothing'"),
+        ("mine_is_no_python:Mine", "mine_is_no_python cannot be imported: SyntaxError"),
+        ("mine_ends:Mine", "mine_ends cannot be imported: SystemExit: 3"),
+        ("mine:Ends", "stock on CartPole-v1, seed 0 cannot be built: SystemExit: 4"),
+    ],
+)
+def test_a_system_that_cannot_be_imported_is_told_in_one_line(spec, tmp_path, capsys, monkeypatch, path, words):
+    modules = {
+        "mine": "import sys\nfrom stable_baselines3 import PPO\n"
+        "class Ends(PPO):\n    def __init__(self, *_, **__):\n        sys.exit(4)\n",
+        "mine_raises": "raise ValueError('at import')",
+        "mine_misspells": "import math\nmath.nothing",
+        "mine_is_no_python": "def f(:",
+        "mine_ends": "import sys\nsys.exit(3)",
+    }
+    for name, text in modules.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    spec.write_text(SPEC.replace("SYSTEM", path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert cli.main(["compare", "spec.yaml", "--out", "out", "--quick"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -91,6 +91,19 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(run, tiny):
     assert "FAILED bad on CartPole-v1, seed 0: RuntimeError" in shown
 
 
+def test_a_run_without_an_update_failed_and_one_that_ended_early_warns(run, tiny):
+    systems = {name: System(f"failing_systems:{name}") for name in ("NeverTrains", "EndsEarly")}
+    study = tiny(systems=systems, baseline="EndsEarly", seeds=1)
+    (failed,), shown = run(study)
+    reason = "StudyError: failing_systems:NeverTrains ended without a single update"
+    assert f"FAILED NeverTrains on CartPole-v1, seed 0: {reason}" in shown
+    assert run.store.failure(failed).rstrip().endswith(reason.removeprefix("StudyError"))
+    _, shown = run(study)
+    assert "1 cells failed before" in shown
+    (early,) = (cell for cell in study.cells if cell != failed)
+    assert run.store.read(early).metadata["warnings"] == ["it ended by itself after 33 % of its budget"]
+
+
 def test_the_users_folder_holds_the_study_and_nothing_else(run, tiny, tmp_path):
     run(tiny(seeds=1))
     assert sorted(path.name for path in run.store.directory.iterdir()) == [".lock", "cells", "study.yaml"]
@@ -135,6 +148,21 @@ def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_p
     assert {name: resumed[name] for name in survivors} == survivors, "a finished cell was run again"
     assert not run(study, "undisturbed")[0]
     assert_same(records_of(run.store, study), records_of(Store(tmp_path / "undisturbed"), study))
+
+
+def test_a_study_that_is_terminated_ends_as_by_ctrl_c(run, tiny, tmp_path):
+    study = tiny(systems={"stock": System("stable_baselines3:PPO")}, seeds=1000)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(study.to_mapping()))
+    folder = str(run.store.directory)
+    command = [sys.executable, "-m", "rl_agg.study.cli", "compare", str(spec), "--out", folder, "--workers", "1"]
+    with killed(command) as process:
+        wait_for_cells(process, run.store, 1)
+        process.terminate()
+        shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "rl-agg: stopped; the same command goes on with what is not finished" in shown
+    assert not (run.store.directory / "failures").exists()
 
 
 @contextmanager

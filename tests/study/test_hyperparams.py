@@ -61,6 +61,18 @@ def test_an_entry_is_read(tmp_path):
         ('  policy_kwargs: "dict(activation_fn=os.path)"\n', "only dict"),
         ("  n_envs: 2.5\n", "whole number >= 1, got 2.5"),
         ("  n_envs: many\n", "whole number >= 1, got 'many'"),
+        ("  n_envs: .nan\n", "whole number >= 1, got nan"),
+        ("  n_envs: .inf\n", "whole number >= 1, got inf"),
+        ("  policy: 5\n", "policy must be text"),
+        ("  normalize: 1\n", "normalize must be true or false or a mapping"),
+        ("  normalize: 1\n  normalize_kwargs: {clip_obs: 5.0}\n", "normalize must be true or false or a mapping"),
+        ("  normalize: true\n  normalize_kwargs: 3\n", "normalize_kwargs must be a mapping, got 3"),
+        ("  policy_kwargs: 5\n", "policy_kwargs must be a mapping, got 5"),
+        ("  n_steps: 2026-11-22\n", "settings.n_steps must be text"),
+        ('  policy_kwargs: "dict(net_arch={1, 2})"\n', "settings.policy_kwargs.net_arch must be text"),
+        ("  policy_kwargs: \"dict(net_arch=b'x')\"\n", "settings.policy_kwargs.net_arch must be text"),
+        ('  policy_kwargs: "dict(net_arch={[1]: 2})"\n', "only dict"),
+        ('  policy_kwargs: "dict(net_arch={(1, 2): 3})"\n', "only dict"),
     ],
 )
 def test_what_would_be_another_experiment_is_refused(tmp_path, entry, words):

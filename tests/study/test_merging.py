@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,29 @@ def test_what_is_there_stays(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) 
         assert united.seed_list == [0, 1]
         returns = {str(cell): kept.read(cell) for cell in united.cells if kept.read(cell) is not None}
         assert set(returns) == {cell_name("stock", 0), cell_name("stock", 1)}
+
+
+def test_the_target_comes_first_and_a_threshold_is_not_lost(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
+    pole = tiny().environments["CartPole-v1"]
+    bare = {"CartPole-v1": dataclasses.replace(pole, threshold=None)}
+    kept = part(tmp_path / "all", tiny(name="kept", baseline="loss", environments=bare), updates_of, {})
+    added = part(tmp_path / "a", tiny(), updates_of, {})
+    for _ in range(2):
+        united = merge_studies([added.directory], kept.directory)
+        assert (united.name, united.baseline) == ("kept", "loss")
+        assert united.environments["CartPole-v1"].threshold == pole.threshold
+
+
+def test_different_numbers_of_one_run_are_told(
+    tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = part(tmp_path / "a", tiny(), updates_of, {cell_name("stock", 0): 1.0, cell_name("stock", 1): 2.0})
+    second = part(tmp_path / "b", tiny(), updates_of, {cell_name("stock", 0): 1.0, cell_name("stock", 1): 9.0})
+    assert main(["merge", str(first.directory), str(second.directory), "--out", str(tmp_path / "all")]) == 0
+    told = f"1 of them differ between the folders, for example {cell_name('stock', 1)}; the first ones were kept"
+    assert told in capsys.readouterr().out
+    assert main(["merge", str(first.directory), "--out", str(tmp_path / "other")]) == 0
+    assert "the first ones" not in capsys.readouterr().out
 
 
 def test_one_name_for_different_things_is_refused(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:

@@ -12,9 +12,10 @@ from matplotlib import image
 from plotly.offline import get_plotlyjs
 
 from rl_agg.study.charts import MAX_POINTS, charts_of
+from rl_agg.study.figures import _style
 from rl_agg.study.page_data import _numbers
 from rl_agg.study.report import write_report
-from rl_agg.study.spec import Budget, System
+from rl_agg.study.spec import Budget, Environment, System
 from rl_agg.study.store import Store
 
 
@@ -178,7 +179,46 @@ def test_the_best_are_drawn_first_where_systems_are_many(tmp_path, tiny, updates
     write_report(store.directory)
     tags = Tags((store.directory / "report.html").read_text()).tags
     boxes = [attrs for tag, attrs in tags if attrs.get("name") == "system"]
-    assert [int(box["value"]) for box in boxes if "checked" in box] == [0, *range(9, 20)]
+    listed = data_of((store.directory / "report.html").read_text())["systems"]
+    assert {listed[int(box["value"])] for box in boxes if "checked" in box} == {f"s{number}" for number in (0, *range(9, 20))}
+    assert sorted(listed) == sorted(systems)
+
+
+def test_what_is_drawn_first_looks_different_where_systems_are_many(tmp_path, tiny, updates_of, monkeypatch):
+    systems = {f"s{number}": System("sb3_agg:AggPPO") for number in range(40)}
+    study = tiny(systems=systems, baseline="s0", seeds=1, budget=Budget(updates=2))
+    store, styles = Store(tmp_path / "out"), {}
+    with store.writing(study):
+        for cell in study.cells:
+            ahead = cell.system_name in {"s1", *(f"s{number}" for number in range(30, 40))}
+            store.write(cell, updates_of([float(ahead)] * 2))  # s1 and s33 once were drawn alike
+
+    def style(name, names):
+        styles[name] = tuple(_style(name, names).values())
+        return _style(name, names)
+
+    monkeypatch.setattr("rl_agg.study.figures._style", style)
+    write_report(store.directory)
+    tags = Tags((store.directory / "report.html").read_text()).tags
+    checked, lines = [attrs for tag, attrs in tags if attrs.get("name") == "system"], []
+    for at, (tag, _) in enumerate(tags):
+        if tag == "line" and "checked" in dict(tags[at - 2][1]):
+            lines.append(tags[at][1]["class"])
+    assert {"s0", "s1", "s33"} <= styles.keys()
+    assert len(styles) == len(set(styles.values())) == len(set(lines)) == sum("checked" in box for box in checked) == 12
+
+
+def test_an_environment_with_a_long_name_has_its_figures(tmp_path, tiny, updates_of):
+    environments = {ending * 300: Environment(id="CartPole-v1") for ending in "ab"} | {
+        "b" * 299: Environment(id="CartPole-v1")
+    }
+    study = tiny(environments=environments, seeds=1)
+    store = Store(tmp_path / "out")
+    with store.writing(study):
+        for cell in study.cells:
+            store.write(cell, updates_of([1.0, 2.0]))
+    write_report(store.directory)
+    assert len(list((store.directory / "figures").iterdir())) == 4
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")

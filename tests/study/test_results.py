@@ -13,6 +13,7 @@ from rl_agg.study.comparisons import scores_of
 from rl_agg.study.results import results_of
 from rl_agg.study.spec import Budget, Environment
 from rl_agg.study.store import Store
+from rl_agg.study.story import notes
 from rl_agg.study.tables import (
     comparison_frame,
     comparison_tables,
@@ -99,6 +100,9 @@ def test_a_study_without_a_finished_run(results):
     made = results({"stock": {"Pole": []}}, seeds=2)
     assert [verdict.headline for verdict in verdicts(made)] == ["No run has finished yet."]
     assert not frame_of(made).size
+    some = results({"loss": {"Pole": RAMP}, "stock": {"Pole": FLAT}})
+    for frame in (frame_of, comparison_frame):
+        assert frame(made).columns.tolist() == frame(some).columns.tolist()
 
 
 def test_no_episode_at_all(results):
@@ -157,6 +161,35 @@ def test_a_system_missing_on_one_environment_is_not_pooled(results):
     assert [each.system for each in made.overall] == ["stock"]
 
 
+def test_without_the_baseline_everywhere_nothing_is_said_of_all_environments(results):
+    ahead, behind = [[9.0 + seed] * 4 for seed in range(6)], [[1.0 + seed] * 4 for seed in range(6)]
+    made = results({"loss": {"A": ahead, "B": ahead}, "stock": {"A": behind}})
+    assert [each.system for each in made.overall] == ["loss"]
+    assert math.isnan(made.overall[0].improvement.value)
+    assert not [verdict for verdict in verdicts(made) if "together" in verdict.headline]
+
+
+def test_an_interval_is_named_only_where_there_is_one(results):
+    runs = [[9.0 + seed] * 4 for seed in range(6)]
+    made = results({"loss": {"A": runs, "B": runs}, "stock": {"A": runs, "B": runs[:1]}})
+    assert math.isnan(made.overall[0].improvement.low)
+    assert verdicts(made)[0].detail.endswith("(12 runs).")
+    assert (
+        "(95 % interval, 12 runs)."
+        in verdicts(results({name: {"A": runs, "B": runs} for name in ("loss", "stock")}))[0].detail
+    )
+
+
+def test_the_highest_mean_return_is_not_told_as_a_lead_where_runs_are_not_as_long(results):
+    # Over all of its updates loss returns more, over as many as stock has less
+    loss = [told([0.0 + seed, 2.0 + seed, 40.0 + seed, 42.0 + seed]) for seed in range(6)]
+    stock = [told([9.0 + seed, 11.0 + seed], steps=200) for seed in range(6)]
+    (verdict,) = verdicts(results({"loss": {"Pole": loss}, "stock": {"Pole": stock}}))
+    assert (
+        "loss has the highest mean return over training, R̄ = 23.50. At equal updates it is 9.00 below stock" in verdict.detail
+    )
+
+
 def test_the_frame_holds_unrounded_numbers(results):
     frame = frame_of(results({"loss": {"Pole": RAMP}, "stock": {"Pole": FLAT}})).set_index("system")
     assert frame.loc["loss", "mean_return"] == pytest.approx(7.75)
@@ -175,6 +208,29 @@ def test_tables_fit_a_terminal_of_80_characters(results):
     assert "…" not in text
     for shown in ("loss", "2\u202f235.0", "[2\u202f234.5, 2\u202f235.5]", "111.6", "Threshold"):
         assert shown in text
+
+
+@pytest.mark.parametrize("width", [44, 80, 120, 140, 160, 220])
+def test_a_terminal_table_shows_whole_names_and_numbers(results, tiny, width):
+    name = "L-Weighted, softmax, h = 8"
+    systems = {"stock": tiny().systems["stock"], name: tiny().systems["loss"]}
+    runs = {"stock": shifted(80_000.0, 8), name: [[80_000.0 + 1000 * seed] * 4 for seed in range(8)]}
+    made = results({system: {"Pole": own} for system, own in runs.items()}, systems=systems)
+    console = Console(width=width, file=io.StringIO())
+    (table,) = terminal_tables(made, width)
+    console.print(table)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert "stock" in text
+    assert name in text or ("L-Weighted," in text and "softmax" in text)
+    assert "[80\u202f012, 80\u202f015]" in text
+    assert ("Threshold" in text) == (width >= 80)
+    assert ("Optimality" in text) == (width >= 160)
+
+
+def test_runs_without_an_episode_are_told(results):
+    made = results({"loss": {"Pole": [*[[NAN] * 4] * 5, *RAMP]}, "stock": {"Pole": FLAT}})
+    assert notes(made) == ["5 of 7 runs of loss on Pole finished no episode: its returns are told without them."]
 
 
 def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):

@@ -63,12 +63,20 @@ def test_quick_wins_over_an_environments_own_budget(tiny):
         ("seeds: 3", "seeds: true", ["seeds must be an integer", "True"]),
         ("seeds: 3", "seeds: 0", ["seeds must be at least 1", "0"]),
         ("seeds: 3", "seeds: [1, 1]", ["different", "[1, 1]"]),
+        ("seeds: 3", "seeds: [0, 4294967296]", ["from 0 to 4294967295", "4294967296"]),
+        ("num_agents: 4", "num_agents: 4, scored_agents: [0, 0, 1]", ["scored_agents", "each once", "[0, 0, 1]"]),
+        ("CartPole-v1:", "All environments:", ["no environment can be called 'All environments'"]),
+        ("n_steps: 20", "n_steps: {0: 1.0, goal: 5}", ["settings.n_steps: a name must be text, got 0; put it in quotes"]),
+        ("settings: {n_steps: 20", "settings: &own {n_steps: *own", ["not a YAML file", "recursive"]),
+        ("name: cartpole", 'name: "half an emoji \\ud83d"', ["not a YAML file", "utf-16"]),
         ("seeds: 3", "seeds: [1, x]", ["seeds[1] must be an integer", "'x'"]),
         ("baseline: sum", "baseline: summ", ["unknown baseline 'summ'", "did you mean 'sum'", "loss, sum"]),
         ("{updates: 30}", "{updates: 30, env_steps: 5}", ["one of 'updates', 'env_steps' and 'seconds'", "5"]),
         ("{updates: 30}", "{}", ["one of 'updates', 'env_steps' and 'seconds'", "none"]),
         ("{updates: 30}", "{updates: 0}", ["above 0", "0"]),
         ("{updates: 30}", "{seconds: -1}", ["above 0", "-1"]),
+        ("{updates: 30}", "{seconds: .nan}", ["above 0 and finite", "nan"]),
+        ("{updates: 30}", "{seconds: .inf}", ["above 0 and finite", "inf"]),
         ("budget: {updates: 30}\n", "", ["CartPole-v1 has no budget"]),
         ("num_agents: 4", "num_agents: 0", ["num_agents must be at least 1", "0"]),
         ("num_agents: 4", "num_agents: 4.5", ["num_agents must be an integer", "4.5"]),
@@ -115,6 +123,15 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
         "d": "e5",
         "e": 12,
     }
+
+
+def test_numbers_may_be_the_names_of_nested_settings(tmp_path):
+    study = load_study(write(tmp_path, SPEC.replace("n_steps: 20", "n_steps: {0: 1.0, 1: 5}")))
+    assert load_study(write(tmp_path, dumped(study.to_mapping()))) == study
+
+
+def test_an_emoji_as_json_writes_it_is_one_character(tmp_path):
+    assert load_study(write(tmp_path, SPEC.replace("name: cartpole", 'name: "\\ud83d\\ude80"'))).name == "🚀"
 
 
 def test_a_stored_study_reads_back_the_same(tmp_path):

@@ -76,6 +76,42 @@ def test_a_record_of_another_definition_counts_as_none(written, tiny):
     assert store.read(other) is None
 
 
+def metadata_of(change):
+    def changed(table):
+        metadata = json.loads(table.schema.metadata[METADATA_KEY])
+        return table.replace_schema_metadata({METADATA_KEY: json.dumps(change(metadata)).encode()})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (metadata_of(lambda told: {key: value for key, value in told.items() if key != "warnings"}), r"\(\d.*lacks warnings;"),
+        (metadata_of(lambda told: [told]), r"\(unknown\): it lacks cell, commit, host"),
+        (lambda table: table.drop_columns(["return"]), r"\(\d.*lacks return;"),
+    ],
+    ids=["a key is missing", "a list", "no returns"],
+)
+def test_a_record_of_another_version_is_told(written, change, words):
+    store, _, cell = written
+    file = record_file(store, cell)
+    pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(StudyError, match=rf"parquet is of another version of rl-agg {words}"):
+        store.read(cell)
+
+
+def test_a_record_that_may_not_be_read_is_not_missing(written, monkeypatch):
+    store, _, cell = written
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "cells/it.parquet")
+
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    with pytest.raises(PermissionError):
+        store.read(cell)
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     file = tmp_path / "file"
     write_atomically(file, b"old")
@@ -93,7 +129,7 @@ def test_another_study_is_refused(written, tiny):
     store, _, cell = written
     before = (store.directory / "study.yaml").read_bytes()
     other = tiny(budget=Budget(updates=99))
-    message = rf"holds another study \('tiny'\): 1 of its finished runs .* for example {cell}, .*choose another --out"
+    message = rf"holds another study \('tiny'\): 1 of its finished runs .* for example {cell}, .*--quick trial, choose another"
     with pytest.raises(StudyError, match=message), store.writing(other):
         pytest.fail("it was let in")
     assert (store.directory / "study.yaml").read_bytes() == before
