@@ -9,6 +9,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.choices import check_number
+
 Array = NDArray[np.float32]
 
 
@@ -40,6 +42,18 @@ class ObservationEncoder:
         return np.asarray(observations, dtype=np.float32).reshape(len(observations), self.size)
 
 
+def check_first_action(space: gym.spaces.Discrete[Any]) -> None:
+    """Refuse actions that do not begin at 0: whoever acts by the trained network elsewhere, as RLlib, takes its numbers.
+
+    :raises ValueError: with the remedy.
+    """
+    if space.start:
+        raise ValueError(
+            f"actions must begin at 0, got {space}; wrap the environment: gymnasium.wrappers.TransformAction(env, "
+            f"lambda action: action + {space.start}, gymnasium.spaces.Discrete({space.n}))"
+        )
+
+
 class ActionDecoder:
     """Network outputs as actions: of a Discrete the largest, of a Box the outputs themselves.
 
@@ -48,17 +62,16 @@ class ActionDecoder:
     :param space: A Box of floats or Discrete.
     :param normalize: Whether [-1, 1] stands for the range of a bounded Box.
     :param noise_stdev: Standard deviation of the Gaussian noise on a Box's outputs where actions are sampled, >= 0.
-    :raises ValueError: for any other space or a negative deviation.
+    :raises ValueError: for any other space, a Discrete one that does not begin at 0, or a negative deviation.
     """
 
     def __init__(self, space: gym.Space[Any], *, normalize: bool = True, noise_stdev: float = 0.1) -> None:
-        if not noise_stdev >= 0:
-            raise ValueError(f"action_noise_stdev must not be negative, got {noise_stdev!r}")
+        check_number("action_noise_stdev", noise_stdev, least=0)
         self._noise_stdev = np.float32(noise_stdev)
         self.is_discrete = isinstance(space, gym.spaces.Discrete)
         if isinstance(space, gym.spaces.Discrete):
+            check_first_action(space)
             self.size = int(space.n)
-            self._start = int(space.start)
         elif isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
             self.size = int(np.prod(space.shape))
             self._shape, self._dtype = space.shape, space.dtype
@@ -77,7 +90,7 @@ class ActionDecoder:
     def __call__(self, outputs: Array) -> NDArray[Any]:
         """Actions ``[k, ...]`` for outputs ``[k, M]``."""
         if self.is_discrete:
-            chosen: NDArray[np.int64] = outputs.argmax(axis=1) + self._start
+            chosen: NDArray[np.int64] = outputs.argmax(axis=1)
             return chosen
         if self._spans:
             outputs = self._low + (outputs + 1) * ((self._high - self._low) / 2)

@@ -69,8 +69,7 @@ class Adam:
         check_number("lr", lr, above=0)
         check_number("beta1", beta1, least=0, below=1)
         check_number("beta2", beta2, least=0, below=1)
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon!r}")
+        check_number("epsilon", epsilon, above=0)
         self.lr = lr
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
         self._mean = np.zeros(num_parameters, dtype=np.float32)

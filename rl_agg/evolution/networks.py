@@ -42,7 +42,7 @@ class MLP:
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1:
             raise ValueError(f"sizes must be at least two positive numbers, got {self.sizes}")
-        if self.activation not in ACTIVATIONS:
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             raise unknown_choice("activation", self.activation, ACTIVATIONS)
 
     @property

@@ -54,7 +54,7 @@ class EvolutionSettings:
             raise ValueError(f"antithetic=True pairs agents, so population must be even, got {self.population}")
         check_number("noise_stdev", self.noise_stdev, above=0)
         check_number("l2_coeff", self.l2_coeff, least=0)
-        if self.fitness not in FITNESS:
+        if not isinstance(self.fitness, str) or self.fitness not in FITNESS:
             raise unknown_choice("fitness", self.fitness, FITNESS)
         if self.fitness != "raw" and self.population < 2:
             raise ValueError(f"fitness {self.fitness!r} compares agents, so population must be at least 2")
@@ -63,7 +63,7 @@ class EvolutionSettings:
 
     def make_optimizer(self, num_parameters: int) -> SGD | Adam:
         """The optimizer of P parameters."""
-        if self.optimizer not in OPTIMIZERS:
+        if not isinstance(self.optimizer, str) or self.optimizer not in OPTIMIZERS:
             raise unknown_choice("optimizer", self.optimizer, OPTIMIZERS)
         kind = OPTIMIZERS[self.optimizer]
         check_settings(self.optimizer, kind, self.optimizer_kwargs, given=2)

@@ -164,14 +164,16 @@ class EvolutionStrategy:
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, to the bit."""
+        """Go on from :meth:`state_dict`, to the bit; another gate or optimizer than was saved begins afresh."""
         self.theta = np.array(state["theta"], dtype=np.float32)
         self.run = state["run"]
         self.num_updates, self.num_skipped, self.num_masked = (
             state[name] for name in ("num_updates", "num_skipped", "num_masked")
         )
         self.ledger.load_state_dict(state["ledger"])
+        self._gate, self._optimizer = self.settings.make_gate(), self.settings.make_optimizer(self.theta.size)
         self._gate.load_state_dict(state["gate"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"].keys() == self._optimizer.state_dict().keys():
+            self._optimizer.load_state_dict(state["optimizer"])
         if self.statistics is not None and state["statistics"] is not None:
             self.statistics.load_state_dict(state["statistics"])

@@ -107,6 +107,9 @@ class DeviationGate(FitnessGate):
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Go on from :meth:`state_dict`; afresh if it is another gate's."""
         super().load_state_dict(state)
-        self.baseline, self.threshold, self.num_updates = (state[name] for name in ("baseline", "threshold", "num_updates"))
+        if "baseline" in state:
+            self.baseline, self.threshold, self.num_updates = (
+                state[name] for name in ("baseline", "threshold", "num_updates")
+            )

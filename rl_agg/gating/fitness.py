@@ -59,7 +59,7 @@ def make_fitness_gate(
     :param settings: The gate's own.
     :raises ValueError: if the name, a setting or a value is unknown, or m is missing, superfluous or more than A.
     """
-    if name not in FITNESS_GATES:
+    if not isinstance(name, str) or name not in FITNESS_GATES:
         raise unknown_choice("communication", name, FITNESS_GATES)
     kind = FITNESS_GATES[name]
     settings = settings or {}

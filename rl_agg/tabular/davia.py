@@ -97,6 +97,8 @@ class DaviaSettings:
     def __post_init__(self) -> None:
         check_tabular(self)
         self.make_gate()
+        if self.features is not None:
+            _matrix(self.features)
 
     def make_gate(self) -> GainThreshold:
         """The threshold."""
@@ -105,12 +107,22 @@ class DaviaSettings:
     def make_features(self, num_cells: int) -> Floats:
         """phi ``[C, D]``.
 
-        :raises ValueError: if there are not C rows of finite numbers.
+        :raises ValueError: if there are not C rows.
         """
-        features = np.eye(num_cells) if self.features is None else np.asarray(self.features, dtype=np.float64)
-        if features.ndim != 2 or len(features) != num_cells or not np.isfinite(features).all():
+        features = np.eye(num_cells) if self.features is None else _matrix(self.features)
+        if len(features) != num_cells:
             raise ValueError(f"features must be finite numbers [C, D] with C = {num_cells} cells, got shape {features.shape}")
         return features
+
+
+def _matrix(features: ArrayLike) -> Floats:
+    try:
+        found = np.asarray(features, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # no numbers, or rows of unequal length
+        raise ValueError(f"features must be finite numbers [C, D]: {error}") from error
+    if found.ndim != 2 or not np.isfinite(found).all():
+        raise ValueError(f"features must be finite numbers [C, D], got shape {found.shape}")
+    return found
 
 
 def gradient_and_gain(theta: Floats, seen: Floats, targets: Floats, lr: float) -> tuple[Floats, float]:

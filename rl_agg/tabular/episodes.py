@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rl_agg.choices import check_number
 from rl_agg.episodes.environments import Environments, most_steps
+from rl_agg.episodes.spaces import check_first_action
 
 LAST = 128
 """Added to the action of a transition that ended the episode for good."""
@@ -49,7 +50,7 @@ class TabularEpisodes:
     :param environments: Where; their spaces must be Discrete.
     :param gamma: Discount in [0, 1].
     :param max_episode_steps: Ends episodes after so many steps; ``None``: only the environment's own limit does.
-    :raises ValueError: if a space is not Discrete or too large, or nothing limits an episode.
+    :raises ValueError: if a space is not Discrete or too large, actions do not begin at 0, or nothing limits an episode.
     """
 
     def __init__(self, environments: Environments, *, gamma: float, max_episode_steps: int | None = None) -> None:
@@ -58,6 +59,7 @@ class TabularEpisodes:
             raise ValueError(f"a table needs Discrete observations, got {observations}")
         if not isinstance(actions, gym.spaces.Discrete):
             raise ValueError(f"a table needs Discrete actions, got {actions}")
+        check_first_action(actions)
         self.shape = (int(observations.n), int(actions.n))
         """C and U."""
         if self.shape[0] > 2**16 or self.shape[1] > LAST:
@@ -66,7 +68,7 @@ class TabularEpisodes:
         self.environments = environments
         self.gamma = gamma
         self.max_steps = most_steps(environments, max_episode_steps)
-        self._starts = (int(observations.start), int(actions.start))
+        self._start = int(observations.start)
 
     def __call__(
         self, table: Floats, seeds: NDArray[np.int64], samplers: Sequence[np.random.Generator], epsilons: Floats
@@ -81,17 +83,17 @@ class TabularEpisodes:
         size = len(seeds)
         returns, discounted = np.zeros(size), np.zeros(size)
         going, discount = np.arange(size), 1.0
-        cells = np.asarray(self.environments.reset(seeds)) - self._starts[0]
+        cells = np.asarray(self.environments.reset(seeds)) - self._start
         owners, steps = [], []
         draws = np.empty((size, 0, 2))
         for step in range(self.max_steps):
             if step % STEPS_AT_ONCE == 0:
                 draws = np.stack([sampler.random((STEPS_AT_ONCE, 2)) for sampler in samplers])
             actions = self._act(table[cells], draws[going, step % STEPS_AT_ONCE], epsilons[going])
-            observed, rewards, terminated, truncated = self.environments.step(going, actions + self._starts[1])
+            observed, rewards, terminated, truncated = self.environments.step(going, actions)
             rows = np.empty(len(going), dtype=TRANSITION)
             rows["cell"], rows["action"], rows["reward"] = cells, actions + LAST * terminated, rewards
-            cells = np.asarray(observed) - self._starts[0]
+            cells = np.asarray(observed) - self._start
             rows["next_cell"] = cells
             owners.append(going)
             steps.append(rows)

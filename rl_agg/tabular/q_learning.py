@@ -55,7 +55,7 @@ class QSettings:
         if self.triggered:
             self.make_trigger()
         elif self.communication_kwargs:
-            raise ValueError(f"DQL sends every sample and has no communication_kwargs, got {dict(self.communication_kwargs)}")
+            raise ValueError(f"DQL sends every sample and has no communication_kwargs, got {self.communication_kwargs!r}")
 
     def make_trigger(self) -> TdErrorTrigger:
         """EBCDQL's gate."""

@@ -17,6 +17,7 @@ import numpy as np
 import ray
 import torch
 from numpy.typing import NDArray
+from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided  # type: ignore[attr-defined]
 from ray.rllib.core import COMPONENT_OPTIMIZER
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -37,6 +38,7 @@ NAMES = {
     "ray.rllib.core.learner.training_data:TrainingData": ("shard",),
     "ray.rllib.connectors.learner.general_advantage_estimation:GeneralAdvantageEstimation": ("__call__",),
     "ray.rllib.algorithms.algorithm_config:AlgorithmConfig": ("build_learner_group", "_model_config_auto_includes"),
+    "ray.rllib.algorithms.algorithm:Algorithm": ("_create_local_replay_buffer_if_necessary",),
 }
 """Methods that are overridden or called, by class."""
 
@@ -225,8 +227,20 @@ class ModelDefaults(AlgorithmConfig):
     model_defaults: ClassVar[dict[str, Any]] = {}
 
     @property
+    def model_derived(self) -> dict[str, Any]:
+        """What follows from other settings."""
+        return {}
+
+    @property
     def _model_config_auto_includes(self) -> dict[str, Any]:
-        return {**super()._model_config_auto_includes, **self.model_defaults}
+        return {**super()._model_config_auto_includes, **self.model_defaults, **self.model_derived}
+
+
+class OwnReplay(Algorithm):
+    """An algorithm that makes its replay itself; RLlib's knows only kinds of its own."""
+
+    def _create_local_replay_buffer_if_necessary(self, config: Any) -> None:
+        """None of RLlib's."""
 
 
 def write_column(episode: Any, name: str, values: NDArray[Any]) -> None:

@@ -34,6 +34,12 @@ class CustomSettings:
     team_reward: str = "sum"
     agent_types: Mapping[Any, str] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("state", "won"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ValueError(f"{name} must be a function, got {value!r}")
+
 
 def make_custom(
     creator: Callable[[Any], Any], name: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ray.tune import register_env
+
 from rl_agg.choices import check_count, unknown_choice
 from rllib_agg.aggregation._compat import registered_env
 from rllib_agg.envs.credits import CREDITS
@@ -24,6 +26,9 @@ BACKENDS: dict[str, str | MakesTeamEnv] = {
 }
 """Makers by backend, or where they are found: importing one imports its package. Add your own by
 :func:`register_team_env`."""
+
+IN_RAY = "backend of team environments: "
+"""What Ray's registry calls one's own by, before the backend's name."""
 
 
 def make_team_env(
@@ -56,13 +61,11 @@ def make_team_env(
             f"unknown environment {env!r}: it is not registered with Ray Tune; a team's is called BACKEND/TASK, with BACKEND "
             f"one of {', '.join(sorted(BACKENDS))}"
         )
-    if backend not in BACKENDS:
-        raise unknown_choice("backend", backend, BACKENDS)
     return _maker(backend)(task, num_envs, credit=credit, settings=settings)
 
 
 def register_team_env(backend: str, maker: MakesTeamEnv) -> None:
-    """Make a backend of one's own known, in this process.
+    """Make a backend of one's own known, in this process and, by Ray, in those of env runners.
 
     :param backend: The part of the name before the slash.
     :param maker: Makes its environments.
@@ -71,10 +74,15 @@ def register_team_env(backend: str, maker: MakesTeamEnv) -> None:
     if not backend or "/" in backend:
         raise ValueError(f"a backend's name must not be empty nor have a slash, got {backend!r}")
     BACKENDS[backend] = maker
+    register_env(IN_RAY + backend, maker)
 
 
 def _maker(backend: str) -> MakesTeamEnv:
-    maker = BACKENDS[backend]
+    maker = BACKENDS.get(backend)
+    if not callable(maker):  # one's own may have been made known in another process
+        maker = registered_env(IN_RAY + backend) or maker
+    if maker is None:
+        raise unknown_choice("backend", backend, BACKENDS)
     if isinstance(maker, str):
         module, _, name = maker.partition(":")
         found: MakesTeamEnv = getattr(importlib.import_module(module), name)

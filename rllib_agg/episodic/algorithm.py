@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import numpy as np
 from numpy.typing import NDArray
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     EPISODE_LEN_MAX,
@@ -12,15 +15,23 @@ from ray.rllib.utils.metrics import (
     EPISODE_RETURN_MAX,
     EPISODE_RETURN_MEAN,
     EPISODE_RETURN_MIN,
+    LEARNER_RESULTS,
 )
 
 from rl_agg.episodes import Report, merge
-from rllib_agg.episodic.central import CentralAlgorithm
+from rllib_agg.episodic.central import CentralAlgorithm, Centre
+
+
+class MaskingCentre(Centre, Protocol):
+    """One that leaves out agents."""
+
+    num_masked: int
 
 
 class EpisodicAlgorithm(CentralAlgorithm):
     """Has a population play; a subclass says what the centre is and how it gets into the module."""
 
+    centre: MaskingCentre
     report: Report
 
     def everyone(self) -> NDArray[np.int64]:
@@ -51,3 +62,8 @@ class EpisodicAlgorithm(CentralAlgorithm):
             log((ENV_RUNNER_RESULTS, "centre", EPISODE_RETURN_MEAN), float(report.returns[~agents][0]), window=1)
             log((ENV_RUNNER_RESULTS, "centre", EPISODE_LEN_MEAN), float(report.lengths[~agents][0]), window=1)
         return int(report.lengths.sum()), len(report.agents)
+
+    def log_round(self, report: Any) -> None:
+        """Add how many agents were left out."""
+        super().log_round(report)
+        self.metrics.log_value((LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg", "masked_agents"), self.centre.num_masked, window=1)

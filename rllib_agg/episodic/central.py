@@ -5,9 +5,12 @@ Source: Gunn (2023), algorithm 2.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 import math
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,7 +48,6 @@ class Centre(Protocol):
     measures: dict[str, float]
     num_updates: int
     num_skipped: int
-    num_masked: int
 
     def order(self) -> Any:
         """What to broadcast."""
@@ -194,7 +196,6 @@ class CentralAlgorithm(RestoringAlgorithm):
         totals = {
             "updates": centre.num_updates,
             "skipped_updates": centre.num_skipped,
-            "masked_agents": centre.num_masked,
             **centre.ledger.summary(),
             **centre.measures,
         }
@@ -209,10 +210,26 @@ class CentralAlgorithm(RestoringAlgorithm):
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, with the centre."""
-        super().set_state(state)
-        if STATE in state:
-            self.centre.load_state_dict(state[STATE])
+        """RLlib's, with the centre; what does not fit changes nothing."""
+        with self._undone_on_error():
+            super().set_state(state)
+            if STATE in state:
+                self.centre.load_state_dict(state[STATE])
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """RLlib's; what does not fit changes nothing."""
+        with self._undone_on_error():
+            super().restore_from_path(path, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        # Without the centre, whose replay may be large: it comes last, and refuses what does not fit before it takes any.
+        before = copy.deepcopy(super().get_state())
+        try:
+            yield
+        except Exception:
+            super().set_state(before)
+            raise
 
 
 def _sound(answers: list[Any]) -> list[Any]:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_context import EnvContext
 
 from rl_agg.choices import check_count
 from rl_agg.episodes import Environments, ListedEnvironments, open_environments
-from rllib_agg.aggregation._compat import UNSET, leave_runner_states, registered_env
+from rllib_agg.aggregation._compat import UNSET, ModelDefaults, leave_runner_states, registered_env
 from rllib_agg.aggregation.strict_config import StrictConfig
 from rllib_agg.aggregation.timeouts import check_timeout
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
@@ -22,6 +22,9 @@ from rllib_agg.episodic.learner import CentralLearner
 Settings = TypeVar("Settings")
 
 RLLIB_MODEL = dataclasses.asdict(DefaultModelConfig())
+
+SET_IN_EVALUATION = ("rollout_fragment_length", "batch_mode")
+"""By RLlib itself."""
 
 
 class Agents(Protocol):
@@ -34,7 +37,7 @@ class Agents(Protocol):
         """Close the environments."""
 
 
-class CentralConfig(StrictConfig):
+class CentralConfig(StrictConfig, ModelDefaults):
     """Checks what all such algorithms need; a subclass says in :meth:`open_agents` who plays."""
 
     env: Any
@@ -44,16 +47,25 @@ class CentralConfig(StrictConfig):
     """What of ``model_config`` is looked at."""
 
     not_used: ClassVar[tuple[str, ...]] = (
-        "env_to_module_connector",
-        "module_to_env_connector",
         "learner_connector",
         "learner_config_dict",
         "train_batch_size",
         "num_epochs",
         "minibatch_size",
         "shuffle_batch_per_epoch",
+        "observation_filter",
+        "clip_rewards",
+        "rollout_fragment_length",
+        "batch_mode",
+        "env_to_module_connector",
+        "module_to_env_connector",
+        "clip_actions",
+        "gym_env_vectorize_mode",
     )
     """Settings that would be ignored."""
+
+    evaluated_with: ClassVar[tuple[str, ...]] = ()
+    """Those of them that evaluation uses."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
@@ -109,24 +121,56 @@ class CentralConfig(StrictConfig):
             check_count("seed", seed, least=0)
         check_timeout(self.sample_timeout_s)
         self._refuse_unused(name)
+        self._check_module(name)
 
     def _refuse_unused(self, name: str) -> None:
-        defaults = AlgorithmConfig()
+        defaults = type(self)()
+        allowed = (*self.evaluated_with, *SET_IN_EVALUATION) if self.in_evaluation else ()
         for setting in self.not_used:
             for attribute in (setting, f"_{setting}"):
-                if getattr(self, attribute, None) != getattr(defaults, attribute, None):
-                    raise ValueError(f"{name} does not use {setting}")
-        changed = {key for key, value in self.model_config.items() if key not in RLLIB_MODEL or value != RLLIB_MODEL[key]}
+                if setting not in allowed and getattr(self, attribute, None) != getattr(defaults, attribute, None):
+                    hint = " in training; evaluation_config may set it" if setting in self.evaluated_with else ""
+                    raise ValueError(f"{name} does not use {setting}{hint}")
+        known = {**RLLIB_MODEL, **self.model_derived}
+        changed = {key for key, value in self.model_config.items() if key not in known or value != known[key]}
         if changed - self.model_settings:
             unused = ", ".join(sorted(map(repr, changed - self.model_settings)))
-            known = ", ".join(sorted(self.model_settings))
-            raise ValueError(f"{name} has no model_config {unused}; " + (f"choose from {known}" if known else "it has none"))
+            choices = ", ".join(sorted(self.model_settings))
+            raise ValueError(
+                f"{name} has no model_config {unused}; " + (f"choose from {choices}" if choices else "it has none")
+            )
+
+    def _check_module(self, name: str) -> None:
+        spec, default = self.rl_module_spec, self.get_default_rl_module_spec()
+        if not isinstance(spec, RLModuleSpec) or not isinstance(default, RLModuleSpec):
+            raise ValueError(f"{name} has one module; give an RLModuleSpec, not {type(spec).__name__}")
+        chosen: Any = spec.module_class
+        own: Any = default.module_class
+        if not issubclass(chosen, own):
+            raise ValueError(f"derive {chosen} from {own.__name__}")
+        model = spec.model_config
+        model = dataclasses.asdict(model) if isinstance(model, DefaultModelConfig) else model or {}
+        if {**self.model_config, **model} != self.model_config:
+            raise ValueError(f"{name} takes settings of its module by .rl_module(model_config=...), not in an RLModuleSpec")
 
 
 class EpisodicConfig(CentralConfig):
     """Of a population of agents; a subclass says in :meth:`open_agents` what an agent does."""
 
-    not_used = (*CentralConfig.not_used, "grad_clip", "train_batch_size_per_learner")
+    evaluated_with = (
+        "env_to_module_connector",
+        "module_to_env_connector",
+        "clip_actions",
+        "gym_env_vectorize_mode",
+        "num_envs_per_env_runner",
+    )
+    not_used = (
+        *CentralConfig.not_used,
+        "grad_clip",
+        "grad_clip_by",
+        "train_batch_size_per_learner",
+        "num_envs_per_env_runner",
+    )
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)

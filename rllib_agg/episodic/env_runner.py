@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
@@ -27,6 +29,21 @@ class EpisodicEnvRunner(SingleAgentEnvRunner):
     """Runs agents' episodes when asked to; where it evaluates, it is RLlib's runner."""
 
     config: Any
+    env: Any
+
+    def make_env(self) -> None:
+        """RLlib's, with the agents' time limit.
+
+        :raises ValueError: if there is one, and the environments are not made one by one.
+        """
+        super().make_env()
+        limit = self.config.max_episode_steps
+        if limit is None:
+            return
+        copies = self.env.unwrapped
+        if not isinstance(copies, SyncVectorEnv):
+            raise ValueError(f"max_episode_steps={limit} needs gym_env_vectorize_mode='sync'")
+        copies.envs = [TimeLimit(env, limit) for env in copies.envs]
 
     def run_agents(self, order: Any, agents: NDArray[np.int64]) -> Report | Failure:
         """Run an episode with each.

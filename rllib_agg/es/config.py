@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Self
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rl_agg.choices import check_flag, unknown_choice
+from rl_agg.choices import check_count, check_flag, unknown_choice
 from rl_agg.evolution import EvolutionAgents, PopulationEvaluator
 from rl_agg.evolution.settings import EvolutionSettings
-from rllib_agg.aggregation._compat import UNSET, ModelDefaults
+from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.episodic.config import EpisodicConfig
 
 REPORTED: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ REPORTED: dict[str, dict[str, Any]] = {
 """Gunn (2023), sections 4.6 and 4.7. Of the grids it does not give the learning rate, the momentum and the noise."""
 
 
-class ESConfig(EpisodicConfig, ModelDefaults):
+class ESConfig(EpisodicConfig):
     """Defines evolution strategies: agents try out noise on the parameters and tell what it returned, if their gate lets them.
 
     >>> config = ESConfig().environment("CartPole-v1").training(communication="deviation", expected_messages=10)
@@ -145,6 +145,11 @@ class ESConfig(EpisodicConfig, ModelDefaults):
 
         return RLModuleSpec(module_class=ESModule)
 
+    @property
+    def model_derived(self) -> dict[str, Any]:
+        """What is done with a module's actions."""
+        return {"normalize_actions": self.normalize_actions}
+
     def validate(self) -> None:
         """Check the settings.
 
@@ -156,6 +161,8 @@ class ESConfig(EpisodicConfig, ModelDefaults):
         hidden = self.model_config["fcnet_hiddens"]
         if isinstance(hidden, str) or not isinstance(hidden, Sequence):
             raise ValueError(f"fcnet_hiddens must be a list of sizes, got {hidden!r}")
+        for size in hidden:
+            check_count("each of fcnet_hiddens", size, least=1)
         if self.normalize_observations and getattr(self.rl_module_spec, "load_state_path", None) is not None:
             raise ValueError(
                 "a module does not know how many observations its statistics are of, so load_state_path does not go with "

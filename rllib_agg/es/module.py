@@ -43,6 +43,11 @@ class ESModule(TorchRLModule):
         self.register_buffer("obs_limit", torch.tensor(torch.inf))
         stdev = torch.tensor(float(self.model_config["action_noise_stdev"]))
         self.register_buffer("log_stdev", stdev.log().clamp(min=LEAST_LOG_STDEV))
+        space = self.action_space
+        spans = self._is_discrete or (self.model_config.get("normalize_actions", True) and space.is_bounded("both"))
+        if not spans:  # RLlib clips to what it spans
+            self.register_buffer("low", torch.tensor(space.low, dtype=torch.float32).flatten(), persistent=False)
+            self.register_buffer("high", torch.tensor(space.high, dtype=torch.float32).flatten(), persistent=False)
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         observations = batch[Columns.OBS]
@@ -53,6 +58,8 @@ class ESModule(TorchRLModule):
             inputs = observations.float().flatten(1)
         limit = self.obs_limit
         outputs = self.net(((inputs - self.obs_mean) / self.obs_deviation).clamp(-limit, limit))
+        if hasattr(self, "low"):
+            outputs = outputs.clamp(self.low, self.high)
         if not self._is_discrete:
             outputs = torch.cat([outputs, self.log_stdev.expand_as(outputs)], dim=-1)
         return {Columns.ACTION_DIST_INPUTS: outputs}

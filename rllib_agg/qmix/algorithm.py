@@ -21,6 +21,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from rl_agg.seeding import fresh_run, stream
+from rllib_agg.aggregation._compat import OwnReplay
 from rllib_agg.episodic.central import CentralAlgorithm
 from rllib_agg.qmix.centre import TeamCentre
 from rllib_agg.qmix.config import QMIXConfig
@@ -28,7 +29,7 @@ from rllib_agg.qmix.metrics import log_played, smoothing
 from rllib_agg.qmix.play import TeamPlayers, TeamReport, merge
 
 
-class QMIX(CentralAlgorithm):
+class QMIX(OwnReplay, CentralAlgorithm):
     """Groups of teams play an episode each; a centre learns from the last thousands of them."""
 
     centre: TeamCentre

@@ -39,7 +39,7 @@ class TeamCentre:
         self.credits: deque[NDArray[np.float64]] = deque(maxlen=config.reward_buffer_size)
         """What each agent earned in the last episodes, each ``[n]``."""
         self.measures: dict[str, float] = {}
-        self.num_updates = self.num_skipped = self.num_masked = 0
+        self.num_updates = self.num_skipped = 0
         self.num_steps = self.num_rounds = self.num_merges = self.num_lost = 0
         self._due = 0.0
         self.has_learned = False
@@ -130,23 +130,25 @@ class TeamCentre:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Go on from :meth:`state_dict`.
+
+        :raises ValueError: as :meth:`EpisodeReplay.load_state_dict`; all is as it was then.
+        """
+        if state["replay"] is not None and self.config.store_buffer_in_checkpoints:
+            self.replay.load_state_dict(state["replay"])
+        else:
+            self.replay.num_added = 0
         for name in COUNTS:
             setattr(self, name, state[name])
         self.run, self._due, self.measures = state["run"], state["due"], dict(state["measures"])
         self.credits.clear()
         self.credits.extend(state["credits"])
         self.ledger.load_state_dict(state["ledger"])
-        if state["replay"] is not None:
-            self.replay.load_state_dict(state["replay"])
-        else:
-            self.replay.num_added = 0
 
 
 COUNTS = (
     "num_updates",
     "num_skipped",
-    "num_masked",
     "num_steps",
     "num_rounds",
     "num_merges",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.utils import force_list
+
 from rl_agg.choices import check_count, check_flag, check_number, unknown_choice
 from rl_agg.sharing import MOMENTS, PERIODIC_SHARINGS
 from rllib_agg.envs.credits import CREDITS
@@ -23,6 +26,15 @@ COUNTS = (
     "sharing_interval",
     "reward_buffer_size",
 )
+NEVER_CALLED = (
+    "on_episode_created",
+    "on_episode_start",
+    "on_episode_step",
+    "on_episode_end",
+    "on_sample_end",
+    "on_environment_created",
+)
+"""Callbacks of RLlib's env runners."""
 
 
 def check_config(config: Any) -> None:
@@ -31,16 +43,18 @@ def check_config(config: Any) -> None:
     :param config: A QMIXConfig.
     :raises ValueError: naming the one that is wrong.
     """
-    for name in ("created", "start", "step", "end"):
-        if getattr(config, f"callbacks_on_episode_{name}") is not None:
-            raise ValueError(f"QMIXConfig plays episodes in batches and never calls on_episode_{name}; leave it out")
+    classes = force_list(config.callbacks_class)
+    for name in NEVER_CALLED:
+        stock, given = getattr(RLlibCallback, name), getattr(config, f"callbacks_{name}")
+        if given is not None or any(getattr(kind, name, stock) is not stock for kind in classes):
+            raise ValueError(f"QMIXConfig plays episodes in batches and never calls {name}; leave it out")
     if config.explore:
         raise ValueError("QMIXConfig's agents explore by epsilon; leave explore=False")
     if config.mixer is not None and config.mixer not in MIXERS:
         raise unknown_choice("mixer", config.mixer, [*MIXERS, "None"])
     if config.parameter_sharing not in SHARINGS:
         raise unknown_choice("parameter_sharing", config.parameter_sharing, SHARINGS)
-    if config.credit is not None and config.credit not in CREDITS:
+    if config.credit is not None and config.credit not in [*CREDITS]:
         raise unknown_choice("credit", config.credit, CREDITS)
     if config.moments not in MOMENTS:
         raise unknown_choice("moments", config.moments, MOMENTS)
@@ -54,6 +68,8 @@ def check_config(config: Any) -> None:
     if config.agent_ids is not None:
         check_flag("agent_ids", config.agent_ids)
     check_number("gamma", config.gamma, least=0, most=1)
+    for rate in [value for _, value in config.lr] if isinstance(config.lr, list | tuple) else [config.lr]:
+        check_number("lr", rate, least=0)
     if config.grad_clip is not None:
         check_number("grad_clip", config.grad_clip, above=0)
     check_number("tau", config.tau, above=0, most=1)

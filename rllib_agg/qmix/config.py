@@ -10,7 +10,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rl_agg.choices import build, unknown_choice
 from rl_agg.sharing import PERIODIC_SHARINGS, PeriodicSharing
-from rllib_agg.aggregation._compat import UNSET, ModelDefaults
+from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.envs.registry import make_team_env
 from rllib_agg.envs.team import TeamEnv, TeamSpec
 from rllib_agg.episodic.config import CentralConfig
@@ -30,7 +30,7 @@ CREDITS_BY_REWARD = ("contribution", "env")
 """What is asked for there, the best first."""
 
 
-class QMIXConfig(CentralConfig, ModelDefaults):
+class QMIXConfig(CentralConfig):
     """Defines QMIX: a team of recurrent networks whose values a monotonic mixer makes one.
 
     An update's batch, ``train_batch_size_per_learner``, counts episodes.
@@ -146,6 +146,8 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         :param kwargs: RLlib's own, of which ``gamma``, ``lr``, ``grad_clip`` and ``train_batch_size_per_learner`` count.
         """
         super().training(**kwargs)
+        if hasattr(epsilon, "tolist"):  # an array, which RLlib's configs cannot compare
+            epsilon = epsilon.tolist()
         given = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
         return self.take(**given)
 
@@ -238,8 +240,12 @@ class QMIXConfig(CentralConfig, ModelDefaults):
         """The agents' networks and the mixer."""
         from rllib_agg.qmix.module import QMIXModule
 
-        mixing = {"mixer": self.mixer, "mixing_embed_dim": self.mixing_embed_dim}
-        return RLModuleSpec(module_class=QMIXModule, model_config={**mixing, **self._kind_of_networks})
+        return RLModuleSpec(module_class=QMIXModule)
+
+    @property
+    def model_derived(self) -> dict[str, Any]:
+        """What the module has to know besides."""
+        return {"mixer": self.mixer, "mixing_embed_dim": self.mixing_embed_dim, **self._kind_of_networks}
 
     def get_default_learner_class(self) -> type:
         """Learns from whole episodes."""

@@ -25,7 +25,7 @@ def precision(name: Any) -> np.dtype[Any]:
 
     :raises ValueError: if it is none of them.
     """
-    if name not in PRECISIONS:
+    if not isinstance(name, str) or name not in PRECISIONS:
         raise unknown_choice("dtype", name, PRECISIONS)
     return PRECISIONS[name]
 

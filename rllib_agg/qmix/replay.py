@@ -58,7 +58,7 @@ class ReplaySettings:
             remedies += [f"dtype='float16' ({half:.3g} GB)"] if self.dtype == "float32" and half <= self.max_gb else []
             raise ValueError(
                 f"the replay is too large: {size}, and max_gb is {self.max_gb:g}. Set in replay_buffer_config "
-                + ", ".join([*remedies, "or a larger max_gb"])
+                + ", ".join([*remedies, "or a larger max_gb" if remedies else "a larger max_gb"])
             )
         logger.info("Replay: %s, when it is full.", size)
 
@@ -123,7 +123,10 @@ class EpisodeReplay:
             for name, array in saved.items()
         )
         if kept != min(state["num_added"], self.capacity) or not fits or saved["actions"].shape[1] > own["actions"].shape[1]:
-            raise ValueError("the saved replay has another capacity, precision or environment")
+            raise ValueError(
+                "the saved replay has another capacity, precision or environment; restore it with the environment and the "
+                "replay_buffer_config that it was saved with, or with store_buffer_in_checkpoints=False, which leaves it out"
+            )
         for name, array in saved.items():
             own[name][...] = 0
             if array.ndim == 1:

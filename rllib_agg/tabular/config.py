@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from torch import Tensor
 
 from rl_agg.tabular import DaviaAgents, DaviaSettings, QAgents, QSettings, TabularEpisodes
 from rllib_agg.aggregation._compat import UNSET
@@ -58,10 +59,10 @@ class TabularConfig(EpisodicConfig):
 
         :raises ValueError: naming the one that is wrong.
         """
+        _ = self.settings  # builds, and so checks, all of them; the module's are derived from some
         super().validate()
         if self.explore:
             raise ValueError(f"{type(self).__name__}'s agents explore by epsilon; leave explore=False")
-        assert self.settings  # builds, and so checks, all of them
 
 
 class DQLConfig(TabularConfig):
@@ -134,7 +135,7 @@ class DAVIAConfig(TabularConfig):
         :param kwargs: Those of :meth:`TabularConfig.training`.
         """
         super().training(**kwargs)
-        if isinstance(features, np.ndarray):  # which RLlib's configs cannot compare
+        if isinstance(features, np.ndarray | Tensor):  # which RLlib's configs cannot compare
             features = features.tolist()
         return self.take(features=features)
 
@@ -151,5 +152,9 @@ class DAVIAConfig(TabularConfig):
         """A linear function."""
         from rllib_agg.tabular.module import LinearModule
 
-        model = {} if self.features is None else {"num_features": np.shape(self.features)[1]}
-        return RLModuleSpec(module_class=LinearModule, model_config=model)
+        return RLModuleSpec(module_class=LinearModule)
+
+    @property
+    def model_derived(self) -> dict[str, Any]:
+        """How many features there are, if not one for each cell."""
+        return {} if self.features is None else {"num_features": np.shape(self.features)[-1]}

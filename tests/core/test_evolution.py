@@ -172,6 +172,26 @@ def test_returns_that_are_not_finite_are_masked() -> None:
     assert (strategy.num_skipped, strategy.num_updates) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"optimizer": "sgd"}, {"optimizer": "sgd", "communication": "deviation", "expected_messages": 4}),
+        ({"optimizer": "sgd"}, {}),
+        ({}, {"optimizer": "momentum"}),
+    ],
+)
+def test_another_gate_or_optimizer_begins_afresh(before: dict[str, object], after: dict[str, object]) -> None:
+    saved, other, fresh = (EvolutionStrategy(np.zeros(3), population=8, run=0, **each) for each in (before, after, after))
+    for strategy in (saved, other):
+        strategy.tell(np.arange(8.0))
+    other.load_state_dict(saved.state_dict())
+    fresh.theta, fresh.num_updates = saved.theta.copy(), 1
+    for strategy in (other, fresh):
+        strategy.tell(np.arange(8.0) ** 2)
+    assert (other.theta == fresh.theta).all()
+    assert other.ledger.messages == 16
+
+
 def test_messages_and_bytes() -> None:
     strategy = EvolutionStrategy(np.zeros(10), population=6, communication="random", expected_messages=3, run=0)
     for _ in range(50):
@@ -201,6 +221,11 @@ def test_learns() -> None:
         ({"population": 0}, "population must be an integer between 1 and 65535, got 0"),
         ({"population": 70000}, "population must be an integer between 1 and 65535"),
         ({"population": 1, "antithetic": False}, "population must be at least 2"),
+        ({"fitness": ["raw"]}, "unknown fitness .*choose from centered, ranks, raw"),
+        ({"communication": ["every"]}, "unknown communication .*choose from deviation"),
+        ({"optimizer": ["adam"]}, "unknown optimizer .*choose from adam"),
+        ({"optimizer_kwargs": {"epsilon": "a"}}, "epsilon must be a finite number > 0, got 'a'"),
+        ({"optimizer_kwargs": {"epsilon": np.inf}}, "epsilon must be a finite number > 0, got inf"),
         ({"fitness": "rank"}, "unknown fitness 'rank' .did you mean 'ranks'"),
         ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'"),
         ({"optimizer_kwargs": {"momentum": 0.9}}, "adam has no setting 'momentum'"),

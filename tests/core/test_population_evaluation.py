@@ -135,8 +135,25 @@ def test_actions_span_a_bounded_box() -> None:
 def test_spaces_with_a_start() -> None:
     encoder = ObservationEncoder(gym.spaces.Discrete(3, start=5))
     assert encoder([5, 7]).tolist() == [[1, 0, 0], [0, 0, 1]]
-    decoder = ActionDecoder(gym.spaces.Discrete(2, start=-1))
-    assert decoder(np.array([[0.0, 1.0], [1.0, 0.0]], np.float32)).tolist() == [0, -1]
+    with pytest.raises(ValueError, match=r"actions must begin at 0, .*TransformAction\(env, lambda action: action \+ -1, "):
+        ActionDecoder(gym.spaces.Discrete(2, start=-1))
+    wrapped = gym.wrappers.TransformAction(Shifted(), lambda action: action + -1, gym.spaces.Discrete(2))
+    assert ActionDecoder(wrapped.action_space)(np.array([[0.0, 1.0]], np.float32)).tolist() == [1]
+    wrapped.reset()
+    assert wrapped.step(1)[1] == 0.0
+
+
+class Shifted(gym.Env[Any, Any]):
+    """Pays the action, -1 or 0."""
+
+    observation_space = gym.spaces.Discrete(1)
+    action_space = gym.spaces.Discrete(2, start=-1)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        return 0, float(action), False, False, {}
 
 
 class Odd(gym.Env[Any, Any]):
@@ -189,7 +206,9 @@ def test_an_episode_must_end() -> None:
         ({"max_episode_steps": 0}, "max_episode_steps must be an integer >= 1, got 0"),
         ({"activation": "tan"}, "unknown activation 'tan' .did you mean 'tanh'"),
         ({"hidden": (0,)}, "sizes must be at least two positive numbers"),
-        ({"action_noise_stdev": -1.0}, "action_noise_stdev must not be negative"),
+        ({"action_noise_stdev": -1.0}, "action_noise_stdev must be a finite number >= 0, got -1.0"),
+        ({"action_noise_stdev": "a"}, "action_noise_stdev must be a finite number >= 0, got 'a'"),
+        ({"activation": ["tanh"]}, "unknown activation .*choose from linear, relu, silu, tanh"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

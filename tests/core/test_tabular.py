@@ -236,6 +236,11 @@ def test_bad_environments() -> None:
     continuous = ListedEnvironments(lambda: gym.wrappers.TransformAction(Chain(), round, gym.spaces.Box(0, 1)))
     with pytest.raises(ValueError, match="a table needs Discrete actions"):
         TabularEpisodes(continuous, gamma=0.9)
+    shifted = ListedEnvironments(
+        lambda: gym.wrappers.TransformAction(Chain(), lambda action: action - 1, gym.spaces.Discrete(2, start=1))
+    )
+    with pytest.raises(ValueError, match=r"actions must begin at 0, got .* wrap the environment"):
+        TabularEpisodes(shifted, gamma=0.9)
     with pytest.raises(ValueError, match="no time limit"):
         TabularEpisodes(ListedEnvironments(Chain), gamma=0.9)
     with pytest.raises(ValueError, match=r"needs a model P\[cell\]\[action\]"):
@@ -246,6 +251,10 @@ def test_bad_environments() -> None:
     ("build", "message"),
     [
         (lambda: QSettings(population=0), "population must be an integer between 1 and 65535, got 0"),
+        (lambda: QSettings(communication_kwargs=5), "DQL sends every sample and has no communication_kwargs, got 5"),
+        (lambda: DaviaSettings(features=[[1.0, 2.0], [3.0]]), r"features must be finite numbers \[C, D\]: .* inhomogeneous"),
+        (lambda: DaviaSettings(features="abc"), r"features must be finite numbers \[C, D\]: .* 'abc'"),
+        (lambda: DaviaSettings(features=[1.0, 2.0]), r"features must be finite numbers \[C, D\], got shape \(2,\)"),
         (lambda: QSettings(lr=0.0), "lr must be a finite number > 0, got 0.0"),
         (lambda: QSettings(epsilon=1.1), r"epsilon must be a finite number >= 0 and <= 1, got 1.1"),
         (lambda: QSettings(initial_value=np.nan), "initial_value must be a finite number"),

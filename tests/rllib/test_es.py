@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from ray import cloudpickle, tune
+from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rl_agg.episodes import open_environments
@@ -23,6 +26,7 @@ from rl_agg.evolution.normalization import normalized
 from rl_agg.seeding import stream
 from rllib_agg import ES, ESConfig
 from rllib_agg.es import ESModule
+from rllib_agg.tabular import TableModule
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -298,12 +302,45 @@ def test_faithful_is_the_report() -> None:
         (lambda c: c.env_runners(sample_timeout_s=-5), "sample_timeout_s must be a finite number > 0, got -5"),
         (lambda c: c.environment(None), "ESConfig needs an environment"),
         (lambda c: c.debugging(seed=-1), "seed must be an integer >= 0, got -1"),
+        (lambda c: c.env_runners(observation_filter="MeanStdFilter"), "ESConfig does not use observation_filter"),
+        (lambda c: c.environment(clip_rewards=True), "ESConfig does not use clip_rewards"),
+        (lambda c: c.environment(clip_actions=True), "ESConfig does not use clip_actions in training"),
+        (lambda c: c.training(grad_clip_by="value"), "ESConfig does not use grad_clip_by"),
+        (lambda c: c.env_runners(num_envs_per_env_runner=4), "does not use num_envs_per_env_runner in training; evaluation_"),
+        (lambda c: c.env_runners(rollout_fragment_length=4), "ESConfig does not use rollout_fragment_length$"),
+        (lambda c: c.env_runners(batch_mode="complete_episodes"), "ESConfig does not use batch_mode$"),
+        (lambda c: c.env_runners(gym_env_vectorize_mode="async"), "does not use gym_env_vectorize_mode in training"),
+        (lambda c: c.rl_module(model_config={"fcnet_hiddens": ["a"]}), "each of fcnet_hiddens must be an integer >= 1"),
+        (lambda c: c.rl_module(model_config={"fcnet_hiddens": [8.0]}), "each of fcnet_hiddens must be .*, got 8.0"),
+        (lambda c: c.training(fitness=["raw"]), "unknown fitness .*choose from centered, ranks, raw"),
+        (lambda c: c.training(optimizer=["adam"]), "unknown optimizer .*choose from adam, momentum, sgd"),
+        (lambda c: c.training(communication=["every"]), "unknown communication .*choose from deviation, espc, every"),
+        (lambda c: c.training(optimizer_kwargs={"epsilon": "a"}), "epsilon must be a finite number > 0, got 'a'"),
+        (lambda c: c.training(optimizer_kwargs={"epsilon": math.inf}), "epsilon must be a finite number > 0, got inf"),
+        (
+            lambda c: c.rl_module(rl_module_spec=RLModuleSpec(model_config={"fcnet_hiddens": [4]})),
+            r"by .rl_module\(model_config=...\), not in an RLModuleSpec",
+        ),
+        (lambda c: c.rl_module(rl_module_spec=RLModuleSpec(module_class=TableModule)), "derive .*TableModule.* from ESModule"),
+        (
+            lambda c: c.rl_module(
+                rl_module_spec=MultiRLModuleSpec(rl_module_specs={MODULE: RLModuleSpec(module_class=ESModule)})
+            ),
+            "give an RLModuleSpec, not MultiRLModuleSpec",
+        ),
     ],
 )
 def test_bad_settings(change: Callable[[ESConfig], Any], message: str) -> None:
     config = tiny_es()
     with pytest.raises(ValueError, match=message):
         change(config).validate()
+
+
+def test_connectors_may_be_there_in_evaluation(ray_session: None) -> None:
+    flattened = tiny_es().env_runners(env_to_module_connector=lambda env, spaces, device: FlattenObservations())
+    algorithm = tiny_es().evaluation(evaluation_interval=1, evaluation_duration=2, evaluation_config=flattened).build_algo()
+    assert algorithm.train()["evaluation"]["env_runners"]["num_episodes"] == 2
+    algorithm.stop()
 
 
 def test_settings_from_a_dict() -> None:
@@ -328,10 +365,96 @@ class Unlimited(gym.Env[Any, Any]):
         return np.zeros(2, np.float32), 0.0, False, False, {}
 
 
+@pytest.mark.parametrize("env", [Unlimited, "CartPole-v1"])
+def test_the_time_limit_holds_in_evaluation(env: Any, ray_session: None) -> None:
+    config = tiny_es(max_episode_steps=5).environment(env)
+    algorithm = config.evaluation(evaluation_interval=1, evaluation_config={"num_envs_per_env_runner": 3}).build_algo()
+    evaluated = algorithm.train()["evaluation"]["env_runners"]
+    assert (evaluated["episode_len_max"], evaluated["num_episodes"]) == (5, 10)
+    algorithm.stop()
+    other = config.copy(copy_frozen=False).evaluation(evaluation_config={"gym_env_vectorize_mode": "async"})
+    with pytest.raises(ValueError, match="max_episode_steps=5 needs gym_env_vectorize_mode='sync'"):
+        other.build_algo()
+
+
+class Positive(Unlimited):
+    """Takes actions of 0 and more, and pays for small ones."""
+
+    action_space = gym.spaces.Box(np.float32([0, -np.inf]), np.float32([np.inf, 1]))
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action)
+        return np.ones(2, np.float32), float(action[1] - action[0]), False, False, {}
+
+
+class Narrow(Positive):
+    """Takes actions between bounds."""
+
+    action_space = gym.spaces.Box(np.float32([0, -2]), np.float32([2, 1]))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("env", [Positive, Narrow])
+def test_evaluation_acts_as_agents_do(env: Any, normalize: bool, ray_session: None) -> None:
+    config = tiny_es(max_episode_steps=5).training(lr=1.0)
+    algorithm = config.environment(env, normalize_actions=normalize).build_algo()
+    for _ in range(5):
+        algorithm.train()
+    evaluated = algorithm.evaluate()["env_runners"]
+    assert evaluated["episode_return_mean"] == pytest.approx(algorithm.train()["env_runners"]["centre"]["episode_return_mean"])
+    algorithm.stop()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"optimizer": "sgd"}, {"optimizer": "sgd", "communication": "deviation", "expected_messages": 3}),
+        ({"communication": "deviation", "expected_messages": 3}, {"optimizer": "sgd"}),
+        ({"optimizer": "sgd"}, {}),
+    ],
+)
+def test_another_gate_or_optimizer_begins_afresh(
+    before: dict[str, Any], after: dict[str, Any], ray_session: None, tmp_path: Path
+) -> None:
+    saved, other = tiny_es(**before).build_algo(), tiny_es(**after).build_algo()
+    saved.train()
+    other.train()
+    other.restore_from_path(saved.save_to_path(tmp_path / "checkpoint"))
+    np.testing.assert_array_equal(other.centre.theta, saved.centre.theta)
+    fresh = tiny_es(**after).build_algo()
+    for name in ("run", "num_updates", "theta"):
+        setattr(fresh.centre, name, getattr(saved.centre, name))
+    fresh.write_module()
+    other.train()
+    fresh.train()
+    np.testing.assert_array_equal(other.centre.theta, fresh.centre.theta)
+    for algorithm in (saved, other, fresh):
+        algorithm.stop()
+
+
+def test_a_network_that_does_not_fit_changes_nothing(ray_session: None, tmp_path: Path) -> None:
+    saved, other = tiny_es().build_algo(), tiny_es().rl_module(model_config={"fcnet_hiddens": [4]}).build_algo()
+    saved.train()
+    theta = other.centre.theta.copy()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.restore_from_path(saved.save_to_path(tmp_path / "checkpoint"))
+    np.testing.assert_array_equal(other.module.read(), theta)
+    assert (other.centre.num_updates, other.train()["training_iteration"]) == (0, 1)
+    saved.stop()
+    other.stop()
+
+
+class Second(Unlimited):
+    """Counts its actions from 1."""
+
+    action_space = gym.spaces.Discrete(2, start=1)
+
+
 @pytest.mark.parametrize(
     ("env", "settings", "message"),
     [
         (Unlimited, {}, "no time limit"),
+        (Second, {"max_episode_steps": 10}, r"actions must begin at 0, .* gymnasium.wrappers.TransformAction\(env, "),
         ("Blackjack-v1", {"max_episode_steps": 10}, "observations must be a Box or Discrete"),
     ],
 )

@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 import torch
 from ray import cloudpickle, tune
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_agg import QMIX, QMIXConfig
-from rllib_agg.envs.registry import BACKENDS
+from rllib_agg.envs import registry
+from rllib_agg.envs.registry import BACKENDS, register_team_env
+from rllib_agg.es import ESModule
 from tests.rllib import team_worlds
 from tests.rllib.team_worlds import make_corridor
 
@@ -99,6 +103,14 @@ def test_the_number_of_runners_changes_nothing(remote: QMIX) -> None:
     assert agg(results[-1])["physical_bytes"] > 0
 
 
+def test_a_backend_of_ones_own_reaches_other_processes(monkeypatch: pytest.MonkeyPatch, ray_session: None) -> None:
+    monkeypatch.setattr(registry, "BACKENDS", dict(BACKENDS))
+    register_team_env("stroll", make_corridor)
+    algorithm = built(tiny("stroll/corridor", num_env_runners=1), 1)
+    assert algorithm.centre.num_rounds == 1
+    algorithm.stop()
+
+
 def test_another_seed_is_another_run(ray_session: None) -> None:
     one, other = built(tiny(), 2), built(tiny().debugging(seed=4), 2)
     assert not all((value == parameters(other)[name]).all() for name, value in parameters(one).items())
@@ -151,6 +163,52 @@ def test_checkpoint_without_the_replay(ray_session: None, tmp_path: Path) -> Non
     assert restored.centre.num_steps == algorithm.centre.num_steps > 0
     assert agg(restored.train())["replay_episodes"] == 8
     restored.stop()
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("setting", [{"capacity": 40}, {"dtype": "float16"}, {"max_gb": 1.0}])
+def test_replay_settings_train(setting: dict[str, Any], ray_session: None) -> None:
+    algorithm = built(tiny(replay_buffer_config=setting), 1)
+    for name, value in setting.items():
+        assert getattr(algorithm.config.replay_settings, name) == value
+    assert agg(algorithm.train())["replay_episodes"] == 16
+    algorithm.stop()
+
+
+def test_faithful_trains(ray_session: None) -> None:
+    algorithm = built(tiny().faithful().training(train_batch_size_per_learner=8), 2)
+    assert algorithm.centre.replay.capacity == 5000
+    assert algorithm.centre.num_updates == 16
+    algorithm.stop()
+
+
+def test_a_replay_that_does_not_fit_changes_nothing(ray_session: None, tmp_path: Path) -> None:
+    saved = built(tiny(replay_buffer_config={"capacity": 8}), 2)
+    path = saved.save_to_path(tmp_path / "checkpoint")
+    other, untouched = (built(tiny(replay_buffer_config={"capacity": 80}).debugging(seed=4), 1) for _ in range(2))
+    for restore in (lambda: other.restore_from_path(path), lambda: other.set_state(saved.get_state())):
+        with pytest.raises(
+            ValueError, match=r"another capacity.* restore it with .*or with store_buffer_in_checkpoints=False"
+        ):
+            restore()
+        assert_equal(parameters(other), parameters(untouched))
+    assert [agg(each.train()) for each in (other,)] == [agg(each.train()) for each in (untouched,)]
+    assert_equal(parameters(other), parameters(untouched))
+    without = built(tiny(replay_buffer_config={"capacity": 80}, store_buffer_in_checkpoints=False))
+    without.restore_from_path(path)
+    assert_equal(parameters(without), parameters(saved))
+    assert len(without.centre.replay) == 0
+    for each in (saved, other, untouched, without):
+        each.stop()
+
+
+def test_a_checkpoint_that_counts_masked_agents_is_gone_on_from(ray_session: None) -> None:
+    algorithm = built(tiny(), 1)
+    assert "masked_agents" not in agg(algorithm.train())
+    state = algorithm.get_state()
+    state["centre"]["num_masked"] = 0  # until 0.1
+    algorithm.set_state(state)
+    assert agg(algorithm.train())["updates"] == 24
     algorithm.stop()
 
 
@@ -287,6 +345,42 @@ def test_faithful_is_table_1() -> None:
         QMIXConfig().faithful("sfot")
 
 
+class NeverCalled(RLlibCallback):
+    """Wants to hear of episodes."""
+
+    def on_episode_end(self, **kwargs: Any) -> None:
+        raise AssertionError
+
+
+class Called(RLlibCallback):
+    """Wants to hear of the algorithm."""
+
+    def on_train_result(self, *, result: dict[str, Any], **kwargs: Any) -> None:
+        result["heard"] = True
+
+
+def test_an_algorithms_callbacks_are_called(ray_session: None) -> None:
+    algorithm = built(tiny().callbacks(Called))
+    assert algorithm.train()["heard"]
+    algorithm.stop()
+
+
+def test_epsilon_may_be_an_array() -> None:
+    config = tiny(epsilon=np.array([[0, 1.0], [10, 0.5]]))
+    config.validate()
+    assert config.copy().epsilon_schedule == [(0.0, 1.0), (10.0, 0.5)]
+
+
+def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> None:
+    trained = built(tiny(parameter_sharing="full"), 2)
+    path = trained.save_to_path(tmp_path / "checkpoint")
+    spec = RLModuleSpec(load_state_path=str(Path(path) / "learner_group" / "learner" / "rl_module" / MODULE))
+    algorithm = built(tiny(parameter_sharing="full").rl_module(rl_module_spec=spec))
+    assert_equal(parameters(algorithm), parameters(trained))
+    trained.stop()
+    algorithm.stop()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -330,6 +424,21 @@ def test_faithful_is_table_1() -> None:
         (lambda c: c.training(grad_clip=-3), "grad_clip must be a finite number > 0, got -3"),
         (lambda c: c.training(replay_buffer_config=5), "must be a mapping, got 5"),
         (lambda c: c.callbacks(on_episode_end=lambda **_: None), "never calls on_episode_end"),
+        (lambda c: c.callbacks(on_sample_end=lambda **_: None), "never calls on_sample_end"),
+        (lambda c: c.callbacks(on_environment_created=lambda **_: None), "never calls on_environment_created"),
+        (lambda c: c.callbacks(NeverCalled), "never calls on_episode_end"),
+        (lambda c: c.callbacks([RLlibCallback, NeverCalled]), "never calls on_episode_end"),
+        (lambda c: c.training(lr=-0.5), "lr must be a finite number >= 0, got -0.5"),
+        (lambda c: c.training(lr=None), "lr must be a finite number >= 0, got None"),
+        (lambda c: c.training(lr=[[0, 1e-3], [9, -1e-3]]), "lr must be a finite number >= 0, got -0.001"),
+        (lambda c: c.training(credit=["env"]), "unknown credit .*choose from contribution, env, team"),
+        (lambda c: c.training(replay_buffer_config={"dtype": ["float16"]}), "unknown dtype .*choose from float16, float32"),
+        (lambda c: c.env_runners(rollout_fragment_length=7), "QMIXConfig does not use rollout_fragment_length$"),
+        (
+            lambda c: c.rl_module(rl_module_spec=RLModuleSpec(model_config={"hidden_dim": 16})),
+            r"by .rl_module\(model_config=...\), not in an RLModuleSpec",
+        ),
+        (lambda c: c.rl_module(rl_module_spec=RLModuleSpec(module_class=ESModule)), "derive .*ESModule.* from QMIXModule"),
     ],
 )
 def test_bad_settings(change: Callable[[QMIXConfig], Any], message: str) -> None:

@@ -260,3 +260,5 @@ def test_a_replay_too_large_is_refused() -> None:
     assert f"a capacity of {int(8e9 // 1_967_305)}, dtype='float16' (4.95 GB), or a larger max_gb" in str(error.value)
     with pytest.raises(ValueError, match="a capacity of 40, or a larger max_gb"):
         ReplaySettings(dtype="float16", max_gb=0.04).check(CORRIDOR)
+    with pytest.raises(ValueError, match=r"Set in replay_buffer_config a larger max_gb$"):
+        ReplaySettings(max_gb=1e-9).check(CORRIDOR)

@@ -84,13 +84,30 @@ def test_tune_searches(ray_session: None, tmp_path: Path) -> None:
     assert {result.config["lr"] for result in results} == {0.5, 1.0}
 
 
-def test_features_of_a_users_own(ray_session: None) -> None:
-    features = np.stack([np.ones(25), np.arange(25) // 5 + np.arange(25) % 5], axis=1)
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_features_of_a_users_own(kind: Callable[..., Any], ray_session: None, tmp_path: Path) -> None:
+    features = kind(np.stack([np.ones(25), np.arange(25) // 5 + np.arange(25) % 5], axis=1))
     algorithm = tiny(DAVIAConfig, features=features, lr=0.05).build_algo()
     algorithm.train()
+    spec = RLModuleSpec(load_state_path=algorithm.get_module().save_to_path(tmp_path / "module"))
+    loaded = tiny(DAVIAConfig, features=features).rl_module(rl_module_spec=spec).build_algo()
+    np.testing.assert_array_equal(loaded.centre.theta, algorithm.centre.theta)
+    loaded.stop()
     assert algorithm.module.read().shape == (2,)
     assert algorithm.centre.ledger.bytes == 8 * algorithm.centre.ledger.messages
     algorithm.stop()
+
+
+def test_the_time_limit_holds_in_evaluation(ray_session: None) -> None:
+    algorithm = tiny(DQLConfig, max_episode_steps=12).build_algo()
+    assert algorithm.evaluate()["env_runners"]["episode_len_max"] == 12
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("features", [[1.0, 2.0], [[1.0, 2.0], [3.0]], "abc", np.ones((3, 2))])
+def test_bad_features_are_told_at_build(features: Any, ray_session: None) -> None:
+    with pytest.raises(ValueError, match="features must be finite numbers"):
+        tiny(DAVIAConfig, features=features).build_algo()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +135,7 @@ def test_bad_environments_are_told_at_build(algorithm: Any, env: str, message: s
         (DQLConfig, lambda c: c.rl_module(model_config={"fcnet_hiddens": [4]}), "has no model_config 'fcnet_hiddens'"),
         (DQLConfig, lambda c: c.training(initial_value="x"), "initial_value must be a finite number, got 'x'"),
         (EBCDQLConfig, lambda c: c.training(communication_kwargs=5), "must be a mapping, got 5"),
+        (DQLConfig, lambda c: c.training(communication_kwargs=5), "DQL sends every sample .*, got 5"),
     ],
 )
 def test_bad_settings(config_class: type, change: Callable[[Any], Any], message: str) -> None:

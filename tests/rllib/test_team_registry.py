@@ -123,3 +123,6 @@ def test_what_is_no_teams_environment_is_refused() -> None:
         make_team_env(dict, 1)
     with pytest.raises(ValueError, match=r"Corridor has no time limit, .*; set max_episode_steps in its settings"):
         make_team_env(Corridor, 1)
+    for name, value in {"won": True, "state": 3}.items():
+        with pytest.raises(ValueError, match=f"{name} must be a function, got {value}"):
+            make_team_env(Corridor, 1, settings={"max_episode_steps": 9, name: value})
