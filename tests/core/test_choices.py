@@ -79,9 +79,11 @@ def test_names_are_used_once() -> None:
     assert len({*RULES, *COMBINERS, *LOCAL_SCHEMES}) == len(RULES) + len(COMBINERS) + len(LOCAL_SCHEMES)
 
 
-def test_what_is_made_already_is_taken_as_it_is() -> None:
+def test_what_is_made_already_is_taken_as_it_is_and_not_changed_by_a_run() -> None:
     for made in (Median(), FedAvg(interval=3)):
-        assert make_aggregation(made) is made
+        taken = make_aggregation(made)
+        assert repr(taken) == repr(made)
+        assert taken is not made
         with pytest.raises(ValueError, match=re.escape(f"{made!r} has its settings already, got {{'interval': 2}} besides")):
             make_aggregation(made, {"interval": 2})
 
