@@ -10,7 +10,7 @@ Tested with Ray 2.60.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -230,6 +230,11 @@ class ModelDefaults(AlgorithmConfig):
     def model_derived(self) -> dict[str, Any]:
         """What follows from other settings."""
         return {}
+
+    def change_model(self, settings: Mapping[str, Any]) -> None:
+        """Set some of ``model_config`` and leave the rest, without what would no longer follow from settings that change."""
+        rest = {name: value for name, value in self.model_config.items() if name not in self.model_derived}
+        self.rl_module(model_config={**rest, **settings})
 
     @property
     def _model_config_auto_includes(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class ESConfig(EpisodicConfig):
         if experiment not in REPORTED:
             raise unknown_choice("experiment", experiment, REPORTED)
         given = REPORTED[experiment]
-        self.rl_module(model_config={**self.model_config, **given["model"]})
+        self.change_model(given["model"])
         return self.training(fitness="raw", antithetic=False, **given["training"])
 
     @property

@@ -159,7 +159,7 @@ class QMIXConfig(CentralConfig):
         """
         if targets not in UPDATES_OF_TARGETS:
             raise unknown_choice("targets", targets, UPDATES_OF_TARGETS)
-        self.rl_module(model_config={**self.model_config, **MODEL})
+        self.change_model(MODEL)
         return self.training(**TABLE_1, **UPDATES_OF_TARGETS[targets])
 
     @property

@@ -335,6 +335,7 @@ def test_losses_are_logged_and_nothing_is_nan(ray_session: None) -> None:
 def test_faithful_is_table_1() -> None:
     config = QMIXConfig().faithful().training(parameter_sharing="rs_pps", mixer="vdn")
     assert (config.lr, config.gamma, config.grad_clip, config.mixer) == (5e-4, 0.99, 10.0, "vdn")
+    assert config.model_config["mixer"] == "vdn"
     assert (config.train_batch_size_per_learner, config.replay_settings.capacity) == (96, 5000)
     assert (config.target_network_update_freq, config.tau) == (200, 1.0)
     assert config.epsilon_schedule == [(0.0, 1.0), (50_000.0, 0.05)]
