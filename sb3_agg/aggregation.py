@@ -28,6 +28,7 @@ from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.losses import ppo_losses
 from sb3_agg.matrix_updates import MatrixUpdate
 from sb3_agg.minibatches import Minibatches
+from sb3_agg.origin import is_sb3s
 from sb3_agg.replaced import replaced
 from sb3_agg.rollouts import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
 from sb3_agg.updates import Update
@@ -197,7 +198,7 @@ class AggregationMixin(LocalModelsMixin):
                 f"whole rollouts, or minibatches='stock'"
             )
         get = type(self.rollout_buffer).get  # type: ignore[attr-defined]
-        if get.__module__.partition(".")[0] not in ("stable_baselines3", "sb3_contrib"):
+        if not is_sb3s(get):
             raise ValueError(
                 f"minibatches='stratified' would be served in place of those of {get.__qualname__}(); choose "
                 "minibatches='stock', or a rollout_buffer_class whose get() is SB3's"

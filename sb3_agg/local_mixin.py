@@ -15,6 +15,7 @@ from sb3_agg.local_acting import LocalActing
 from sb3_agg.local_models import LocalModels
 from sb3_agg.local_updates import LocalUpdate
 from sb3_agg.minibatches import Minibatches
+from sb3_agg.origin import is_sb3s
 
 ONLY = {"minibatches": "stratified", "communication": "every", "attack": None, "use_sde": False}
 """Settings that schemes of local models work with."""
@@ -59,7 +60,7 @@ class LocalModelsMixin:
         self._local_models: LocalModels | None = None
         if self._scheme is not None:
             forward = type(self.policy).forward
-            if forward.__module__.partition(".")[0] not in ("stable_baselines3", "sb3_contrib"):
+            if not is_sb3s(forward):
                 raise ValueError(
                     f"aggregation={self.aggregation!r} has agents act by networks of their own, past {forward.__qualname__}: "
                     "it needs a policy whose forward() is SB3's; choose a rule or a combiner"

@@ -12,6 +12,7 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import Tensor, nn
 from torch.func import vmap
 
+from sb3_agg.origin import is_sb3s
 from sb3_agg.replaced import replaced
 
 Named = dict[str, Tensor]
@@ -125,7 +126,7 @@ def _linear_layers(policy: nn.Module, own: Named) -> list[nn.Linear] | None:
     differ = {id(tensor) for tensor in own.values()}
     layers = []
     for module in policy.modules():
-        if type(module).__module__.partition(".")[0] not in ("torch", "stable_baselines3", "sb3_contrib"):
+        if not (is_sb3s(type(module)) or type(module).__module__.startswith("torch.")):
             return None  # who knows what it does with its layers' parameters
         kept = {**module._parameters, **module._buffers}
         mine = [name for name, tensor in kept.items() if id(tensor) in differ]
