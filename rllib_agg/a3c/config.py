@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
@@ -37,7 +36,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         self.vf_loss_coeff = 0.5
         self.entropy_coeff: Any = 0.01
         self.lambda_ = 1.0
-        self.lr: Any = 1e-3
+        self.lr = 1e-3
         self.grad_clip = 40.0
         self.grad_clip_by = "global_norm"
         self.num_env_runners = 2
@@ -87,10 +86,8 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         """
         super().validate()
         self.check_choice("agents", ("env_runner",))
-        defaults = AlgorithmConfig()
-        for setting in NOT_USED:
-            if getattr(self, setting) != getattr(defaults, setting):
-                raise ValueError(f"A3C does not use {setting}; rollout_fragment_length says what a gradient is of")
+        if setting := self.changed(NOT_USED):
+            raise ValueError(f"A3C does not use {setting}; rollout_fragment_length says what a gradient is of")
         if self.num_learners:
             raise ValueError(
                 f"A3C has one central learner, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
@@ -107,8 +104,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         check_count("gradients_per_iteration", self.gradients_per_iteration, least=1)
         check_number("gamma", self.gamma, least=0, most=1)
         check_number("lambda_", self.lambda_, least=0, most=1)
-        for rate in [value for _, value in self.lr] if isinstance(self.lr, list | tuple) else [self.lr]:
-            check_number("lr", rate, least=0)
+        self.check_lr()
         if self.grad_clip is not None:
             check_number("grad_clip", self.grad_clip, above=0)
         check_number("vf_loss_coeff", self.vf_loss_coeff, least=0)

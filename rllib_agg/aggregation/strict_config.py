@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
 
-from rl_agg.choices import unknown_choice
+from rl_agg.choices import check_number, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
 
 TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
@@ -20,6 +21,7 @@ class StrictConfig(AlgorithmConfig):
 
     callbacks_class: Any
     grad_clip: Any
+    lr: Any
     env_runner_cls: Any
     batch_mode: Any
 
@@ -54,6 +56,23 @@ class StrictConfig(AlgorithmConfig):
             if value is not UNSET:
                 setattr(self, name, value)
         return self
+
+    def changed(self, names: Iterable[str]) -> str | None:
+        """The first of some settings that differs from this algorithm's default, however RLlib calls its attribute."""
+        defaults = type(self)()
+        for name in names:
+            for attribute in (name, f"_{name}"):
+                if getattr(self, attribute, None) != getattr(defaults, attribute, None):
+                    return name
+        return None
+
+    def check_lr(self) -> None:
+        """Refuse a learning rate, or a schedule with one, that is negative or no number.
+
+        :raises ValueError: naming the value.
+        """
+        for rate in [value for _, value in self.lr] if isinstance(self.lr, list | tuple) else [self.lr]:
+            check_number("lr", rate, least=0)
 
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         """Refuse a value that is not among the choices.

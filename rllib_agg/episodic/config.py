@@ -124,13 +124,10 @@ class CentralConfig(StrictConfig, ModelDefaults):
         self._check_module(name)
 
     def _refuse_unused(self, name: str) -> None:
-        defaults = type(self)()
         allowed = (*self.evaluated_with, *SET_IN_EVALUATION) if self.in_evaluation else ()
-        for setting in self.not_used:
-            for attribute in (setting, f"_{setting}"):
-                if setting not in allowed and getattr(self, attribute, None) != getattr(defaults, attribute, None):
-                    hint = " in training; evaluation_config may set it" if setting in self.evaluated_with else ""
-                    raise ValueError(f"{name} does not use {setting}{hint}")
+        if setting := self.changed(name for name in self.not_used if name not in allowed):
+            hint = " in training; evaluation_config may set it" if setting in self.evaluated_with else ""
+            raise ValueError(f"{name} does not use {setting}{hint}")
         known = {**RLLIB_MODEL, **self.model_derived}
         changed = {key for key, value in self.model_config.items() if key not in known or value != known[key]}
         if changed - self.model_settings:

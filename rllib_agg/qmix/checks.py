@@ -68,8 +68,7 @@ def check_config(config: Any) -> None:
     if config.agent_ids is not None:
         check_flag("agent_ids", config.agent_ids)
     check_number("gamma", config.gamma, least=0, most=1)
-    for rate in [value for _, value in config.lr] if isinstance(config.lr, list | tuple) else [config.lr]:
-        check_number("lr", rate, least=0)
+    config.check_lr()
     if config.grad_clip is not None:
         check_number("grad_clip", config.grad_clip, above=0)
     check_number("tau", config.tau, above=0, most=1)
