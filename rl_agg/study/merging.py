@@ -9,7 +9,7 @@ from typing import Any
 
 from rl_agg.study.errors import StudyError
 from rl_agg.study.spec import Cell, Study, fingerprint
-from rl_agg.study.store import Record, Store
+from rl_agg.study.store import Store
 
 COUNTED = ["update", "env_steps", "return", "episodes"]
 
@@ -48,13 +48,13 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
 def differing_cells(sources: Sequence[Path], directory: Path) -> list[Cell]:
     """Cells of which a source has other numbers than the folder that it was merged into; the time it took does not count."""
     target, stores = Store(directory), [Store(source) for source in sources]
-    return [cell for cell in target.study().cells if any(_differ(target.read(cell), store.read(cell)) for store in stores)]
-
-
-def _differ(first: Record | None, second: Record | None) -> bool:
-    if first is None or second is None:
-        return False
-    return not first.updates[COUNTED].equals(second.updates[COUNTED])
+    differing = []
+    for cell in target.study().cells:
+        kept = target.read(cell)
+        given = [record for store in stores if (record := store.read(cell)) is not None]
+        if kept is not None and not all(record.updates[COUNTED].equals(kept.updates[COUNTED]) for record in given):
+            differing.append(cell)
+    return differing
 
 
 def _united(first: Study, second: Study, folder: Path) -> Study:
