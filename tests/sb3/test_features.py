@@ -80,6 +80,9 @@ def test_mixed_signs_are_counted() -> None:
     settings = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "seed": 0, "device": "cpu"}
     model = AggPPO("MlpPolicy", cartpoles(4), aggregation="l_weighted", ent_coef=1e3, **settings).learn(256)
     assert model.logger.name_to_value["agg/mixed_sign_updates"] == 16
+    stopped = {**settings, "batch_size": None, "n_epochs": 50, "target_kl": 1e-9}  # in the second epoch, before its step
+    model = AggPPO("MlpPolicy", cartpoles(4), aggregation="l_weighted", ent_coef=1e3, **stopped).learn(256)
+    assert model.logger.name_to_value["agg/mixed_sign_updates"] == 1
     model = AggPPO("MlpPolicy", cartpoles(4), aggregation="l_weighted", vf_coef=1e3, **settings).learn(256)
     assert model.logger.name_to_value["agg/mixed_sign_updates"] == 0
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 from worlds import Walk, cartpoles, walks
@@ -170,6 +171,19 @@ def test_a_buffer_that_serves_its_own_minibatches_is_not_passed_over(tmp_path: P
         AggPPO("MlpPolicy", cartpoles(AGENTS), rollout_buffer_class=Half, **SETTINGS)
     model = AggPPO("MlpPolicy", cartpoles(AGENTS), rollout_buffer_class=Half, minibatches="stock", **SETTINGS).learn(ROLLOUT)
     assert model.rollout_buffer.served == ROLLOUT // 2
+
+
+class OwnSamples(RolloutBuffer):
+    """Does not even draw as SB3 does."""
+
+    def get(self, batch_size: int | None = None) -> Iterator[Any]:
+        yield RolloutBufferSamples(*[torch.zeros(8, 4), *[torch.zeros(8)] * 5])
+
+
+def test_samples_of_unknown_agents_are_refused() -> None:
+    model = AggPPO("MlpPolicy", cartpoles(AGENTS), rollout_buffer_class=OwnSamples, minibatches="stock", **SETTINGS)
+    with pytest.raises(ValueError, match=r"OwnSamples must draw by _get_samples\(\)"):
+        model.learn(ROLLOUT)
 
 
 # Writing to the policy --------------------------------------------------------------------------------------------------
