@@ -12,6 +12,8 @@ import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_agg import AggPPOConfig
+from rllib_agg.envs.registry import BACKENDS
+from tests.rllib.team_worlds import make_corridor
 
 torch.set_num_threads(1)
 
@@ -23,6 +25,12 @@ def ray_session() -> Iterator[None]:
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def corridor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A team's environment of the tests' own, ``walk/corridor``."""
+    monkeypatch.setitem(BACKENDS, "walk", make_corridor)
 
 
 def tiny_ppo(num_envs: int = 5, **training: Any) -> AggPPOConfig:

@@ -11,15 +11,8 @@ from torch import Tensor
 
 from rl_agg.sharing import pp_pps, rs_pps
 from rllib_agg import QMIX, QMIXConfig
-from rllib_agg.envs.registry import BACKENDS
-from tests.rllib.team_worlds import make_corridor
 
-pytestmark = pytest.mark.usefixtures("ray_session")
-
-
-@pytest.fixture(autouse=True)
-def corridor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKENDS, "walk", make_corridor)
+pytestmark = pytest.mark.usefixtures("ray_session", "corridor")
 
 
 def built(**training: Any) -> QMIX:

@@ -13,6 +13,7 @@ from rl_agg.study.cells import Update
 from rl_agg.study.engine import ray_session
 from rl_agg.study.loading import resolve
 from rl_agg.study.report import write_report
+from rl_agg.study.results import Results, results_of
 from rl_agg.study.spec import Budget, Environment, Study, System
 from rl_agg.study.store import Store
 
@@ -62,6 +63,27 @@ def updates_of() -> Callable[..., list[Update]]:
             Update(number, 100 * number, 0.5 * number, value, 3, [value] * num_agents, told)
             for number, value in enumerate(returns, start=1)
         ]
+
+    return make
+
+
+@pytest.fixture
+def results(tmp_path: Path, tiny: Callable[..., Study], updates_of: Callable[..., list[Update]]) -> Callable[..., Results]:
+    """``results(records, **changes)``: of a study whose cells returned what ``records[system][environment]`` says, by seed."""
+
+    def make(records: dict[str, dict[str, list[Any]]], **changes: Any) -> Results:
+        names = {name for environments in records.values() for name in environments}
+        seeds = max(len(runs) for environments in records.values() for runs in environments.values())
+        environments = {name: Environment(id="CartPole-v1", threshold=10) for name in sorted(names)}
+        study = tiny(**({"environments": environments, "seeds": seeds, "budget": Budget(updates=4)} | changes))
+        store = Store(tmp_path / "out")
+        with store.writing(study):
+            for cell in study.cells:
+                runs = records.get(cell.system_name, {}).get(cell.environment_name, [])
+                if cell.seed < len(runs):
+                    run = runs[cell.seed]
+                    store.write(cell, updates_of(run) if isinstance(run[0], float) else run)
+        return results_of(store)
 
     return make
 

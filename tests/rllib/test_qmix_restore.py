@@ -1,0 +1,101 @@
+"""Where QMIX goes on from: checkpoints with and without the replay, states in memory, modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from rllib_agg import QMIX
+from tests.rllib.qmix_runs import MODULE, agg, assert_equal, built, parameters, tiny
+
+pytestmark = pytest.mark.usefixtures("corridor")
+
+
+@pytest.mark.parametrize("sharing", ["none", "full", "rs_pps"])
+def test_checkpoint_goes_on_to_the_bit(sharing: str, ray_session: None, tmp_path: Path) -> None:
+    config = tiny("walk/corridor", parameter_sharing=sharing, sharing_interval=5, updates_per_episode=0.7, td_lambda=0.5)
+    algorithm = built(config, 4)
+    path = algorithm.save_to_path(tmp_path / "checkpoint")
+    saved = parameters(algorithm)
+    on = [algorithm.train() for _ in range(3)]
+    evaluated = algorithm.evaluate()["env_runners"]["episode_return_mean"]
+    restored = QMIX.from_checkpoint(path)
+    assert_equal(parameters(restored), saved)
+    again = [restored.train() for _ in range(3)]
+    assert_equal(parameters(restored), parameters(algorithm))
+    for one, other in zip(on, again, strict=True):
+        for name in ("episode_return_mean", "win_rate", "num_env_steps_sampled_lifetime"):
+            assert one["env_runners"][name] == other["env_runners"][name]
+        assert agg(one) == agg(other)
+    assert restored.evaluate()["env_runners"]["episode_return_mean"] == evaluated
+    algorithm.restore_from_path(path)  # older than what is in place
+    assert_equal(parameters(algorithm), saved)
+    algorithm.train()
+    assert agg(algorithm.train())["updates"] == agg(on[1])["updates"]
+    restored.stop()
+    algorithm.stop()
+
+
+def test_checkpoint_without_the_replay(ray_session: None, tmp_path: Path) -> None:
+    algorithm = built(tiny(store_buffer_in_checkpoints=False), 3)
+    path = algorithm.save_to_path(tmp_path / "checkpoint")
+    restored = QMIX.from_checkpoint(path)
+    assert_equal(parameters(restored), parameters(algorithm))
+    assert len(restored.centre.replay) == 0
+    assert restored.centre.num_steps == algorithm.centre.num_steps > 0
+    assert agg(restored.train())["replay_episodes"] == 8
+    restored.stop()
+    algorithm.stop()
+
+
+def test_a_replay_that_does_not_fit_changes_nothing(ray_session: None, tmp_path: Path) -> None:
+    saved = built(tiny(replay_buffer_config={"capacity": 8}), 2)
+    path = saved.save_to_path(tmp_path / "checkpoint")
+    other, untouched = (built(tiny(replay_buffer_config={"capacity": 80}).debugging(seed=4), 1) for _ in range(2))
+    for restore in (lambda: other.restore_from_path(path), lambda: other.set_state(saved.get_state())):
+        with pytest.raises(
+            ValueError, match=r"another capacity.* restore it with .*or with store_buffer_in_checkpoints=False"
+        ):
+            restore()
+        assert_equal(parameters(other), parameters(untouched))
+    assert [agg(each.train()) for each in (other,)] == [agg(each.train()) for each in (untouched,)]
+    assert_equal(parameters(other), parameters(untouched))
+    without = built(tiny(replay_buffer_config={"capacity": 80}, store_buffer_in_checkpoints=False))
+    without.restore_from_path(path)
+    assert_equal(parameters(without), parameters(saved))
+    assert len(without.centre.replay) == 0
+    for each in (saved, other, untouched, without):
+        each.stop()
+
+
+def test_a_checkpoint_that_counts_masked_agents_is_gone_on_from(ray_session: None) -> None:
+    algorithm = built(tiny(), 1)
+    assert "masked_agents" not in agg(algorithm.train())
+    state = algorithm.get_state()
+    state["centre"]["num_masked"] = 0  # until 0.1
+    algorithm.set_state(state)
+    assert agg(algorithm.train())["updates"] == 24
+    algorithm.stop()
+
+
+def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: None) -> None:
+    algorithm = built(tiny(), 2)
+    state, before = algorithm.get_state(), parameters(algorithm)
+    for _ in range(3):
+        algorithm.train()
+    assert any((value != before[name]).any() for name, value in parameters(algorithm).items())
+    algorithm.set_state(state)
+    assert_equal(parameters(algorithm), before)
+    algorithm.stop()
+
+
+def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> None:
+    trained = built(tiny(parameter_sharing="full"), 2)
+    path = trained.save_to_path(tmp_path / "checkpoint")
+    spec = RLModuleSpec(load_state_path=str(Path(path) / "learner_group" / "learner" / "rl_module" / MODULE))
+    algorithm = built(tiny(parameter_sharing="full").rl_module(rl_module_spec=spec))
+    assert_equal(parameters(algorithm), parameters(trained))
+    trained.stop()
+    algorithm.stop()

@@ -1,0 +1,132 @@
+"""What a study says is established, in words."""
+
+import math
+
+import pytest
+from returns import FLAT, NAN, RAMP, shifted, told
+
+from rl_agg.study.story import notes
+from rl_agg.study.tables import comparison_frame, frame_of, tables_of
+from rl_agg.study.verdict import verdicts
+
+
+def test_a_study_without_a_finished_run(results):
+    made = results({"stock": {"Pole": []}}, seeds=2)
+    assert [verdict.headline for verdict in verdicts(made)] == ["No run has finished yet."]
+    assert not frame_of(made).size
+    some = results({"loss": {"Pole": RAMP}, "stock": {"Pole": FLAT}})
+    for frame in (frame_of, comparison_frame):
+        assert frame(made).columns.tolist() == frame(some).columns.tolist()
+
+
+def test_no_episode_at_all(results):
+    made = results({"stock": {"Pole": [[NAN] * 4] * 2}, "loss": {"Pole": [[NAN] * 4] * 2}})
+    assert "no run has finished an episode" in verdicts(made)[0].headline
+    assert tables_of(made)["Pole"][1][2] == "n/a"
+
+
+@pytest.mark.parametrize(
+    ("loss", "headline", "detail"),
+    [
+        (shifted(3.0, 6), "Pole: established that loss is better than stock.", "3.00 above stock (124.0 %)"),
+        (shifted(-3.0, 6), "Pole: established that stock is better than loss.", "3.00 above loss"),
+        (shifted(3.0, 5), "not established that loss is better", "5 seeds agree by chance in 6 % of studies"),
+        ([[9.0] * 4, *shifted(0.5, 6)[1:]], "not established that loss is better", "The interval includes 0"),
+        (shifted(3.0, 1), "not established that loss is better", "fewer than two pairs of runs"),
+    ],
+    ids=["better", "worse", "too few seeds", "interval includes zero", "one seed"],
+)
+def test_the_verdict_says_what_is_established(results, loss, headline, detail):
+    made = results({"loss": {"Pole": loss}, "stock": {"Pole": shifted(0.0, 6)}})
+    (verdict,) = verdicts(made)
+    assert headline in verdict.headline
+    assert detail in verdict.detail
+
+
+def test_the_verdict_tells_a_mean_return_as_its_table_does(results):
+    made = results({"loss": {"Pole": [[60.0] * 4, [130.0] * 4]}, "stock": {"Pole": FLAT}})
+    told = tables_of(made)["Pole"][1][2].partition(" [")[0]
+    assert told == "95.0"  # not 95.00: its interval ends above 100
+    assert f"R̄ = {told}:" in verdicts(made)[0].detail
+
+
+def test_without_the_baseline_everywhere_nothing_is_said_of_all_environments(results):
+    ahead, behind = [[9.0 + seed] * 4 for seed in range(6)], [[1.0 + seed] * 4 for seed in range(6)]
+    made = results({"loss": {"A": ahead, "B": ahead}, "stock": {"A": behind}})
+    assert [each.system for each in made.overall] == ["loss"]
+    assert math.isnan(made.overall[0].improvement.value)
+    assert not [verdict for verdict in verdicts(made) if "together" in verdict.headline]
+
+
+def test_an_interval_is_named_only_where_there_is_one(results):
+    runs = [[9.0 + seed] * 4 for seed in range(6)]
+    made = results({"loss": {"A": runs, "B": runs}, "stock": {"A": runs, "B": runs[:1]}})
+    assert math.isnan(made.overall[0].improvement.low)
+    assert verdicts(made)[0].detail.endswith("(12 runs).")
+    assert (
+        "(95 % interval, 12 runs)."
+        in verdicts(results({name: {"A": runs, "B": runs} for name in ("loss", "stock")}))[0].detail
+    )
+
+
+def test_the_highest_mean_return_is_not_told_as_a_lead_where_runs_are_not_as_long(results):
+    # Over all of its updates loss returns more, over as many as stock has less
+    loss = [told([0.0 + seed, 2.0 + seed, 40.0 + seed, 42.0 + seed]) for seed in range(6)]
+    stock = [told([9.0 + seed, 11.0 + seed], steps=200) for seed in range(6)]
+    (verdict,) = verdicts(results({"loss": {"Pole": loss}, "stock": {"Pole": stock}}))
+    assert (
+        "loss has the highest mean return over training, R̄ = 23.50. At equal updates it is 9.00 below stock" in verdict.detail
+    )
+
+
+def test_runs_without_an_episode_are_told(results):
+    made = results({"loss": {"Pole": [*[[NAN] * 4] * 5, *RAMP]}, "stock": {"Pole": FLAT}})
+    assert notes(made) == ["5 of 7 runs of loss on Pole finished no episode: its returns are told without them."]
+
+
+def test_what_is_established_about_the_others_is_said(results, tiny):
+    systems = dict.fromkeys(["stock", "close", "far"], tiny().systems["loss"])
+    records = {
+        "stock": {"Pole": shifted(0.0, 6)},
+        "close": {"Pole": [*shifted(2.0, 5), [0.0] * 4]},
+        "far": {"Pole": shifted(-5.0, 6)},
+    }
+    made = results(records, systems=systems)
+    (verdict,) = verdicts(made)
+    assert verdict.headline == "Pole: not established that stock is better than close."
+    assert "Established: it is better than far." in verdict.detail
+    assert [row.system for row in made.rows] == ["stock", "close", "far"]
+
+
+def test_a_third_systems_short_run_costs_a_pair_nothing(results, tiny):
+    runs = {"loss": [[5.0 + seed] * 4 for seed in range(6)], "stock": [[1.0 + seed] * 4 for seed in range(6)]}
+    systems = tiny().systems | {"cut": tiny().systems["loss"]}
+    records = {name: {"Pole": own} for name, own in runs.items()} | {"cut": {"Pole": [[NAN]]}}
+    made = results(records, systems=systems)
+    assert [pair.outcome for pair in made.comparisons("Pole", "loss", "stock")] == ["better", "better"]
+    (verdict,) = verdicts(made)
+    assert verdict.headline == "Pole: established that loss is better than stock."
+
+
+def test_a_claim_about_all_environments_must_hold_on_both_bases(results):
+    # One learning curve over steps, but half as many updates of twice the steps: ahead at equal updates only
+    loss = [told([2.0 + seed / 10, 4.0 + seed / 10, 6.0 + seed / 10], steps=200) for seed in range(6)]
+    stock = [told([1.0 + seed / 10, 2.0 + seed / 10, 3.0 + seed / 10, 4.0 + seed / 10]) for seed in range(6)]
+    made = results({"loss": {"A": loss, "B": loss}, "stock": {"A": stock, "B": stock}})
+    assert made.overall[0].improvement.low > 0.5
+    assert verdicts(made)[0].headline == "All 2 environments together: not established that any system is better than stock."
+
+
+def test_a_claim_about_all_environments_needs_three_seeds_of_each(results):
+    def made(seeds):
+        better, worse = [[9.0 + seed] * 4 for seed in range(seeds)], [[1.0 + seed] * 4 for seed in range(seeds)]
+        names = [f"{number}" for number in range(3)]
+        return verdicts(results({"loss": dict.fromkeys(names, better), "stock": dict.fromkeys(names, worse)}))[0].headline
+
+    assert made(2) == "All 3 environments together: not established that any system is better than stock."
+
+
+def test_a_claim_about_all_environments(results):
+    better, worse = [[9.0 + seed] * 4 for seed in range(3)], [[1.0 + seed] * 4 for seed in range(3)]
+    made = results({"loss": {"A": better, "B": better}, "stock": {"A": worse, "B": worse}})
+    assert verdicts(made)[0].headline == "All 2 environments together: loss is better than stock."
