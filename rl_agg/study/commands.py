@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from rl_agg.study.errors import StudyError
 from rl_agg.study.loading import load_study
 from rl_agg.study.merging import differing_cells, merge_studies
 from rl_agg.study.report import write_report
@@ -98,12 +100,33 @@ def systems() -> int:
     return 0
 
 
+def bench(arguments: tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="NAME [OPTIONS]")]], /) -> int:
+    """Measure speed with one of the benchmarks of a checkout.
+
+    :param arguments: Which one, and its own options.
+    :raises StudyError: if there is no checkout.
+    """
+    script = Path(__file__).parents[2] / "benchmarks" / "run.py"
+    if not script.is_file():
+        raise StudyError("the benchmarks come with the repository, not with the package: clone it and install it by pip -e")
+    return subprocess.run([sys.executable, str(script), *arguments], check=False).returncode
+
+
 def run(arguments: Sequence[str] | None) -> int:
     """Parse a command line and carry it out.
 
     :return: Exit status.
     """
-    commands: dict[str, Callable[..., int]] = {"compare": compare, "report": report, "merge": merge, "systems": systems}
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["bench"]:  # whose options are the benchmark's own
+        return bench(arguments[1:])
+    commands: dict[str, Callable[..., int]] = {
+        "compare": compare,
+        "report": report,
+        "merge": merge,
+        "systems": systems,
+        "bench": bench,
+    }
     status: int = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="rl-agg",

@@ -7,7 +7,7 @@ import pytest
 
 from rl_agg.combining import COMBINERS
 from rl_agg.sharing import LOCAL_SCHEMES
-from rl_agg.study import cli
+from rl_agg.study import cli, commands
 from rl_agg.study.cells import import_system
 from rl_agg.study.spec import System
 from rl_agg.study.store import Store
@@ -189,3 +189,16 @@ def test_a_full_disk_is_told_in_one_line(spec, tmp_path, capsys, monkeypatch):
     assert told.startswith("rl-agg: ")
     assert "No space left on device" in told
     assert told.count("\n") == 1
+
+
+def test_a_benchmark_has_its_own_options(capfd):
+    assert cli.main(["bench", "es_functions", "--help"]) == 0
+    assert "usage: run.py es_functions" in capfd.readouterr().out
+    assert cli.main(["bench", "es_function"]) != 0
+    assert "NAME is one of es, es_cartpole, es_functions" in capfd.readouterr().err
+
+
+def test_benchmarks_need_a_checkout(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(commands, "__file__", str(tmp_path / "rl_agg" / "study" / "commands.py"))
+    assert cli.main(["bench", "sb3"]) == 2
+    assert "benchmarks come with the repository" in capsys.readouterr().err
