@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from rl_agg.attacks import Attack
 from rl_agg.choices import check_count, unknown_choice
 from rl_agg.parameter_server import ParameterServer, make_server
 from rl_agg.sharing import LocalScheme
+from sb3_agg.fused_optimizer import fuse, fused_as
 from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.losses import ppo_losses
 from sb3_agg.matrix_updates import MatrixUpdate
@@ -31,6 +31,7 @@ from sb3_agg.minibatches import Minibatches
 from sb3_agg.origin import is_sb3s
 from sb3_agg.replaced import replaced
 from sb3_agg.rollouts import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
+from sb3_agg.telling import TellingMixin
 from sb3_agg.updates import Update
 from sb3_agg.weighted_updates import WeightedUpdate
 
@@ -38,7 +39,7 @@ ADVANTAGE_NORMS = ("agent", "stock")
 MINIBATCHES = ("stratified", "stock")
 
 
-class AggregationMixin(LocalModelsMixin):
+class AggregationMixin(LocalModelsMixin, TellingMixin):
     """Weigh each sub-environment's gradient by a rule. Put it before an on-policy algorithm in the list of bases.
 
     :param policy: As the algorithm's.
@@ -76,10 +77,6 @@ class AggregationMixin(LocalModelsMixin):
     """A."""
     agent_returns: NDArray[np.float64]
     """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
-    agent_weights: NDArray[np.float64]
-    """Mean weight of each agent in the last update ``[A]``."""
-    ledger: Ledger
-    """What the agents have sent so far."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,14 +143,14 @@ class AggregationMixin(LocalModelsMixin):
         self._set_up_communication()
         super()._setup_model()  # type: ignore[misc]
         if self.fused_optimizer:
-            _fuse_optimizer(self.policy.optimizer, self.device)  # type: ignore[attr-defined]
+            fuse(self.policy.optimizer, self.device)  # type: ignore[attr-defined]
         self._set_up_local_models(self._aggregation)
         for name, goes_on in {"agent_returns": True, "agent_weights": self._weighting is not None}.items():
             # Of a loaded model, which may have had other environments or another rule
             known = getattr(self, name, np.empty(0)) if goes_on else np.empty(0)
             setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
         self._rollout_returns = RolloutReturns(self.n_envs)
-        self._warned: set[str] = set()
+        self._set_up_telling()
 
     def _set_up_communication(self) -> None:
         ledger, server = Ledger(self.n_envs), self._make_server()
@@ -214,11 +211,7 @@ class AggregationMixin(LocalModelsMixin):
         parameters = load_path_or_dict
         if not isinstance(parameters, dict):
             _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
-        optimizer, own = parameters.get("policy.optimizer"), self.policy.optimizer.defaults
-        if optimizer is not None and "fused" in own:
-            groups = [{**group, "fused": own["fused"]} for group in optimizer["param_groups"]]
-            parameters = {**parameters, "policy.optimizer": {**optimizer, "param_groups": groups}}
-        super().set_parameters(parameters, exact_match, device)
+        super().set_parameters(fused_as(self.policy.optimizer, parameters), exact_match, device)
 
     # Collecting -----------------------------------------------------------------------------------------------------------
 
@@ -327,59 +320,6 @@ class AggregationMixin(LocalModelsMixin):
     def _sample_losses(self, *args: Any) -> torch.Tensor:
         return type(self).sample_losses(self, *args)
 
-    # Telling --------------------------------------------------------------------------------------------------------------
-
-    def _record(self, masked: int, skipped: int, mixed_sign: int = 0, weights: torch.Tensor | None = None) -> None:
-        record = self.logger.record
-        if weights is not None and len(weights):  # [steps, A]
-            shares = weights / weights.sum(1, keepdim=True)
-            record("agg/weight_min", weights.min(1).values.mean().item())
-            record("agg/weight_max", weights.max(1).values.mean().item())
-            record("agg/effective_agents", (1 / shares.square().sum(1)).nanmean().item())
-            self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
-        record("agg/masked_agents", masked)
-        record("agg/mixed_sign_updates", mixed_sign)
-        record("agg/skipped_updates", skipped)
-        record("agg/messages", self.ledger.messages)
-        record("agg/bytes", self.ledger.bytes)
-        record("agg/bytes_down", self.ledger.bytes_down)
-
-    def _warn_about(self, signals: Signals, present: NDArray[np.bool_]) -> None:
-        if not present.all():
-            agents = ", ".join(map(str, np.flatnonzero(~present)))
-            self._warn_once(
-                f"agent {agents} had a NaN or infinite observation, reward, value or return; it is masked for as long as that "
-                "lasts, see agg/masked_agents",
-                kind="masked",
-                stacklevel=4,
-            )
-        if not present.any() and self.get_vec_normalize_env() is not None:  # type: ignore[attr-defined]
-            self._warn_once(
-                "no agent is left to learn from. VecNormalize keeps a NaN in its statistics for good, and with it in every "
-                "reward: load statistics that were saved before",
-                stacklevel=4,
-            )
-        if "returns" in self._needs and signals.returns is not None and bool(signals.returns.isnan().all()):
-            self._warn_once(
-                f"no agent has finished an episode yet, so {self.aggregation} weighs them equally: raise n_steps, set "
-                "min_episodes=1, or give the environment a time limit",
-                stacklevel=4,
-            )
-
-    def _warn_once(self, message: str, kind: str | None = None, stacklevel: int = 3) -> None:
-        if (kind or message) not in self._warned:
-            self._warned.add(kind or message)
-            warnings.warn(message, UserWarning, stacklevel=stacklevel)  # SB3's line, not ours
-
     def _excluded_save_params(self) -> list[str]:
         excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
         return [*excluded, "_aggregation", "_weighting", "_rollout_returns", "_warned", "_scheme", "_local_models", "_acting"]
-
-
-def _fuse_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let an Adam, however its groups are made, step with torch's fused kernel, unless a kernel was chosen."""
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or device.type not in ("cpu", "cuda"):
-        return
-    for group in (optimizer.defaults, *optimizer.param_groups):
-        if group["fused"] is None and group["foreach"] is None and not (group["capturable"] or group["differentiable"]):
-            group["fused"] = True
