@@ -87,14 +87,24 @@ def _over(basis: str, systems: Sequence[Runs]) -> Scores:
     return Scores(basis, low, high, by_system)
 
 
-def against(system: Runs, reference: Runs, scores: Scores) -> Comparison:
-    """Compare the seeds that both have."""
+def paired(system: Runs, reference: Runs, scores: Scores) -> tuple[Array, Array]:
+    """The scores of the seeds that both have ``[S]``, NaN where a run has none."""
     common = [seed for seed in system.seeds if seed in reference.seeds]
     first = scores.by_system[system.system][[system.seeds.index(seed) for seed in common]]
     second = scores.by_system[reference.system][[reference.seeds.index(seed) for seed in common]]
-    difference = statistics.paired_difference(first, second)
-    num_pairs = int((~np.isnan(first - second)).sum())
-    if math.isnan(scores.high) or (len(common) > 1 > num_pairs):
+    return first, second
+
+
+def count_pairs(first: Array, second: Array) -> int:
+    """In how many seeds both have a score."""
+    return int((~np.isnan(first - second)).sum())
+
+
+def against(system: Runs, reference: Runs, scores: Scores) -> Comparison:
+    """Compare the seeds that both have."""
+    first, second = paired(system, reference, scores)
+    difference, num_pairs = statistics.paired_difference(first, second), count_pairs(first, second)
+    if math.isnan(scores.high) or (len(first) > 1 > num_pairs):
         doubt: str | None = f"The runs have no {scores.basis} in common in which they finished episodes."
     else:
         doubt = _doubt(difference, num_pairs)

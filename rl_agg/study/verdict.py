@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rl_agg import statistics
 from rl_agg.statistics import Estimate
-from rl_agg.study.comparisons import UPDATES, Comparison, scores_of
+from rl_agg.study.comparisons import UPDATES, Comparison, count_pairs, paired, scores_of
 from rl_agg.study.results import Overall, Results, Row
 from rl_agg.study.wording import decimals_of, in_words, listed, number
 
@@ -47,7 +49,7 @@ def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
     best = max(
         challengers, key=lambda each: (claims[each.system], not math.isnan(each.improvement.low), each.improvement.value)
     )
-    num_runs = sum(len(runs[best.system].seeds) for runs in results.runs.values())
+    num_runs = sum(int((~np.isnan(runs[best.system].mean_returns)).sum()) for runs in results.runs.values())
     interval = "" if math.isnan(best.improvement.low) else "95 % interval, "
     detail = (
         f"{best.system} is the likeliest to beat it: a run of it is better with probability {in_words(best.improvement, 2)} "
@@ -64,10 +66,11 @@ def _claim(system: str, results: Results) -> int:
     """1 if over all environments its runs are established to beat the baseline's on every basis, -1 if to lose."""
     baseline = results.study.baseline
     pairs = {name: (runs[system], runs[baseline]) for name, runs in results.runs.items()}
-    numbers = [len(set(first.seeds) & set(second.seeds)) for first, second in pairs.values()]
-    if min(numbers) < FEWEST_SEEDS or not statistics.enough_pairs(sum(numbers)):
-        return 0
-    by_basis = zip(*(scores_of(pair, results.bases(name)) for name, pair in pairs.items()), strict=True)
+    by_basis = list(zip(*(scores_of(pair, results.bases(name)) for name, pair in pairs.items()), strict=True))
+    for scores in by_basis:
+        numbers = [count_pairs(*paired(*pair, each)) for pair, each in zip(pairs.values(), scores, strict=True)]
+        if min(numbers) < FEWEST_SEEDS or not statistics.enough_pairs(sum(numbers)):
+            return 0
     estimates = [
         statistics.probability_of_improvement([(each.by_system[system], each.by_system[baseline]) for each in scores])
         for scores in by_basis

@@ -130,3 +130,10 @@ def test_a_claim_about_all_environments(results):
     better, worse = [[9.0 + seed] * 4 for seed in range(3)], [[1.0 + seed] * 4 for seed in range(3)]
     made = results({"loss": {"A": better, "B": better}, "stock": {"A": worse, "B": worse}})
     assert verdicts(made)[0].headline == "All 2 environments together: loss is better than stock."
+
+
+def test_a_run_without_an_episode_counts_for_no_claim(results):
+    base, new = [[0.0] * 4, [0.5] * 4, [0.2] * 4], [[NAN] * 4, [1.0] * 4, [2.0] * 4]
+    (verdict, *_) = verdicts(results({"loss": {"A": new, "B": new}, "stock": {"A": base, "B": base}}))
+    assert verdict.headline == "All 2 environments together: not established that any system is better than stock."
+    assert "4 runs)" in verdict.detail
