@@ -104,6 +104,20 @@ def refuse_what_the_study_sets(cell: Cell, set_by_study: Mapping[str, str], unus
             raise StudyError(f"{cell}: {setting!r} is not a setting here; the study's own {key!r} says it")
 
 
+def arguments(cls: type[Any], method: str) -> set[str]:
+    """Names that a method takes, its parents' included as long as each passes on what it does not know."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if method not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)[method]).parameters.values())[1:]
+        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        names |= {parameter.name for parameter in parameters if parameter.kind not in variadic}
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return {name for name in names if not name.startswith("_")}
+
+
 def wrapped(cell: Cell, env: Any) -> Any:
     """Put the cell's wrappers around an environment.
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from rl_agg.study.cells import OnUpdate, Update, import_system, refuse_what_the_study_sets
-from rl_agg.study.errors import StudyError
+from rl_agg.study.cells import OnUpdate, Update, arguments, import_system, refuse_what_the_study_sets
+from rl_agg.study.errors import StudyError, unknown
 from rl_agg.study.spec import Cell
 
-SET_BY_STUDY = {"env": "environments", "seed": "seeds"}
+SET_BY_STUDY = {"env": "environments", "env_config": "env_kwargs", "seed": "seeds"}
 UNUSED = ("network", "unequal", "scored_agents", "normalize", "policy", "wrappers")
 """What a study may say of an environment that these algorithms have no use for."""
 
@@ -76,6 +76,11 @@ class CentralRunner:
         :raises StudyError: naming the system, the environment and the reason.
         """
         refuse_what_the_study_sets(cell, SET_BY_STUDY, UNUSED)
+        config_class = type(import_system(cell).get_default_config())
+        known = {*arguments(config_class, "training"), self.num_agents, *self.elsewhere, "faithful"}
+        for name in {**cell.environment.settings, **cell.system.settings}:
+            if name not in known:
+                raise StudyError(f"{cell}: {unknown(f'{config_class.__name__} setting', name, known)}")
         try:
             config = self._config(cell)
             config.validate()

@@ -21,7 +21,8 @@ class EpisodicRunner(CentralRunner):
         """Each agent's episode, and the centre's apart."""
         report = algorithm.report
         agents = report.returns[report.agents < algorithm.config.population]
-        mean = float(np.nanmean(agents)) if np.isfinite(agents).any() else float("nan")
+        sound = agents[np.isfinite(agents)]
+        mean = float(sound.mean()) if len(sound) else float("nan")
         centre = result["env_runners"].get("centre", {}).get("episode_return_mean", np.nan)
         logged = result["learners"]["default_policy"]["agg"]
         scalars = {"agg/centre_return": float(centre), **{f"agg/{name}": float(value) for name, value in logged.items()}}

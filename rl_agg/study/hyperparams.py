@@ -34,6 +34,12 @@ class Hyperparams:
     normalize: bool | dict[str, Any] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def settings_but_network(self) -> dict[str, Any]:
+        """The settings, without the layers of a network."""
+        policy_kwargs = {key: value for key, value in self.settings.get("policy_kwargs", {}).items() if key != "net_arch"}
+        return {key: policy_kwargs if key == "policy_kwargs" else value for key, value in self.settings.items()}
+
 
 def load_hyperparams(path: Path, environment: str) -> Hyperparams:
     """Read one environment's entry.

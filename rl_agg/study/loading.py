@@ -71,7 +71,7 @@ def _resolve_environment(name: str, given: Environment, study: Study, quick: Bud
         given,
         id=id_,
         num_agents=num_agents,
-        settings={**zoo.settings, **given.settings},
+        settings={**(zoo.settings_but_network if given.network else zoo.settings), **given.settings},
         normalize=zoo.normalize if given.normalize is None else given.normalize,
         policy=given.policy or zoo.policy,
         budget=budget,

@@ -30,7 +30,13 @@ from rl_agg.study.spec import Cell
 from rllib_agg.aggregation.agents import agent_number
 from rllib_agg.envs.unequal import UnequalEnvs
 
-SET_BY_STUDY = {"env": "environments", "seed": "seeds", "num_envs_per_env_runner": "num_agents", "callbacks_class": "systems"}
+SET_BY_STUDY = {
+    "env": "environments",
+    "env_config": "env_kwargs",
+    "seed": "seeds",
+    "num_envs_per_env_runner": "num_agents",
+    "callbacks_class": "systems",
+}
 UNUSED = ("normalize", "policy")
 """What a study may say of an environment that RLlib's algorithms have no use for."""
 

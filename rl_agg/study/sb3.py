@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 import time
@@ -22,7 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from rl_agg.study.cells import OnUpdate, Update, import_system, refuse_what_the_study_sets, wrapped
+from rl_agg.study.cells import OnUpdate, Update, arguments, import_system, refuse_what_the_study_sets, wrapped
 from rl_agg.study.errors import StudyError, unknown
 from rl_agg.study.spec import Budget, Cell
 from sb3_agg.envpool_vec_env import EnvPoolVecEnv
@@ -36,7 +35,7 @@ CLASSES: dict[str, tuple[ModuleType, type]] = {
     "optimizer_class": (torch.optim, torch.optim.Optimizer),
 }
 """Policy settings that YAML gives by name, as ``Tanh`` or ``torch.optim.SGD``."""
-SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds"}
+SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds", "tensorboard_log": "--out"}
 UNLIMITED_STEPS = sys.maxsize
 ENVPOOL = "envpool/"
 """What ids of EnvPool's environments begin with."""
@@ -57,7 +56,7 @@ class Sb3Runner:
                 "compared or weighed; choose an on-policy class such as PPO, A2C or sb3_agg:AggPPO"
             )
         settings = {**cell.environment.settings, **cell.system.settings}
-        known = _arguments(cls)
+        known = arguments(cls, "__init__")
         refuse_what_the_study_sets(cell, SET_BY_STUDY, unused=())
         for name in settings:
             if name not in known:
@@ -239,17 +238,3 @@ def _class(name: str, text: str, module: ModuleType, base: type) -> type:
     if prefix in prefixes and isinstance(found, type) and issubclass(found, base):
         return found
     raise StudyError(f"{name} must be a class of {module.__name__}, got {text!r}")
-
-
-def _arguments(cls: type[Any]) -> set[str]:
-    """Names that a constructor takes, its parents' included as long as each passes on what it does not know."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        names |= {parameter.name for parameter in parameters if parameter.kind not in variadic}
-        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return {name for name in names if not name.startswith("_")}

@@ -73,7 +73,14 @@ SYSTEMS = (
     _sb3("ActorSum", ("everyone", "sum, and one's own", "gradients", "every step"), HOLEN, "actor_sum"),
     _sb3("ActorAvg", ("everyone", "mean, and one's own", "gradients", "every step"), HOLEN, "actor_mean"),
     _episodic(
-        "ES", "everyone", "sum", "scalars with shared seeds", "rllib_agg:ES", "Salimans et al. (2017)", faithful="cartpole"
+        "ES",
+        "everyone",
+        "sum",
+        "scalars with shared seeds",
+        "rllib_agg:ES",
+        "Salimans et al. (2017)",
+        faithful="cartpole",
+        population=50,
     ),
     _episodic(
         "ESPC",
@@ -83,6 +90,7 @@ SYSTEMS = (
         "rllib_agg:ES",
         faithful="cartpole",
         communication="espc",
+        population=50,
         expected_messages=25,
     ),
     _episodic(
@@ -93,6 +101,7 @@ SYSTEMS = (
         "rllib_agg:ES",
         "ours",
         communication="deviation",
+        population=50,
         expected_messages=25,
     ),
     _episodic("DQL", "everyone", "mean", "samples", "rllib_agg:DQL"),

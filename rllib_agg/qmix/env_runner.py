@@ -101,12 +101,13 @@ class TeamEnvRunner(EpisodicEnvRunner):
         spec = self._agents.env.spec
         found: list[EvaluatedEpisode] = []
         fruitless = lost = 0
+        window = max(smoothing(self.config), (num_episodes or 0) + self.num_envs)  # all of them, and the last group's rest
         while sum(episode.steps for episode in found) < (num_timesteps or 0) or len(found) < (num_episodes or 1):
             place = ((self.worker_index or 0) << 32) + self._num_groups
             generator = stream("evaluation", self._run, self._weights_number, place)
             played = self._agents.play(self.module.networks, float(random_actions), generator)
             self._num_groups += 1
-            log_played(self.metrics.log_value, played, window=smoothing(self.config), prefix=(), credits=False)
+            log_played(self.metrics.log_value, played, window=window, prefix=(), credits=False)
             found += [EvaluatedEpisode(length, spec.num_agents) for length in played.episodes.lengths.tolist()]
             lost += played.num_lost
             fruitless = 0 if len(played.episodes) else fruitless + 1

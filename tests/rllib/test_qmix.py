@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +123,22 @@ def test_evaluation_explores_nothing_and_leaves_no_trace(ray_session: None) -> N
         runner.sample(num_episodes=1, explore=True)
     algorithm.stop()
     plain.stop()
+
+
+def test_an_evaluations_mean_is_of_all_its_episodes(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm = built(tiny("walk/corridor").evaluation(evaluation_duration=140))
+    runner = algorithm.eval_env_runner or algorithm.env_runner
+    groups = itertools.count()
+
+    def play(*args: Any) -> Any:
+        group = next(groups)
+        played = type(runner._agents).play(runner._agents, *args)
+        return dataclasses.replace(played, returns=np.full_like(played.returns, group))
+
+    monkeypatch.setattr(runner._agents, "play", play)
+    evaluated = algorithm.evaluate()["env_runners"]
+    assert (evaluated["num_episodes"], evaluated["episode_return_mean"]) == (140, 17.0)  # 35 groups of 4
+    algorithm.stop()
 
 
 def test_epsilon_goes_by_environment_steps(ray_session: None) -> None:

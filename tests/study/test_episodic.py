@@ -5,12 +5,15 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rl_agg.study.cells import runner_for
 from rl_agg.study.engine import run_study
+from rl_agg.study.episodic import EpisodicRunner
 from rl_agg.study.errors import StudyError
 from rl_agg.study.loading import load_study, resolve
 from rl_agg.study.spec import Budget, Environment, Study, System
@@ -52,6 +55,13 @@ def test_records_of_each_update(ray_running: None, tmp_path: Path) -> None:
     assert records["ES"]["agg/bytes"].iloc[-1] == 6 * records["ES"]["agg/messages"].iloc[-1]
 
 
+def test_an_infinite_return_is_in_no_mean() -> None:
+    report = SimpleNamespace(agents=np.arange(5), returns=np.array([1.0, 2.0, np.inf, 3.0, 9.0]))
+    algorithm: Any = SimpleNamespace(report=report, config=SimpleNamespace(population=4))
+    result: dict[str, Any] = {"env_runners": {}, "learners": {"default_policy": {"agg": {}}}}
+    assert EpisodicRunner().look(algorithm, result).mean_return == 2.0
+
+
 def test_a_budget_of_steps() -> None:
     cell = grid_study(budget=Budget(env_steps=900)).cells[0]
     fractions: list[float] = []
@@ -63,7 +73,12 @@ def test_a_budget_of_steps() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"systems": {"DQL": System("rllib_agg:DQL", {"lrr": 1.0})}}, "DQLConfig has no setting 'lrr'"),
+        (
+            {"systems": {"DQL": System("rllib_agg:DQL", {"lrr": 1.0})}},
+            "unknown DQLConfig setting 'lrr' .did you mean 'lr'",
+        ),
+        ({"systems": {"DQL": System("rllib_agg:DQL", {"num_env_runners": 2})}}, "unknown DQLConfig setting 'num_env_runners'"),
+        ({"systems": {"DQL": System("rllib_agg:DQL", {"env_config": {}})}}, "the study's own 'env_kwargs' says it"),
         ({"systems": {"DQL": System("rllib_agg:ES", {"seed": 1})}, "baseline": "DQL"}, "the study's own 'seeds' says it"),
         ({"environments": {"CartPole-v1": Environment(num_agents=4)}}, "a table needs Discrete observations"),
         ({"environments": {"rl_agg/SimpleGrid-v0": Environment(num_agents=4, network="small")}}, "does not use 'network'"),

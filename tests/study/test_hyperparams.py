@@ -96,6 +96,14 @@ def test_the_spec_wins_over_the_file(tmp_path):
     assert won.settings == {"gamma": 0.9, "n_steps": 16}
 
 
+def test_a_network_wins_over_the_files_layers(tmp_path):
+    write(tmp_path, "  policy_kwargs: dict(net_arch=[16], log_std_init=-2)\n")
+    left = study(tmp_path, Environment()).environments["CartPole-v1"]
+    assert left.settings["policy_kwargs"] == {"net_arch": [16], "log_std_init": -2}
+    sized = study(tmp_path, Environment(network="large")).environments["CartPole-v1"]
+    assert (sized.network, sized.settings["policy_kwargs"]) == ("large", {"log_std_init": -2})
+
+
 @pytest.mark.parametrize("environment", load_yaml(SHIPPED))
 def test_the_shipped_settings_build(environment):
     pytest.importorskip("mujoco")

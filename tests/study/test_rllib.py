@@ -88,6 +88,7 @@ def test_workers_of_its_own(ray_running: None, tmp_path: Path) -> None:
         ({"systems": {"a": System("rllib_agg:AggPPO", {"lrr": 1})}}, "AggPPOConfig has no setting 'lrr'"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"aggregation": "r_wighted"})}}, "did you mean 'r_weighted'"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"env": "x"})}}, "the study's own 'environments' says it"),
+        ({"systems": {"a": System("rllib_agg:AggPPO", {"env_config": {"n": 1}})}}, "the study's own 'env_kwargs' says it"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"num_env_runners": 3})}}, "num_agents=4 cannot be spread evenly"),
         ({"normalize": True}, "PPO does not use 'normalize'"),
         ({"systems": {"a": System("rllib_agg:AggPPO", policy="CnnPolicy")}}, "AggPPO does not use 'policy'"),

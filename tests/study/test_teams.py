@@ -69,7 +69,7 @@ def test_greedy_evaluations_are_the_updates() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"systems": {"none": System(QMIX, {"mixxer": "vdn"})}}, "QMIXConfig has no setting 'mixxer'"),
+        ({"systems": {"none": System(QMIX, {"mixxer": "vdn"})}}, "unknown QMIXConfig setting 'mixxer'"),
         ({"systems": {"none": System(QMIX, {"seed": 1})}}, "the study's own 'seeds' says it"),
         ({"environments": {"smax/4m": Environment(num_agents=2)}}, "unknown|not installed"),
         ({"environments": {"CartPole-v1": Environment(num_agents=2)}}, "a team's is called BACKEND/TASK"),
