@@ -152,7 +152,8 @@ def open_environments(environment: str | Callable[[], gym.Env[Any, Any]], settin
         module, environment = environment.split(":")
         importlib.import_module(module)
     spec = gym.spec(environment)
-    if str(spec.vector_entry_point) in VECTOR_STARTS and not spec.additional_wrappers:
+    unlimited = settings.get("max_episode_steps") == -1  # as Gymnasium understands it; a vector entry point does not
+    if str(spec.vector_entry_point) in VECTOR_STARTS and not spec.additional_wrappers and not unlimited:
         return VectorEnvironments(environment, settings)
     return ListedEnvironments(lambda: gym.make(environment, disable_env_checker=True, **settings))
 

@@ -36,7 +36,8 @@ class EvolutionStrategy:
     :param run: What all random numbers come from; ``None``: a fresh one.
     :param observation_size: D, to normalise observations; ``None``: they stay as they are.
     :param settings: Those of :class:`~rl_agg.evolution.settings.EvolutionSettings`, as one, or as keyword arguments.
-    :raises ValueError: as :class:`~rl_agg.evolution.settings.EvolutionSettings`, or if ``theta`` is not a finite vector.
+    :raises ValueError: as :class:`~rl_agg.evolution.settings.EvolutionSettings`, if they are given both ways, or if
+        ``theta`` is not a finite vector.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class EvolutionStrategy:
         self.theta: NDArray[np.float32] = np.array(theta, dtype=np.float32)
         if self.theta.ndim != 1 or not self.theta.size or not np.isfinite(self.theta).all():
             raise ValueError(f"theta must be a vector of finite numbers, got shape {self.theta.shape}")
+        if settings is not None and changes:
+            raise ValueError(f"settings are given as one, so leave out {', '.join(changes)}")
         self.settings = settings or build("EvolutionStrategy", EvolutionSettings, changes)
         self.run = fresh_run() if run is None else run
         self.num_updates = 0
@@ -79,7 +82,10 @@ class EvolutionStrategy:
         """Learn from what the parameters of :meth:`ask` returned, as far as the gate lets agents speak.
 
         :param returns: ``[A]``, larger is better; those that are not finite are masked.
+        :raises ValueError: if there are not A of them, or observations are normalised: returns do not bring their statistics.
         """
+        if self.statistics is not None:
+            raise ValueError("returns do not bring the statistics that observation_size asks for; use order() and receive()")
         agents = np.arange(self.settings.population)
         sent = np.asarray(returns, dtype=np.float64).astype(np.float32)
         if sent.shape != agents.shape:
@@ -159,6 +165,7 @@ class EvolutionStrategy:
             "ledger": self.ledger.state_dict(),
             "gate": self._gate.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "optimizer_name": self.settings.optimizer,
             "statistics": None if self.statistics is None else self.statistics.state_dict(),
         }
         return copy.deepcopy(state)
@@ -173,7 +180,8 @@ class EvolutionStrategy:
         self.ledger.load_state_dict(state["ledger"])
         self._gate, self._optimizer = self.settings.make_gate(), self.settings.make_optimizer(self.theta.size)
         self._gate.load_state_dict(state["gate"])
-        if state["optimizer"].keys() == self._optimizer.state_dict().keys():
+        saved_name = state.get("optimizer_name", self.settings.optimizer)  # unsaved until 0.1
+        if saved_name == self.settings.optimizer and state["optimizer"].keys() == self._optimizer.state_dict().keys():
             self._optimizer.load_state_dict(state["optimizer"])
         if self.statistics is not None and state["statistics"] is not None:
             self.statistics.load_state_dict(state["statistics"])

@@ -13,6 +13,7 @@ from rl_agg.evolution import FITNESS, MLP, OPTIMIZERS, EvolutionStrategy
 from rl_agg.evolution import perturbations as perturbations_module
 from rl_agg.evolution.normalization import ObservationStatistics
 from rl_agg.evolution.perturbations import Perturbations, norms
+from rl_agg.evolution.settings import EvolutionSettings
 from rl_agg.seeding import PURPOSES, chances, episode_seeds, fresh_run, stream
 
 
@@ -178,6 +179,7 @@ def test_returns_that_are_not_finite_are_masked() -> None:
         ({"optimizer": "sgd"}, {"optimizer": "sgd", "communication": "deviation", "expected_messages": 4}),
         ({"optimizer": "sgd"}, {}),
         ({}, {"optimizer": "momentum"}),
+        ({"optimizer": "sgd"}, {"optimizer": "momentum"}),
     ],
 )
 def test_another_gate_or_optimizer_begins_afresh(before: dict[str, object], after: dict[str, object]) -> None:
@@ -238,6 +240,18 @@ def test_learns() -> None:
 def test_bad_settings(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvolutionStrategy(np.zeros(3), **settings)
+
+
+def test_settings_come_one_way() -> None:
+    with pytest.raises(ValueError, match="settings are given as one, so leave out population"):
+        EvolutionStrategy(np.zeros(3), settings=EvolutionSettings(), population=50)
+
+
+def test_returns_alone_normalise_nothing() -> None:
+    strategy = EvolutionStrategy(np.zeros(3), observation_size=2, population=4)
+    with pytest.raises(ValueError, match="returns do not bring the statistics that observation_size asks for"):
+        strategy.tell(np.arange(4.0))
+    assert (strategy.num_updates, strategy.theta.tolist()) == (0, [0, 0, 0])
 
 
 @pytest.mark.parametrize("theta", [np.zeros((2, 2)), np.array([]), np.array([1.0, np.nan])])

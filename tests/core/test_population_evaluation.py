@@ -194,6 +194,9 @@ def test_corrupt_parameters_spoil_their_own_episode_only() -> None:
 def test_an_episode_must_end() -> None:
     with pytest.raises(ValueError, match="the environment has no time limit"):
         evaluator(ListedEnvironments(Odd))
+    unlimited = open_environments("CartPole-v1", {"max_episode_steps": -1})
+    with pytest.raises(ValueError, match="the environment has no time limit"):
+        evaluator(unlimited)
     assert time_limit(gym.wrappers.TimeLimit(Odd(), 7)) == 7
     assert evaluator(ListedEnvironments(lambda: gym.wrappers.TimeLimit(Odd(), 7)), max_episode_steps=5).max_steps == 5
     assert evaluator(ListedEnvironments(lambda: gym.wrappers.TimeLimit(Odd(), 7))).max_steps == 7
