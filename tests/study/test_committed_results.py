@@ -22,6 +22,7 @@ TABLES = {
     "lunar_lander_medium": ("docs/replication.md", {"end", "updates"}),
     "lunar_lander_large": ("docs/replication.md", {"end", "updates"}),
     "locomotion": ("docs/replication.md", {"end", "updates"}),
+    "humanoid_standup": ("docs/replication.md", {"end", "updates"}),
     "grids_5_agents": ("docs/replication.md", set()),
     "grids_30_agents": ("docs/replication.md", set()),
     "pps_lbf": ("docs/replication.md", {"updates"}),
