@@ -9,6 +9,7 @@ Tested with Ray 2.60.
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided  # type: ignore[attr-defined]
-from ray.rllib.core import COMPONENT_OPTIMIZER
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
@@ -77,6 +78,20 @@ UNSET: Any = NotProvided
 """Tells a setting that was not given from one that was given as ``None``."""
 
 
+def own_arrays(state: dict[str, Any]) -> dict[str, Any]:
+    """Copy a learner's weights and moments.
+
+    RLlib's arrays share their memory with the tensors that they came from and go to: on a CPU a state would go on changing
+    with the learner, and learners that are handed one state would all step with the same moments.
+
+    :param state: A learner's state, or a part of it; left as it is.
+    """
+    return {
+        name: copy.deepcopy(value) if name in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER) else value
+        for name, value in state.items()
+    }
+
+
 class HookedLearner(TorchLearner):
     """A TorchLearner with public names for what an aggregating learner needs to reach."""
 
@@ -88,7 +103,7 @@ class HookedLearner(TorchLearner):
         keep the newer weights beside the older optimizer."""
         if COMPONENT_OPTIMIZER in state:
             self.weights_seq_no = 0
-        super().set_state(state)
+        super().set_state(own_arrays(state))
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Called with the complete train batch of this learner, on its device, before the first minibatch.

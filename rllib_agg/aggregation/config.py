@@ -179,7 +179,8 @@ class AggConfigMixin(AggregationSettings):
 
     def make_scheme(self) -> FedAvg | None:
         """The scheme of local models; ``None`` where gradients are merged."""
-        if not isinstance(self.aggregation, LocalScheme) and self.aggregation not in LOCAL_SCHEMES:
+        named = isinstance(self.aggregation, str) and self.aggregation in LOCAL_SCHEMES
+        if not named and not isinstance(self.aggregation, LocalScheme):
             return None  # asked for in every update: nothing is built for nothing
         made = self.make_aggregation()
         return made if isinstance(made, FedAvg) else None

@@ -13,17 +13,15 @@ Source: Holen et al. (2023), section 3; the reductions are in :mod:`rllib_agg.ag
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from typing import Any
 
 import torch
-from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from torch import Tensor, distributed
 
 from rl_agg import Signals
-from rllib_agg.aggregation._compat import average_gradients
+from rllib_agg.aggregation._compat import average_gradients, own_arrays
 from rllib_agg.aggregation.agent_gradients import AgentGradients
 from rllib_agg.aggregation.agents import AGENT, RETURN
 from rllib_agg.aggregation.exclusion import exclude_corrupt_agents, exclude_rows, loss_mask
@@ -178,7 +176,6 @@ class AggLearnerMixin(AgentGradients):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """RLlib's, with what is remembered of the agents."""
-        state = own_arrays(state)
         if STATE in state:
             known = state[STATE]["returns"]
             self.returns = {
@@ -188,17 +185,3 @@ class AggLearnerMixin(AgentGradients):
             for module_id, own in state[STATE]["modules"].items():
                 self.aggregation_of(module_id).set_state(own)
         super().set_state(state)
-
-
-def own_arrays(state: dict[str, Any]) -> dict[str, Any]:
-    """Copy a learner's weights and moments.
-
-    RLlib's arrays share their memory with the tensors that they came from and go to: on a CPU a state would go on changing
-    with the learner, and learners that are handed one state would all step with the same moments.
-
-    :param state: A learner's state, or a part of it; left as it is.
-    """
-    return {
-        name: copy.deepcopy(value) if name in (COMPONENT_RL_MODULE, COMPONENT_OPTIMIZER) else value
-        for name, value in state.items()
-    }

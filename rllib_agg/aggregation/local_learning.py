@@ -12,8 +12,9 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch
 from torch import Tensor, distributed
 
 from rl_agg.sharing import FedAvg
+from rllib_agg.aggregation._compat import own_arrays
 from rllib_agg.aggregation.exclusion import loss_mask
-from rllib_agg.aggregation.learner import STATE, AggLearnerMixin, own_arrays
+from rllib_agg.aggregation.learner import STATE, AggLearnerMixin
 from rllib_agg.aggregation.local_client import LocalClient
 from rllib_agg.aggregation.record import UpdateRecord
 

@@ -116,18 +116,20 @@ class QMIXLearner(FiniteSteps, CentralLearner):
         for name, merged in sharing.merge(shared, rewards).items():
             shared[name].copy_(merged)
 
+    @torch.no_grad()
     def _merge_moments(self, sharing: PeriodicSharing, rewards: Tensor) -> None:
         shared = sharing.shared(dict(self.team.networks.named_parameters()))
         for _, optimizer in self.optimizers():
-            for name, parameter in shared.items():
+            for parameter in shared.values():
                 # What is not shaped like the parameter, as Adam's count of steps, is no agent's own.
                 state = optimizer.state.get(parameter, {})
                 moments = {key: value for key, value in state.items() if getattr(value, "shape", None) == parameter.shape}
                 if sharing.moments == "merge":
-                    self._merge(
-                        {f"{name}.{key}": value for key, value in moments.items()}, sharing, rewards
-                    ) if moments else None
-                else:
-                    speaks = sharing.speakers(len(parameter)).to(parameter.device)
-                    for value in moments.values():
-                        value[speaks] = 0
+                    for key, merged in sharing.merge(moments, rewards).items():
+                        moments[key].copy_(merged)
+                    continue
+                speaks = sharing.speakers(len(parameter)).to(parameter.device)
+                for value in moments.values():
+                    value[speaks] = 0
+                if bool(speaks.all()) and "step" in state:  # Adam's, by which it corrects young moments
+                    state["step"].zero_()

@@ -118,9 +118,20 @@ def test_targets_and_moments(moments: str) -> None:
             before = own[name][key]
             wanted = {"keep": before, "merge": before.mean(0, keepdim=True).expand_as(before), "reset": 0 * before}[moments]
             torch.testing.assert_close(held[key], wanted)
-        assert held["step"] == own[name]["step"] == 4
+        assert held["step"] == (0 if moments == "reset" else 4)
     algorithm.stop()
     alone.stop()
+
+
+def test_moments_of_several_layers_are_merged() -> None:
+    algorithm = built(parameter_sharing="pp_pps", shared_layers=("feature", "rnn"), moments="merge")
+    algorithm.train()
+    names = dict(algorithm.learner.team.networks.named_parameters())
+    (_, optimizer), *_ = algorithm.learner.optimizers()
+    for name, parameter in names.items():
+        moment = optimizer.state[parameter]["exp_avg"]
+        assert bool((moment == moment[:1]).all()) == (not name.startswith("head")), name
+    algorithm.stop()
 
 
 @pytest.mark.parametrize(
