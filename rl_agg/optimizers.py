@@ -12,7 +12,8 @@ from torch import Tensor
 def step_scale(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Tensor | None:
     r"""What an optimiser multiplies each parameter's gradient by, up to one factor for all.
 
-    :math:`1 / (\sqrt{v} + \epsilon)` with :math:`v` the running mean square of gradients that Adam, AdamW and RMSprop keep.
+    :math:`1 / (\sqrt{v} + \epsilon)` with :math:`v` the running mean square of gradients that Adam, AdamW and RMSprop keep;
+    :math:`1 / \sqrt{v + \epsilon}` for Stable-Baselines3's RMSpropTFLike.
 
     :param optimizer: The optimiser.
     :param parameters: Those of it that are asked about, with P elements in all.
@@ -31,4 +32,6 @@ def step_scale(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -
         else:
             for part, known in zip(torch.split(flat, [square.numel() for square in squares]), seen, strict=True):
                 part /= known
+    if type(optimizer).__name__ == "RMSpropTFLike":
+        return flat.add_(group["eps"]).rsqrt_()
     return flat.sqrt_().add_(group["eps"]).reciprocal_()

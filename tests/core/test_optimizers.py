@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from rl_agg.optimizers import step_scale
 
@@ -28,6 +29,7 @@ def stepped(optimizer_class: Any, **settings: Any) -> tuple[torch.optim.Optimize
         (torch.optim.AdamW, {"betas": (0.0, 0.9), "eps": 1e-3, "weight_decay": 0.0}),
         (torch.optim.Adam, {"betas": (0.0, 0.99), "fused": True}),
         (torch.optim.RMSprop, {"alpha": 0.9}),
+        (RMSpropTFLike, {"alpha": 0.9, "eps": 0.5}),
     ],
 )
 def test_step_is_the_scaled_gradient(optimizer_class: Any, settings: dict[str, Any]) -> None:
