@@ -12,10 +12,11 @@ from rl_agg import COMBINERS, RULES, Signals
 from rl_agg.aggregations import Aggregation
 from rl_agg.sharing import ActorSum, FedAvg, LocalScheme
 from sb3_agg.local_acting import LocalActing
-from sb3_agg.local_models import LocalModels
+from sb3_agg.local_models import LocalModels, named
 from sb3_agg.local_updates import LocalUpdate
 from sb3_agg.minibatches import Minibatches
 from sb3_agg.origin import is_sb3s
+from sb3_agg.stacked_policy import Named
 
 ONLY = {"minibatches": "stratified", "communication": "every", "attack": None, "use_sde": False}
 """Settings that schemes of local models work with."""
@@ -65,24 +66,24 @@ class LocalModelsMixin:
                     f"aggregation={self.aggregation!r} has agents act by networks of their own, past {forward.__qualname__}: "
                     "it needs a policy whose forward() is SB3's; choose a rule or a combiner"
                 )
-            self._local_models = LocalModels(self._scheme, self.policy, self.n_envs, self._initial_policies(self._scheme))
+            self._local_models = LocalModels(self._scheme, self.policy, self.n_envs, self._initial(self._scheme))
 
-    def _initial_policies(self, scheme: LocalScheme) -> list[Any] | None:
+    def _initial(self, scheme: LocalScheme) -> list[Named] | None:
         if not isinstance(scheme, ActorSum) or scheme.same_init:
             return None
         model: Any = self
         spaces = (model.observation_space, model.action_space)
         others = [model.policy_class(*spaces, model.lr_schedule, **model.policy_kwargs) for _ in range(self.n_envs - 1)]
-        return [self.policy, *(other.to(model.device) for other in others)]
+        return [named(policy) for policy in (self.policy, *(other.to(model.device) for other in others))]
 
     @contextmanager
     def _own_acting(self) -> Iterator[None]:
         """Let each agent act by its own parameters, if they are not the policy's."""
         models = self._local_models
-        if models is not None and not models.fits_policy:
-            models = self._local_models = self._without_frozen(models)
         if models is not None:
             models.follow_policy()
+            if not models.fits_policy:
+                models = self._local_models = self._without_frozen(models)
         if models is None or not models.differ:
             yield
             return
@@ -96,12 +97,12 @@ class LocalModelsMixin:
     def _without_frozen(self, models: LocalModels) -> LocalModels:
         """Begin again where parameters have been frozen or thawed since, if nobody has trained yet."""
         assert self._scheme is not None
-        if models.differ:
+        if models.differ and models.trained:
             raise ValueError(
                 f"parameters were frozen or thawed while agents have others of their own (aggregation={self.aggregation!r}); "
                 "do it before learn(), or after a merge"
             )
-        return LocalModels(self._scheme, self.policy, self.n_envs)
+        return LocalModels(self._scheme, self.policy, self.n_envs, models.each() if models.differ else None)
 
     def _make_local_update(self, models: LocalModels, signals: Signals, minibatches: Minibatches) -> LocalUpdate:
         assert self._scheme is not None

@@ -24,7 +24,7 @@ class LocalModels:
     :param scheme: What is merged, and when.
     :param policy: SB3's actor-critic policy.
     :param num_agents: A.
-    :param initial: Policies that the agents start from, one for each; ``None``: all start from ``policy``.
+    :param initial: What each agent starts from, parameters and buffers by name; ``None``: all start from ``policy``.
     :raises ValueError: if the policy's optimiser is not as SB3 makes it, and could not be made again for several agents.
     """
 
@@ -42,16 +42,16 @@ class LocalModels:
         scheme: LocalScheme,
         policy: Any,
         num_agents: int,
-        initial: Sequence[nn.Module] | None = None,
+        initial: Sequence[Named] | None = None,
     ) -> None:
         _check_optimizer(policy)
         self._interval = scheme.interval if isinstance(scheme, FedAvg) else None
         self._moments = scheme.moments if isinstance(scheme, FedAvg) else "keep"
         self._policy = policy
-        own = [policy] * num_agents if initial is None else initial
+        own = [named(policy)] * num_agents if initial is None else initial
         self._parameters = _trained(policy)
-        self._buffers = {name: torch.stack([dict(item.named_buffers())[name] for item in own]) for name in _buffers(policy)}
-        self.copies = torch.stack([_flat(_trained(item)) for item in own])
+        self._buffers = {name: torch.stack([item[name] for item in own]) for name in _buffers(policy)}
+        self.copies = torch.stack([_flat({name: item[name] for name in self._parameters}) for item in own])
         self._leaves = self._leaves_of(self.copies)
         fused = {"fused": True} if policy.optimizer.defaults.get("fused") else {}
         self.optimizer = StackedOptimizer(self.copies, policy.optimizer_class, {**policy.optimizer_kwargs, **fused})
@@ -70,6 +70,11 @@ class LocalModels:
     def fits_policy(self) -> bool:
         """Whether the policy's parameters are trained or frozen as they were."""
         return _trained(self._policy).keys() == self._parameters.keys()
+
+    @property
+    def trained(self) -> bool:
+        """Whether agents have been trained since the start, or the last merge."""
+        return self._num_updates > 0
 
     @property
     def names(self) -> list[str]:
@@ -93,6 +98,13 @@ class LocalModels:
         leaves = self._leaves if rows is None else self._leaves_of(self.copies[rows])
         buffers = {name: buffer.clone() if rows is None else buffer[rows] for name, buffer in self._buffers.items()}
         return {**leaves, **buffers}
+
+    def each(self) -> list[Named]:
+        """Each agent's parameters and buffers, by name. What was frozen is the policy's, for all."""
+        own = {**self._views(self.copies), **self._buffers}
+        return [
+            {**named(self._policy), **{name: part[agent] for name, part in own.items()}} for agent in range(len(self.copies))
+        ]
 
     def keep_buffers(self, stacked: Named, rows: Tensor | None, kept: Tensor) -> None:
         """Take over buffers that networks have written to.
@@ -233,6 +245,11 @@ def _check_optimizer(policy: Any) -> None:
         raise ValueError(
             f"local models make their optimisers from the policy's optimizer_class and optimizer_kwargs, but its own {what}"
         )
+
+
+def named(policy: nn.Module) -> Named:
+    """A policy's parameters and buffers, by name."""
+    return {**dict(policy.named_parameters()), **_buffers(policy)}
 
 
 def _trained(policy: nn.Module) -> Named:

@@ -99,6 +99,18 @@ def test_freezing_among_agents_that_differ_is_refused() -> None:
         model.learn(64)
 
 
+def test_agents_of_different_start_keep_it_where_layers_are_frozen_before_training() -> None:
+    model = AggPPO("MlpPolicy", cartpoles(4), aggregation="actor_mean", aggregation_kwargs={"same_init": False}, **SETTINGS)
+    num_heads = sum(flat(head).numel() for head in (model.policy.action_net, model.policy.value_net))
+    heads = model.get_parameters()["policy.optimizer"]["local_models"]["copies"][:, -num_heads:].clone()
+    extractor = flat(model.policy.mlp_extractor)
+    model.policy.mlp_extractor.requires_grad_(False)
+    seen = []
+    model.learn(64, callback=lambda run, _: seen.append(run["self"]._local_models.copies.clone()) or True)
+    torch.testing.assert_close(seen[0], heads)
+    assert torch.equal(extractor, flat(model.policy.mlp_extractor))
+
+
 class AlwaysLeft(ActorCriticPolicy):
     def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         actions, values, log_prob = super().forward(*args, **kwargs)
