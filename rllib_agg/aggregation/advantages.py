@@ -71,8 +71,9 @@ def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_l
     :param norm: ``"stock"``, ``"agent"`` or ``"none"``.
     :param num_agents: A.
     :param num_learners: All of them must call this at the same point.
-    :param excluded: Whether some agent was taken out of this batch: its blank rows then must not enter the statistics
-        that ``"stock"`` has already taken.
+    :param excluded: Whether some agent was taken out of this batch: its blank rows then must not stay in the statistics
+        that ``"stock"`` has already taken. New ones are taken of the valid rows alone, for what RLlib computes at a bootstrap
+        step depends on which episode comes next in the batch.
     """
     raw = data.pop(RAW_ADVANTAGES)
     valid = data[Columns.LOSS_MASK]

@@ -12,8 +12,10 @@ import torch
 from ray import cloudpickle
 from torch import Tensor
 
+from rllib_agg.aggregation.advantages import RAW_ADVANTAGES, finish_advantages
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
+from rllib_agg.ppo import learner as ppo_learner
 from tests.rllib.conftest import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -129,18 +131,44 @@ def test_gradient_too_large_for_its_norm_masks_its_agent(spaces: dict[str, Any],
     assert logged["skipped_updates"].peek() == 0
 
 
-@pytest.mark.parametrize("norm", ["stock", "none"])
-def test_a_corrupt_agent_does_not_touch_the_standardisation(
-    norm: str, spaces: dict[str, Any], sample: Callable[[], list[Any]]
+def test_a_corrupt_agent_does_not_touch_advantages_that_are_not_standardised(
+    spaces: dict[str, Any], sample: Callable[[], list[Any]]
 ) -> None:
-    learner = tiny_ppo(advantage_norm=norm, use_kl_loss=False).build_learner(spaces=spaces)
+    learner = tiny_ppo(advantage_norm="none", use_kl_loss=False).build_learner(spaces=spaces)
     start = learner.get_state()
+
+    def trained(episodes: list[Any]) -> dict[str, Tensor]:
+        learner.set_state(start)
+        learner.update(episodes=episodes, num_epochs=4, timesteps={})  # Adam's first step knows signs alone
+        return {name: p.detach().clone() for name, p in learner.module[MODULE].named_parameters()}
+
+    without = trained([episode for episode in sample() if agent_of(episode) != BAD])
     episodes = sample()
     for episode in episodes:
         if agent_of(episode) == BAD:
             episode.rewards.data[:] = np.nan
+    torch.testing.assert_close(trained(episodes), without, rtol=1e-4, atol=1e-6)
+
+
+def test_a_corrupt_agent_does_not_touch_the_standardisation(
+    monkeypatch: pytest.MonkeyPatch, spaces: dict[str, Any], sample: Callable[[], list[Any]]
+) -> None:
+    batches: list[dict[str, Any]] = []
+
+    def watched(data: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        raw = data[RAW_ADVANTAGES].numpy()
+        finish_advantages(data, *args, **kwargs)
+        batches.append({"raw": raw, **{name: column.numpy() for name, column in data.items() if torch.is_tensor(column)}})
+
+    monkeypatch.setattr(ppo_learner, "finish_advantages", watched)
+    episodes = sample()
+    for episode in episodes:
+        if agent_of(episode) == BAD:
+            episode.rewards.data[:] = np.nan
+    learner = tiny_ppo(advantage_norm="stock", use_kl_loss=False).build_learner(spaces=spaces)
     learner.update(episodes=episodes, timesteps={})
-    poisoned = {name: p.detach().clone() for name, p in learner.module[MODULE].named_parameters()}
-    learner.set_state(start)
-    assert all(p.isfinite().all() for p in poisoned.values())
-    assert any(not torch.equal(p, poisoned[name]) for name, p in learner.module[MODULE].named_parameters())
+    (batch,) = batches
+    sound = batch["loss_mask"]
+    assert set(batch["agg_agent"][sound]) == {0, 1, 3, 4}
+    kept = batch["raw"][sound]
+    np.testing.assert_allclose(batch["advantages"][sound], (kept - kept.mean()) / kept.std(), rtol=1e-5, atol=1e-5)
