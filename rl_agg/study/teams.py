@@ -14,7 +14,8 @@ from rllib_agg.qmix import QMIX
 
 class TeamRunner(CentralRunner):
     """Takes ``evaluation_interval`` and ``evaluation_duration`` as well: an update then is what lies between two evaluations,
-    and its returns and wins are those of the greedy team; without them it is a ``train()``, with those of its last round.
+    and its return and wins are those of the greedy team; without them it is a ``train()``, with those of its last round.
+    Each agent's return is what it earned in the last round of training, in both cases.
     ``min_sample_timesteps_per_iteration`` makes a ``train()`` longer.
 
     The environment's ``num_agents`` are copies that play side by side.

@@ -35,11 +35,10 @@ class RunningSignals:
     def observe(self, agent: int, *, returns: float, losses: float, num_samples: float) -> None:
         """Take a report in; NaN says nothing."""
         for name, value in zip(NAMES, (returns, losses, num_samples), strict=True):
+            if math.isnan(value):
+                continue
             known = float(self._values[name][agent])
-            if math.isnan(known) or math.isinf(known):
-                self._values[name][agent] = value
-            elif not math.isnan(value):
-                self._values[name][agent] = known + SMOOTHING * (value - known)
+            self._values[name][agent] = known + SMOOTHING * (value - known) if math.isfinite(known) else value
 
     def factor(self, agent: int, weighting: Weighting) -> float:
         """What to multiply the agent's gradient by; 0 if it is masked."""

@@ -259,12 +259,14 @@ def test_signals_of_another_number_of_agents(num_agents: int) -> None:
     assert signals.factor(num_agents - 1, Weighting("r_weighted")) > 0
 
 
-def test_infinite_return_masks_an_agent_until_the_next() -> None:
+def test_infinite_return_masks_an_agent_until_its_next_finite_one() -> None:
     signals = RunningSignals(2)
     signals.observe(0, returns=float("inf"), losses=1.0, num_samples=20)
     signals.observe(1, returns=5.0, losses=1.0, num_samples=20)
     assert signals.factor(0, Weighting("mean")) == 0.0
     assert signals.factor(1, Weighting("mean")) == 1.0
+    signals.observe(0, returns=float("nan"), losses=1.0, num_samples=20)  # no episode ended
+    assert signals.factor(0, Weighting("mean")) == 0.0
     signals.observe(0, returns=5.0, losses=1.0, num_samples=20)
     assert signals.factor(0, Weighting("mean")) == 1.0
 

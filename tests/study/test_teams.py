@@ -66,6 +66,18 @@ def test_greedy_evaluations_are_the_updates() -> None:
         assert update.scalars["agg/win_rate"] <= 1
 
 
+def test_returns_between_evaluations_are_not_those_of_exploring() -> None:
+    """A team that plays at random, and that learns too slowly to change its mind, plays one way when it is greedy."""
+    settings = {**SMALL, "evaluation_interval": 1, "evaluation_duration": 4, "epsilon": 1.0, "lr": 1e-12}
+    environments = {"matrix/climbing": Environment(num_agents=4, settings=settings)}
+    greedy, exploring = (
+        team_study(environments=environments, systems={"none": System(QMIX, own)}, budget=Budget(updates=6)).cells[0]
+        for own in ({}, {"evaluation_interval": None})
+    )
+    returns = [[seen.mean_return for seen in runner_for(cell).run(cell, lambda *_: None)] for cell in (greedy, exploring)]
+    assert len(set(returns[0])) == 1 < len(set(returns[1]))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
