@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from rl_agg.attacks import ATTACKS, Attack
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.core.gradients import normal
 
 
 @pytest.mark.parametrize("kind", sorted(ATTACKS))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rl_agg.evolution import EvolutionStrategy
+from rl_agg.evolution import OPTIMIZERS, EvolutionStrategy
 from rl_agg.gating import (
     FITNESS_GATES,
     DeviationGate,
@@ -160,8 +160,9 @@ def test_about_m_messages_arrive(name: str, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FITNESS_GATES))
-def test_state_goes_on(name: str) -> None:
-    settings = {"communication": name, "expected_messages": None if name == "every" else 7}
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_state_goes_on(name: str, optimizer: str) -> None:
+    settings = {"communication": name, "expected_messages": None if name == "every" else 7, "optimizer": optimizer}
     first = trained(**settings)
     second = EvolutionStrategy(np.zeros(9), run=99, population=20, noise_stdev=0.2, lr=0.1, **settings)
     second.load_state_dict(first.state_dict())

@@ -14,12 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_agg.gating import GATES, LazyGate, make_gate
+from tests.core.gradients import normal
 
 AGENTS, PARAMETERS = 4, 6
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class LoopLag:

@@ -46,6 +46,22 @@ def test_step_is_the_scaled_gradient(optimizer_class: Any, settings: dict[str, A
     torch.testing.assert_close(after - before, -0.1 * scale * gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_parameters_of_different_numbers_of_steps() -> None:
+    """A layer thawed later has seen fewer gradients."""
+    parameters = [torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)]
+    optimizer = torch.optim.Adam(parameters, lr=0.1, betas=(0.0, 0.9))
+    for trained in ([0], [0], [0, 1]):
+        for place in trained:
+            parameters[place].grad = torch.randn_like(parameters[place])
+        optimizer.step()
+        optimizer.zero_grad()
+    scale = step_scale(optimizer, parameters)
+    assert scale is not None
+    for parameter, own in zip(parameters, scale.split([2, 3]), strict=True):
+        state = optimizer.state[parameter]
+        torch.testing.assert_close(own, 1 / ((state["exp_avg_sq"] / (1 - 0.9 ** float(state["step"]))).sqrt() + 1e-8))
+
+
 def test_all_parameters_alike() -> None:
     optimizer, parameters = stepped(torch.optim.SGD, momentum=0.9)
     assert step_scale(optimizer, parameters) is None

@@ -17,13 +17,10 @@ from rl_agg.attacks import Attack
 from rl_agg.combining import make_combiner
 from rl_agg.gating import LazyGate
 from rl_agg.parameter_server import ParameterServer
+from tests.core.gradients import normal
 
 AGENTS, PARAMETERS = 6, 20
 COMBINED = sorted(COMBINERS)
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def told(present: list[bool] | None = None) -> Signals:
@@ -31,8 +28,8 @@ def told(present: list[bool] | None = None) -> Signals:
     return Signals(returns=values, losses=values + 1, num_samples=values, present=present or [True] * AGENTS)
 
 
-def server(name: str, **settings: Any) -> ParameterServer:
-    aggregation = make_aggregation(name)
+def server(name: str, kwargs: dict[str, Any] | None = None, **settings: Any) -> ParameterServer:
+    aggregation = make_aggregation(name, kwargs)
     assert isinstance(aggregation, Weighting | Combiner)
     return ParameterServer(aggregation, **settings)
 
@@ -183,10 +180,18 @@ def test_a_rule_weighs_the_idle_but_adds_nothing_for_them(gate: Any) -> None:
 TORCHJD = pytest.mark.skipif(find_spec("torchjd") is None, reason="TorchJD is not installed: pip install 'rl-agg[torchjd]'")
 
 
-@pytest.mark.parametrize("name", ["mixtailor", "mean", pytest.param("torchjd:GradVac", marks=TORCHJD)])
-def test_a_server_goes_on_where_it_was(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("mixtailor", {}),
+        ("mean", {}),
+        pytest.param("torchjd:GradVac", {}, marks=TORCHJD),
+        pytest.param("mixtailor", {"combiners": ["median", "torchjd:GradVac"]}, marks=TORCHJD),
+    ],
+)
+def test_a_server_goes_on_where_it_was(name: str, kwargs: dict[str, Any]) -> None:
     def build() -> ParameterServer:
-        return server(name, gate=LazyGate(AGENTS, xi=0.3), attack=Attack("random", [0]))
+        return server(name, kwargs, gate=LazyGate(AGENTS, xi=0.3), attack=Attack("random", [0]))
 
     def merge(one: ParameterServer, steps: range) -> list[torch.Tensor]:
         return [one.merge(normal(AGENTS, PARAMETERS, seed=step // 2), told()).gradient for step in steps]

@@ -256,6 +256,17 @@ def test_split_agents_give_the_same_parameters(settings: dict[str, Any]) -> None
     assert whole[0].state_dict()["ledger"] == split[0].state_dict()["ledger"]
 
 
+def test_restored_statistics_of_observations_go_on() -> None:
+    whole, resumed = build(), build()
+    for _ in range(4):
+        whole[0].receive(whole[1].run(whole[0].order(), np.arange(10)))
+    resumed[0].load_state_dict(whole[0].state_dict())
+    for _ in range(3):
+        for strategy, agents in (whole, resumed):
+            strategy.receive(agents.run(strategy.order(), np.arange(10)))
+    assert (whole[0].theta == resumed[0].theta).all()
+
+
 def test_missing_agents_are_masked() -> None:
     strategy, agents = build()
     strategy.receive(agents.run(strategy.order(), np.arange(4)))

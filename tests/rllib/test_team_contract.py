@@ -107,18 +107,20 @@ def test_copies_with_one_seed_are_alike(task: str) -> None:
         assert (view.observations[0] != view.observations[1]).any()
 
 
-@each_task
+@pytest.mark.parametrize("task", [each for each in parameters() if each.id != "matrix/climbing"])  # which has one step
 def test_a_reset_of_some_copies_leaves_the_others(task: str) -> None:
     env = made(task)
+    first = min(3, env.spec.max_episode_steps - 1)
 
     def others(resets: bool) -> list[np.ndarray[Any, Any]]:
         draws = random_policy(3)
         view, seen = begin(env), []
-        for number in range(env.spec.max_episode_steps - 1):
-            if resets and number % 5 == 3:
+        for number in range(env.spec.max_episode_steps):
+            if resets and number % 5 == first:
                 before = view
                 view = env.reset(np.array([False, True, False]), np.array([1, 2 + number, 3]))
                 np.testing.assert_array_equal(view.observations[[0, 2]], before.observations[[0, 2]])
+                np.testing.assert_array_equal(view.states[[0, 2]], before.states[[0, 2]])
                 np.testing.assert_array_equal(view.masks[[0, 2]], before.masks[[0, 2]])
             actions = draws(view)
             actions[1] = view.masks[1].argmax(axis=1)
@@ -129,7 +131,9 @@ def test_a_reset_of_some_copies_leaves_the_others(task: str) -> None:
                 break
         return seen
 
-    np.testing.assert_array_equal(others(resets=False), others(resets=True))
+    untouched = others(resets=False)
+    assert len(untouched) > first
+    np.testing.assert_array_equal(untouched, others(resets=True))
 
 
 @each_task

@@ -39,7 +39,11 @@ def test_unknown_names_are_refused_with_the_choices() -> None:
 @pytest.mark.parametrize(
     ("task", "package", "message"),
     [
-        ("lbf/Foraging-8x8-2p-2f-co-v3", "lbforaging", r"did you mean Foraging-8x8-2p-2f-\S+( or Foraging-\S+)*\? They are called"),
+        (
+            "lbf/Foraging-8x8-2p-2f-co-v3",
+            "lbforaging",
+            r"did you mean Foraging-8x8-2p-2f-\S+( or Foraging-\S+)*\? They are called",
+        ),
         ("mpe/simple_spread", "mpe2", r"unknown MPE task 'simple_spread' \(did you mean 'simple_spread_v3'\?\); choose from"),
         ("vmas/balanse", "vmas", r"unknown VMAS scenario 'balanse' \(did you mean 'balance'\?\); choose from"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from flattened import flat
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -43,10 +44,6 @@ def learn(model: Any, updates: int = 1, **kwargs: Any) -> Any:
     if isinstance(model, AggMaskablePPO):
         kwargs["use_masking"] = False
     return model.learn(updates * model.n_steps * model.n_envs, **kwargs)
-
-
-def flat(policy: Any) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
 
 
 def write(policy: Any, row: Tensor) -> Any:

@@ -27,10 +27,6 @@ COMBINERS: dict[str, dict[str, Any]] = {
 }
 
 
-def parameters(model: Any) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
-
-
 def gradient(model: Any) -> Tensor:
     grads = [torch.zeros_like(item) if item.grad is None else item.grad for item in model.policy.parameters()]
     return torch.cat([grad.flatten() for grad in grads])

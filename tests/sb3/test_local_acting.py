@@ -10,8 +10,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from flattened import flat
 from gymnasium import spaces
-from local_runs import AGENTS, NET, STEPS, build, copies, flat, learn, write
+from local_runs import AGENTS, NET, STEPS, build, copies, learn, write
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env

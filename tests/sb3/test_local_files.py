@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from local_runs import AGENTS, STEPS, build, copies, flat, learn, write
+from flattened import flat
+from local_runs import AGENTS, STEPS, build, copies, learn, write
 from stable_baselines3 import PPO
 from worlds import cartpoles
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from local_runs import AGENTS, NET, STEPS, STOCK, Alone, build, copies, flat, learn, of_agent, recorded, write
+from flattened import flat
+from local_runs import AGENTS, NET, STEPS, STOCK, Alone, build, copies, learn, of_agent, recorded, write
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from local_runs import AGENTS, SCHEMES, build, copies, flat, learn, recorded, write
+from flattened import flat
+from local_runs import AGENTS, SCHEMES, build, copies, learn, recorded, write
 from stable_baselines3.common.policies import ActorCriticPolicy
 from worlds import cartpoles, walks
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flattened import flat
 from gymnasium import spaces
-from local_runs import AGENTS, NET, SCHEMES, STEPS, build, copies, flat, learn
+from local_runs import AGENTS, NET, SCHEMES, STEPS, build, copies, learn
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flattened import parameters
 from matrix_runs import (
     AGENTS,
     COMBINERS,
@@ -21,7 +22,6 @@ from matrix_runs import (
     extractor,
     gradient,
     num_steps,
-    parameters,
 )
 from torch import Tensor, nn
 from worlds import cartpoles

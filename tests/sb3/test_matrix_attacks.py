@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matrix_runs import AGENTS, STEPS, build, check_every_step, gradient, num_steps, parameters
+from flattened import parameters
+from matrix_runs import AGENTS, STEPS, build, check_every_step, gradient, num_steps
 from torch import Tensor
 from worlds import walks
 

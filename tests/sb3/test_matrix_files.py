@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from matrix_runs import AGENTS, STEPS, build, parameters
+from flattened import parameters
+from matrix_runs import AGENTS, STEPS, build
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from worlds import cartpoles, walks

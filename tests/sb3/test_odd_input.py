@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from flattened import parameters
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
@@ -23,10 +24,6 @@ from sb3_agg import AggA2C, AggPPO, AggRecurrentPPO, AggregationMixin, network
 def ppo(env: Any = None, **settings: Any) -> AggPPO:
     settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu", **settings}
     return AggPPO("MlpPolicy", cartpoles(4) if env is None else env, **settings)
-
-
-def parameters(model: Any) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
 
 
 # Errors -------------------------------------------------------------------------------------------------------------------

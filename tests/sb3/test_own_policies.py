@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from flattened import flat
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -40,10 +41,6 @@ def heads_alone(policy: ActorCriticPolicy, rate: float) -> torch.optim.Optimizer
 
 def descent(policy: ActorCriticPolicy, rate: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(policy.parameters(), lr=rate)
-
-
-def flat(module: nn.Module) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
 @pytest.mark.parametrize("make", [two_groups, heads_alone, descent])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flattened import parameters
 from worlds import cartpoles
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO
@@ -24,10 +25,6 @@ def learn(model: Any, steps: int, **kwargs: Any) -> Any:
     if isinstance(model, AggMaskablePPO):
         kwargs["use_masking"] = False
     return model.learn(steps, **kwargs)
-
-
-def parameters(model: Any) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
 
 
 @pytest.mark.parametrize("minibatches", ["stratified", "stock"])

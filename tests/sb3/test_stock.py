@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flattened import parameters
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -22,10 +23,6 @@ STOCK: dict[str, Any] = {
     "minibatches": "stock",
     "fused_optimizer": False,
 }
-
-
-def parameters(model: Any) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in model.policy.parameters()])
 
 
 @pytest.mark.parametrize(
