@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from sybil import Sybil
-from sybil.parsers.myst import PythonCodeBlockParser
+from sybil import Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.myst import CodeBlockParser
+
+SHOWN = re.compile(r"^(?P<expression>\S.*?)  # (?P<value>tensor\(.*)$", re.MULTILINE)
+
+
+class ShownEvaluator(PythonEvaluator):
+    """Runs a block and compares what a line's comment says that it gives."""
+
+    def __call__(self, example: Example) -> None:
+        super().__call__(example)
+        for line in SHOWN.finditer(example.parsed):
+            assert repr(eval(line["expression"], example.namespace)) == line["value"]
 
 
 def _close_ray(namespace: dict[str, Any]) -> None:
@@ -19,5 +32,8 @@ def _close_ray(namespace: dict[str, Any]) -> None:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"], teardown=_close_ray, name="documentation"
+    parsers=[CodeBlockParser("python", ShownEvaluator())],
+    patterns=["README.md", "docs/*.md"],
+    teardown=_close_ray,
+    name="documentation",
 ).pytest()

@@ -111,6 +111,8 @@ def test_combiner_of_ones_own(group: AggLearnerGroup, sample: Callable[[], list[
 
 def test_learners_stay_identical_to_the_bit(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
     """Even by a combiner that draws at random, and learners with other random states."""
+    if len(group) < 2:
+        pytest.skip("one learner has none to be identical to")
     on_each(group, lambda learner: torch.seed())
     for name in ("torchjd:GradDrop", "krum"):
         configure(group, aggregation=name, aggregation_kwargs={})

@@ -17,41 +17,18 @@ from torch import Tensor
 from rl_agg import Signals, weights
 from rllib_agg.aggregation.learner_group import AgentTrainingData, AggLearnerGroup
 from tests.rllib.conftest import tiny_ppo
+from tests.rllib.groups import MODULE, UPDATE, configure, gradients, start_group
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-MODULE = "default_policy"
 RULES = ("sum", "mean", "r_weighted", "l_weighted")
-UPDATE = {"num_epochs": 1, "minibatch_size": None, "timesteps": {}}
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2, 3], ids="learners{}".format)
 def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
-    config = tiny_ppo(advantage_norm="none").learners(num_learners=request.param)
-    config.validate()
-    group = config.build_learner_group(spaces=spaces)
+    group = start_group(spaces, request.param, advantage_norm="none")
     yield group
     group.shutdown()
-
-
-def configure(group: AggLearnerGroup, shard_by_agent: bool = False, **training: Any) -> None:
-    """Change a live group's settings, for starting one takes seconds."""
-
-    def change(learner: Any) -> None:
-        learner.config = learner.config.copy(copy_frozen=False).training(**training)
-        learner._aggregations.clear()
-
-    for result in group.foreach_learner(change):
-        result.get()
-    group.config.shard_by_agent = shard_by_agent
-
-
-def gradients(group: AggLearnerGroup) -> list[dict[str, Tensor]]:
-    """What the last minibatch left in each learner."""
-    read = lambda learner: {  # noqa: E731
-        name: parameter.grad.clone() for name, parameter in learner.module[MODULE].unwrapped().named_parameters()
-    }
-    return [result.get() for result in group.foreach_learner(read)]
 
 
 def stock_batches(shards: list[list[Any]], group: AggLearnerGroup, spaces: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
@@ -126,7 +103,8 @@ def check(
     sample: Callable[[], list[Any]],
     spaces: dict[str, Any],
 ) -> None:
-    configure(group, shard_by_agent=shard_by_agent, aggregation=rule, advantage_norm=norm)
+    configure(group, aggregation=rule, advantage_norm=norm)
+    group.config.shard_by_agent = shard_by_agent
     if len(group) >= 1:  # even one remote learner gets them sorted, on which RLlib's standardisation depends
         data = AgentTrainingData(sample(), by_agent=shard_by_agent)
         shards = [part.episodes for part, _ in data.shard(len(group), num_epochs=1, minibatch_size=None)]
@@ -141,6 +119,8 @@ def check(
 
 
 def test_learners_stay_identical_to_the_bit(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    if len(group) < 2:
+        pytest.skip("one learner has none to be identical to")
     configure(group, aggregation="l_weighted", advantage_norm="stock")
     for update in range(20):
         group.config.shard_by_agent = update % 2 == 0
@@ -151,7 +131,7 @@ def test_learners_stay_identical_to_the_bit(group: AggLearnerGroup, sample: Call
         learner.curr_kl_coeffs_per_module[MODULE].item(),
     )
     first, *others = [result.get() for result in group.foreach_learner(read)]
-    assert len(others) == max(0, len(group) - 1)
+    assert len(others) == len(group) - 1
     for parameters, returns, kl_coeff in others:
         assert all((parameters[name] == value).all() for name, value in first[0].items())
         assert torch.equal(returns, first[1])

@@ -20,6 +20,7 @@ from ray.rllib.core.columns import Columns
 from rllib_agg import QMIX
 from rllib_agg.envs import registry
 from rllib_agg.envs.registry import BACKENDS, register_team_env
+from rllib_agg.envs.team import TeamView
 from tests.rllib import team_worlds
 from tests.rllib.qmix_runs import MODULE, agg, assert_equal, built, parameters, tiny
 from tests.rllib.team_worlds import make_corridor
@@ -88,7 +89,7 @@ def test_killed_runner_changes_nothing(remote: QMIX) -> None:
     other.stop()
 
 
-def test_evaluation_explores_nothing_and_leaves_no_trace(ray_session: None) -> None:
+def test_evaluation_leaves_no_trace(ray_session: None) -> None:
     config = tiny("walk/corridor", epsilon=1.0).evaluation(evaluation_interval=1, evaluation_duration=10)
     algorithm, plain = built(config), built(tiny("walk/corridor", epsilon=1.0))
     for _ in range(3):
@@ -99,30 +100,40 @@ def test_evaluation_explores_nothing_and_leaves_no_trace(ray_session: None) -> N
     assert algorithm.centre.replay.num_added == 24
     assert result["env_runners"]["num_env_steps_sampled_lifetime"] == other["env_runners"]["num_env_steps_sampled_lifetime"]
     assert_equal(parameters(algorithm), parameters(plain))
-    runner = algorithm.eval_env_runner or algorithm.env_runner
-    env = runner._agents.env
-    env.actions.clear()
+    algorithm.stop()
+    plain.stop()
+
+
+def test_evaluation_explores_nothing(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm = built(tiny("walk/corridor", epsilon=1.0).evaluation(evaluation_duration=10), 1)
+    runner, module = algorithm.eval_env_runner or algorithm.env_runner, algorithm.get_module()
+    env, begun = runner._agents.env, []
+
+    def reset(*args: Any) -> TeamView:
+        view = type(env).reset(env, *args)
+        begun.append((view, len(env.actions)))
+        return view
+
+    monkeypatch.setattr(env, "reset", reset)
     algorithm.evaluate()
-    greedy = [actions[0] for actions in env.actions[:3]]
-    algorithm.evaluate()
-    assert len(greedy) == 3
-    module = algorithm.get_module()
-    view = env.reset(np.ones(4, bool), np.zeros(4, np.int64))
-    batch = {
-        Columns.OBS: {"observations": torch.from_numpy(view.observations), "masks": torch.from_numpy(view.masks)},
-        Columns.STATE_IN: {"hidden": torch.zeros(4, 3, 8)},
-    }
-    out = module.forward_inference(batch)
-    values, _ = module.networks(
-        module.networks.arrange(torch.from_numpy(view.observations)[:, None], torch.full((4, 1, 3), -1)),
-        module.networks.start(4),
-    )
-    assert (out[Columns.ACTIONS] == values[:, 0].masked_fill(~torch.from_numpy(view.masks), -torch.inf).argmax(-1)).all()
-    assert out[Columns.STATE_OUT]["hidden"].shape == (4, 3, 8)
+    assert len(begun) == 3  # groups of 4
+    for view, place in begun:
+        observations, masks = torch.from_numpy(view.observations), torch.from_numpy(view.masks)
+        batch = {
+            Columns.OBS: {"observations": observations, "masks": masks},
+            Columns.STATE_IN: {"hidden": torch.zeros(4, 3, 8)},
+        }
+        out = module.forward_inference(batch)
+        values, _ = module.networks(
+            module.networks.arrange(observations[:, None], torch.full((4, 1, 3), -1)), module.networks.start(4)
+        )
+        greedy = values[:, 0].masked_fill(~masks, -torch.inf).argmax(-1)
+        assert (greedy == torch.from_numpy(env.actions[place])).all()
+        assert (greedy == out[Columns.ACTIONS]).all()
+        assert out[Columns.STATE_OUT]["hidden"].shape == (4, 3, 8)
     with pytest.raises(ValueError, match="evaluation is without exploration"):
         runner.sample(num_episodes=1, explore=True)
     algorithm.stop()
-    plain.stop()
 
 
 def test_an_evaluations_mean_is_of_all_its_episodes(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
