@@ -357,4 +357,5 @@ def main(arguments: list[str]) -> None:
         systems |= {"products alone": products_turn(options), "VMAS alone": stepping_turn(options)}
         rows += compare("peer", systems, "QMIXConfig", options)
     keys = list(rows[-1])
-    record.write("qmix", [{key: row[key] for key in keys} for row in rows], ["rl-agg", "ray", "torch", "numpy", "vmas"])
+    measured = ["rl-agg", "ray", "torch", "numpy", *(["vmas"] if "peer" in options.figures else [])]
+    record.write("qmix", [{key: row[key] for key in keys} for row in rows], measured)

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 
 
 def write(name: str, rows: list[dict[str, Any]], packages: list[str]) -> Path:
@@ -22,12 +23,9 @@ def write(name: str, rows: list[dict[str, Any]], packages: list[str]) -> Path:
     :return: The file.
     """
     RESULTS.mkdir(exist_ok=True)
-    # Results that the benchmark itself rewrites do not make the code another one.
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/benchmarks/results")
-    commit = _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
     origin = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
+        "commit": COMMIT,
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
@@ -40,4 +38,14 @@ def write(name: str, rows: list[dict[str, Any]], packages: list[str]) -> Path:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=RESULTS, check=False).stdout.strip()
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=HERE, check=False).stdout.strip()
+
+
+def _commit() -> str:
+    # Results that the benchmark itself rewrites do not make the code another one.
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/benchmarks/results")
+    return _git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
+COMMIT = _commit()
+"""What runs here, whatever is committed meanwhile."""

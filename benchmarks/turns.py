@@ -44,11 +44,12 @@ def others(cells: Sequence[Cell], how_many: int) -> Iterator[dict[int, list[floa
     pools = [ProcessPoolExecutor(1, mp_context=get_context("spawn")) for _ in range(how_many)]
 
     def serve(listener: Listener) -> None:
-        for _ in cells:
-            with listener.accept() as turn:
-                seed = turn.recv()
-                seconds[seed] = [pool.submit(seconds_of, by_seed[seed]).result() for pool in pools]
-                turn.send("done")
+        with listener:  # closed also if a cell fails here: who waits for a turn then fails too
+            for _ in cells:
+                with listener.accept() as turn:
+                    seed = turn.recv()
+                    seconds[seed] = [pool.submit(seconds_of, by_seed[seed]).result() for pool in pools]
+                    turn.send("done")
 
     with Listener() as listener:
         os.environ[ADDRESS] = str(listener.address)

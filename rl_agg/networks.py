@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rl_agg.choices import unknown_choice
+
 HIDDEN_LAYERS: dict[str, list[int]] = {
     "small": [64] * 2,
     "medium": [85] * 4,
@@ -23,5 +25,5 @@ def hidden_layers(size: str) -> list[int]:
     :raises ValueError: if the size is unknown.
     """
     if size not in HIDDEN_LAYERS:
-        raise ValueError(f"unknown network size {size!r}; choose from {', '.join(HIDDEN_LAYERS)}")
+        raise unknown_choice("network size", size, HIDDEN_LAYERS)
     return list(HIDDEN_LAYERS[size])

@@ -167,20 +167,21 @@ class ParameterServer:
             gradients, present = gradients[~idle], present[~idle]
         return combiner(gradients, present=present, step=self._num_steps, overwrite=self._gate is None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a pickle that opens on machines without a GPU too."""
+        return {**vars(self), "_sent": self.state_dict()["signals"]}
+
     def state_dict(self) -> dict[str, Any]:
-        """How many steps it has seen, and what its gate and combiner remember."""
+        """How many steps it has seen, and what its gate and combiner remember; of the agents' signals on the CPU."""
         return {
             "num_steps": self._num_steps,
-            "signals": dict(self._sent),
+            "signals": {name: value.cpu().clone() for name, value in self._sent.items()},
             "gate": None if self._gate is None else self._gate.state_dict(),
             "combiner": self._aggregation.state_dict() if isinstance(self._aggregation, Combiner) else {},
         }
 
-    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:
-        """Go on from :meth:`state_dict`.
-
-        :param strict: Ignored: what is missing starts afresh.
-        """
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; what is missing starts afresh."""
         self._num_steps = state["num_steps"]
         self._sent = dict(state.get("signals", {}))
         if self._gate is not None and state["gate"] is not None:

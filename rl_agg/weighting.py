@@ -93,7 +93,7 @@ def loss_weights(signals: Signals, *, h: float | None = None, mixed_sign: str = 
     Source: Holen et al. (2023), algorithm 3. Differs: mixed signs and a sum of zero, undefined there.
     """
     if mixed_sign not in MIXED_SIGN_CHOICES:
-        raise ValueError(f"unknown mixed_sign {mixed_sign!r}; choose from {', '.join(MIXED_SIGN_CHOICES)}")
+        raise unknown_choice("mixed_sign", mixed_sign, MIXED_SIGN_CHOICES)
     losses = _required(signals, "losses")
     one_sign = mixed_sign == "literal" or bool((losses > 0).all())  # nearly always, and cheaper than asking further
     if not one_sign and bool(has_mixed_signs(losses)):

@@ -175,7 +175,7 @@ class AggregationMixin(LocalModelsMixin, TellingMixin):
         for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():
             value = getattr(self, name)
             if value not in choices:
-                raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+                raise unknown_choice(name, value, choices)
         check_count("min_episodes", self.min_episodes, least=0)
 
     def _check_learning(self) -> None:
@@ -241,9 +241,9 @@ class AggregationMixin(LocalModelsMixin, TellingMixin):
         **kwargs: Any,
     ) -> bool:
         """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
-        self._rollout_returns = RolloutReturns(env.num_envs)
-        if self.min_episodes > 0:
-            self._rollout_returns.only_told = self._has_monitor()
+        stretches = self.min_episodes > 0
+        self._rollout_returns = RolloutReturns(env.num_envs, only_told=stretches and self._has_monitor())
+        if stretches:
             n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
         with self._own_acting():
             collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]

@@ -65,7 +65,8 @@ class EnvPoolVecEnv(VecEnv):
         try:
             observed, taken = self._open([first + agent for agent in range(n_envs)])
         except (TypeError, ValueError, AssertionError) as error:
-            raise ValueError(f"EnvPool cannot make {env_id} with {settings}: {str(error).splitlines()[0]}") from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"EnvPool cannot make {env_id} with {settings}: {reason}") from error
         super().__init__(n_envs, _space(env_id, observed), _space(env_id, taken))
         self._actions = np.empty(0)
         self._returns, self._lengths = np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sb3_agg.replaced import replaced
-from sb3_agg.stacked_policy import Named, StackedPolicy
+from sb3_agg.stacked_policy import Named, StackedPolicy, num_rows
 
 
 class LocalActing:
@@ -58,7 +58,7 @@ class LocalActing:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Actions ``[A, ...]``, values ``[A, 1]`` and log-probabilities ``[A]``, as the policy's own ``forward``."""
         masks = {} if action_masks is None else {"action_masks": action_masks}
-        if _num_rows(observations) != self._num_agents:
+        if num_rows(observations) != self._num_agents:
             answer: tuple[Tensor, Tensor, Tensor] = self._forward(observations, deterministic, **masks)
             return answer
         values, *parameters = self._stacked_policy(self._run_networks, self._stacked, observations)
@@ -87,7 +87,7 @@ class LocalActing:
 
     def predict_values(self, observations: Any) -> Tensor:
         """Values of each agent's observation ``[A, 1]``, or ``[1, 1]`` of one that its time limit cut off."""
-        rows = _num_rows(observations)
+        rows = num_rows(observations)
         if rows == 1 and self._truncated:
             agent = self._truncated.popleft()
             stacked = {name: tensor[agent : agent + 1] for name, tensor in self._stacked.items()}
@@ -98,7 +98,3 @@ class LocalActing:
         (values,) = self._stacked_policy(self._predict_values, stacked, observations)
         assert values is not None
         return values
-
-
-def _num_rows(observations: Any) -> int:
-    return len(next(iter(observations.values())) if isinstance(observations, dict) else observations)

@@ -179,8 +179,7 @@ class LocalModels:
 
     @torch.no_grad()
     def _write_average(self, weights: Tensor) -> None:
-        counted = weights > 0  # 0 * NaN is NaN
-        averages = merge([stacked[counted] for stacked in (self.copies, *self._buffers.values())], weights[counted])
+        averages = merge((self.copies, *self._buffers.values()), weights)
         self._written, buffers = averages[0], averages[1:]
         parts = torch.split(self._written, [parameter.numel() for parameter in self._parameters.values()])
         for parameter, part in zip(self._parameters.values(), parts, strict=True):

@@ -14,12 +14,11 @@ class RolloutReturns:
     """Raw episodic returns of each agent within one rollout.
 
     :param num_agents: A.
+    :param only_told: Count episodes whose return is told, and not each lost life that ends one for the agent.
     """
 
-    only_told: bool = False
-    """Count episodes whose return is told, and not each lost life that ends one for the agent."""
-
-    def __init__(self, num_agents: int) -> None:
+    def __init__(self, num_agents: int, *, only_told: bool = False) -> None:
+        self._only_told = only_told
         self.num_episodes = np.zeros(num_agents, dtype=np.int64)
         self._num_returns = np.zeros(num_agents, dtype=np.int64)
         self._sums = np.zeros(num_agents)
@@ -34,7 +33,7 @@ class RolloutReturns:
         complete = True
         for agent in np.flatnonzero(dones):
             episode = infos[agent].get("episode")
-            self.num_episodes[agent] += episode is not None or not self.only_told
+            self.num_episodes[agent] += episode is not None or not self._only_told
             if episode is None:
                 complete = False
             else:

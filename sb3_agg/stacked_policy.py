@@ -60,7 +60,7 @@ class StackedPolicy:
         self, method: Callable[..., Any], tensors: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor | None, ...]:
         assert self._linear is not None
-        num_samples = _num_rows(args[0]) // len(tensors[0])
+        num_samples = num_rows(args[0]) // len(tensors[0])
         # A parameter of the policy itself, log_std, multiplies samples: each gets its agent's
         by_sample = [
             tensor.repeat_interleave(num_samples, 0) if "." not in name else tensor
@@ -189,7 +189,8 @@ def _tuple(outputs: Any) -> tuple[Tensor | None, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def _num_rows(item: Any) -> int:
+def num_rows(item: Any) -> int:
+    """How many samples a batch holds."""
     return len(next(iter(item.values())) if isinstance(item, dict) else item)
 
 

@@ -10,8 +10,7 @@ import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from rl_agg.choices import build
-from rl_agg.envs.unequal import Disturbance, make_unequal_env
+from rl_agg.envs.unequal import Disturbance, as_disturbances, make_unequal_env
 
 
 def make_unequal_vec_env(
@@ -39,7 +38,7 @@ def make_unequal_vec_env(
     :param vec_env_cls: What to put them into.
     :raises ValueError: if a disturbance concerns an agent that there is not, or does not fit the environment.
     """
-    chosen = [_disturbance(item) for item in disturbances]
+    chosen = as_disturbances(disturbances)
     for disturbance in chosen:
         disturbance.check(n_envs)
     envs = vec_env_cls([partial(_make, env_id, agent, chosen, env_kwargs, wrapper_class, seed) for agent in range(n_envs)])
@@ -47,18 +46,10 @@ def make_unequal_vec_env(
     return envs
 
 
-def _disturbance(item: Any) -> Disturbance:
-    if isinstance(item, Mapping):
-        return build("a disturbance", Disturbance, item)
-    if not isinstance(item, Disturbance):
-        raise ValueError(f"a disturbance must be a Disturbance or its settings, got {item!r}")
-    return item
-
-
 def _make(
     env_id: str,
     agent: int,
-    disturbances: list[Disturbance],
+    disturbances: Sequence[Disturbance],
     env_kwargs: Mapping[str, Any] | None,
     wrapper_class: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] | None,
     seed: int | None,

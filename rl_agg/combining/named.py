@@ -30,8 +30,6 @@ class MixTailor(Combiner):
     Source: Ramezani-Kebrya et al. (2023), algorithm 1.
     """
 
-    by_parameter = True  # as some of them
-
     combiners: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("median", "trimmed_mean", "krum", "geometric_median")
     seed: int = 0
     _pool: tuple[Combiner, ...] = dataclasses.field(init=False, repr=False, compare=False)

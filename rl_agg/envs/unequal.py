@@ -7,14 +7,14 @@ Among equal agents one gradient is as good as another. These disturbances are wh
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from rl_agg.choices import check_agents, check_agents_exist, check_flag, check_number
+from rl_agg.choices import build, check_agents, check_agents_exist, check_flag, check_number
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,18 @@ class Disturbance:
         :raises ValueError: if an agent's number is A or larger.
         """
         check_agents_exist(self.agents, num_agents, "be disturbed")
+
+
+def as_disturbances(items: Iterable[Disturbance | Mapping[str, Any]]) -> tuple[Disturbance, ...]:
+    """Make disturbances of settings.
+
+    :raises ValueError: if an item is neither a disturbance nor its settings, or if a setting is unknown or out of range.
+    """
+    made = tuple(build("a disturbance", Disturbance, item) if isinstance(item, Mapping) else item for item in items)
+    for item in made:
+        if not isinstance(item, Disturbance):
+            raise ValueError(f"a disturbance must be a Disturbance or its settings, got {item!r}")
+    return made
 
 
 def make_unequal_env(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +36,6 @@ class FitnessGate:
     :raises ValueError: if m is no integer in [1, A].
     """
 
-    num_told: ClassVar[int] = 0
-    """How many numbers the learner broadcasts with its parameters."""
-
     def __init__(self, num_agents: int, expected_messages: int) -> None:
         check_count("expected_messages", expected_messages, least=1, most=num_agents)
         self.num_agents = num_agents
@@ -57,7 +54,7 @@ class FitnessGate:
         return False
 
     def told(self) -> Floats:
-        """What the learner broadcasts ``[num_told]``."""
+        """What the learner broadcasts with its parameters, in a row."""
         return np.empty(0)
 
     def decide(self, drawn: Drawn, memory: Floats, told: Floats) -> tuple[Bools, Floats]:

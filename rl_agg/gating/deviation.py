@@ -3,7 +3,7 @@ r"""A gate of our own: silence means "about what you expected". Axis A: agents."
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +41,6 @@ class DeviationGate(FitnessGate):
 
     Source: none, it is ours. Where it was tried, and where it fails: docs/es.md.
     """
-
-    num_told: ClassVar[int] = 2
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ from rl_agg.study.cells import Update, find_modules_in, runner_for  # noqa: E402
 from rl_agg.study.cluster import Records, SentRecords, join_cluster  # noqa: E402
 from rl_agg.study.errors import StudyError  # noqa: E402
 from rl_agg.study.progress import StudyProgress  # noqa: E402
+from rl_agg.study.provenance import provenance  # noqa: E402
 from rl_agg.study.spec import Cell, Study  # noqa: E402
 from rl_agg.study.stopping import termination_as_interrupt  # noqa: E402
 from rl_agg.study.store import Store, encoded  # noqa: E402
@@ -88,13 +89,18 @@ def run_study(
         with StudyProgress(console, len(study.cells) - len(given_up), finished) as progress:
             if todo:
                 if workers is None and address is None:
-                    workers = len(os.sched_getaffinity(0))
+                    workers = _num_cpus()
                 bundles = [needs[cell.system_name, cell.environment_name] for cell in todo]
                 with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address) as is_ours:
                     records = store if is_ours else SentRecords(directory.absolute())  # machines may join at any time
                     with termination_as_interrupt():  # in here, as Ray sets a handler of its own
                         _run_cells(todo, bundles, store, records, workers, progress)
     return [cell for cell in missing if store.read(cell) is None]
+
+
+def _num_cpus() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 Bundles = list[dict[str, float]]
@@ -187,7 +193,7 @@ def _run_cells(
             config={"cell": tune.grid_search(list(range(len(cells))))},
             max_concurrent_trials=workers,
             reuse_actors=True,  # saves each cell importing torch again
-            callbacks=[_Watch(cells, store, progress)],
+            callbacks=[_Watch(cells, progress)],
             raise_on_failed_trial=False,
             storage_path=scratch,
             verbose=0,
@@ -200,6 +206,7 @@ def _run_cells(
 
 def run_cell(cell: Cell, records: Records) -> None:
     """Run one cell inside a trial: write its record, or its traceback if it fails."""
+    provenance()  # of what runs here, whatever is committed meanwhile
     last = -SECONDS_BETWEEN_REPORTS
 
     def report(update: Update, fraction: float) -> None:
@@ -233,9 +240,8 @@ def _keep_failure(records: Records, cell: Cell, text: str) -> None:
 class _Watch(tune.Callback):
     """Passes on to the progress what Tune hears from the trials."""
 
-    def __init__(self, cells: Sequence[Cell], store: Store, progress: StudyProgress) -> None:
+    def __init__(self, cells: Sequence[Cell], progress: StudyProgress) -> None:
         self._cells = cells
-        self._store = store
         self._progress = progress
         self._failed: dict[str, str] = {}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+
+from rl_agg.choices import unknown_choice
 
 EXTRAS = {
     "pandas": "study",
@@ -18,6 +19,7 @@ EXTRAS = {
     "sb3_contrib": "sb3",
     "Box2D": "envs",
     "gymnasium": "envs",
+    "matplotlib": "study",
     "mujoco": "envs",
 }
 """Which extra of rl-agg brings a module."""
@@ -48,6 +50,4 @@ def extras_named() -> Iterator[None]:
 
 def unknown(kind: str, name: str, choices: Collection[str]) -> str:
     """Word the message about an unknown name: the name, the nearest choice, all choices."""
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {kind} {name!r}{hint}; choose from {', '.join(sorted(choices))}"
+    return str(unknown_choice(kind, name, choices))

@@ -21,8 +21,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils import force_list
 from ray.tune.registry import register_env
 
-from rl_agg.choices import build
-from rl_agg.envs.unequal import Disturbance
+from rl_agg.envs.unequal import as_disturbances
 from rl_agg.networks import hidden_layers
 from rl_agg.study.cells import OnUpdate, Update, find_modules_in, import_system, refuse_what_the_study_sets, wrapped
 from rl_agg.study.errors import StudyError, unknown
@@ -171,7 +170,7 @@ def _scalars(learners: Mapping[str, Any]) -> dict[str, float]:
 def _creator(cell: Cell, num_envs_per_env_runner: int) -> Callable[[EnvContext], Any]:
     """What makes a sub-environment."""
     environment = cell.environment
-    disturbances = tuple(build("a disturbance", Disturbance, item) for item in environment.unequal)
+    disturbances = as_disturbances(environment.unequal)
     for disturbance in disturbances:
         disturbance.check(environment.num_agents or 1)
     unequal = UnequalEnvs(environment.id or "", disturbances, "sub_env", num_envs_per_env_runner, environment.env_kwargs)

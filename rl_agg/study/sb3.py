@@ -113,7 +113,7 @@ class _Recorder(BaseCallback):
         self._close_update()
         # SB3 asks no sooner than after the next step, so one step of each agent is thrown away
         self._is_over = self._budget.env_steps is None and self.fraction() >= 1
-        self._rollout = RolloutReturns(self.training_env.num_envs)
+        self._rollout = RolloutReturns(self.training_env.num_envs, only_told=True)
 
     def _on_step(self) -> bool:
         if self._is_over:

@@ -179,6 +179,15 @@ class HookedLearner(TorchLearner):
         """Whether mixed precision is on: its scaler produces and skips non-finite gradients by design."""
         return _attribute(self, "_grad_scalers") is not None
 
+    def step_optimizer(self, module_id: str, optimizer: torch.optim.Optimizer) -> None:
+        """Step, through the scaler of mixed precision where there is one: it takes the scale off the gradients."""
+        scalers = _attribute(self, "_grad_scalers")
+        if scalers is None:
+            optimizer.step()
+        else:
+            scalers[module_id].step(optimizer)
+            scalers[module_id].update()
+
     @property
     def parameters_by_ref(self) -> dict[Any, torch.Tensor]:
         """Trainable parameters by RLlib's reference to them."""

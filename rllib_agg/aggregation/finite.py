@@ -68,7 +68,7 @@ class FiniteSteps(HookedLearner):
                 parameters[ref].grad = gradient
             for module_id, optimizer in self.optimizers():
                 if module_id not in self.unfit_modules:
-                    optimizer.step()
+                    self.step_optimizer(module_id, optimizer)
         self.unfit_modules = set()
 
 

@@ -49,7 +49,7 @@ class ModuleAggregation:
 
 
 def _to_array(leaf: Any) -> Any:
-    return leaf.numpy().copy() if isinstance(leaf, torch.Tensor) else leaf
+    return leaf.cpu().numpy().copy() if isinstance(leaf, torch.Tensor) else leaf
 
 
 def _to_tensor(leaf: Any) -> Any:

@@ -17,8 +17,8 @@ import gymnasium as gym
 from ray.rllib.env.env_context import EnvContext
 from ray.tune import register_env
 
-from rl_agg.choices import build, check_count, unknown_choice
-from rl_agg.envs.unequal import Disturbance, make_unequal_env
+from rl_agg.choices import check_count, unknown_choice
+from rl_agg.envs.unequal import Disturbance, as_disturbances, make_unequal_env
 from rllib_agg.aggregation.agents import AGENT_CHOICES, agent_number
 
 COUNT = "unequal_envs_made"
@@ -62,11 +62,8 @@ class UnequalEnvs:
 
     @staticmethod
     def _index(context: EnvContext) -> int:
-        if multiprocessing.parent_process() is not None:
-            name = multiprocessing.current_process().name
-            numbered = re.fullmatch(r"Worker<\w+>-(\d+)", name)
-            if numbered is None:
-                raise ValueError(f"cannot tell which sub-environment the process {name!r} makes")
+        numbered = re.fullmatch(r"Worker<\w+>-(\d+)", multiprocessing.current_process().name)
+        if numbered is not None:  # Gymnasium's AsyncVectorEnv makes each in a process of its own
             return int(numbered[1])
         index: int = vars(context).get(COUNT, 0)
         setattr(context, COUNT, index + 1)
@@ -116,7 +113,5 @@ def register_unequal_env(
     if agents not in AGENT_CHOICES:
         raise unknown_choice("agents", agents, AGENT_CHOICES)
     check_count("num_envs_per_env_runner", num_envs_per_env_runner, least=1)
-    chosen = tuple(
-        item if isinstance(item, Disturbance) else build("a disturbance", Disturbance, item) for item in disturbances
-    )
+    chosen = as_disturbances(disturbances)
     register_env(name, UnequalEnvs(env_id, chosen, agents, num_envs_per_env_runner, dict(env_kwargs or {})))

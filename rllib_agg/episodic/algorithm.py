@@ -64,6 +64,6 @@ class EpisodicAlgorithm(CentralAlgorithm):
         return int(report.lengths.sum()), len(report.agents)
 
     def log_round(self, report: Any) -> None:
-        """Add how many agents were left out."""
+        """Add how often an agent was left out so far."""
         super().log_round(report)
         self.metrics.log_value((LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg", "masked_agents"), self.centre.num_masked, window=1)

@@ -156,7 +156,7 @@ class ESConfig(EpisodicConfig):
         :raises ValueError: naming the one that is wrong.
         """
         super().validate()
-        assert self.evolution  # builds, and so checks, all of them
+        _ = self.evolution  # builds, and so checks, all of them
         check_flag("normalize_observations", self.normalize_observations)
         hidden = self.model_config["fcnet_hiddens"]
         if isinstance(hidden, str) or not isinstance(hidden, Sequence):

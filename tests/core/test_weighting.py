@@ -328,7 +328,7 @@ def test_a_weighting_tells_what_it_needs() -> None:
         ("r_weighted", {"h": NAN}, "got nan"),
         ("r_weighted", {"h": "8"}, "got '8'"),
         ("r_weighted", {"h": True}, "got True"),
-        ("l_weighted", {"mixed_sign": "drop"}, "unknown mixed_sign 'drop'; choose from shift, abs, clip, literal"),
+        ("l_weighted", {"mixed_sign": "shfit"}, "unknown mixed_sign 'shfit' (did you mean 'shift'?); choose from abs, clip"),
     ],
 )
 def test_bad_rules_and_settings_are_refused(rule: Any, settings: dict[str, Any], message: str) -> None:

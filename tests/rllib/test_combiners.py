@@ -6,6 +6,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,22 @@ def two_players(num_learners: int, num_envs: int = 3) -> AggPPOConfig:
     )
     config.validate()
     return config
+
+
+def test_a_module_beside_one_that_is_skipped_steps_without_the_scale(ray_session: None) -> None:
+    """Of mixed precision, whose scaler takes it off the gradients."""
+    config = two_players(0).training(aggregation="mean")
+    config.experimental(_torch_grad_scaler_class=partial(torch.amp.GradScaler, device="cpu"))
+    learner = config.build_learner(spaces=MultiAgentEnvRunner(config=two_players(0)).get_spaces())
+    scaler = learner._grad_scalers["p_ten"]
+    scale = scaler.scale(torch.ones(())).item()
+    before = {name: copy.deepcopy(learner.module[name].state_dict()) for name in ("p_one", "p_ten")}
+    learner.unfit_modules = {"p_one"}
+    learner.apply_gradients({ref: torch.full_like(own, scale) for ref, own in learner.parameters_by_ref.items()})
+    assert all(own.grad.eq(1).all() for own in learner.module["p_ten"].parameters())
+    for name, changes in (("p_one", False), ("p_ten", True)):
+        after = learner.module[name].state_dict()
+        assert any(not torch.equal(value, after[key]) for key, value in before[name].items()) == changes
 
 
 def test_each_module_has_its_own(ray_session: None) -> None:

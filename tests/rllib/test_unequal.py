@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
+from rl_agg.envs.unequal import as_disturbances
 from rllib_agg import A3CConfig, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.envs.unequal import UnequalEnvs, register_unequal_env
@@ -55,6 +58,24 @@ def test_on_the_local_runner() -> None:
     config = scaled_ppo(num_env_runners=0).environment("scaled_locally")
     config.validate()
     assert rewards_by_agent(SingleAgentEnvRunner(config=config)) == {0: {1.0}, 1: {10.0}, 2: {100.0}}
+
+
+def first_rewards() -> list[float]:
+    envs, context = (
+        UnequalEnvs("CartPole-v1", as_disturbances(SCALED), num_envs_per_env_runner=3),
+        EnvContext({}, worker_index=1),
+    )
+    rewards = []
+    for env in (envs(context), envs(context)):
+        env.reset(seed=0)
+        rewards.append(float(env.step(0)[1]))
+    return rewards
+
+
+def test_in_a_process_of_the_users_own() -> None:
+    """A sweep's, say; that of Gymnasium's vector environments makes one environment alone."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(first_rewards).result() == first_rewards() == [1.0, 10.0]
 
 
 def test_agents_that_are_env_runners() -> None:

@@ -132,6 +132,8 @@ def test_on_cuda(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     cuda, cpu = build("discrete", **own, device="cuda"), build("discrete", **own)
     cuda.learn(2 * STEPS * AGENTS).save(tmp_path / "model")
     assert torch.isfinite(parameters(cuda)).all()
+    held = {} if cuda._server is None else cuda._server.state_dict()["signals"]
+    assert all(value.device.type == "cpu" for value in held.values())
     cpu.set_parameters(AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), device="cpu").get_parameters())
 
 

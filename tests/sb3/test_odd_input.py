@@ -42,7 +42,7 @@ def ppo(env: Any = None, **settings: Any) -> AggPPO:
         ({"aggregation": "fedavg", "aggregation_kwargs": {"local_epochs": [2, 2, 2, 9]}}, "must be at most n_epochs=2, got"),
         ({"aggregation": lambda signals, *, power: signals.returns}, "needs 'power'"),
         ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from agent, stock"),
-        ({"minibatches": "random"}, "unknown minibatches 'random'; choose from stratified, stock"),
+        ({"minibatches": "random"}, "unknown minibatches 'random'; choose from stock, stratified"),
         ({"min_episodes": -1}, "min_episodes must be an integer >= 0, got -1"),
         ({"min_episodes": 1.5}, "min_episodes must be an integer >= 0, got 1.5"),
         ({"batch_size": 30}, "batch_size=30 does not split evenly among 4 agents; choose 28 or 32, None"),
@@ -89,7 +89,7 @@ def test_an_algorithm_that_goes_around_the_hooks_is_refused() -> None:
 
 
 def test_unknown_network_size() -> None:
-    with pytest.raises(ValueError, match="unknown network size 'huge'; choose from small, medium, large"):
+    with pytest.raises(ValueError, match="unknown network size 'huge'; choose from large, medium, small"):
         network("huge")
 
 

@@ -97,10 +97,23 @@ def test_an_interrupted_study_says_how_to_go_on(spec, tmp_path, capsys, monkeypa
     assert "the same command goes on" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("module", "extra"), [("tyro", "study"), ("ray", "study"), ("stable_baselines3", "sb3")])
+GONE = """
+import sys
+class Gone:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Gone())
+from rl_agg.study.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"), [("tyro", "study"), ("ray", "study"), ("matplotlib", "study"), ("stable_baselines3", "sb3")]
+)
 def test_a_missing_extra_is_named(spec, tmp_path, module, extra):
-    script = f"import sys; sys.modules[{module!r}] = None; from rl_agg.study.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, "compare", str(spec), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", GONE, module, "compare", str(spec), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert f"pip install 'rl-agg[{extra}]'" in done.stderr

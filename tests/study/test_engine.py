@@ -1,6 +1,7 @@
 """Running studies: nothing twice, failures apart, and a killed study continued to the same records."""
 
 import io
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from rl_agg.study import engine
 from rl_agg.study.engine import run_study
 from rl_agg.study.errors import StudyError
 from rl_agg.study.spec import Budget, System
@@ -190,6 +192,29 @@ def seconds_of_a_cell(store, study):
     """The shortest cell's, or one second where none is finished."""
     runs = [record for cell in study.cells if (record := store.read(cell)) is not None]
     return min((record.updates["wall_time"].iloc[-1] for record in runs), default=1.0)
+
+
+def test_a_record_names_the_code_that_its_run_began_with(tmp_path, tiny, monkeypatch):
+    calls = []
+
+    class Runner:
+        def run(self, cell, on_update):
+            calls.append("run")
+            raise RuntimeError
+
+    monkeypatch.setattr(engine, "provenance", lambda: calls.append("provenance"))
+    monkeypatch.setattr(engine, "runner_for", lambda cell: Runner())
+    monkeypatch.setattr(engine.tune, "report", lambda told: None)
+    store = Store(tmp_path)
+    with store.writing(tiny(seeds=1)):
+        engine.run_cell(tiny(seeds=1).cells[0], store)
+    assert calls == ["provenance", "run"]
+
+
+def test_workers_where_the_system_does_not_tell_its_cpus(monkeypatch):
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert engine._num_cpus() == os.cpu_count()
 
 
 def test_a_full_disk_fails_the_cell_and_leaves_no_half_record(tmp_path, tiny):

@@ -183,7 +183,7 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
             {"id": "envpool/CartPole-v1", "unequal": [{"agents": [0], "broken_sensors": True}]},
             ["envpool/CartPole-v1", "neither wrappers nor unequal"],
         ),
-        (System("stable_baselines3:PPO"), {"network": "tiny"}, ["'tiny'", "small, medium, large"]),
+        (System("stable_baselines3:PPO"), {"network": "tiny"}, ["'tiny'", "large, medium, small"]),
         (System("stable_baselines3:PPO", policy="MlpPolice"), {}, ["cannot be built", "MlpPolice"]),
     ],
     ids=lambda value: None if not isinstance(value, System) else value.system,
@@ -243,6 +243,7 @@ def test_a_lost_life_is_no_episode(tiny):
     environment = Environment(num_agents=2, wrappers=[Wrapper(f"{__name__}:Lives")], settings=settings)
     for update in run(tiny(environments={"Pendulum-v1": environment}).cells[0]):
         assert update.mean_return < -300  # of 200 steps; a life's are 10
+        assert update.episodes == 4
 
 
 def test_environments_of_envpool_run(tiny):
