@@ -35,3 +35,16 @@ def step_scale(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -
     if type(optimizer).__name__ == "RMSpropTFLike":
         return flat.add_(group["eps"]).rsqrt_()
     return flat.sqrt_().add_(group["eps"]).reciprocal_()
+
+
+def fuse(optimizer: torch.optim.Optimizer) -> None:
+    """Let torch's plain Adam or AdamW step with its fused kernel, where there is one and no other was chosen.
+
+    :param optimizer: However its groups are made; anything but these two is left as it is.
+    """
+    device = next(parameter for group in optimizer.param_groups for parameter in group["params"]).device
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or device.type not in ("cpu", "cuda"):
+        return
+    for group in (optimizer.defaults, *optimizer.param_groups):
+        if group["fused"] is None and group["foreach"] is None and not (group["capturable"] or group["differentiable"]):
+            group["fused"] = True

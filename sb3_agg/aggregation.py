@@ -21,9 +21,10 @@ from rl_agg import Combiner, Ledger, Signals, Weighting
 from rl_agg.aggregations import make_aggregation
 from rl_agg.attacks import Attack
 from rl_agg.choices import check_count, unknown_choice
+from rl_agg.optimizers import fuse
 from rl_agg.parameter_server import ParameterServer, make_server
 from rl_agg.sharing import LocalScheme
-from sb3_agg.fused_optimizer import fuse, fused_as
+from sb3_agg.fused_optimizer import fused_as
 from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.losses import ppo_losses
 from sb3_agg.matrix_updates import MatrixUpdate
@@ -143,7 +144,7 @@ class AggregationMixin(LocalModelsMixin, TellingMixin):
         self._set_up_communication()
         super()._setup_model()  # type: ignore[misc]
         if self.fused_optimizer:
-            fuse(self.policy.optimizer, self.device)  # type: ignore[attr-defined]
+            fuse(self.policy.optimizer)
         self._set_up_local_models(self._aggregation)
         for name, goes_on in {"agent_returns": True, "agent_weights": self._weighting is not None}.items():
             # Of a loaded model, which may have had other environments or another rule

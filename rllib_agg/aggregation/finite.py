@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from ray.util import log_once
 
+from rl_agg.optimizers import fuse
 from rllib_agg.aggregation._compat import HookedLearner
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,10 @@ class FiniteSteps(HookedLearner):
         """Steps left out since the last report, by module."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """RLlib's, with torch's fused kernel where the optimizer is its plain Adam."""
+        """RLlib's, with torch's fused kernel where the optimizer is Adam."""
         super().configure_optimizers_for_module(module_id=module_id, config=config)
         for _, optimizer in self.get_optimizers_for_module(module_id):
-            if type(optimizer) is torch.optim.Adam:
-                for group in optimizer.param_groups:
-                    if group["fused"] is None and group["foreach"] is None:
-                        group["fused"] = True
+            fuse(optimizer)
 
     def modules_with_corrupt_gradient(self, gradients: dict[Any, torch.Tensor | None]) -> set[str]:
         """Find the modules with a NaN or infinity in their gradient, or with one too large for its norm to be a number.

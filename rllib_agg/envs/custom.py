@@ -40,6 +40,16 @@ class CustomSettings:
             if value is not None and not callable(value):
                 raise ValueError(f"{name} must be a function, got {value!r}")
 
+    @classmethod
+    def taken_from(cls, settings: Mapping[str, Any]) -> tuple[CustomSettings, dict[str, Any]]:
+        """Take what is ours out of a user's settings.
+
+        :return: That, and the rest.
+        """
+        ours = {item.name for item in fields(cls)}
+        rest = {name: value for name, value in settings.items() if name not in ours}
+        return cls(**{name: value for name, value in settings.items() if name in ours}), rest
+
 
 def make_custom(
     creator: Callable[[Any], Any], name: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]
@@ -50,9 +60,7 @@ def make_custom(
     :param name: For messages.
     """
     check_credit(name, credit, {"env"})
-    ours = {item.name for item in fields(CustomSettings)}
-    chosen = CustomSettings(**{key: value for key, value in settings.items() if key in ours})
-    rest = {key: value for key, value in settings.items() if key not in ours}
+    chosen, rest = CustomSettings.taken_from(settings)
 
     def make(index: int) -> OneTeam:
         return as_team(creator(EnvContext(rest, worker_index=0, vector_index=index)), name, chosen)

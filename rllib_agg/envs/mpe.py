@@ -25,10 +25,10 @@ def make_mpe(task: str, num_envs: int, *, credit: str, settings: Mapping[str, An
         raise unknown_choice("MPE task", task, tasks)
     check_credit(f"mpe/{task}", credit, {"env"})
     world = import_extra(f"mpe2.{task}", "mpe")
-    ours = {item.name for item in fields(CustomSettings)}
-    arguments = {"render_mode": "rgb_array", **{key: value for key, value in settings.items() if key not in ours}}
+    chosen, rest = CustomSettings.taken_from(settings)
+    arguments = {"render_mode": "rgb_array", **rest}
+    ours = [item.name for item in fields(CustomSettings)]
     check_settings(f"mpe/{task}", world.raw_env.__init__, arguments, given=1, also=ours)
-    chosen = CustomSettings(**{key: value for key, value in settings.items() if key in ours})
 
     def make(index: int) -> OneTeam:
         return as_team(world.parallel_env(**arguments), f"mpe/{task}", chosen)

@@ -22,10 +22,6 @@ from ray.rllib.utils.metrics import (
     ENV_RUNNER_SAMPLING_TIMER,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-    NUM_EPISODES_LIFETIME,
     TIMERS,
 )
 
@@ -34,6 +30,7 @@ from rl_agg.episodes import buffer_bytes
 from rllib_agg.aggregation.algorithm import RestoringAlgorithm
 from rllib_agg.aggregation.timeouts import deadline_of
 from rllib_agg.episodic.env_runner import Failure
+from rllib_agg.episodic.metrics import log_sampled
 
 logger = logging.getLogger(__name__)
 
@@ -187,11 +184,7 @@ class CentralAlgorithm(RestoringAlgorithm):
         """Log counts, and what the centre says of itself."""
         log = self.metrics.log_value
         num_steps, num_episodes = self.log_episodes(report)
-        counts = {NUM_ENV_STEPS_SAMPLED: num_steps, NUM_EPISODES: num_episodes}
-        lifetimes = {NUM_ENV_STEPS_SAMPLED: NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES: NUM_EPISODES_LIFETIME}
-        for name, count in counts.items():
-            log((ENV_RUNNER_RESULTS, name), count, reduce="sum")
-            log((ENV_RUNNER_RESULTS, lifetimes[name]), count, reduce="lifetime_sum", with_throughput=True)
+        log_sampled(log, num_steps, num_episodes, prefix=(ENV_RUNNER_RESULTS,))
         centre = self.centre
         totals = {
             "updates": centre.num_updates,

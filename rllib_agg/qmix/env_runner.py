@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ray.rllib.utils.metrics import (
-    NUM_ENV_STEPS_SAMPLED,
-    NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
-    NUM_EPISODES_LIFETIME,
-    WEIGHTS_SEQ_NO,
-)
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rl_agg.seeding import fresh_run, stream
 from rllib_agg.envs.team import TeamSpec
 from rllib_agg.episodic.env_runner import EpisodicEnvRunner
+from rllib_agg.episodic.metrics import log_sampled
 from rllib_agg.qmix.metrics import log_played, smoothing
 from rllib_agg.qmix.module import spaces_of
 from rllib_agg.qmix.play import TeamPlayers
@@ -116,11 +111,7 @@ class TeamEnvRunner(EpisodicEnvRunner):
                     f"{lost} episodes broke down, or had rewards, observations or states that are no finite numbers, the last "
                     f"{fruitless * self.num_envs} one after the other: there is nothing to evaluate"
                 )
-        counts = {NUM_ENV_STEPS_SAMPLED: sum(episode.steps for episode in found), NUM_EPISODES: len(found)}
-        lifetimes = {NUM_ENV_STEPS_SAMPLED: NUM_ENV_STEPS_SAMPLED_LIFETIME, NUM_EPISODES: NUM_EPISODES_LIFETIME}
-        for name, count in counts.items():
-            self.metrics.log_value(name, count, reduce="sum")
-            self.metrics.log_value(lifetimes[name], count, reduce="lifetime_sum", with_throughput=True)
+        log_sampled(self.metrics.log_value, sum(episode.steps for episode in found), len(found), prefix=())
         return found
 
     def get_metrics(self) -> Any:

@@ -30,7 +30,7 @@ from tests.rllib.conftest import tiny_ppo
         ({"aggregation_kwargs": "h=3"}, "aggregation_kwargs must be a dict, got 'h=3'"),
         (
             {"aggregation": "l_weighted", "aggregation_kwargs": {"mixed_sign": "flip"}},
-            "unknown mixed_sign 'flip'; choose from",
+            r"unknown mixed_sign 'flip' \(did you mean 'clip'\?\); choose from",
         ),
         ({"aggregation": 3}, "a rule is a name or a callable, got 3"),
         ({"agents": "envs"}, "unknown agents 'envs'; choose from env_runner, sub_env"),

@@ -1,0 +1,26 @@
+"""How much was sampled, under RLlib's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+)
+
+
+def log_sampled(log: Callable[..., None], num_steps: int, num_episodes: int, *, prefix: tuple[str, ...]) -> None:
+    """Log env steps and episodes, those of this time and those since the start.
+
+    :param log: A metrics logger's ``log_value``.
+    :param prefix: Of every key.
+    """
+    for name, lifetime, count in (
+        (NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps),
+        (NUM_EPISODES, NUM_EPISODES_LIFETIME, num_episodes),
+    ):
+        log((*prefix, name), count, reduce="sum")
+        log((*prefix, lifetime), count, reduce="lifetime_sum", with_throughput=True)
