@@ -169,16 +169,19 @@ class ParameterServer:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a pickle that opens on machines without a GPU too."""
-        return {**vars(self), "_sent": self.state_dict()["signals"]}
+        return {**vars(self), "_sent": self._sent_on_cpu()}
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps it has seen, and what its gate and combiner remember; of the agents' signals on the CPU."""
         return {
             "num_steps": self._num_steps,
-            "signals": {name: value.cpu().clone() for name, value in self._sent.items()},
+            "signals": self._sent_on_cpu(),
             "gate": None if self._gate is None else self._gate.state_dict(),
             "combiner": self._aggregation.state_dict() if isinstance(self._aggregation, Combiner) else {},
         }
+
+    def _sent_on_cpu(self) -> dict[str, Tensor]:
+        return {name: value.cpu().clone() for name, value in self._sent.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; what is missing starts afresh."""

@@ -101,10 +101,8 @@ class LocalModels:
 
     def each(self) -> list[Named]:
         """Each agent's parameters and buffers, by name. What was frozen is the policy's, for all."""
-        own = {**self._views(self.copies), **self._buffers}
-        return [
-            {**named(self._policy), **{name: part[agent] for name, part in own.items()}} for agent in range(len(self.copies))
-        ]
+        shared, own = named(self._policy), {**self._views(self.copies), **self._buffers}
+        return [{**shared, **{name: part[agent] for name, part in own.items()}} for agent in range(len(self.copies))]
 
     def keep_buffers(self, stacked: Named, rows: Tensor | None, kept: Tensor) -> None:
         """Take over buffers that networks have written to.

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from rl_agg.study.errors import EXTRAS, StudyError, unknown
+from rl_agg.choices import unknown_choice
+from rl_agg.study.errors import EXTRAS, StudyError
 from rl_agg.study.spec import Cell
 
 
@@ -151,7 +152,7 @@ def _import_class(path: str, where: str) -> type[Any]:
         raise StudyError(f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
     if found is None:
         public = [key for key in vars(module) if not key.startswith("_")]
-        raise StudyError(f"{where}: {module_name} has an {unknown('name', name, public)}")
+        raise StudyError(f"{where}: {module_name} has an {unknown_choice('name', name, public)}")
     if not inspect.isclass(found):
         raise StudyError(f"{where}: {path} is not a class")
     return found

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from rl_agg.choices import unknown_choice
 from rl_agg.study.cells import OnUpdate, Update, arguments, import_system, refuse_what_the_study_sets
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.study.errors import StudyError
 from rl_agg.study.spec import Cell
 
 SET_BY_STUDY = {"env": "environments", "env_config": "env_kwargs", "seed": "seeds"}
@@ -80,7 +81,7 @@ class CentralRunner:
         known = {*arguments(config_class, "training"), self.num_agents, *self.elsewhere, "faithful"}
         for name in {**cell.environment.settings, **cell.system.settings}:
             if name not in known:
-                raise StudyError(f"{cell}: {unknown(f'{config_class.__name__} setting', name, known)}")
+                raise StudyError(f"{cell}: {unknown_choice(f'{config_class.__name__} setting', name, known)}")
         try:
             config = self._config(cell)
             config.validate()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rl_agg.choices import unknown_choice
 
 EXTRAS = {
     "pandas": "study",
@@ -46,8 +44,3 @@ def extras_named() -> Iterator[None]:
         if module not in EXTRAS:  # a module within one is a mistake in its name
             raise
         raise MissingExtraError(f"{module} is not installed: pip install 'rl-agg[{EXTRAS[module]}]'") from error
-
-
-def unknown(kind: str, name: str, choices: Collection[str]) -> str:
-    """Word the message about an unknown name: the name, the nearest choice, all choices."""
-    return str(unknown_choice(kind, name, choices))

@@ -6,7 +6,8 @@ import itertools
 import re
 from typing import Any
 
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.choices import unknown_choice
+from rl_agg.study.errors import StudyError
 
 MATRIX = "matrix"
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -63,6 +64,6 @@ def _filled(value: Any, values: dict[str, Any], where: str) -> Any:
         return value
     for place in _PLACE.findall(value):
         if place not in values:
-            raise StudyError(f"{where}: {unknown('place', place, values)}")
+            raise StudyError(f"{where}: {unknown_choice('place', place, values)}")
     whole = _PLACE.fullmatch(value)
     return values[whole[1]] if whole else _PLACE.sub(lambda match: str(values[match[1]]), value)

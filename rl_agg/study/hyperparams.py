@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.choices import unknown_choice
+from rl_agg.study.errors import StudyError
 from rl_agg.study.parsing import load_yaml, read
 
 REFUSED = frozenset(
@@ -52,7 +53,7 @@ def load_hyperparams(path: Path, environment: str) -> Hyperparams:
     if not isinstance(entries, dict):
         raise StudyError(f"{path} must map environment ids to settings")
     if environment not in entries:
-        raise StudyError(f"{path}: {unknown('environment', environment, [str(name) for name in entries])}")
+        raise StudyError(f"{path}: {unknown_choice('environment', environment, [str(name) for name in entries])}")
     where = f"{path}: {environment}"
     entry = entries[environment]
     if not isinstance(entry, dict):

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.choices import unknown_choice
+from rl_agg.study.errors import StudyError
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def read(cls: type[T], raw: Any, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for key in raw:
         if key not in fields:
-            raise StudyError(f"{where}: {unknown('key', str(key), fields)}")
+            raise StudyError(f"{where}: {unknown_choice('key', str(key), fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in raw:

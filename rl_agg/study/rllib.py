@@ -21,10 +21,11 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils import force_list
 from ray.tune.registry import register_env
 
+from rl_agg.choices import unknown_choice
 from rl_agg.envs.unequal import as_disturbances
 from rl_agg.networks import hidden_layers
 from rl_agg.study.cells import OnUpdate, Update, find_modules_in, import_system, refuse_what_the_study_sets, wrapped
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.study.errors import StudyError
 from rl_agg.study.spec import Cell
 from rllib_agg.aggregation.agents import agent_number
 from rllib_agg.envs.unequal import UnequalEnvs
@@ -194,7 +195,7 @@ def _config(cell: Cell) -> Any:
     known = set(vars(config))
     config.update_from_dict({**environment.settings, **cell.system.settings})
     for name in sorted(set(vars(config)) - known):  # which RLlib would keep and never read
-        raise ValueError(unknown(f"setting of {type(config).__name__}", name, known))
+        raise unknown_choice(f"setting of {type(config).__name__}", name, known)
     num_agents, runners = environment.num_agents or 1, max(1, config.num_env_runners)
     if num_agents % runners:
         raise ValueError(f"num_agents={num_agents} cannot be spread evenly over num_env_runners={runners}")

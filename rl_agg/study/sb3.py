@@ -21,8 +21,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from rl_agg.choices import unknown_choice
 from rl_agg.study.cells import OnUpdate, Update, arguments, import_system, refuse_what_the_study_sets, wrapped
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.study.errors import StudyError
 from rl_agg.study.spec import Budget, Cell
 from sb3_agg.envpool_vec_env import EnvPoolVecEnv
 from sb3_agg.networks import network
@@ -60,7 +61,7 @@ class Sb3Runner:
         refuse_what_the_study_sets(cell, SET_BY_STUDY, unused=())
         for name in settings:
             if name not in known:
-                raise StudyError(f"{cell}: {unknown(f'{cls.__name__} setting', name, known - SET_BY_STUDY.keys())}")
+                raise StudyError(f"{cell}: {unknown_choice(f'{cls.__name__} setting', name, known - SET_BY_STUDY.keys())}")
         try:
             env = _environment(cell)
             try:

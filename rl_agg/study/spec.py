@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from rl_agg.study.errors import StudyError, unknown
+from rl_agg.choices import unknown_choice
+from rl_agg.study.errors import StudyError
 
 DEFAULT_POLICY = "MlpPolicy"
 ALL_ENVIRONMENTS = "All environments"
@@ -157,7 +158,7 @@ class Study:
                 f"no environment can be called {ALL_ENVIRONMENTS!r}, as the report calls them together; rename it"
             )
         if self.baseline not in self.systems:
-            raise StudyError(unknown("baseline", self.baseline, self.systems))
+            raise StudyError(str(unknown_choice("baseline", self.baseline, self.systems)))
         if not 0 < self.end_share <= 1:
             raise StudyError(f"end_share must be in (0, 1], got {self.end_share}")
 
