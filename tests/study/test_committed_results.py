@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "benchmarks" / "results" / "studies"
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/replication.md", "docs/qmix.md")}
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/replication.md", "docs/qmix.md", "docs/unequal.md")
+}
 
 TABLES = {
     "cartpole": ("docs/replication.md", {"end", "updates"}),
@@ -28,6 +31,7 @@ TABLES = {
     "grids_30_agents": ("docs/replication.md", set()),
     "pps_lbf": ("docs/replication.md", {"updates"}),
     "pps_2s3z": ("docs/qmix.md", {"updates"}),
+    "broken_sensors": ("docs/unequal.md", {"updates"}),
 }
 """On which page a study's table is, and what it tells besides mean returns: end returns, differences at equal what."""
 
