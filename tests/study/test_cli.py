@@ -208,7 +208,7 @@ def test_a_benchmark_has_its_own_options(capfd):
     assert cli.main(["bench", "es_functions", "--help"]) == 0
     assert "usage: run.py es_functions" in capfd.readouterr().out
     assert cli.main(["bench", "es_function"]) != 0
-    assert "NAME is one of es, es_cartpole, es_functions" in capfd.readouterr().err
+    assert "NAME is one of broken_sensors, es, es_cartpole" in capfd.readouterr().err
 
 
 def test_benchmarks_need_a_checkout(monkeypatch, tmp_path, capsys):
