@@ -1,0 +1,49 @@
+"""Record what the twelve systems end at: ``python -m tests.contract.record``, where a change of a number is meant."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from tests.contract.systems import SYSTEMS, Parts, run
+
+RECORDS = Path(__file__).with_name("records.json")
+
+
+def machine() -> str:
+    """What decides the last bit: the processor, and the libraries that compute."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{processor}, torch {torch.__version__.partition('+')[0]}, numpy {np.__version__}"
+
+
+def summary(parts: Parts) -> dict[str, dict[str, Any]]:
+    """A hash of each part's bytes, and numbers that hold on other processors too."""
+    return {
+        name: {
+            "sha256": hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest(),
+            "size": values.size,
+            "sum": float(np.nansum(values.astype(np.float64))),
+            "norm": float(np.sqrt(np.nansum(np.square(values.astype(np.float64))))),
+        }
+        for name, values in parts.items()
+    }
+
+
+def main() -> None:
+    """Run all and write the file."""
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    systems = {name: summary(run(name)) for name in SYSTEMS}
+    RECORDS.write_text(json.dumps({"machine": machine(), "systems": systems}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
