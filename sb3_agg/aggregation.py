@@ -14,7 +14,6 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
 from rl_agg import Combiner, Ledger, Signals, Weighting
@@ -24,7 +23,7 @@ from rl_agg.choices import check_count, unknown_choice
 from rl_agg.optimizers import fuse
 from rl_agg.parameter_server import ParameterServer, make_server
 from rl_agg.sharing import LocalScheme
-from sb3_agg.fused_optimizer import fused_as
+from sb3_agg.files import FilesMixin
 from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.losses import ppo_losses
 from sb3_agg.matrix_updates import MatrixUpdate
@@ -40,7 +39,7 @@ ADVANTAGE_NORMS = ("agent", "stock")
 MINIBATCHES = ("stratified", "stock")
 
 
-class AggregationMixin(LocalModelsMixin, TellingMixin):
+class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
     """Weigh each sub-environment's gradient by a rule. Put it before an on-policy algorithm in the list of bases.
 
     :param policy: As the algorithm's.
@@ -137,6 +136,7 @@ class AggregationMixin(LocalModelsMixin, TellingMixin):
         return load(*args, **kwargs)
 
     def _setup_model(self) -> None:
+        self._open_settings()
         self._aggregation = make_aggregation(self.aggregation, self.aggregation_kwargs)
         self._weighting = self._aggregation if isinstance(self._aggregation, Weighting) else None
         self._needs = self._weighting.needs if self._weighting is not None else frozenset()
@@ -154,12 +154,10 @@ class AggregationMixin(LocalModelsMixin, TellingMixin):
         self._set_up_telling()
 
     def _set_up_communication(self) -> None:
-        ledger, server = Ledger(self.n_envs), self._make_server()
-        for made, name in ((ledger, "ledger"), (server, "_server")):
-            saved = getattr(self, name, None)  # of a loaded model
-            if made is not None and saved is not None:
-                made.load_state_dict(saved.state_dict())
-        self.ledger, self._server = ledger, server
+        counts = getattr(self, "ledger", None)  # of a loaded model
+        self.ledger, self._server = Ledger(self.n_envs), self._make_server()
+        if counts is not None:
+            self.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())
 
     def _make_server(self) -> ParameterServer | None:
         if isinstance(self._aggregation, LocalScheme):
@@ -206,13 +204,6 @@ class AggregationMixin(LocalModelsMixin, TellingMixin):
         """As SB3's. Returns of the old environments say nothing about the agents in the new ones."""
         super().set_env(env, force_reset)  # type: ignore[misc]
         self.agent_returns = np.full(self.n_envs, np.nan)
-
-    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto") -> None:
-        """As SB3's, but whether the optimiser runs as one kernel is the model's choice, not the file's."""
-        parameters = load_path_or_dict
-        if not isinstance(parameters, dict):
-            _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
-        super().set_parameters(fused_as(self.policy.optimizer, parameters), exact_match, device)
 
     # Collecting -----------------------------------------------------------------------------------------------------------
 
@@ -320,7 +311,3 @@ class AggregationMixin(LocalModelsMixin, TellingMixin):
 
     def _sample_losses(self, *args: Any) -> torch.Tensor:
         return type(self).sample_losses(self, *args)
-
-    def _excluded_save_params(self) -> list[str]:
-        excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
-        return [*excluded, "_aggregation", "_weighting", "_rollout_returns", "_warned", "_scheme", "_local_models", "_acting"]

@@ -10,7 +10,7 @@ import torch
 def fused_as(optimizer: torch.optim.Optimizer, parameters: dict[str, Any]) -> dict[str, Any]:
     """A file's ``parameters``, with an optimiser's state that asks for the kernel which ``optimizer`` has."""
     saved = parameters.get("policy.optimizer")
-    if saved is None or "fused" not in optimizer.defaults:
+    if saved is None or "param_groups" not in saved or "fused" not in optimizer.defaults:
         return parameters
     groups = [{**group, "fused": optimizer.defaults["fused"]} for group in saved["param_groups"]]
     return {**parameters, "policy.optimizer": {**saved, "param_groups": groups}}

@@ -27,6 +27,7 @@ RESUMED: dict[str, dict[str, Any]] = {
     "lag": {"aggregation": "median", "communication": "lag", "communication_kwargs": {"xi": 0.5}},
     "lag_mean": {"aggregation": "r_weighted", "communication": "lag", "communication_kwargs": {"xi": 0.5, "window": 4}},
     "torchjd": {"aggregation": "torchjd:TrimmedMean", "aggregation_kwargs": {"trim_number": 1}},
+    "torchjd_memory": {"aggregation": "torchjd:GradVac"},
 }
 
 

@@ -1,0 +1,112 @@
+"""Files of an algorithm, which the stock algorithm opens too."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from rl_agg import Ledger
+from rl_agg.parameter_server import ParameterServer
+from sb3_agg.fused_optimizer import fused_as
+from sb3_agg.plain import plain_setting, plain_state, restored_state, unpickled
+from sb3_agg.replaced import replaced
+
+SETTINGS = ("aggregation", "aggregation_kwargs", "communication_kwargs", "attack")
+"""Settings that may be, or hold, objects."""
+
+UNSAVED = (
+    "_aggregation",
+    "_weighting",
+    "_needs",
+    "_server",
+    "_rollout_returns",
+    "_warned",
+    "_scheme",
+    "_local_models",
+    "_acting",
+)
+
+SERVER = "server"
+"""Where ``get_parameters()["policy.optimizer"]`` has what the server remembers: stock algorithms read past it there."""
+
+
+class FilesMixin:
+    """The part of :class:`~sb3_agg.aggregation.AggregationMixin` that concerns files.
+
+    Stock algorithms open a file where this package is not installed: it holds plain numbers, texts and ``state_dict``s, and
+    objects among the settings as text that only :meth:`_open_settings` looks into.
+    """
+
+    ledger: Ledger
+    policy: Any
+    _server: ParameterServer | None
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """As SB3's, but a file that was there before stays until the new one is complete."""
+        plain = {name: plain_setting(getattr(self, name)) for name in SETTINGS}
+        target = _target(path) if isinstance(path, str | pathlib.Path) else None
+        partial = None if target is None else target.with_name(f"{target.name}.partial")
+        with replaced(self, ledger=self.ledger.state_dict(), **plain):
+            save = super().save  # type: ignore[misc]
+            if target is None or partial is None:
+                save(path, exclude, include)
+                return
+            try:
+                save(partial, exclude, include)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def _open_settings(self) -> None:
+        """Make the objects again that a file has as text."""
+        for name in SETTINGS:
+            setattr(self, name, unpickled(getattr(self, name)))
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """As SB3's, with what the server remembers under ``["policy.optimizer"]["server"]``."""
+        parameters: dict[str, dict[str, Any]] = super().get_parameters()  # type: ignore[misc]
+        if self._server is not None:
+            parameters["policy.optimizer"][SERVER] = plain_state(self._server.state_dict())
+        return parameters
+
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto") -> None:
+        """As SB3's, but whether the optimiser runs as one kernel is the model's choice, not the file's.
+
+        Where nothing is given for the server, it goes on with what it remembers.
+        """
+        parameters = load_path_or_dict
+        if not isinstance(parameters, dict):
+            _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
+        super().set_parameters(fused_as(self.policy.optimizer, parameters), exact_match, device)  # type: ignore[misc]
+        state = parameters.get("policy.optimizer", {}).get(SERVER)
+        if self._server is not None and state is not None:
+            self._server.load_state_dict(restored_state(state))
+
+    def _excluded_save_params(self) -> list[str]:
+        excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
+        return [*excluded, *UNSAVED]
+
+
+def _target(path: str | pathlib.Path) -> pathlib.Path | None:
+    """The file that SB3 would write; ``None`` if it is something else than a file, a device say."""
+    target = pathlib.Path(path)
+    if target.suffix == "":
+        target = pathlib.Path(f"{target}.zip")
+    while target.is_dir():
+        warnings.warn(f"Path '{target}' is a folder. Will save instead to {target}_2", stacklevel=3)
+        target = pathlib.Path(f"{target}_2")
+    if target.is_symlink():
+        target = target.resolve()
+    return target if target.is_file() or not target.exists() else None
