@@ -13,9 +13,9 @@ import numpy as np
 import record
 
 from rl_agg.study import load_study
-from rl_agg.study.sb3 import Sb3Runner
-from rl_agg.study.spec import Cell
+from rl_agg.study.spec.study import Cell
 from sb3_agg import AggPPO
+from sb3_agg.study import Sb3Runner
 
 STUDY = record.HERE.parent / "examples" / "studies" / "broken_sensors.yaml"
 BROKEN = (0, 1)

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from sb3_contrib import ARS
 from stable_baselines3.common.env_util import make_vec_env
 
-from rl_agg.episodes import open_environments
 from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, PopulationEvaluator
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.population import open_environments
 from rl_agg.seeding import stream
 from rllib_agg import ESConfig
 

@@ -18,9 +18,9 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from rl_agg.episodes import open_environments
 from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, Outcomes, PopulationEvaluator
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.population import open_environments
 from rl_agg.seeding import stream
 
 FAITHFUL = {"population": 50, "noise_stdev": 0.05, "lr": 0.01, "l2_coeff": 0.05, "fitness": "raw", "antithetic": False}

@@ -31,14 +31,14 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_agg import QMIXConfig
-from rllib_agg.envs.registry import register_team_env
-from rllib_agg.envs.team import Bools, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.registry import register_team_env
+from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
 from rllib_agg.qmix import QMIXModule
-from rllib_agg.qmix.centre import TeamCentre
 from rllib_agg.qmix.episodes import TeamEpisodes
 from rllib_agg.qmix.module import spaces_of
 from rllib_agg.qmix.networks import AgentNetworks
 from rllib_agg.qmix.replay import EpisodeReplay, ReplaySettings
+from rllib_agg.qmix.server import TeamCentre
 
 PEER = Path(__file__).parent / "peers" / "qmix_benchmarl.py"
 STEPS = "num_env_steps_sampled_lifetime"

@@ -22,7 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from rl_agg import Signals, weights
 from sb3_agg import AggPPO
-from sb3_agg.losses import ppo_losses
+from sb3_agg.rollouts.losses import ppo_losses
 
 RULES = ("mean", "r_weighted", "l_weighted")
 

@@ -15,8 +15,8 @@ import turns
 from rich.console import Console
 
 from rl_agg.study import Budget, Environment, Study, System, resolve, run_study, write_report
-from rl_agg.study.cells import Update
-from rl_agg.study.store import Store
+from rl_agg.study.run.cells import Update
+from rl_agg.study.run.store import Store
 
 SYSTEM = "sb3_agg:AggPPO"
 SETTINGS = {"n_steps": 512, "batch_size": 512, "n_epochs": 10}

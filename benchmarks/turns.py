@@ -13,8 +13,8 @@ from typing import Any, Self
 
 import torch
 
-from rl_agg.study.cells import runner_for
-from rl_agg.study.spec import Cell
+from rl_agg.study.run.cells import runner_for
+from rl_agg.study.spec.study import Cell
 from sb3_agg import AggPPO
 
 ADDRESS = "TURNS_ADDRESS"  # in the environment, which Ray's workers inherit

@@ -8,7 +8,7 @@ import argparse
 import numpy as np
 from scipy.special import ndtr
 
-from rl_agg.gating import chance_to_speak
+from rl_agg.gates import chance_to_speak
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--num-agents", type=int, default=50)

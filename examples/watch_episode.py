@@ -13,8 +13,8 @@ gives legal actions [E, n] for a TeamView.
 import argparse
 from pathlib import Path
 
-from rllib_agg.envs.registry import make_team_env
-from rllib_agg.envs.watching import find_policy, save_gif, watch_episode
+from rllib_agg.envs.team.recording import find_policy, save_gif, watch_episode
+from rllib_agg.envs.team.registry import make_team_env
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--env", default="smax/3m", help="BACKEND/TASK, as smax/3m, lbf/..., mpe/simple_spread_v3")

@@ -2,9 +2,9 @@
 
 from importlib.metadata import version
 
-from rl_agg.combining import COMBINERS, Combiner, combine
-from rl_agg.communication import Ledger
-from rl_agg.sharing import LOCAL_SCHEMES
+from rl_agg.combiners import COMBINERS, Combiner, combine
+from rl_agg.ledger import Ledger
+from rl_agg.payloads import LOCAL_SCHEMES
 from rl_agg.signals import Signals
 from rl_agg.weighting import RULES, Weighting, weights
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_agents, check_agents_exist, check_count, check_number, unknown_choice
+from rl_agg.validation import check_agents, check_agents_exist, check_count, check_number, unknown_choice
 
 ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "sign_flip": lambda gradients, scale, _: -scale * gradients,

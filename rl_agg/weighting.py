@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rl_agg.choices import check_required, check_settings, unknown_choice
 from rl_agg.signals import MEASURED, Signals
+from rl_agg.validation import check_required, check_settings, unknown_choice
 
 Rule = Callable[..., Tensor]
 """``rule(signals, **settings) -> weights [A]`` over agents that are all present and have all reported."""

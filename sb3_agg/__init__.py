@@ -7,14 +7,14 @@ except ImportError as error:
     raise ImportError("sb3_agg needs Stable-Baselines3 and sb3-contrib: pip install 'rl-agg[sb3]'") from error
 
 from sb3_agg.a2c import AggA2C
-from sb3_agg.aggregation import AggregationMixin
 from sb3_agg.callbacks import AgentLog
-from sb3_agg.envpool_vec_env import EnvPoolVecEnv
 from sb3_agg.maskable_ppo import AggMaskablePPO
+from sb3_agg.mixin import AggregationMixin
 from sb3_agg.networks import network
 from sb3_agg.ppo import AggPPO
 from sb3_agg.recurrent_ppo import AggRecurrentPPO
-from sb3_agg.unequal import make_unequal_vec_env
+from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
+from sb3_agg.vec_envs.unequal import make_unequal_vec_env
 
 __all__ = [
     "AgentLog",

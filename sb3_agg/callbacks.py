@@ -2,7 +2,7 @@
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_agg.aggregation import AggregationMixin
+from sb3_agg.mixin import AggregationMixin
 
 
 class AgentLog(BaseCallback):

@@ -13,10 +13,10 @@ import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from rl_agg import Ledger
-from rl_agg.parameter_server import ParameterServer
+from rl_agg.exchange import ParameterServer
 from sb3_agg.fused_optimizer import fused_as
+from sb3_agg.hooks.patching import replaced
 from sb3_agg.plain import plain_setting, plain_state, restored_state, unpickled
-from sb3_agg.replaced import replaced
 
 SETTINGS = ("aggregation", "aggregation_kwargs", "communication_kwargs", "attack")
 """Settings that may be, or hold, objects."""
@@ -38,7 +38,7 @@ SERVER = "server"
 
 
 class FilesMixin:
-    """The part of :class:`~sb3_agg.aggregation.AggregationMixin` that concerns files.
+    """The part of :class:`~sb3_agg.mixin.AggregationMixin` that concerns files.
 
     Stock algorithms open a file where this package is not installed: it holds plain numbers, texts and ``state_dict``s, and
     objects among the settings as text that only :meth:`_open_settings` looks into.

@@ -2,8 +2,8 @@
 
 from sb3_contrib import MaskablePPO
 
-from sb3_agg.aggregation import AggregationMixin
+from sb3_agg.mixin import AggregationMixin
 
 
 class AggMaskablePPO(AggregationMixin, MaskablePPO):
-    """PPO with invalid-action masks and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`."""
+    """PPO with invalid-action masks and weighed gradients; see :class:`~sb3_agg.mixin.AggregationMixin`."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rl_agg.networks import hidden_layers
+from rl_agg.network_sizes import hidden_layers
 
 
 def network(size: str) -> dict[str, Any]:
-    """Give actor and critic separate networks of one of the paper's sizes, see :data:`rl_agg.networks.HIDDEN_LAYERS`.
+    """Give actor and critic separate networks of one of the paper's sizes, see :data:`rl_agg.network_sizes.HIDDEN_LAYERS`.
 
     >>> network("small")
     {'net_arch': {'pi': [64, 64], 'vf': [64, 64]}}

@@ -14,12 +14,12 @@ from stable_baselines3.common.save_util import is_json_serializable
 from torch import Tensor
 
 import rl_agg
-from rl_agg import attacks, combining, sharing, weighting
+from rl_agg import attacks, combiners, payloads, weighting
 
 PICKLED = "cloudpickle"
 """The one key of what stands for an object."""
 
-PUBLIC = (rl_agg, combining, sharing, attacks, weighting)
+PUBLIC = (rl_agg, combiners, payloads, attacks, weighting)
 """Where our classes and functions are looked up by name: a file outlives the modules that define them."""
 
 

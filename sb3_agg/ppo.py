@@ -2,8 +2,8 @@
 
 from stable_baselines3 import PPO
 
-from sb3_agg.aggregation import AggregationMixin
+from sb3_agg.mixin import AggregationMixin
 
 
 class AggPPO(AggregationMixin, PPO):
-    """PPO whose sub-environments' gradients are weighed by a rule; see :class:`~sb3_agg.aggregation.AggregationMixin`."""
+    """PPO whose sub-environments' gradients are weighed by a rule; see :class:`~sb3_agg.mixin.AggregationMixin`."""

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sb3_contrib import RecurrentPPO
 from torch import Tensor
 
-from sb3_agg.aggregation import AggregationMixin
-from sb3_agg.minibatches import Minibatches
+from sb3_agg.mixin import AggregationMixin
+from sb3_agg.rollouts.minibatches import Minibatches
 
 
 class SequenceMinibatches(Minibatches):
@@ -47,7 +47,7 @@ class SequenceMinibatches(Minibatches):
 
 
 class AggRecurrentPPO(AggregationMixin, RecurrentPPO):
-    """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.aggregation.AggregationMixin`.
+    """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.mixin.AggregationMixin`.
 
     Schemes of local models are refused: padding gives each agent a batch of another size, and one vmap wants them equal.
     """

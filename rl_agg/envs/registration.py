@@ -8,9 +8,9 @@ MAX_EPISODE_STEPS = 100
 """Not in the report. Enough that a discount of 0.9 hides what comes after, and what Gymnasium gives its 4x4 Frozen Lake."""
 
 ENTRY_POINTS = {
-    "rl_agg/SimpleGrid-v0": "rl_agg.envs.worlds:SimpleGrid",
-    "rl_agg/WindyGrid-v0": "rl_agg.envs.worlds:WindyGrid",
-    "rl_agg/FrozenLake5x5-v0": "rl_agg.envs.worlds:FrozenLake5x5",
+    "rl_agg/SimpleGrid-v0": "rl_agg.envs.grids:SimpleGrid",
+    "rl_agg/WindyGrid-v0": "rl_agg.envs.grids:WindyGrid",
+    "rl_agg/FrozenLake5x5-v0": "rl_agg.envs.grids:FrozenLake5x5",
 }
 
 

@@ -11,12 +11,12 @@ np.True_
 2000
 """
 
-from rl_agg.evolution.agents import EvolutionAgents
-from rl_agg.evolution.ascent import OPTIMIZERS
 from rl_agg.evolution.evaluation import Outcomes, PopulationEvaluator
 from rl_agg.evolution.fitness import FITNESS
 from rl_agg.evolution.networks import ACTIVATIONS, MLP
+from rl_agg.evolution.optimizers import OPTIMIZERS
 from rl_agg.evolution.strategy import EvolutionStrategy
+from rl_agg.evolution.workers import EvolutionAgents
 
 __all__ = [
     "ACTIVATIONS",

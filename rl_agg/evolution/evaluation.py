@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import check_number
-from rl_agg.episodes.environments import Environments, most_steps
-from rl_agg.episodes.spaces import ActionDecoder, ObservationEncoder
 from rl_agg.evolution.networks import MLP
 from rl_agg.evolution.normalization import normalized
+from rl_agg.population.environments import Environments, most_steps
+from rl_agg.population.spaces import ActionDecoder, ObservationEncoder
+from rl_agg.validation import check_number
 
 STEPS_AT_ONCE = 64
 """For how many steps action noise is drawn ahead."""
@@ -42,7 +42,7 @@ class PopulationEvaluator:
     :param activation: Of the hidden layers.
     :param gamma: Discount in [0, 1].
     :param max_episode_steps: Ends episodes after so many steps; ``None``: only the environment's own limit does.
-    :param normalize_actions: See :class:`~rl_agg.episodes.spaces.ActionDecoder`.
+    :param normalize_actions: See :class:`~rl_agg.population.spaces.ActionDecoder`.
     :param action_noise_stdev: As well.
     :raises ValueError: if nothing limits an episode, or a space or value cannot be.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import unknown_choice
+from rl_agg.validation import unknown_choice
 
 Array = NDArray[np.float32]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from rl_agg.choices import check_count, check_flag, check_number, check_settings, unknown_choice
-from rl_agg.episodes.reports import AGENT_ID
-from rl_agg.evolution.ascent import OPTIMIZERS, SGD, Adam
 from rl_agg.evolution.fitness import FITNESS
-from rl_agg.gating import FitnessGate, make_fitness_gate
+from rl_agg.evolution.optimizers import OPTIMIZERS, SGD, Adam
+from rl_agg.gates import FitnessGate, make_fitness_gate
+from rl_agg.population.reports import AGENT_ID
+from rl_agg.validation import check_count, check_flag, check_number, check_settings, unknown_choice
 
 LARGEST_POPULATION = int(np.iinfo(AGENT_ID).max)
 
@@ -27,9 +27,9 @@ class EvolutionSettings:
     :param fitness: ``raw``, ``centered`` or ``ranks``, see :mod:`rl_agg.evolution.fitness`.
     :param antithetic: Agents in pairs try out the same noise with opposite signs.
     :param optimizer: ``adam``, ``sgd`` or ``momentum``.
-    :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.ascent`.
+    :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.optimizers`.
     :param l2_coeff: >= 0, pulls parameters towards 0.
-    :param communication: Who sends its return, a name from :data:`rl_agg.gating.FITNESS_GATES`.
+    :param communication: Who sends its return, a name from :data:`rl_agg.gates.FITNESS_GATES`.
     :param expected_messages: m, how many should; for any gate but ``every``.
     :param communication_kwargs: The gate's own settings.
     :raises ValueError: if one of them cannot be.

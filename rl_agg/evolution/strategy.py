@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rl_agg.choices import build
-from rl_agg.communication import Ledger
-from rl_agg.episodes.reports import AGENT_ID, Report, measures
-from rl_agg.evolution.agents import Order, decide
 from rl_agg.evolution.fitness import FITNESS
 from rl_agg.evolution.normalization import ObservationStatistics
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.evolution.workers import Order, decide
+from rl_agg.ledger import Ledger
+from rl_agg.population.reports import AGENT_ID, Report, measures
 from rl_agg.seeding import fresh_run
+from rl_agg.validation import build
 
 
 class EvolutionStrategy:

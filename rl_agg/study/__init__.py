@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rl_agg.study.engine import run_study
+    from rl_agg.study.analysis.results import Results
     from rl_agg.study.errors import StudyError
-    from rl_agg.study.loading import load_study, resolve
-    from rl_agg.study.report import write_report
-    from rl_agg.study.results import Results
-    from rl_agg.study.spec import Budget, Environment, Study, System
+    from rl_agg.study.report.writing import write_report
+    from rl_agg.study.run.engine import run_study
+    from rl_agg.study.spec.loading import load_study, resolve
+    from rl_agg.study.spec.study import Budget, Environment, Study, System
 
 __all__ = [
     "Budget",
@@ -30,12 +30,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Results": "results",
+    "Results": "analysis.results",
     "StudyError": "errors",
-    "load_study": "loading",
-    "resolve": "loading",
-    "run_study": "engine",
-    "write_report": "report",
+    "load_study": "spec.loading",
+    "resolve": "spec.loading",
+    "run_study": "run.engine",
+    "write_report": "report.writing",
 }
 
 
@@ -46,4 +46,4 @@ def __getattr__(name: str) -> Any:
     from rl_agg.study.errors import extras_named
 
     with extras_named():
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'spec')}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'spec.study')}"), name)

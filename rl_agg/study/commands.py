@@ -14,15 +14,15 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from rl_agg.study.analysis.results import Results
 from rl_agg.study.errors import StudyError
-from rl_agg.study.loading import load_study
-from rl_agg.study.merging import differing_cells, merge_studies
-from rl_agg.study.report import write_report
-from rl_agg.study.results import Results
-from rl_agg.study.store import Store
-from rl_agg.study.systems import RELATIVES, SYSTEMS
-from rl_agg.study.tables import terminal_tables
-from rl_agg.study.verdict import verdicts
+from rl_agg.study.report.tables import terminal_tables
+from rl_agg.study.report.verdict import verdicts
+from rl_agg.study.report.writing import write_report
+from rl_agg.study.run.merging import differing_cells, merge_studies
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.loading import load_study
+from rl_agg.study.spec.systems import RELATIVES, SYSTEMS
 
 
 def compare(
@@ -42,7 +42,7 @@ def compare(
     :param spec: The study, a YAML file.
     :param out: Folder for its records and report.
     """
-    from rl_agg.study.engine import run_study  # Ray takes seconds to import, which the other commands need not wait for
+    from rl_agg.study.run.engine import run_study  # Ray takes seconds to import, which the other commands need not wait for
 
     console = Console()
     sys.path.insert(0, os.getcwd())  # so that a study can name classes of the user's own modules

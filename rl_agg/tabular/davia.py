@@ -8,7 +8,7 @@ agent computes
     \hat H = \frac{1}{T} \sum_t \varphi_t \varphi_t^\top
 
 with J the mean squared error of its own episode, targets held; it sends :math:`\hat g` if :math:`\delta` is below a threshold,
-see :class:`~rl_agg.gating.GainThreshold`. The centre steps by :math:`-\eta` times the mean of what it received.
+see :class:`~rl_agg.gates.GainThreshold`. The centre steps by :math:`-\eta` times the mean of what it received.
 
 Acting greedily on V takes a model of the environment: agents must know where actions lead, which Q-learning does not ask of
 them.
@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rl_agg.choices import build
-from rl_agg.episodes.environments import ListedEnvironments
-from rl_agg.episodes.reports import AGENT_ID, Report
-from rl_agg.gating import GainThreshold
-from rl_agg.tabular.centre import TabularCentre, TabularOrder, check_tabular, run_episodes
+from rl_agg.gates import GainThreshold
+from rl_agg.population.environments import ListedEnvironments
+from rl_agg.population.reports import AGENT_ID, Report
 from rl_agg.tabular.episodes import TabularEpisodes, unpacked
+from rl_agg.tabular.server import TabularCentre, TabularOrder, check_tabular, run_episodes
+from rl_agg.validation import build
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ class Model:
 def model_of(environments: Any) -> Model:
     """Read the model that an environment has, as Gymnasium's toy texts and our grids do.
 
-    :param environments: As :func:`~rl_agg.episodes.open_environments` makes them.
+    :param environments: As :func:`~rl_agg.population.open_environments` makes them.
     :raises ValueError: if it has none: the values of actions are not known then.
     """
     table = None
@@ -84,7 +84,7 @@ class DaviaSettings:
     :param lr: eta > 0.
     :param epsilon: Share of random actions, in [0, 1].
     :param features: phi of each cell ``[C, D]``; ``None``: one of their own for each.
-    :param communication_kwargs: Settings of :class:`~rl_agg.gating.GainThreshold`.
+    :param communication_kwargs: Settings of :class:`~rl_agg.gates.GainThreshold`.
     :raises ValueError: if one of them cannot be.
     """
 

@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import check_number
-from rl_agg.episodes.environments import Environments, most_steps
-from rl_agg.episodes.spaces import check_first_action
+from rl_agg.population.environments import Environments, most_steps
+from rl_agg.population.spaces import check_first_action
+from rl_agg.validation import check_number
 
 LAST = 128
 """Added to the action of a transition that ended the episode for good."""

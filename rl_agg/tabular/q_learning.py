@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import build, check_number
-from rl_agg.episodes.reports import AGENT_ID, Report
-from rl_agg.gating import TdErrorTrigger
-from rl_agg.tabular.centre import TabularCentre, TabularOrder, check_tabular, run_episodes
+from rl_agg.gates import TdErrorTrigger
+from rl_agg.population.reports import AGENT_ID, Report
 from rl_agg.tabular.episodes import TRANSITION, TabularEpisodes, unpacked
+from rl_agg.tabular.server import TabularCentre, TabularOrder, check_tabular, run_episodes
+from rl_agg.validation import build, check_number
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class QSettings:
     :param epsilon: Share of random actions, in [0, 1].
     :param initial_value: Of every cell and action.
     :param triggered: Whether agents send only samples of large error (EBCDQL), or all of them (DQL).
-    :param communication_kwargs: Settings of :class:`~rl_agg.gating.TdErrorTrigger`.
+    :param communication_kwargs: Settings of :class:`~rl_agg.gates.TdErrorTrigger`.
     :raises ValueError: if one of them cannot be.
     """
 

@@ -21,8 +21,8 @@ from rl_agg import Ledger
 from rllib_agg.a3c.config import A3CConfig
 from rllib_agg.a3c.learner import GradientMessage
 from rllib_agg.a3c.running_signals import RunningSignals
-from rllib_agg.aggregation.algorithm import RestoringAlgorithm
 from rllib_agg.aggregation.learner import STATE
+from rllib_agg.aggregation.restoring import RestoringAlgorithm
 from rllib_agg.aggregation.timeouts import deadline_of
 
 logger = logging.getLogger(__name__)

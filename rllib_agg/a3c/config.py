@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
-from rl_agg.choices import check_count, check_number
+from rl_agg.validation import check_count, check_number
 from rllib_agg.a3c.env_runner import A3CEnvRunner
 from rllib_agg.a3c.learner import A3CTorchLearner
 from rllib_agg.aggregation._compat import UNSET, ModelDefaults

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from rllib_agg.aggregation.advantages import RAW_ADVANTAGES, RawAdvantageEstimation
 from rllib_agg.aggregation.agents import RETURN
-from rllib_agg.aggregation.finite import SKIPPED_UPDATES, FiniteSteps
+from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
 from rllib_agg.aggregation.agents import AGENT
-from rllib_agg.aggregation.exclusion import exclude_corrupt_agents
-from rllib_agg.aggregation.reduction import sum_by_agent
+from rllib_agg.aggregation.masking import exclude_corrupt_agents
+from rllib_agg.aggregation.weighted_loss import sum_by_agent
 
 RAW_ADVANTAGES = "agg_raw_advantages"
 NORM_CHOICES = ("stock", "agent", "none")

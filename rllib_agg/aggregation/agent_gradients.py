@@ -18,11 +18,11 @@ from torch import Tensor, distributed
 from rl_agg import Signals
 from rl_agg.optimizers import step_scale
 from rllib_agg.aggregation.agents import AGENT
-from rllib_agg.aggregation.exclusion import exclude_rows, loss_mask
-from rllib_agg.aggregation.finite import FiniteSteps, is_finite
-from rllib_agg.aggregation.matrix import split_gradient, sum_gradients_by_agent, trained_parameters
+from rllib_agg.aggregation.finite_step import FiniteSteps, is_finite
+from rllib_agg.aggregation.masking import exclude_rows, loss_mask
 from rllib_agg.aggregation.module_aggregation import ModuleAggregation
-from rllib_agg.aggregation.record import UpdateRecord
+from rllib_agg.aggregation.per_agent_gradients import split_gradient, sum_gradients_by_agent, trained_parameters
+from rllib_agg.aggregation.update_stats import UpdateRecord
 
 logger = logging.getLogger(__name__)
 

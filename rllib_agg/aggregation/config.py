@@ -9,16 +9,16 @@ from ray.rllib.utils import force_list
 from torch import Tensor
 
 from rl_agg import LOCAL_SCHEMES, Combiner, Weighting
-from rl_agg.aggregations import Aggregation, make_aggregation
 from rl_agg.attacks import Attack
-from rl_agg.parameter_server import ParameterServer, make_server
-from rl_agg.sharing import ActorSum, FedAvg, LocalScheme
+from rl_agg.exchange import ParameterServer, make_server
+from rl_agg.payloads import ActorSum, FedAvg, LocalScheme
+from rl_agg.scheme import Aggregation, make_aggregation
 from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
+from rllib_agg.aggregation.config_base import StrictConfig
 from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
-from rllib_agg.aggregation.strict_config import StrictConfig
-from rllib_agg.envs.unequal import UnequalEnvs
+from rllib_agg.envs.unequal_envs import UnequalEnvs
 
 
 class AggregationSettings(StrictConfig):
@@ -153,7 +153,7 @@ class AggConfigMixin(AggregationSettings):
 
         :param agents: ``"sub_env"``: every sub-environment of every env runner is an agent; ``"env_runner"``: every runner.
         :param communication: Who sends its gradient: ``"every"`` agent at every step, or those that ``"lag"`` lets speak, see
-            :class:`~rl_agg.gating.LazyGate`.
+            :class:`~rl_agg.gates.LazyGate`.
         :param communication_kwargs: Settings of ``communication``.
         :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
         :param kwargs: Those of :meth:`AggregationSettings.training` and the algorithm's own.

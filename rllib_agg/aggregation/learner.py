@@ -7,8 +7,8 @@ A rule's gradient is that of one weighted loss, so that one backward pass does:
 Where someone must see each agent's own gradient, the matrix of them goes through a parameter server; in a scheme of local
 models each learner steps with its own gradient.
 
-Source: Holen et al. (2023), section 3; the reductions are in :mod:`rllib_agg.aggregation.reduction` and
-:mod:`rllib_agg.aggregation.matrix`.
+Source: Holen et al. (2023), section 3; the reductions are in :mod:`rllib_agg.aggregation.weighted_loss` and
+:mod:`rllib_agg.aggregation.per_agent_gradients`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from rl_agg import Signals
 from rllib_agg.aggregation._compat import average_gradients, own_arrays
 from rllib_agg.aggregation.agent_gradients import AgentGradients
 from rllib_agg.aggregation.agents import AGENT, RETURN
-from rllib_agg.aggregation.exclusion import exclude_corrupt_agents, exclude_rows, loss_mask
-from rllib_agg.aggregation.finite import SKIPPED_UPDATES
-from rllib_agg.aggregation.matrix import trained_parameters
-from rllib_agg.aggregation.record import UpdateRecord, log_counts, log_weights
-from rllib_agg.aggregation.reduction import sum_by_agent, weighted_loss
+from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES
+from rllib_agg.aggregation.masking import exclude_corrupt_agents, exclude_rows, loss_mask
+from rllib_agg.aggregation.per_agent_gradients import trained_parameters
+from rllib_agg.aggregation.update_stats import UpdateRecord, log_counts, log_weights
+from rllib_agg.aggregation.weighted_loss import sum_by_agent, weighted_loss
 
 STATE = "aggregation"
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from rl_agg.sharing import FedAvg, FedProx
-from rllib_agg.aggregation.matrix import trained_parameters
+from rl_agg.payloads import FedAvg, FedProx
+from rllib_agg.aggregation.per_agent_gradients import trained_parameters
 
 
 class LocalClient:

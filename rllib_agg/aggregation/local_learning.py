@@ -11,12 +11,12 @@ from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from torch import Tensor, distributed
 
-from rl_agg.sharing import FedAvg
+from rl_agg.payloads import FedAvg
 from rllib_agg.aggregation._compat import own_arrays
-from rllib_agg.aggregation.exclusion import loss_mask
 from rllib_agg.aggregation.learner import STATE, AggLearnerMixin
 from rllib_agg.aggregation.local_client import LocalClient
-from rllib_agg.aggregation.record import UpdateRecord
+from rllib_agg.aggregation.masking import loss_mask
+from rllib_agg.aggregation.update_stats import UpdateRecord
 
 CLIENTS = "clients"
 """Where a full state of a learner group holds what each of its learners has for itself, by rank."""

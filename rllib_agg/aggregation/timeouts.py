@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from rl_agg.choices import check_number
+from rl_agg.validation import check_number
 
 
 def check_timeout(seconds: float | None) -> None:

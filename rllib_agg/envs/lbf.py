@@ -15,11 +15,11 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import check_settings
-from rllib_agg.envs.credits import check_credit
-from rllib_agg.envs.listed import ListedTeams, Outcome, Seen
-from rllib_agg.envs.packages import import_extra
-from rllib_agg.envs.team import TeamSpec
+from rl_agg.validation import check_settings
+from rllib_agg.envs.team.credits import check_credit
+from rllib_agg.envs.team.listed import ListedTeams, Outcome, Seen
+from rllib_agg.envs.team.packages import import_extra
+from rllib_agg.envs.team.team import TeamSpec
 
 
 class LbfTeam:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import check_number, check_settings, unknown_choice
-from rllib_agg.envs.credits import check_actions, check_credit
-from rllib_agg.envs.team import Bools, TeamSpec, TeamStep, TeamView
+from rl_agg.validation import check_number, check_settings, unknown_choice
+from rllib_agg.envs.team.credits import check_actions, check_credit
+from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
 
 Payoffs = NDArray[np.float32]
 

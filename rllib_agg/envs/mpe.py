@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from rl_agg.choices import check_settings, unknown_choice
-from rllib_agg.envs.credits import check_credit
-from rllib_agg.envs.custom import CustomSettings, as_team
-from rllib_agg.envs.listed import ListedTeams, OneTeam
-from rllib_agg.envs.packages import import_extra
+from rl_agg.validation import check_settings, unknown_choice
+from rllib_agg.envs.team.credits import check_credit
+from rllib_agg.envs.team.custom import CustomSettings, as_team
+from rllib_agg.envs.team.listed import ListedTeams, OneTeam
+from rllib_agg.envs.team.packages import import_extra
 
 
 def make_mpe(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> ListedTeams:
     """Make E copies of a world, as ``simple_spread_v3``.
 
-    :param settings: Arguments of its ``parallel_env`` and those of :class:`~rllib_agg.envs.custom.CustomSettings`.
+    :param settings: Arguments of its ``parallel_env`` and those of :class:`~rllib_agg.envs.team.custom.CustomSettings`.
     """
     mpe2 = import_extra("mpe2", "mpe")
     tasks = [module.name for module in pkgutil.iter_modules(mpe2.__path__) if "_v" in module.name]

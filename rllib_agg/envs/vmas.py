@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rl_agg.choices import check_count, unknown_choice
-from rllib_agg.envs.by_agent import TEAM_REWARDS
-from rllib_agg.envs.credits import check_actions, check_credit
-from rllib_agg.envs.packages import import_extra
-from rllib_agg.envs.team import Bools, TeamSpec, TeamStep, TeamView
+from rl_agg.validation import check_count, unknown_choice
+from rllib_agg.envs.team.by_agent import TEAM_REWARDS
+from rllib_agg.envs.team.credits import check_actions, check_credit
+from rllib_agg.envs.team.packages import import_extra
+from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
 
 
 class VmasTeams:

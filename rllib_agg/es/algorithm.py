@@ -10,8 +10,8 @@ import numpy as np
 from rl_agg.evolution import EvolutionStrategy
 from rl_agg.evolution.normalization import LARGEST
 from rl_agg.seeding import fresh_run, stream
-from rllib_agg.episodic.algorithm import EpisodicAlgorithm
 from rllib_agg.es.config import ESConfig
+from rllib_agg.server_loop.population import EpisodicAlgorithm
 
 
 class ES(EpisodicAlgorithm):

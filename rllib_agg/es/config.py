@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rl_agg.choices import check_count, check_flag, unknown_choice
 from rl_agg.evolution import EvolutionAgents, PopulationEvaluator
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.validation import check_count, check_flag, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
-from rllib_agg.episodic.config import EpisodicConfig
+from rllib_agg.server_loop.config import EpisodicConfig
 
 REPORTED: dict[str, dict[str, Any]] = {
     "cartpole": {
@@ -84,11 +84,11 @@ class ESConfig(EpisodicConfig):
         :param fitness: What a return counts: ``raw``, ``centered`` (less the mean) or ``ranks``.
         :param antithetic: Agents in pairs try out the same noise with opposite signs.
         :param optimizer: ``adam``, ``sgd`` or ``momentum``.
-        :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.ascent`.
+        :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.optimizers`.
         :param l2_coeff: Pulls parameters towards 0.
         :param communication: Who sends its return: ``every``, ``espc``, ``random`` or ``deviation``.
         :param expected_messages: m, how many should; for any but ``every``.
-        :param communication_kwargs: The gate's own settings, see :mod:`rl_agg.gating`.
+        :param communication_kwargs: The gate's own settings, see :mod:`rl_agg.gates`.
         :param normalize_observations: By mean and standard deviation, which those who speak send along.
         :param kwargs: Those of :meth:`EpisodicConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
         """

@@ -14,7 +14,7 @@ from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorica
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
-from rl_agg.episodes import ActionDecoder, ObservationEncoder
+from rl_agg.population import ActionDecoder, ObservationEncoder
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "linear": nn.Identity}
 LEAST_LOG_STDEV = -20.0

@@ -22,11 +22,11 @@ from ray.rllib.utils.metrics import (
 
 from rl_agg.seeding import fresh_run, stream
 from rllib_agg.aggregation._compat import OwnReplay
-from rllib_agg.episodic.central import CentralAlgorithm
-from rllib_agg.qmix.centre import TeamCentre
 from rllib_agg.qmix.config import QMIXConfig
 from rllib_agg.qmix.metrics import log_played, smoothing
-from rllib_agg.qmix.play import TeamPlayers, TeamReport, merge
+from rllib_agg.qmix.rollout import TeamPlayers, TeamReport, merge
+from rllib_agg.qmix.server import TeamCentre
+from rllib_agg.server_loop.loop import CentralAlgorithm
 
 
 class QMIX(OwnReplay, CentralAlgorithm):

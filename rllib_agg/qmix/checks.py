@@ -8,10 +8,10 @@ from typing import Any
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils import force_list
 
-from rl_agg.choices import check_count, check_flag, check_number, unknown_choice
-from rl_agg.sharing import MOMENTS, PERIODIC_SHARINGS
-from rllib_agg.envs.credits import CREDITS
-from rllib_agg.envs.team import TeamSpec
+from rl_agg.payloads import MOMENTS, PERIODIC_SHARINGS
+from rl_agg.validation import check_count, check_flag, check_number, unknown_choice
+from rllib_agg.envs.team.credits import CREDITS
+from rllib_agg.envs.team.team import TeamSpec
 from rllib_agg.qmix.networks import LAYERS
 
 MIXERS = ("qmix", "vdn")

@@ -8,20 +8,20 @@ from typing import Any, ClassVar, Self
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rl_agg.choices import build, unknown_choice
-from rl_agg.sharing import PERIODIC_SHARINGS, PeriodicSharing
+from rl_agg.payloads import PERIODIC_SHARINGS, PeriodicSharing
+from rl_agg.validation import build, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
-from rllib_agg.envs.registry import make_team_env
-from rllib_agg.envs.team import TeamEnv, TeamSpec
-from rllib_agg.episodic.config import CentralConfig
+from rllib_agg.envs.team.registry import make_team_env
+from rllib_agg.envs.team.team import TeamEnv, TeamSpec
 from rllib_agg.qmix.checks import check_config, check_shape
 from rllib_agg.qmix.env_runner import TeamEnvRunner
 from rllib_agg.qmix.episodes import precision
 from rllib_agg.qmix.learner import QMIXLearner
 from rllib_agg.qmix.networks import AgentNetworks
 from rllib_agg.qmix.paper import MODEL, TABLE_1, UPDATES_OF_TARGETS
-from rllib_agg.qmix.play import TeamPlayers
 from rllib_agg.qmix.replay import ReplaySettings
+from rllib_agg.qmix.rollout import TeamPlayers
+from rllib_agg.server_loop.config import CentralConfig
 
 BY_REWARD = ("rs_pps", "pp_pps")
 """Where it matters what each agent earned."""
@@ -131,7 +131,7 @@ class QMIXConfig(CentralConfig):
         :param agent_ids: Tell networks which agent they act for; ``None``: only one that is shared.
         :param num_torch_threads: For acting and learning.
         :param parameter_sharing: ``none``, ``full`` (one network for all agents), ``a_pps``, ``rs_pps`` or ``pp_pps``, see
-            :mod:`rl_agg.sharing`.
+            :mod:`rl_agg.payloads`.
         :param sharing_interval: Gradient steps between two merges.
         :param shared_layers: What ``pp_pps`` merges, of ``feature``, ``rnn`` and ``head``: by the paper the head, by its
             code the other two.

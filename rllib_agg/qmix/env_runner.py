@@ -8,12 +8,12 @@ from typing import Any
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from rl_agg.seeding import fresh_run, stream
-from rllib_agg.envs.team import TeamSpec
-from rllib_agg.episodic.env_runner import EpisodicEnvRunner
-from rllib_agg.episodic.metrics import log_sampled
+from rllib_agg.envs.team.team import TeamSpec
 from rllib_agg.qmix.metrics import log_played, smoothing
 from rllib_agg.qmix.module import spaces_of
-from rllib_agg.qmix.play import TeamPlayers
+from rllib_agg.qmix.rollout import TeamPlayers
+from rllib_agg.server_loop.env_runner import EpisodicEnvRunner
+from rllib_agg.server_loop.metrics import log_sampled
 
 MOST_FRUITLESS = 3
 """Groups without a single sound episode before an evaluation is given up."""

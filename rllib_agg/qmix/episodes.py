@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.choices import unknown_choice
-from rllib_agg.envs.team import Bools, TeamSpec
+from rl_agg.validation import unknown_choice
+from rllib_agg.envs.team.team import Bools, TeamSpec
 
 PRECISIONS: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
 """What observations and states are kept in."""

@@ -11,13 +11,13 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
-from rl_agg.sharing import PeriodicSharing
-from rllib_agg.aggregation.finite import FiniteSteps
-from rllib_agg.episodic.learner import CentralLearner
+from rl_agg.payloads import PeriodicSharing
+from rllib_agg.aggregation.finite_step import FiniteSteps
 from rllib_agg.qmix.episodes import TeamEpisodes
 from rllib_agg.qmix.mixer import mix
 from rllib_agg.qmix.module import QMIXModule
 from rllib_agg.qmix.targets import td_lambda_targets, valid_steps
+from rllib_agg.server_loop.learner import CentralLearner
 
 ILLEGAL = -1e9
 """A value no legal action has; finite, so that steps after an episode's end stay numbers."""

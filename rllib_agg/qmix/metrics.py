@@ -14,7 +14,7 @@ from ray.rllib.utils.metrics import (
     EPISODE_RETURN_MIN,
 )
 
-from rllib_agg.qmix.play import Played
+from rllib_agg.qmix.rollout import Played
 
 WIN_RATE = "win_rate"
 AGENT_CREDIT_MEAN = "agent_credit_mean"

@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
-from rllib_agg.envs.team import TeamSpec
+from rllib_agg.envs.team.team import TeamSpec
 from rllib_agg.qmix.mixer import make_mixer, seed_mixer
 from rllib_agg.qmix.networks import AgentNetworks
 

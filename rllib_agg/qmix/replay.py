@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_agg.choices import check_count, check_number
-from rllib_agg.envs.team import TeamSpec
+from rl_agg.validation import check_count, check_number
+from rllib_agg.envs.team.team import TeamSpec
 from rllib_agg.qmix.episodes import TeamEpisodes, precision
 
 logger = logging.getLogger(__name__)

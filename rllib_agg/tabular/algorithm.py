@@ -6,7 +6,7 @@ from typing import Any
 
 from rl_agg.seeding import fresh_run
 from rl_agg.tabular import DaviaLearner, QLearner
-from rllib_agg.episodic.algorithm import EpisodicAlgorithm
+from rllib_agg.server_loop.population import EpisodicAlgorithm
 from rllib_agg.tabular.config import DAVIAConfig, DQLConfig, EBCDQLConfig
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rl_agg.tabular import DaviaAgents, DaviaSettings, QAgents, QSettings, TabularEpisodes
 from rllib_agg.aggregation._compat import UNSET
-from rllib_agg.episodic.config import EpisodicConfig
+from rllib_agg.server_loop.config import EpisodicConfig
 
 
 class TabularConfig(EpisodicConfig):
@@ -104,7 +104,7 @@ class DQLConfig(TabularConfig):
 class EBCDQLConfig(DQLConfig):
     """Defines event-based communication in distributed Q-learning: agents send samples of large error.
 
-    ``communication_kwargs`` are ``rho``, ``beta`` and ``epsilon``, see :class:`~rl_agg.gating.TdErrorTrigger`.
+    ``communication_kwargs`` are ``rho``, ``beta`` and ``epsilon``, see :class:`~rl_agg.gates.TdErrorTrigger`.
     """
 
     triggered = True
@@ -118,7 +118,7 @@ class EBCDQLConfig(DQLConfig):
 class DAVIAConfig(TabularConfig):
     """Defines distributed approximate value iteration: agents send gradients of large gain. The environment must have a model.
 
-    ``communication_kwargs`` are ``lambda_``, ``rho`` and ``num_updates``, see :class:`~rl_agg.gating.GainThreshold`.
+    ``communication_kwargs`` are ``lambda_``, ``rho`` and ``num_updates``, see :class:`~rl_agg.gates.GainThreshold`.
     """
 
     def __init__(self, algo_class: type | None = None) -> None:

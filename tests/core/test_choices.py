@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rl_agg import COMBINERS, LOCAL_SCHEMES, RULES, Signals, Weighting
-from rl_agg.aggregations import make_aggregation
-from rl_agg.choices import build, check_settings, unknown_choice
-from rl_agg.combining import Median
-from rl_agg.sharing import FedAvg
+from rl_agg.combiners import Median
+from rl_agg.payloads import FedAvg
+from rl_agg.scheme import make_aggregation
+from rl_agg.validation import build, check_settings, unknown_choice
 
 
 def test_the_nearest_name_is_offered() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rl_agg import COMBINERS, Combiner, combine
-from rl_agg.combining import GeometricMedian, Krum, Median, MixTailor, TorchJD, TrimmedMean, make_combiner
+from rl_agg.combiners import GeometricMedian, Krum, Median, MixTailor, TorchJD, TrimmedMean, make_combiner
 from tests.core.gradients import NAMES, anything, matrices, normal, numbers
 
 

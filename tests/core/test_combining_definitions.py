@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from rl_agg import combine
-from rl_agg.combining import MixTailor
+from rl_agg.combiners import MixTailor
 from tests.core.gradients import normal
 
 

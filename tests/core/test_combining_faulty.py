@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rl_agg import combine
-from rl_agg.combining import make_combiner
+from rl_agg.combiners import make_combiner
 from tests.core.gradients import NAMES, anything, normal
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rl_agg import combine
-from rl_agg.combining import make_combiner
+from rl_agg.combiners import make_combiner
 from tests.core.gradients import normal
 
 torchjd = pytest.mark.skipif(find_spec("torchjd") is None, reason="TorchJD is not installed: pip install 'rl-agg[torchjd]'")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_agg import Ledger
-from rl_agg.communication import KINDS, SIZES
+from rl_agg.ledger import KINDS, SIZES
 
 
 def test_numbers_by_hand() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rl_agg.evolution import OPTIMIZERS, EvolutionStrategy
-from rl_agg.gating import (
+from rl_agg.gates import (
     FITNESS_GATES,
     DeviationGate,
     EspcGate,
@@ -21,7 +21,7 @@ from rl_agg.gating import (
     chance_to_speak,
     make_fitness_gate,
 )
-from rl_agg.gating.base import Drawn
+from rl_agg.gates.score_gate import Drawn
 
 
 def drawn(fitness: list[float], norms: float = 1.0, chances: float = 0.5) -> Drawn:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_agg.gating import GATES, LazyGate, make_gate
+from rl_agg.gates import GATES, LazyGate, make_gate
 from tests.core.gradients import normal
 
 AGENTS, PARAMETERS = 4, 6

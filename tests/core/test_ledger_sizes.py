@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rl_agg.communication import Ledger
+from rl_agg.ledger import Ledger
 
 
 def test_ids_and_transitions() -> None:

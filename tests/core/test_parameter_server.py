@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from rl_agg import COMBINERS, RULES, Combiner, Signals, Weighting, weights
-from rl_agg.aggregations import make_aggregation
 from rl_agg.attacks import Attack
-from rl_agg.combining import make_combiner
-from rl_agg.gating import LazyGate
-from rl_agg.parameter_server import ParameterServer
+from rl_agg.combiners import make_combiner
+from rl_agg.exchange import ParameterServer
+from rl_agg.gates import LazyGate
+from rl_agg.scheme import make_aggregation
 from tests.core.gradients import normal
 
 AGENTS, PARAMETERS = 6, 20

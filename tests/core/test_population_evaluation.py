@@ -8,7 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rl_agg.episodes import (
+from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, PopulationEvaluator
+from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.population import (
     ActionDecoder,
     ListedEnvironments,
     ObservationEncoder,
@@ -19,8 +21,6 @@ from rl_agg.episodes import (
     open_environments,
     time_limit,
 )
-from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, PopulationEvaluator
-from rl_agg.evolution.settings import EvolutionSettings
 from rl_agg.seeding import stream
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rl_agg import LOCAL_SCHEMES
-from rl_agg.sharing import ActorMean, ActorSum, FedAvg, FedProx, make_scheme, merge
+from rl_agg.payloads import ActorMean, ActorSum, FedAvg, FedProx, make_scheme, merge
 
 numbers = st.floats(-100, 100, allow_nan=False)
 

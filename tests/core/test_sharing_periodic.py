@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from rl_agg.sharing import PERIODIC_SHARINGS, PeriodicSharing, a_pps, pp_pps, reward_shares, rs_pps
+from rl_agg.payloads import PERIODIC_SHARINGS, PeriodicSharing, a_pps, pp_pps, reward_shares, rs_pps
 
 rewards_of = st.integers(1, 6).flatmap(lambda n: arrays(np.float64, n, elements=st.floats(-1e6, 1e6)))
 

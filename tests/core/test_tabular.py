@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import rl_agg.envs  # noqa: F401  registers the grids
-from rl_agg.episodes import ListedEnvironments, Report, merge, open_environments
-from rl_agg.gating import TdErrorTrigger
+from rl_agg.gates import TdErrorTrigger
+from rl_agg.population import ListedEnvironments, Report, merge, open_environments
 from rl_agg.tabular import (
     TRANSITION,
     DaviaAgents,

@@ -13,7 +13,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from rl_agg.envs.unequal import Disturbance, DisturbedReward, DisturbedSensors, make_unequal_env
+from rl_agg.envs.disturbances import Disturbance, DisturbedReward, DisturbedSensors, make_unequal_env
 
 Trace = list[tuple[np.ndarray, float, bool]]
 

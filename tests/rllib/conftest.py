@@ -12,7 +12,7 @@ import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_agg import AggPPOConfig
-from rllib_agg.envs.registry import BACKENDS
+from rllib_agg.envs.team.registry import BACKENDS
 from tests.rllib.team_worlds import make_corridor
 
 torch.set_num_threads(1)

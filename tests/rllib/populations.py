@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rl_agg.episodes import open_environments
 from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, PopulationEvaluator
+from rl_agg.population import open_environments
 from rl_agg.seeding import stream
 from rllib_agg import ESConfig
 

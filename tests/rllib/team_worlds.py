@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_agg.envs.credits import check_credit
-from rllib_agg.envs.team import Bools, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.credits import check_credit
+from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
 
 
 class Corridor:

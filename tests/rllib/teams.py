@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_agg.envs.registry import make_team_env
-from rllib_agg.envs.team import TeamEnv, TeamStep, TeamView
+from rllib_agg.envs.team.registry import make_team_env
+from rllib_agg.envs.team.team import TeamEnv, TeamStep, TeamView
 
 Policy = Callable[[TeamView], NDArray[np.int64]]
 

@@ -15,7 +15,7 @@ from ray import cloudpickle
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
-from rl_agg.sharing import FedAvg
+from rl_agg.payloads import FedAvg
 from rllib_agg import AggPPO, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AgentTrainingData, AggLearnerGroup

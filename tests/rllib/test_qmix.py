@@ -18,9 +18,9 @@ from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
 
 from rllib_agg import QMIX
-from rllib_agg.envs import registry
-from rllib_agg.envs.registry import BACKENDS, register_team_env
-from rllib_agg.envs.team import TeamView
+from rllib_agg.envs.team import registry
+from rllib_agg.envs.team.registry import BACKENDS, register_team_env
+from rllib_agg.envs.team.team import TeamView
 from tests.rllib import team_worlds
 from tests.rllib.qmix_runs import MODULE, agg, assert_equal, built, parameters, tiny
 from tests.rllib.team_worlds import make_corridor

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_agg.envs.team import TeamSpec
+from rllib_agg.envs.team.team import TeamSpec
 from rllib_agg.qmix.episodes import TeamEpisodes, action_dtype, pack, unpack
 from rllib_agg.qmix.networks import AgentNetworks
-from rllib_agg.qmix.play import Played, TeamOrder, TeamPlayers, TeamReport, choose, merge
 from rllib_agg.qmix.replay import EpisodeReplay, ReplaySettings
+from rllib_agg.qmix.rollout import Played, TeamOrder, TeamPlayers, TeamReport, choose, merge
 from tests.rllib.team_worlds import Corridor
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_agg.sharing import pp_pps, rs_pps
+from rl_agg.payloads import pp_pps, rs_pps
 from rllib_agg import QMIX, QMIXConfig
 
 pytestmark = pytest.mark.usefixtures("ray_session", "corridor")

@@ -14,7 +14,7 @@ from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rl_agg.episodes import open_environments
+from rl_agg.population import open_environments
 from rl_agg.tabular import DaviaAgents, DaviaLearner, QAgents, QLearner, TabularEpisodes
 from rllib_agg import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
 

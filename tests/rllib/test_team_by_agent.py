@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rllib_agg.envs.registry import make_team_env
+from rllib_agg.envs.team.registry import make_team_env
 from tests.rllib.named_worlds import Corridor, Lights
 from tests.rllib.teams import begin
 

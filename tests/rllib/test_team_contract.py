@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rllib_agg.envs.registry import make_team_env
-from rllib_agg.envs.team import TeamEnv
+from rllib_agg.envs.team.registry import make_team_env
+from rllib_agg.envs.team.team import TeamEnv
 from tests.rllib.teams import COPIES, battles, begin, episode, play, random_policy
 
 LBF = "lbf/Foraging-8x8-2p-2f-coop-v3"

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rllib_agg.envs.registry import make_team_env
+from rllib_agg.envs.team.registry import make_team_env
 from tests.rllib.teams import begin
 
 TABLES = {

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ray.tune import register_env
 
-from rllib_agg.envs import registry
 from rllib_agg.envs.matrix import MatrixTeams, climbing
-from rllib_agg.envs.registry import make_team_env, register_team_env
+from rllib_agg.envs.team import registry
+from rllib_agg.envs.team.registry import make_team_env, register_team_env
 from tests.rllib.named_worlds import Corridor
 
 

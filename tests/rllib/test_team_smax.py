@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rllib_agg.envs.registry import make_team_env
-from rllib_agg.envs.smax_maps import TIME_LIMITS
-from rllib_agg.envs.team import TeamView
+from rllib_agg.envs.smax.maps import TIME_LIMITS
+from rllib_agg.envs.team.registry import make_team_env
+from rllib_agg.envs.team.team import TeamView
 from tests.rllib.teams import COPIES, battles, begin, episode, play, random_policy
 
 pytestmark = pytest.mark.skipif(find_spec("jaxmarl") is None, reason="JaxMARL is not installed: pip install 'rl-agg[marl]'")
@@ -163,7 +163,7 @@ def test_the_world_is_that_of_smax() -> None:
 
 def test_time_limits_are_those_of_smac() -> None:
     """By name, from SMAC's and SMACv2's table of maps; SMAX itself stops all after 100."""
-    from rllib_agg.envs.smax_compiled import make_world
+    from rllib_agg.envs.smax.compiled import make_world
 
     smac = {"3m": 60, "2s3z": 120, "10m_vs_11m": 150, "6z_vs_24zl": 400, "3s_vs_5z": 250, "smacv2_5_units": 200}
     assert {task: make_world(task).env.max_steps for task in smac} == smac

@@ -12,10 +12,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rl_agg.study.cells import runner_for
-from rl_agg.study.loading import load_study
-from rllib_agg.envs.registry import make_team_env
-from rllib_agg.envs.starcraft_install import StarCraftError
+from rl_agg.study.run.cells import runner_for
+from rl_agg.study.spec.loading import load_study
+from rllib_agg.envs.starcraft.install import StarCraftError
+from rllib_agg.envs.team.registry import make_team_env
 from tests.rllib import starcraft_stand_in
 from tests.rllib.starcraft_stand_in import MAPS, StarCraft2Env
 from tests.rllib.teams import begin, play, random_policy

@@ -14,10 +14,10 @@ from PIL import Image
 
 from rl_agg.seeding import LARGEST_EPISODE_SEED
 from rllib_agg import QMIXConfig
-from rllib_agg.envs.registry import make_team_env
-from rllib_agg.envs.team import TeamSpec
-from rllib_agg.envs.watching import Policy, find_policy, random_policy, watch_episode
-from rllib_agg.qmix.play import TeamPlayers
+from rllib_agg.envs.team.recording import Policy, find_policy, random_policy, watch_episode
+from rllib_agg.envs.team.registry import make_team_env
+from rllib_agg.envs.team.team import TeamSpec
+from rllib_agg.qmix.rollout import TeamPlayers
 from tests.rllib.teams import battles
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "watch_episode.py"
@@ -108,7 +108,7 @@ def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_policies_by_name() -> None:
     assert find_policy("random") is random_policy
-    assert find_policy("rllib_agg.envs.watching:random_policy") is random_policy
+    assert find_policy("rllib_agg.envs.team.recording:random_policy") is random_policy
     with pytest.raises(ValueError, match="a folder that QMIX was saved to or MODULE:FUNCTION, got 'best'"):
         find_policy("best")
 

@@ -13,10 +13,10 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-from rl_agg.envs.unequal import as_disturbances
+from rl_agg.envs.disturbances import as_disturbances
 from rllib_agg import A3CConfig, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
-from rllib_agg.envs.unequal import UnequalEnvs, register_unequal_env
+from rllib_agg.envs.unequal_envs import UnequalEnvs, register_unequal_env
 from tests.rllib.conftest import TINY, tiny_ppo
 
 SCALED = [{"agents": [agent], "reward_scale": 10.0**agent} for agent in range(1, 6)]

@@ -18,7 +18,7 @@ from torch import Tensor
 from rl_agg import Signals, combine, weights
 from rllib_agg import AggAPPOConfig, AggIMPALAConfig
 from rllib_agg.aggregation.agents import AGENT, agent_of
-from rllib_agg.aggregation.record import UpdateRecord
+from rllib_agg.aggregation.update_stats import UpdateRecord
 from tests.rllib.conftest import TINY
 
 MODULE = "default_policy"

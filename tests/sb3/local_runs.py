@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO
-from sb3_agg.minibatches import Minibatches
+from sb3_agg.rollouts.minibatches import Minibatches
 
 AGENTS, STEPS = 3, 32
 SCHEMES = ["fedavg", "fedprox", "actor_sum", "actor_mean"]

@@ -10,7 +10,7 @@ import pytest
 
 from rl_agg import COMBINERS
 from rl_agg.attacks import ATTACKS
-from rl_agg.envs.unequal import Disturbance
+from rl_agg.envs.disturbances import Disturbance
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ["combiners.md", "communication.md", "unequal.md"]

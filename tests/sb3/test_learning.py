@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl_agg.study.cells import Update
-from rl_agg.study.loading import load_study
-from rl_agg.study.sb3 import Sb3Runner
-from rl_agg.study.spec import Budget, Cell
+from rl_agg.study.run.cells import Update
+from rl_agg.study.spec.loading import load_study
+from rl_agg.study.spec.study import Budget, Cell
+from sb3_agg.study import Sb3Runner
 
 pytestmark = pytest.mark.slow
 

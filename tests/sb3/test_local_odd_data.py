@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from worlds import cartpoles, walks
 
 from sb3_agg import AggPPO, AggRecurrentPPO
-from sb3_agg.minibatches import Minibatches
+from sb3_agg.rollouts.minibatches import Minibatches
 
 # Odd data -------------------------------------------------------------------------------------------------------------------
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from worlds import cartpoles
 
 from rl_agg import combine
-from rl_agg.combining import make_combiner
+from rl_agg.combiners import make_combiner
 from sb3_agg import AggA2C, AggPPO
-from sb3_agg.agent_gradients import LoopedWay, StackedWay
-from sb3_agg.linear_gradients import LinearWay
+from sb3_agg.per_agent_gradients.base import LoopedWay, StackedWay
+from sb3_agg.per_agent_gradients.linear import LinearWay
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -218,7 +218,7 @@ def test_rules_that_nobody_looks_into_never_store_the_matrix(monkeypatch: pytest
     def refuse(*_: Any) -> None:
         raise AssertionError("a matrix of gradients")
 
-    monkeypatch.setattr("sb3_agg.aggregation.MatrixUpdate", refuse)
+    monkeypatch.setattr("sb3_agg.mixin.MatrixUpdate", refuse)
     for rule in ("mean", "sum", "samples", "r_weighted", "l_weighted", lambda signals: torch.ones(signals.num_agents)):
         model = build("discrete", aggregation=rule, n_epochs=1)
         model.learn(STEPS * AGENTS)

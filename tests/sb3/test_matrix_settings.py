@@ -10,7 +10,7 @@ import pytest
 from matrix_runs import AGENTS, STEPS, build
 
 from rl_agg.attacks import Attack
-from rl_agg.combining import Median
+from rl_agg.combiners import Median
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 from worlds import Walk, cartpoles, walks
 
-from rl_agg.combining import make_combiner
+from rl_agg.combiners import make_combiner
 from sb3_agg import AggPPO
 
 AGENTS = 8

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sb3_agg.stacked_optimizer import ELEMENTWISE, StackedOptimizer
+from sb3_agg.local_models.stacked_optimizer import ELEMENTWISE, StackedOptimizer
 
 AGENTS, PARAMETERS = 3, 37
 SETTINGS: dict[str, dict[str, Any]] = {"SGD": {"momentum": 0.9}, "RMSprop": {"momentum": 0.5, "centered": True}}

@@ -13,7 +13,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_agg.stacked_policy import StackedPolicy
+from sb3_agg.local_models.stacked_policy import StackedPolicy
 
 AGENTS, SAMPLES = 3, 5
 DICT = spaces.Dict({"here": spaces.Box(-1, 1, (3,)), "there": spaces.Box(-1, 1, (2,))})

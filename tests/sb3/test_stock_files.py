@@ -22,8 +22,8 @@ from worlds import cartpoles
 
 from rl_agg import Combiner, Signals
 from rl_agg.attacks import Attack
-from rl_agg.combining import Krum, MixTailor
-from rl_agg.sharing import FedAvg
+from rl_agg.combiners import Krum, MixTailor
+from rl_agg.payloads import FedAvg
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO
 
 AGENTS, STEPS = 5, 16

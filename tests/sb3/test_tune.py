@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rl_agg import COMBINERS, RULES
-from rl_agg.sharing import LOCAL_SCHEMES
+from rl_agg.payloads import LOCAL_SCHEMES
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rl-agg[study]'")
 from ray import tune  # noqa: E402

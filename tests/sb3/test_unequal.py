@@ -12,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
-from rl_agg.envs.unequal import Disturbance, DisturbedReward, DisturbedSensors, make_unequal_env
+from rl_agg.envs.disturbances import Disturbance, DisturbedReward, DisturbedSensors, make_unequal_env
 from sb3_agg import AggPPO, make_unequal_vec_env
 
 DISTURBANCES = [

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from rl_agg.study.cells import Update
-from rl_agg.study.engine import ray_session
-from rl_agg.study.loading import resolve
-from rl_agg.study.report import write_report
-from rl_agg.study.results import Results, results_of
-from rl_agg.study.spec import Budget, Environment, Study, System
-from rl_agg.study.store import Store
+from rl_agg.study.analysis.results import Results, results_of
+from rl_agg.study.report.writing import write_report
+from rl_agg.study.run.cells import Update
+from rl_agg.study.run.engine import ray_session
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.loading import resolve
+from rl_agg.study.spec.study import Budget, Environment, Study, System
 
 torch.set_num_threads(1)
 

@@ -2,7 +2,7 @@
 
 import math
 
-from rl_agg.study.cells import Update
+from rl_agg.study.run.cells import Update
 
 NAN = math.nan
 RAMP = [[NAN, 4.0, 8.0, 12.0], [2.0, 2.0, 6.0, 20.0]]  # means 8 and 7.5; ends (half) 10 and 13

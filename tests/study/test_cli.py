@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from rl_agg.combining import COMBINERS
-from rl_agg.sharing import LOCAL_SCHEMES
+from rl_agg.combiners import COMBINERS
+from rl_agg.payloads import LOCAL_SCHEMES
 from rl_agg.study import cli, commands
-from rl_agg.study.cells import import_system
-from rl_agg.study.spec import System
-from rl_agg.study.store import Store
-from rl_agg.study.systems import RELATIVES, SYSTEMS
+from rl_agg.study.run.cells import import_system
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.study import System
+from rl_agg.study.spec.systems import RELATIVES, SYSTEMS
 from rl_agg.weighting import RULES
 
 SPEC = """
@@ -92,7 +92,7 @@ def test_an_interrupted_study_says_how_to_go_on(spec, tmp_path, capsys, monkeypa
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rl_agg.study.engine.run_study", interrupt)
+    monkeypatch.setattr("rl_agg.study.run.engine.run_study", interrupt)
     assert cli.main(["compare", str(spec), "--out", str(tmp_path / "out")]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from rl_agg.study.cli import main
-from rl_agg.study.engine import run_study
-from rl_agg.study.spec import Environment, Study, System
-from rl_agg.study.store import Store
+from rl_agg.study.run.engine import run_study
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.study import Environment, Study, System
 
 CLUSTER = """
 import sys

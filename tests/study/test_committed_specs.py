@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rl_agg.study.cells import runner_for
-from rl_agg.study.loading import load_study
+from rl_agg.study.run.cells import runner_for
+from rl_agg.study.spec.loading import load_study
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted([*(ROOT / "examples" / "studies").glob("*.yaml"), *(ROOT / "benchmarks" / "replication").glob("*.yaml")])

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from rl_agg.study import engine
-from rl_agg.study.engine import run_study
 from rl_agg.study.errors import StudyError
-from rl_agg.study.spec import Budget, System
-from rl_agg.study.store import Store
+from rl_agg.study.run import engine
+from rl_agg.study.run.engine import run_study
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.study import Budget, System
 
 pytestmark = pytest.mark.usefixtures("ray_running")
 
@@ -227,8 +227,8 @@ def test_a_full_disk_fails_the_cell_and_leaves_no_half_record(tmp_path, tiny):
         pass
     code = (
         "import resource, signal, sys; from pathlib import Path; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from rl_agg.study.engine import run_cell; import rl_agg.study.engine as engine;"
-        "from rl_agg.study.loading import load_study; from rl_agg.study.store import Store;"
+        "from rl_agg.study.run.engine import run_cell; import rl_agg.study.run.engine as engine;"
+        "from rl_agg.study.spec.loading import load_study; from rl_agg.study.run.store import Store;"
         "told = []; engine.tune.report = told.append;"
         "study, store = load_study(Path(sys.argv[1])), Store(Path(sys.argv[2]));"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl_agg.study.cells import runner_for
-from rl_agg.study.engine import run_study
-from rl_agg.study.episodic import EpisodicRunner
 from rl_agg.study.errors import StudyError
-from rl_agg.study.loading import load_study, resolve
-from rl_agg.study.spec import Budget, Environment, Study, System
-from rl_agg.study.store import Store
+from rl_agg.study.run.cells import runner_for
+from rl_agg.study.run.engine import run_study
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.loading import load_study, resolve
+from rl_agg.study.spec.study import Budget, Environment, Study, System
+from rllib_agg.study.population import EpisodicRunner
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REPORT = sorted((EXAMPLES / "studies").glob("report_*.yaml"))

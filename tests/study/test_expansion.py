@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.expansion import expand
-from rl_agg.study.loading import load_study
+from rl_agg.study.spec.expansion import expand
+from rl_agg.study.spec.loading import load_study
 
 
 def test_one_entry_for_each_combination() -> None:

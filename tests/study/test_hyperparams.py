@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from rl_agg.study.cells import runner_for
 from rl_agg.study.errors import StudyError
-from rl_agg.study.hyperparams import load_hyperparams
-from rl_agg.study.loading import resolve
-from rl_agg.study.parsing import load_yaml
-from rl_agg.study.spec import Budget, Environment, Study, System
+from rl_agg.study.run.cells import runner_for
+from rl_agg.study.spec.hyperparams import load_hyperparams
+from rl_agg.study.spec.loading import resolve
+from rl_agg.study.spec.parsing import load_yaml
+from rl_agg.study.spec.study import Budget, Environment, Study, System
 
 SHIPPED = Path(__file__).parents[2] / "examples" / "hyperparams" / "agg_ppo.yml"
 

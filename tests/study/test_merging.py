@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rl_agg.study.cells import Update
 from rl_agg.study.cli import main
 from rl_agg.study.errors import StudyError
-from rl_agg.study.merging import merge_studies
-from rl_agg.study.spec import Study, System
-from rl_agg.study.store import Store
+from rl_agg.study.run.cells import Update
+from rl_agg.study.run.merging import merge_studies
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.study import Study, System
 
 Tiny = Callable[..., Study]
 UpdatesOf = Callable[..., list[Update]]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rl_agg.study.engine import run_study
 from rl_agg.study.errors import StudyError
-from rl_agg.study.loading import resolve
-from rl_agg.study.progress import StudyProgress
-from rl_agg.study.spec import Budget, Environment, Study, System
+from rl_agg.study.run.engine import run_study
+from rl_agg.study.run.progress import StudyProgress
+from rl_agg.study.spec.loading import resolve
+from rl_agg.study.spec.study import Budget, Environment, Study, System
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -11,12 +11,12 @@ import pytest
 from matplotlib import image
 from plotly.offline import get_plotlyjs
 
-from rl_agg.study.charts import MAX_POINTS, charts_of
-from rl_agg.study.figures import _style
-from rl_agg.study.page_data import _numbers
-from rl_agg.study.report import write_report
-from rl_agg.study.spec import Budget, Environment, System
-from rl_agg.study.store import Store
+from rl_agg.study.report.charts import MAX_POINTS, charts_of
+from rl_agg.study.report.figures import _style
+from rl_agg.study.report.page_data import _numbers
+from rl_agg.study.report.writing import write_report
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.study import Budget, Environment, System
 
 
 class Tags(HTMLParser):
@@ -197,7 +197,7 @@ def test_what_is_drawn_first_looks_different_where_systems_are_many(tmp_path, ti
         styles[name] = tuple(_style(name, names).values())
         return _style(name, names)
 
-    monkeypatch.setattr("rl_agg.study.figures._style", style)
+    monkeypatch.setattr("rl_agg.study.report.figures._style", style)
     write_report(store.directory)
     tags = Tags((store.directory / "report.html").read_text()).tags
     checked, lines = [attrs for tag, attrs in tags if attrs.get("name") == "system"], []

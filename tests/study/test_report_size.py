@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from rl_agg.study.cells import Update
-from rl_agg.study.report import write_report
-from rl_agg.study.spec import Budget, Environment, System
-from rl_agg.study.store import Store
+from rl_agg.study.report.writing import write_report
+from rl_agg.study.run.cells import Update
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.study import Budget, Environment, System
 
 
 def written(directory, tiny, systems, environments, seeds, updates):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from returns import FLAT, RAMP, rows_of, told
 
-from rl_agg.study.cells import Update
-from rl_agg.study.comparisons import scores_of
-from rl_agg.study.spec import Budget, Environment
-from rl_agg.study.tables import comparison_frame, comparison_tables, cost_tables, tables_of
-from rl_agg.study.verdict import verdicts
+from rl_agg.study.analysis.comparisons import scores_of
+from rl_agg.study.report.tables import comparison_frame, comparison_tables, cost_tables, tables_of
+from rl_agg.study.report.verdict import verdicts
+from rl_agg.study.run.cells import Update
+from rl_agg.study.spec.study import Budget, Environment
 
 
 def test_each_number_of_a_row(results):

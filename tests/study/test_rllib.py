@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from rl_agg.study.cells import Update, runner_for
-from rl_agg.study.engine import run_study
 from rl_agg.study.errors import StudyError
-from rl_agg.study.loading import resolve
-from rl_agg.study.rllib import EpisodeReturns
-from rl_agg.study.spec import Budget, Cell, Environment, Study, System, Wrapper
-from rl_agg.study.store import Store
+from rl_agg.study.run.cells import Update, runner_for
+from rl_agg.study.run.engine import run_study
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.loading import resolve
+from rl_agg.study.spec.study import Budget, Cell, Environment, Study, System, Wrapper
+from rllib_agg.study.runner import EpisodeReturns
 
 TINY = {"train_batch_size_per_learner": 128, "minibatch_size": 64, "num_epochs": 1, "lr": 1e-3}
 
@@ -56,7 +56,7 @@ def test_what_aggregation_logs_is_recorded(ray_running: None) -> None:
 
 
 def test_the_network_is_the_papers(ray_running: None) -> None:
-    from rl_agg.study.rllib import _config
+    from rllib_agg.study.runner import _config
 
     (cell,) = study(network="medium").cells
     config = _config(cell)

@@ -14,10 +14,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from rl_agg.study.cells import runner_for
 from rl_agg.study.errors import StudyError
-from rl_agg.study.sb3 import Sb3Runner
-from rl_agg.study.spec import Budget, Environment, System, Wrapper
+from rl_agg.study.run.cells import runner_for
+from rl_agg.study.spec.study import Budget, Environment, System, Wrapper
+from sb3_agg.study import Sb3Runner
 
 
 def run(cell):
@@ -119,7 +119,7 @@ def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch):
             made.append(self)
             return super().learn(*args, **kwargs)
 
-    monkeypatch.setattr("rl_agg.study.sb3.import_system", lambda cell: Seen)
+    monkeypatch.setattr("sb3_agg.study.import_system", lambda cell: Seen)
     environment = dataclasses.replace(tiny().environments["CartPole-v1"], normalize={"clip_obs": 5.0})
     systems = {"stock": System("x:y", {"gamma": 0.9})}
     cell = tiny(environments={"CartPole-v1": environment}, systems=systems).cells[0]
@@ -130,11 +130,11 @@ def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch):
 
 def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypatch):
     built = []
-    monkeypatch.setattr("rl_agg.study.sb3._environment", lambda cell: make_vec_env("CartPole-v1", 2))
-    from rl_agg.study import sb3
+    monkeypatch.setattr("sb3_agg.study._environment", lambda cell: make_vec_env("CartPole-v1", 2))
+    from sb3_agg import study as sb3
 
     original = sb3._model
-    monkeypatch.setattr("rl_agg.study.sb3._model", lambda cell, env: built.append(original(cell, env)))
+    monkeypatch.setattr("sb3_agg.study._model", lambda cell, env: built.append(original(cell, env)))
     for settings, width, activation, optimizer in [
         ({}, 85, torch.nn.Tanh, torch.optim.Adam),
         ({"policy_kwargs": {"net_arch": [7], "activation_fn": "nn.ELU"}}, 7, torch.nn.ELU, torch.optim.Adam),

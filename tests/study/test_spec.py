@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.loading import load_study, resolve
-from rl_agg.study.parsing import dumped, load_yaml
-from rl_agg.study.spec import Budget, Environment, Quick, Study, System
+from rl_agg.study.spec.loading import load_study, resolve
+from rl_agg.study.spec.parsing import dumped, load_yaml
+from rl_agg.study.spec.study import Budget, Environment, Quick, Study, System
 
 SPEC = """
 name: cartpole

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.spec import Budget, System
-from rl_agg.study.store import METADATA_KEY, Store, write_atomically
+from rl_agg.study.run.store import METADATA_KEY, Store, write_atomically
+from rl_agg.study.spec.study import Budget, System
 
 
 def record_file(store, cell):
@@ -153,8 +153,8 @@ def test_a_new_title_is_not_another_study(written, tiny):
 HOLD = """
 import sys
 from pathlib import Path
-from rl_agg.study.loading import load_study
-from rl_agg.study.store import Store
+from rl_agg.study.spec.loading import load_study
+from rl_agg.study.run.store import Store
 with Store(Path(sys.argv[1])).writing(load_study(Path(sys.argv[2]))):
     print("held", flush=True)
     sys.stdin.read()

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from rl_agg.study.cells import runner_for
-from rl_agg.study.engine import run_study
 from rl_agg.study.errors import StudyError
-from rl_agg.study.loading import load_study, resolve
-from rl_agg.study.report import write_report
-from rl_agg.study.spec import Budget, Environment, Study, System
-from rl_agg.study.store import Store
+from rl_agg.study.report.writing import write_report
+from rl_agg.study.run.cells import runner_for
+from rl_agg.study.run.engine import run_study
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.loading import load_study, resolve
+from rl_agg.study.spec.study import Budget, Environment, Study, System
 
 QMIX = "rllib_agg:QMIX"
 SMALL = {"train_batch_size_per_learner": 4, "model_config": {"hidden_dim": 8}}

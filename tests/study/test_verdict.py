@@ -5,9 +5,9 @@ import math
 import pytest
 from returns import FLAT, NAN, RAMP, shifted, told
 
-from rl_agg.study.story import notes
-from rl_agg.study.tables import comparison_frame, frame_of, tables_of
-from rl_agg.study.verdict import verdicts
+from rl_agg.study.report.story import notes
+from rl_agg.study.report.tables import comparison_frame, frame_of, tables_of
+from rl_agg.study.report.verdict import verdicts
 
 
 def test_a_study_without_a_finished_run(results):

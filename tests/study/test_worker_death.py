@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 from stable_baselines3 import PPO
 
-from rl_agg.study.engine import run_study
-from rl_agg.study.loading import resolve
-from rl_agg.study.spec import Budget, Environment, Study, System
-from rl_agg.study.store import Store
+from rl_agg.study.run.engine import run_study
+from rl_agg.study.run.store import Store
+from rl_agg.study.spec.loading import resolve
+from rl_agg.study.spec.study import Budget, Environment, Study, System
 
 
 class DyingPPO(PPO):

@@ -1,0 +1,87 @@
+"""The aggregators of the library TorchJD. Axes: A agents, P parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl_agg.combiners.base import Combiner
+from rl_agg.validation import check_settings, unknown_choice
+
+
+class TorchJD(Combiner):
+    """An aggregator of the library TorchJD, under ``torchjd:NAME``.
+
+    :param aggregator: The name of a class in ``torchjd.aggregation``.
+    :param settings: Arguments of its constructor.
+    :raises ImportError: if TorchJD is not installed, or the aggregator needs a package that is not.
+    :raises ValueError: if TorchJD has no such aggregator, or it refuses the settings.
+
+    Source: Quinton and Rey (2024).
+    """
+
+    def __init__(self, aggregator: str, settings: Mapping[str, Any]) -> None:
+        try:
+            from torchjd import aggregation
+        except ImportError as error:
+            raise ImportError(f"torchjd:{aggregator} needs TorchJD: pip install 'rl-agg[torchjd]'") from error
+        known = {
+            name
+            for name, item in vars(aggregation).items()
+            if isinstance(item, type) and issubclass(item, aggregation.Aggregator) and not name.endswith("Aggregator")
+        }
+        if aggregator not in known:
+            raise unknown_choice("TorchJD aggregator", aggregator, known)
+        self._aggregator = getattr(aggregation, aggregator)
+        self.name = f"torchjd:{aggregator}"
+        self._settings = dict(settings)
+        check_settings(self.name, self._aggregator, settings)
+        self._built = self._build()
+
+    def _build(self) -> Any:
+        try:
+            return self._aggregator(**self._settings)
+        except ImportError as error:
+            raise ImportError(f"{self.name} needs a package that rl-agg does not install: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.name} refuses {self._settings}: {error}") from error
+
+    def check(self, num_agents: int) -> None:
+        """Try it on as many agents."""
+        try:
+            with torch.random.fork_rng(devices=[]):  # some of them draw
+                self._build()(torch.eye(num_agents, 2))
+        except ImportError as error:
+            raise ImportError(f"{self.name} needs a package that rl-agg does not install: {error}") from error
+        except Exception as error:  # whatever a third party raises
+            raise ValueError(f"{self.name} with {self._settings} cannot combine {num_agents} agents: {error}") from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """The aggregator as it is: some keep averages, and not all of it where torch looks for a module's state."""
+        return {"aggregator": copy.deepcopy(self._built)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, if it is of the same aggregator."""
+        saved = state.get("aggregator")
+        if type(saved) is type(self._built):
+            self._built = copy.deepcopy(saved)
+
+    def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
+        """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike.
+
+        :raises ValueError: if it cannot do with those that are present.
+        """
+        devices = [gradients.device] if gradients.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(step)
+            try:
+                merged: Tensor = self._built(gradients)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}"
+                ) from error
+        return merged

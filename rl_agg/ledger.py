@@ -1,0 +1,145 @@
+"""What agents send to a learner and get back, whether or not it crosses a wire. Axis A: agents.
+
+Three counts are kept apart:
+
+- a *message* is one agent speaking up once, whatever it says;
+- *canonical bytes* are what the content needs without framing or compression, 4 bytes for a float32 number, so that algorithms
+  can be compared wherever they run;
+- *physical bytes* are what this program really moved between processes, 0 where agents and learner share one. It is counted
+  from the buffers that are handed over, never from the size of a pickle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rl_agg.validation import check_count, unknown_choice
+
+SIZES = {"gradients": 4, "parameters": 4, "scalars": 4, "samples": 4, "ids": 2, "transitions": 9}
+"""Canonical bytes of one of each kind: float32 numbers, an agent's number, and a transition between cells of a table (two
+cells of 2 bytes, an action and whether it was the last in 1, a reward of 4)."""
+
+KINDS = tuple(SIZES)
+
+
+class Ledger:
+    """Count messages and bytes, per agent and in total, since it was made.
+
+    >>> ledger = Ledger(num_agents=3)
+    >>> ledger.upload([True, True, False], gradients=10, scalars=1)
+    >>> ledger.messages, ledger.bytes
+    (2, 88)
+
+    :param num_agents: A.
+    :raises ValueError: if A is not positive.
+    """
+
+    def __init__(self, num_agents: int) -> None:
+        check_count("num_agents", num_agents, least=1)
+        self.messages_per_agent: NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
+        """Messages that each agent has sent ``[A]``."""
+        self._up = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}  # numbers
+        self._down = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}
+        self.physical_bytes = 0
+        """Bytes moved between processes, both ways."""
+
+    def upload(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: ArrayLike) -> None:
+        """Count what agents send.
+
+        :param times: How often each agent sends it ``[A]``, integer or bool.
+        :param physical_bytes: What that moved between processes, all agents together.
+        :param numbers: How many of each kind of :data:`SIZES` one message holds, the same for all or ``[A]``: ``gradients``,
+            ``parameters``, ``scalars``, ``samples``, ``ids``, ``transitions``.
+        :raises ValueError: if a kind is unknown, ``times`` is not ``[A]`` or a count is negative.
+        """
+        self.messages_per_agent += self._add(self._up, times, physical_bytes, numbers)
+
+    def download(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: ArrayLike) -> None:
+        """Count what agents are sent; parameters as in :meth:`upload`. Answers are bytes, but no messages."""
+        self._add(self._down, times, physical_bytes, numbers)
+
+    def _add(
+        self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, ArrayLike]
+    ) -> NDArray[np.int64]:
+        counted = np.asarray(times)
+        whole = counted.dtype.kind in "buif" and bool((np.isfinite(counted) & (counted == np.floor(counted))).all())
+        if not whole or counted.shape != self.messages_per_agent.shape or (counted < 0).any():
+            num_agents = len(self.messages_per_agent)
+            raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")
+        often = counted.astype(np.int64)
+        unknown = sorted(numbers.keys() - set(KINDS))
+        if unknown:
+            raise unknown_choice("kind", unknown[0], KINDS)
+        sizes = [np.asarray(physical_bytes), *map(np.asarray, numbers.values())]
+        if any(size.dtype.kind not in "ui" or (size < 0).any() for size in sizes):
+            raise ValueError(f"sizes must be integers >= 0, got {numbers} and physical_bytes={physical_bytes!r}")
+        for kind, number in numbers.items():
+            counts[kind] += often * np.asarray(number)
+        self.physical_bytes += int(physical_bytes)
+        return often
+
+    @property
+    def messages(self) -> int:
+        """Messages sent by all agents."""
+        return int(self.messages_per_agent.sum())
+
+    @property
+    def bytes(self) -> int:
+        """Canonical bytes sent by all agents."""
+        return int(self.bytes_per_agent.sum())
+
+    @property
+    def bytes_down(self) -> int:
+        """Canonical bytes sent to all agents."""
+        return int(sum(SIZES[kind] * counts.sum() for kind, counts in self._down.items()))
+
+    @property
+    def bytes_per_agent(self) -> NDArray[np.int64]:
+        """Canonical bytes that each agent has sent ``[A]``."""
+        numbers: NDArray[np.int64] = np.sum([SIZES[kind] * counts for kind, counts in self._up.items()], axis=0)
+        return numbers
+
+    def bytes_of(self, kind: str) -> int:
+        """Canonical bytes of one kind sent by all agents.
+
+        :param kind: One of :data:`SIZES`.
+        :raises ValueError: if it is none of them.
+        """
+        if kind not in KINDS:
+            raise unknown_choice("kind", kind, KINDS)
+        return SIZES[kind] * int(self._up[kind].sum())
+
+    def summary(self) -> dict[str, int]:
+        """The totals under the names that they are logged by."""
+        return {
+            "messages": self.messages,
+            "bytes": self.bytes,
+            "bytes_down": self.bytes_down,
+            "physical_bytes": self.physical_bytes,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All counts, as plain numbers."""
+        return {
+            "messages": self.messages_per_agent.tolist(),
+            "up": {kind: counts.tolist() for kind, counts in self._up.items()},
+            "down": {kind: counts.tolist() for kind, counts in self._down.items()},
+            "physical_bytes": self.physical_bytes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`. With another number of agents, those that are no more leave the totals."""
+        num_agents = len(self.messages_per_agent)
+
+        def fitted(counts: list[int]) -> NDArray[np.int64]:
+            kept = np.zeros(num_agents, dtype=np.int64)
+            kept[: len(counts)] = counts[:num_agents]
+            return kept
+
+        self.messages_per_agent = fitted(state["messages"])
+        self._up = {kind: fitted(state["up"].get(kind, [])) for kind in KINDS}
+        self._down = {kind: fitted(state["down"].get(kind, [])) for kind in KINDS}
+        self.physical_bytes = state["physical_bytes"]

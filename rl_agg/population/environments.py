@@ -1,0 +1,186 @@
+"""Stepping many copies of an environment in one process. Axes: B copies, k of them still going."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+
+import rl_agg.envs  # noqa: F401  registers our environments
+from rl_agg.validation import check_count
+
+Indices = NDArray[np.int64]
+Stepped = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
+"""Observations, rewards, terminated and truncated, of those that were stepped."""
+
+
+class Environments(Protocol):
+    """Copies of one environment."""
+
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    max_episode_steps: int | None
+
+    def reset(self, seeds: Indices) -> Any:
+        """Begin an episode in one copy for each seed.
+
+        :return: First observations, a batch of B.
+        """
+
+    def step(self, going: Indices, actions: NDArray[Any]) -> Stepped:
+        """Step some of the copies.
+
+        :param going: Which ``[k]``, ascending.
+        :param actions: Theirs, a batch of k.
+        """
+
+    def close(self) -> None:
+        """Let go of what they hold."""
+
+
+class ListedEnvironments:
+    """A list of environments, stepped one after the other.
+
+    :param make: Makes one.
+    """
+
+    def __init__(self, make: Callable[[], gym.Env[Any, Any]]) -> None:
+        self._make = make
+        self._environments = [make()]
+        self.observation_space, self.action_space = self.first.observation_space, self.first.action_space
+        self.max_episode_steps = time_limit(self.first)
+        self._is_discrete = isinstance(self.action_space, gym.spaces.Discrete)
+
+    @property
+    def first(self) -> gym.Env[Any, Any]:
+        """One of them."""
+        return self._environments[0]
+
+    def reset(self, seeds: Indices) -> list[Any]:
+        """Begin an episode in one environment for each seed."""
+        while len(self._environments) < len(seeds):
+            self._environments.append(self._make())
+        return [env.reset(seed=seed)[0] for env, seed in zip(self._environments, seeds.tolist(), strict=False)]
+
+    def step(self, going: Indices, actions: NDArray[Any]) -> Stepped:
+        """Step those that are still going; the others cost nothing."""
+        chosen = actions.tolist() if self._is_discrete else actions
+        environments = self._environments
+        stepped = [environments[index].step(action) for index, action in zip(going.tolist(), chosen, strict=True)]
+        observations, rewards, terminated, truncated, _ = zip(*stepped, strict=True)
+        ends = np.array(terminated, dtype=np.bool_), np.array(truncated, dtype=np.bool_)
+        return observations, np.array(rewards, dtype=np.float64), *ends
+
+    def close(self) -> None:
+        """Close all of them."""
+        for env in self._environments:
+            env.close()  # type: ignore[no-untyped-call]
+
+
+def _start_cart_poles(env: Any, seeds: Indices) -> NDArray[np.float32]:
+    """What CartPoleEnv.reset(seed) draws, for each copy from its own seed."""
+    env.reset()
+    drawn = [seeding.np_random(seed)[0].uniform(low=-0.05, high=0.05, size=4) for seed in seeds.tolist()]
+    env.state[...] = np.stack(drawn, axis=1)
+    observations: NDArray[np.float32] = env.state.T.astype(np.float32)
+    return observations
+
+
+VECTOR_STARTS: dict[str, Callable[[Any, Indices], Any]] = {
+    "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv": _start_cart_poles
+}
+"""By vector entry point, how to begin an episode in each copy from a seed of its own: Gymnasium's ``reset`` of a vector
+environment takes one seed for all, with which an agent's episode would depend on who runs beside it. Add your own."""
+
+
+class VectorEnvironments:
+    """An environment's own vector entry point; finished copies are stepped along and ignored.
+
+    :param id_: Gymnasium's id; its vector entry point must be in :data:`VECTOR_STARTS`.
+    :param settings: Arguments of ``gymnasium.make_vec``.
+    """
+
+    def __init__(self, id_: str, settings: Mapping[str, Any]) -> None:
+        self._id, self._settings = id_, dict(settings)
+        spec = gym.spec(id_)
+        self._start = VECTOR_STARTS[str(spec.vector_entry_point)]
+        self._by_size: dict[int, Any] = {}
+        one = self._sized(1)
+        self.observation_space, self.action_space = one.single_observation_space, one.single_action_space
+        self.max_episode_steps = self._settings.get("max_episode_steps", spec.max_episode_steps)
+
+    def reset(self, seeds: Indices) -> Any:
+        """Begin an episode in each copy."""
+        self._env = self._sized(len(seeds))
+        self._actions = np.zeros(self._env.action_space.shape, dtype=self._env.action_space.dtype)
+        return self._start(self._env, seeds)
+
+    def step(self, going: Indices, actions: NDArray[Any]) -> Stepped:
+        """Step all copies and look at those that are still going."""
+        self._actions[going] = actions
+        observations, rewards, terminated, truncated, _ = self._env.step(self._actions)
+        if len(going) == len(observations):
+            return observations, rewards, terminated, truncated
+        return observations[going], rewards[going], terminated[going], truncated[going]
+
+    def close(self) -> None:
+        """Close those of all sizes."""
+        for env in self._by_size.values():
+            env.close()
+
+    def _sized(self, size: int) -> Any:
+        if size not in self._by_size:
+            made = gym.make_vec(self._id, num_envs=size, vectorization_mode="vector_entry_point", **self._settings)
+            self._by_size[size] = made.unwrapped
+        return self._by_size[size]
+
+
+def open_environments(environment: str | Callable[[], gym.Env[Any, Any]], settings: Mapping[str, Any]) -> Environments:
+    """Choose the fastest way that keeps an episode its own: the vector entry point where it is known how, else a list.
+
+    :param environment: Gymnasium's id, or what makes one.
+    :param settings: Arguments of ``gymnasium.make``; with a function, none.
+    """
+    if callable(environment):
+        return ListedEnvironments(environment)
+    if ":" in environment:  # as gymnasium.make: import what registers it
+        module, environment = environment.split(":")
+        importlib.import_module(module)
+    spec = gym.spec(environment)
+    unlimited = settings.get("max_episode_steps") == -1  # as Gymnasium understands it; a vector entry point does not
+    if str(spec.vector_entry_point) in VECTOR_STARTS and not spec.additional_wrappers and not unlimited:
+        return VectorEnvironments(environment, settings)
+    return ListedEnvironments(lambda: gym.make(environment, disable_env_checker=True, **settings))
+
+
+def time_limit(env: gym.Env[Any, Any]) -> int | None:
+    """After how many steps an episode is truncated; ``None`` if nothing says so."""
+    if env.spec is not None and env.spec.max_episode_steps is not None:
+        return int(env.spec.max_episode_steps)
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return int(env._max_episode_steps)
+        env = env.env
+    return None
+
+
+def most_steps(environments: Environments, max_episode_steps: int | None) -> int:
+    """Steps after which an episode ends at the latest.
+
+    :param max_episode_steps: What the user asks for; ``None``: only the environment's own limit counts.
+    :raises ValueError: if there is no limit, or none that can be.
+    """
+    if max_episode_steps is not None:
+        check_count("max_episode_steps", max_episode_steps, least=1)
+        return max_episode_steps
+    if environments.max_episode_steps is None:
+        raise ValueError(
+            "the environment has no time limit, so that an episode may never end; register it with max_episode_steps, "
+            "wrap it in gymnasium.wrappers.TimeLimit, or set max_episode_steps"
+        )
+    return environments.max_episode_steps

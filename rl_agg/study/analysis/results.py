@@ -1,0 +1,96 @@
+"""What a study's records say. Axes: U updates, S seeds, A agents."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_agg import statistics
+from rl_agg.statistics import Array
+from rl_agg.study.analysis.comparisons import Comparison, against, bases_of, scores_of
+from rl_agg.study.analysis.costs import Cost, cost_of
+from rl_agg.study.analysis.rows import Overall, Row, overall_of, rows_of
+from rl_agg.study.analysis.runs import Runs
+from rl_agg.study.run.store import Record, Store
+from rl_agg.study.spec.study import Study
+
+__all__ = ["Comparison", "Cost", "Overall", "Results", "Row", "Runs", "results_of"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study and what its finished cells say.
+
+    :param runs: By environment, then system; systems without a finished run there are left out.
+    :param rows: A system on an environment, the best R̄ of each environment first.
+    :param costs: What each of them took.
+    :param overall: Empty with one environment.
+    :param failures: Cell and traceback of each that failed.
+    """
+
+    study: Study
+    runs: dict[str, dict[str, Runs]]
+    rows: list[Row]
+    costs: list[Cost]
+    overall: list[Overall]
+    failures: list[tuple[str, str]]
+
+    @property
+    def rows_by_environment(self) -> dict[str, list[Row]]:
+        """Rows of each environment that has any."""
+        grouped: dict[str, list[Row]] = defaultdict(list)
+        for row in self.rows:
+            grouped[row.environment].append(row)
+        return dict(grouped)
+
+    @property
+    def records(self) -> list[Record]:
+        """Of all finished cells."""
+        return [record for systems in self.runs.values() for runs in systems.values() for record in runs.records]
+
+    def bases(self, environment: str) -> tuple[str, str]:
+        """What systems are compared at equal amounts of there."""
+        return bases_of(self.study.environments[environment])
+
+    def comparisons(self, environment: str, system: str, reference: str) -> list[Comparison]:
+        """How a system compares with another there, on each basis."""
+        first, second = self.runs[environment][system], self.runs[environment][reference]
+        return [against(first, second, scores) for scores in scores_of([first, second], self.bases(environment))]
+
+
+def results_of(store: Store) -> Results:
+    """Read a folder and compute its tables.
+
+    :raises StudyError: if the folder holds no study.
+    """
+    study = store.study()
+    cells = study.cells
+    records: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    failures = []
+    for cell in cells:
+        if (record := store.read(cell)) is not None:
+            records[cell.environment_name, cell.system_name].append(record)
+        if (text := store.failure(cell)) is not None:
+            failures.append((str(cell), text))
+    runs = {
+        environment: {
+            system: _runs(system, environment, records[environment, system], study.end_share)
+            for system in study.systems
+            if records[environment, system]
+        }
+        for environment in study.environments
+    }
+    rows = [row for name, systems in runs.items() for row in rows_of(systems, study.environments[name], study.baseline)]
+    costs = [cost_of(runs[row.environment][row.system], study.end_share) for row in rows]
+    return Results(study, runs, rows, costs, overall_of(runs, study), failures)
+
+
+def _runs(system: str, environment: str, records: Sequence[Record], end_share: float) -> Runs:
+    own = sorted(records, key=lambda record: record.cell.seed)
+    returns = [record.updates["return"].to_numpy() for record in own]
+    ends: Array = np.array([statistics.end_return(run, end_share) for run in returns])
+    means: Array = np.array([statistics.mean_return(run) for run in returns])
+    return Runs(system, environment, [record.cell.seed for record in own], own, means, ends)

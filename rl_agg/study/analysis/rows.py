@@ -1,0 +1,149 @@
+"""The numbers of one system on one environment, and over all of them. Axes: U updates, S seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl_agg import statistics
+from rl_agg.statistics import UNKNOWN, Array, Estimate
+from rl_agg.study.analysis.runs import Runs
+from rl_agg.study.spec.study import Environment, Study
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the tables say about one system on one environment; see :mod:`rl_agg.statistics` for each number.
+
+    :param threshold_step: Of the mean curve; ``None`` where it is not reached.
+    :param seeds_at_threshold: How many runs reach it by themselves; ``None`` where the environment has no threshold.
+    :param improvement: Probability that a run beats one of the baseline, by R̄; NaN for the baseline itself.
+    :param optimality_gap: Of R̄ scaled so that 0 is the environment's worst run and 1 its threshold, or its best run where it
+        has none; no gap where all runs are as far.
+    """
+
+    environment: str
+    system: str
+    num_seeds: int
+    num_updates: int
+    mean_return: Estimate
+    mean_return_percent: float
+    end_return: Estimate
+    end_return_percent: float
+    threshold_step: int | None
+    seeds_at_threshold: int | None
+    variance: float
+    iqm: Estimate
+    improvement: Estimate
+    optimality_gap: Estimate
+
+
+@dataclass(frozen=True)
+class Overall:
+    """What a study of several environments says about one system.
+
+    :param iqm: Interquartile mean over all runs of R̄ scaled to [0, 1], 0 being an environment's worst run and 1 its best.
+    :param optimality_gap: As in :class:`Row`, over all runs.
+    :param improvement: Probability of improvement over the baseline, averaged over environments, which count alike here;
+        NaN where the baseline lacks one.
+    """
+
+    system: str
+    iqm: Estimate
+    optimality_gap: Estimate
+    improvement: Estimate
+
+
+def rows_of(systems: dict[str, Runs], environment: Environment, baseline: str) -> list[Row]:
+    """One for each system of an environment, the highest R̄ first and unknown ones last."""
+    means = {name: statistics.mean_return(runs.mean_returns) for name, runs in systems.items()}
+    ends = {name: statistics.mean_return(runs.end_returns) for name, runs in systems.items()}
+    unknown = dict.fromkeys(systems, math.nan)
+    mean_percent = statistics.percent_of_baseline(means, baseline) if baseline in systems else unknown
+    end_percent = statistics.percent_of_baseline(ends, baseline) if baseline in systems else unknown
+    to_target = _to_target(systems, environment.threshold)
+    rows = []
+    for name in sorted(systems, key=lambda name: (math.isnan(means[name]), -means[name])):
+        runs = systems[name]
+        curve = runs.curve("return")
+        rows.append(
+            Row(
+                runs.environment,
+                name,
+                len(runs.seeds),
+                curve.shape[1],
+                statistics.bootstrap_interval([runs.mean_returns], statistics.mean),
+                mean_percent[name],
+                statistics.bootstrap_interval([runs.end_returns], statistics.mean),
+                end_percent[name],
+                *_thresholds(curve, environment.threshold),
+                statistics.variance_between_runs(runs.mean_returns),
+                statistics.bootstrap_interval([runs.mean_returns]),
+                _improvement([systems], name, baseline),
+                statistics.bootstrap_interval([to_target[name]], statistics.optimality_gap),
+            )
+        )
+    return rows
+
+
+def overall_of(runs: dict[str, dict[str, Runs]], study: Study) -> list[Overall]:
+    """Only of systems that have runs on every environment: the others' numbers would be about other tasks."""
+    if len(runs) < 2:
+        return []
+    to_best = [scaled(systems) for systems in runs.values()]
+    to_target = [_to_target(systems, study.environments[name].threshold) for name, systems in runs.items()]
+    complete = [name for name in study.systems if all(name in systems for systems in runs.values())]
+    told = [
+        Overall(
+            name,
+            statistics.bootstrap_interval([values[name] for values in to_best]),
+            statistics.bootstrap_interval([values[name] for values in to_target], statistics.optimality_gap),
+            _improvement(list(runs.values()), name, study.baseline),
+        )
+        for name in complete
+    ]
+    return sorted(told, key=lambda each: (math.isnan(each.iqm.value), -each.iqm.value))
+
+
+def scaled(systems: dict[str, Runs]) -> dict[str, Array]:
+    """R̄ of all runs of an environment so that its worst run is 0 and its best 1.
+
+    :return: By system ``[S]``. All runs alike: in the middle.
+    """
+    return _scaled(systems, None, alike=0.5)
+
+
+def _to_target(systems: dict[str, Runs], target: float | None) -> dict[str, Array]:
+    """R̄ so that an environment's worst run is 0, and 1 its threshold, or its best run; 1 where all runs are as far."""
+    return _scaled(systems, target, alike=1.0)
+
+
+def _scaled(systems: dict[str, Runs], target: float | None, *, alike: float) -> dict[str, Array]:
+    values = {name: runs.mean_returns for name, runs in systems.items()}
+    known = statistics.known(np.concatenate([*values.values(), np.empty(0)]))
+    if not known.size:
+        return values
+    low = known.min()
+    width = (known.max() if target is None else target) - low
+    return {
+        name: (value - low) / width if width > 0 else np.where(np.isnan(value), value, alike) for name, value in values.items()
+    }
+
+
+def _thresholds(curve: Array, threshold: float | None) -> tuple[int | None, int | None]:
+    if threshold is None:
+        return None, None
+    alone = [statistics.threshold_step(run, threshold) for run in curve]
+    return statistics.threshold_step(statistics.mean_curve(curve), threshold), sum(step is not None for step in alone)
+
+
+def _improvement(environments: Sequence[dict[str, Runs]], name: str, baseline: str) -> Estimate:
+    # Over those alone that the baseline has runs on, it would be about other tasks
+    if name == baseline or not all(baseline in systems for systems in environments):
+        return UNKNOWN
+    return statistics.probability_of_improvement(
+        [(systems[name].mean_returns, systems[baseline].mean_returns) for systems in environments]
+    )

@@ -1,0 +1,237 @@
+"""The papers' tables and interval estimates as text: for the terminal, for Markdown, for a spreadsheet."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pandas as pd
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rl_agg.statistics import Estimate
+from rl_agg.study.analysis.comparisons import Comparison
+from rl_agg.study.analysis.costs import Cost
+from rl_agg.study.analysis.results import Overall, Results, Row
+from rl_agg.study.report.wording import UNKNOWN, in_words, number, size
+from rl_agg.study.spec.study import ALL_ENVIRONMENTS
+
+HEADINGS = (
+    "System", "Seeds", "R̄", "%", "R̄_end", "%", "Threshold step", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)",
+)  # fmt: skip
+OVERALL_HEADINGS = ("System", "IQM of scaled R̄", "Optimality gap", "P(better)")
+IN_WORDS = "In words"
+COST_HEADINGS = (
+    "System", "Env steps", "Seconds", "Messages", "Bytes sent", "μ_frequency", "μ_size", "μ_reward", "Win rate",
+)  # fmt: skip
+
+Lines = list[tuple[str, ...]]
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """A row as text, under :data:`HEADINGS`."""
+    return (
+        row.system,
+        str(row.num_seeds),
+        in_words(row.mean_return),
+        number(row.mean_return_percent, 1),
+        in_words(row.end_return),
+        number(row.end_return_percent, 1),
+        _threshold_in_words(row),
+        number(row.variance),
+        in_words(row.iqm),
+        in_words(row.optimality_gap, 2),
+        in_words(row.improvement, 2),
+    )
+
+
+def _threshold_in_words(row: Row) -> str:
+    if row.seeds_at_threshold is None:
+        return UNKNOWN
+    step = f"> {row.num_updates}" if row.threshold_step is None else str(row.threshold_step)
+    return f"{step} ({row.seeds_at_threshold}/{row.num_seeds} runs)"
+
+
+def overall_cells(overall: Overall) -> tuple[str, ...]:
+    """What is said about a system over all environments as text, under :data:`OVERALL_HEADINGS`."""
+    return (
+        overall.system,
+        in_words(overall.iqm, 2),
+        in_words(overall.optimality_gap, 2),
+        in_words(overall.improvement, 2),
+    )
+
+
+def tables_of(results: Results) -> dict[str, Lines]:
+    """Title and lines, headings first: one ranking for each environment, and one over all where there are several."""
+    tables: dict[str, Lines] = {
+        environment: [HEADINGS, *map(cells_of, rows)] for environment, rows in results.rows_by_environment.items()
+    }
+    if results.overall:
+        tables[ALL_ENVIRONMENTS] = [OVERALL_HEADINGS, *map(overall_cells, results.overall)]
+    return tables
+
+
+def comparison_tables(results: Results) -> dict[str, Lines]:
+    """By environment: each system's difference in R̄ from the baseline, and what of it is established."""
+    tables: dict[str, Lines] = {}
+    baseline = results.study.baseline
+    for environment, rows in results.rows_by_environment.items():
+        others = [row.system for row in rows if row.system != baseline]
+        if baseline not in results.runs[environment] or not others:
+            continue
+        lines: Lines = [("System", *(f"At equal {basis}" for basis in results.bases(environment)), IN_WORDS)]
+        for name in others:
+            pair = results.comparisons(environment, name, baseline)
+            outcomes = {comparison.outcome for comparison in pair}
+            told = (
+                outcomes.pop() if len(outcomes) == 1 else "; ".join(f"{each.outcome} at equal {each.basis}" for each in pair)
+            )
+            lines.append((name, *(in_words(comparison.difference) for comparison in pair), told))
+        tables[environment] = lines
+    return tables
+
+
+def cost_tables(results: Results) -> dict[str, Lines]:
+    """By environment: what a run took, on average; without the columns that nobody recorded."""
+    tables: dict[str, Lines] = {}
+    for environment in results.rows_by_environment:
+        lines = [COST_HEADINGS, *(_cost_cells(cost) for cost in results.costs if cost.environment == environment)]
+        told = [i for i in range(len(COST_HEADINGS)) if any(line[i] != UNKNOWN for line in lines[1:])]
+        tables[environment] = [tuple(line[i] for i in told) for line in lines]
+    return tables
+
+
+def _cost_cells(cost: Cost) -> tuple[str, ...]:
+    return (
+        cost.system,
+        number(cost.env_steps, 0),
+        number(cost.wall_time, 1),
+        number(cost.messages, 0),
+        size(cost.bytes),
+        in_words(cost.mu_frequency, 3),
+        in_words(cost.mu_size, 0),
+        in_words(cost.mu_reward),
+        in_words(cost.win_rate, 2),
+    )
+
+
+COLUMNS = (tuple(range(len(HEADINGS))), (0, 2, 3, 4, 5, 6), (0, 2, 3, 4, 6), (0, 2, 3))
+"""Of :data:`HEADINGS`, what a terminal shows: the first of these that it is wide enough for."""
+NAME_WIDTH = 12
+"""Characters of a system's name that stay on one line."""
+
+
+def terminal_tables(results: Results, width: int) -> list[Table]:
+    """The rankings for rich, an interval under its number.
+
+    :param width: Of the terminal, in characters; a narrow one gets the more important columns only.
+    """
+    tables, unlimited = [], Console(width=10_000)
+    for title, (headings, *lines) in tables_of(results).items():
+        longest = max(cell_len(line[0]) for line in lines)
+        foldable = max(0, longest - NAME_WIDTH)
+        for shown in COLUMNS if headings == HEADINGS else [range(len(headings))]:
+            table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column(headings[0], overflow="fold", min_width=longest - foldable)
+            for i in shown[1:]:
+                table.add_column(headings[i].replace(" ", "\n", 1), no_wrap=True, overflow="ellipsis")
+            for line in lines:
+                cells = (escape(line[i].replace(" [", "\n[").replace(" (", "\n(") if i else line[i]) for i in shown)
+                table.add_row(*cells, style="bold" if line[0] == results.study.baseline else None)
+            if unlimited.measure(table).maximum - foldable <= width:
+                break
+        tables.append(table)
+    return tables
+
+
+def markdown_tables(results: Results) -> str:
+    """All tables in Markdown, an environment's together."""
+    differences, costs = comparison_tables(results), cost_tables(results)
+    blocks = []
+    for title, lines in tables_of(results).items():
+        blocks.append(f"### {_literal(title)}\n\n{_markdown(lines)}")
+        if title in differences:
+            blocks.append(f"Difference in R̄ from {_literal(results.study.baseline)}:\n\n{_markdown(differences[title])}")
+        if title in costs:
+            blocks.append(f"What a run took:\n\n{_markdown(costs[title])}")
+    return "\n\n".join(blocks)
+
+
+def _markdown(lines: Lines) -> str:
+    headings, *body = lines
+    rule = ("---", *["---:"] * (len(headings) - 1))
+    return "\n".join("| " + " | ".join(_literal(cell) for cell in line) + " |" for line in [headings, rule, *body])
+
+
+def _literal(text: str) -> str:
+    """A name without what would leave its table cell or start a tag; a browser may show this Markdown."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def explanations(results: Results) -> list[str]:
+    """What the headings mean, one sentence each."""
+    share, baseline = f"{100 * results.study.end_share:g}", results.study.baseline
+    return [
+        "R̄ is the mean raw episodic return over all updates of a run, R̄_end over the last "
+        f"{share} % of them; both are averaged over seeds, with 95 % bootstrap intervals in brackets.",
+        f"% is relative to {baseline}. Where most systems are negative, the most negative value is subtracted "
+        "first; where few are, they count as 0 %.",
+        "Threshold step is the update at which the running score s = 0.9 s + 0.1 r of the mean curve reaches the "
+        "environment's threshold; in parentheses, how many runs reach it by themselves.",
+        "IQM is the interquartile mean over runs. P(better) is the probability that a run has a higher R̄ than one of "
+        f"{baseline}.",
+        "Optimality gap is how far runs fall short on average, as a share of the way from the environment's worst run to its "
+        "threshold, or to its best run where it has no threshold; 0 is best. The scale's ends are taken as given.",
+        "At equal updates runs are compared up to the shortest one's end; at equal env steps or seconds, where all have "
+        "returns, on straight lines between updates. Differences are paired by seed.",
+        "μ_frequency is messages, and μ_size canonical bytes, per agent and update; μ_reward is the agents' mean discounted "
+        "return.",
+        "An interval from fewer than six seeds is shown, but cannot establish a difference. One in twenty intervals is "
+        "expected to miss. The leader is picked by the same runs that measure its lead, so the more systems, the more of that "
+        "lead is luck.",
+    ]
+
+
+def frame_of(results: Results) -> pd.DataFrame:
+    """All rows and costs with unrounded numbers, an interval's ends in columns of their own."""
+    flat = [_flat(row) | _flat(cost) for row, cost in zip(results.rows, results.costs, strict=True)]
+    whole = ["threshold_step", "seeds_at_threshold"]
+    frame = pd.DataFrame(flat, columns=list(dict.fromkeys([*_columns(Row), *_columns(Cost)])))
+    return frame.astype(dict.fromkeys(whole, "Int64"))  # so that a gap leaves them whole
+
+
+def comparison_frame(results: Results) -> pd.DataFrame:
+    """Each system against the baseline on each environment and basis, with unrounded numbers."""
+    baseline = results.study.baseline
+    return pd.DataFrame(
+        [
+            {"environment": row.environment, **_flat(each), "outcome": each.outcome}
+            for row in results.rows
+            if row.system != baseline and baseline in results.runs[row.environment]
+            for each in results.comparisons(row.environment, row.system, baseline)
+        ],
+        columns=["environment", *_columns(Comparison), "outcome"],
+    )
+
+
+def _columns(kind: type[Row | Cost | Comparison]) -> list[str]:
+    """What :func:`_flat` calls the parts of one."""
+    columns = []
+    for field in dataclasses.fields(kind):
+        ends = (f"{field.name}_low", f"{field.name}_high") if field.type == Estimate.__name__ else ()
+        columns += [field.name, *ends]
+    return columns
+
+
+def _flat(told: Row | Cost | Comparison) -> dict[str, object]:
+    entry: dict[str, object] = {}
+    for name in (field.name for field in dataclasses.fields(told)):
+        value = getattr(told, name)
+        if isinstance(value, Estimate):
+            entry |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+        else:
+            entry[name] = value
+    return entry

@@ -1,0 +1,61 @@
+"""A study's report: Markdown, CSV and PNG to work with, and one self-contained page to read."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+
+from rl_agg.study.analysis.results import Results, results_of
+from rl_agg.study.report.charts import charts_of, drawn_first, in_order_of_colours, overall_profile
+from rl_agg.study.report.figures import write_figures
+from rl_agg.study.report.page import page
+from rl_agg.study.report.story import failures, notes, origins, spec, subtitle
+from rl_agg.study.report.tables import comparison_frame, explanations, frame_of, markdown_tables
+from rl_agg.study.report.verdict import verdicts
+from rl_agg.study.run.store import Store, write_atomically
+
+
+def write_report(directory: Path) -> Results:
+    """Write ``report.md``, ``report.csv``, ``comparisons.csv``, ``report.html`` and ``figures/*.png`` into a study's folder.
+
+    :param directory: As given to :func:`~rl_agg.study.run.engine.run_study`; cells may be missing.
+    :return: What the report says.
+    :raises StudyError: if the folder holds no study.
+    """
+    store = Store(directory)
+    results = results_of(store)
+    charts, overall = charts_of(results), overall_profile(results)
+    write_atomically(store.directory / "report.md", markdown(results).encode())
+    write_atomically(store.directory / "report.csv", frame_of(results).to_csv(index=False).encode())
+    write_atomically(store.directory / "comparisons.csv", comparison_frame(results).to_csv(index=False).encode())
+    write_atomically(store.directory / "report.html", page(results, charts, overall).encode())
+    write_figures(charts, overall, in_order_of_colours(results), drawn_first(results), store.directory / "figures")
+    return results
+
+
+def markdown(results: Results) -> str:
+    """The report as Markdown."""
+    told = [*notes(results), *(f"Failed: {', '.join(each.cells)}: {each.reason}" for each in failures(results))]
+    parts = [
+        f"# {_plain(results.study.name)}",
+        subtitle(results),
+        "## Verdict\n\n"
+        + "\n\n".join(f"**{_plain(each.headline)}** {_plain(each.detail)}".strip() for each in verdicts(results)),
+        "## Results\n\n" + markdown_tables(results),
+        "\n".join(f"- {_plain(line)}" for line in explanations(results)),
+        "## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in told) if told else "",
+        "## How it was made\n\n" + "\n".join(f"- {_plain(line)}" for line in origins(results)),
+        _fenced(spec(results)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Without tags: many programs that show Markdown would carry them out."""
+    return escape(text, quote=False)
+
+
+def _fenced(text: str) -> str:
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}"

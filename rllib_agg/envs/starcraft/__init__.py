@@ -1,0 +1,1 @@
+"""SMAC and its relatives."""

@@ -1,0 +1,76 @@
+"""SMACv2: StarCraft II with teams and positions drawn anew for each episode, installed by the user."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rl_agg.validation import unknown_choice
+from rllib_agg.envs.starcraft.install import SMACV2, check_game, import_smac
+from rllib_agg.envs.starcraft.smac import check_scaled, list_games
+from rllib_agg.envs.team.credits import check_credit
+from rllib_agg.envs.team.listed import ListedTeams
+
+RACES: Mapping[str, tuple[list[str], list[float], list[str]]] = {
+    "protoss": (["stalker", "zealot", "colossus"], [0.45, 0.45, 0.1], ["colossus"]),
+    "terran": (["marine", "marauder", "medivac"], [0.45, 0.45, 0.1], ["medivac"]),
+    "zerg": (["zergling", "baneling", "hydralisk"], [0.45, 0.1, 0.45], ["baneling"]),
+}
+"""Unit types, how likely each is, and which must not be a whole team, as in SMACv2's paper."""
+
+SIZES = ("5_vs_5", "10_vs_10", "10_vs_11", "20_vs_20", "20_vs_23")
+
+DEFAULTS = {
+    "conic_fov": False,
+    "use_unit_ranges": True,
+    "min_attack_range": 2,
+    "obs_own_pos": True,
+    "fully_observable": False,
+    "num_fov_actions": 12,
+}
+"""The arguments of SMACv2's own examples."""
+
+
+def make_smacv2(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> ListedTeams:
+    """Make E games, as ``terran_5_vs_5``.
+
+    :param settings: Arguments of SMACv2's ``StarCraft2Env``; it refuses those that it has not.
+    :raises ImportError: if SMACv2 is not installed as it must be.
+    :raises StarCraftError: if the game or the map is missing.
+    """
+    tasks = [f"{race}_{size}" for race in RACES for size in SIZES]
+    if task not in tasks:
+        raise unknown_choice("SMACv2 task", task, tasks)
+    check_credit(f"smacv2/{task}", credit, {"contribution"})
+    check_scaled(settings, credit)
+    import_smac("smacv2.env", SMACV2)
+    wrapper = importlib.import_module("smacv2.env.starcraft2.wrapper").StarCraftCapabilityEnvWrapper
+    check_game("smacv2", "32x32_flat")
+    race, allies, enemies = re.fullmatch(r"(\w+?)_(\d+)_vs_(\d+)", task).groups()  # type: ignore[union-attr]
+    config = _capabilities(race, int(allies), int(enemies))
+
+    def make(seed: int) -> Any:
+        # It writes into the configuration that it is given.
+        arguments = {**DEFAULTS, "seed": seed, **settings, "capability_config": copy.deepcopy(config)}
+        return wrapper(map_name=f"10gen_{race}", **arguments)
+
+    return list_games(make, num_envs, credit=credit, agent_types=None)
+
+
+def _capabilities(race: str, allies: int, enemies: int) -> dict[str, Any]:
+    types, weights, exceptions = RACES[race]
+    return {
+        "n_units": allies,
+        "n_enemies": enemies,
+        "team_gen": {
+            "dist_type": "weighted_teams",
+            "unit_types": types,
+            "weights": weights,
+            "exception_unit_types": exceptions,
+            "observe": True,
+        },
+        "start_positions": {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32},
+    }

@@ -1,0 +1,1 @@
+"""Team environments behind one interface."""

@@ -1,0 +1,56 @@
+"""AggIMPALA: RLlib's IMPALA with its config, plus aggregation."""
+
+from __future__ import annotations
+
+import math
+
+from ray.rllib.algorithms.impala import IMPALA, IMPALAConfig
+
+from rllib_agg.aggregation.config import AggConfigMixin
+from rllib_agg.aggregation.restoring import RestoringAlgorithm
+from rllib_agg.impala.learner import AggIMPALATorchLearner
+
+
+class AsynchronousSharding(AggConfigMixin):
+    """What IMPALA's way of spreading samples over learners demands: RLlib hands out whole fragments, unopened."""
+
+    def validate(self) -> None:
+        """Refuse what would leave a learner without data, for which the others would wait for good.
+
+        :raises ValueError: naming the setting that is wrong.
+        """
+        super().validate()
+        if self.num_learners < 2 or self.in_evaluation:
+            return
+        if self.is_multi_agent:
+            raise ValueError(
+                f"{type(self).__name__} aggregates several policies on one learner only: with more, RLlib sends batches "
+                "that lack a policy. Set num_learners to 0 or 1, or use AggPPOConfig"
+            )
+        fragment = self.num_envs_per_env_runner * self.get_rollout_fragment_length()
+        fragments = math.ceil(self.total_train_batch_size / fragment)
+        if not self.num_aggregator_actors_per_learner and fragments < self.num_learners:
+            raise ValueError(
+                f"a train batch of {self.total_train_batch_size} steps is {fragments} fragments of {fragment}, too few for "
+                f"{self.num_learners} learners; raise train_batch_size_per_learner to at least {fragment}"
+            )
+
+
+class AggIMPALAConfig(AsynchronousSharding, IMPALAConfig):
+    """``IMPALAConfig`` with aggregation over the agents of each train batch."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or AggIMPALA)
+
+    def get_default_learner_class(self) -> type:
+        """The aggregating learner."""
+        return AggIMPALATorchLearner
+
+
+class AggIMPALA(RestoringAlgorithm, IMPALA):
+    """RLlib's IMPALA; what differs is in its learner."""
+
+    @classmethod
+    def get_default_config(cls) -> AggIMPALAConfig:
+        """The config it is built from."""
+        return AggIMPALAConfig()

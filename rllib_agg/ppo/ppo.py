@@ -1,0 +1,88 @@
+"""AggPPO: RLlib's PPO with its config, plus aggregation."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+
+from rl_agg.payloads import FedAvg
+from rl_agg.validation import check_flag
+from rllib_agg.aggregation._compat import UNSET
+from rllib_agg.aggregation.advantages import NORM_CHOICES
+from rllib_agg.aggregation.config import AggConfigMixin
+from rllib_agg.aggregation.restoring import RestoringAlgorithm
+from rllib_agg.ppo.learner import AggPPOTorchLearner
+
+
+class AggPPOConfig(AggConfigMixin, PPOConfig):
+    """``PPOConfig`` with aggregation: replace the one by the other in an existing script.
+
+    >>> config = AggPPOConfig().environment("CartPole-v1").training(aggregation="r_weighted")
+    >>> config.num_agents  # PPO's two env runners, with one sub-environment each
+    2
+    """
+
+    whole_algorithm = AggConfigMixin.whole_algorithm | {"shard_by_agent"}
+    local_schemes = (FedAvg,)
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or AggPPO)
+        self.advantage_norm = "stock"
+        self.shard_by_agent = False
+
+    def training(self, *, advantage_norm: str = UNSET, **kwargs: Any) -> Self:
+        """Set up the training.
+
+        :param advantage_norm: Over whom advantages are standardised. ``"stock"``: each learner's shard, as RLlib does;
+            ``"agent"``: each agent's own, over all learners; ``"none"``: not at all.
+        :param kwargs: Those of :meth:`AggConfigMixin.training` and of PPO.
+        """
+        super().training(**kwargs)
+        return self.take(advantage_norm=advantage_norm)
+
+    def learners(self, *, shard_by_agent: bool = UNSET, **kwargs: Any) -> Self:
+        """Set up the learners.
+
+        :param shard_by_agent: Give each learner whole agents. RLlib cuts episodes so that all learners have the same number
+            of samples; the gradient is the same either way with one minibatch, and exact for each minibatch. With
+            ``fedavg`` and ``fedprox`` a learner keeps its agents from update to update.
+        :param kwargs: RLlib's own.
+        """
+        super().learners(**kwargs)
+        return self.take(shard_by_agent=shard_by_agent)
+
+    def get_default_learner_class(self) -> type:
+        """The aggregating learner."""
+        return AggPPOTorchLearner
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        super().validate()
+        # RLlib checks the settings of evaluation too, in which num_env_runners is that of evaluation.
+        check_flag("shard_by_agent", self.shard_by_agent)
+        if self.shard_by_agent and self.num_agents < self.num_learners and not self.in_evaluation:
+            raise ValueError(
+                f"shard_by_agent gives each learner whole agents, but there are {self.num_agents} agents for "
+                f"{self.num_learners} learners; raise num_env_runners or num_envs_per_env_runner, or lower num_learners"
+            )
+
+    def check_module_settings(self) -> None:
+        """Check the settings that may differ from module to module.
+
+        :raises ValueError: naming the one that is wrong.
+        """
+        super().check_module_settings()
+        self.check_choice("advantage_norm", NORM_CHOICES)
+
+
+class AggPPO(RestoringAlgorithm, PPO):
+    """RLlib's PPO; what differs is in its learner."""
+
+    @classmethod
+    def get_default_config(cls) -> AggPPOConfig:
+        """The config it is built from."""
+        return AggPPOConfig()

@@ -1,0 +1,1 @@
+"""Hooks into the update that Stable-Baselines3's own ``train()`` makes."""

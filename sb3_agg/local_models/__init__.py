@@ -1,0 +1,1 @@
+"""Agents with parameters of their own."""

@@ -1,0 +1,100 @@
+"""Rollouts in which each agent acts by parameters of its own. Axis A: agents, one sub-environment each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sb3_agg.hooks.patching import replaced
+from sb3_agg.local_models.stacked_policy import Named, StackedPolicy, num_rows
+
+
+class LocalActing:
+    """Stand in for the policy while SB3 collects: a row for each agent is a question to the agents, others are to the policy.
+
+    Networks are the agents' own, but the distribution that they parametrise is one for all: it draws from torch's generator as
+    SB3 does.
+
+    :param policy: SB3's actor-critic policy.
+    :param stacked: Parameters and buffers of the agents, ``[A, ...]`` each, by name.
+    """
+
+    def __init__(self, policy: Any, stacked: Named) -> None:
+        self._policy = policy
+        self._stacked = stacked
+        self._num_agents = len(next(iter(stacked.values())))
+        self._stacked_policy = StackedPolicy(policy, stacked)
+        self._forward: Callable[..., Any] = policy.forward
+        self._predict_values: Callable[..., Tensor] = policy.predict_values
+        self._truncated: deque[int] = deque()
+
+    def note_step(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_]) -> None:
+        """Take in one step of all agents; SB3 then asks for the value of each last state that a time limit cut off, in order.
+
+        :param infos: A dictionaries.
+        :param dones: ``[A]``.
+        """
+        self._truncated = deque(
+            agent
+            for agent in np.flatnonzero(dones).tolist()
+            if infos[agent].get("terminal_observation") is not None and infos[agent].get("TimeLimit.truncated", False)
+        )
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Answer for the policy inside."""
+        with replaced(self._policy, forward=self.forward, predict_values=self.predict_values):
+            yield
+
+    def forward(
+        self, observations: Any, deterministic: bool = False, action_masks: NDArray[Any] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions ``[A, ...]``, values ``[A, 1]`` and log-probabilities ``[A]``, as the policy's own ``forward``."""
+        masks = {} if action_masks is None else {"action_masks": action_masks}
+        if num_rows(observations) != self._num_agents:
+            answer: tuple[Tensor, Tensor, Tensor] = self._forward(observations, deterministic, **masks)
+            return answer
+        values, *parameters = self._stacked_policy(self._run_networks, self._stacked, observations)
+        distribution = self._policy.action_dist.proba_distribution(*parameters)
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        assert values is not None
+        return actions.reshape(-1, *self._policy.action_space.shape), values, log_prob
+
+    def _run_networks(self, observations: Any) -> tuple[Tensor, ...]:
+        """Values, and the parameters that the policy gives its distribution."""
+        policy, parameters = self._policy, list[Tensor]()
+
+        def note(*args: Tensor, **kwargs: Tensor) -> Any:
+            parameters.extend([*args, *kwargs.values()])
+            return policy.action_dist
+
+        nothing = torch.zeros(1, *policy.action_space.shape, device=policy.device)
+        with replaced(
+            policy.action_dist, proba_distribution=note, get_actions=lambda **_: nothing, log_prob=lambda _: nothing
+        ):
+            _, values, _ = self._forward(observations)
+        return values, *[parameter.expand_as(parameters[0]) for parameter in parameters]
+
+    def predict_values(self, observations: Any) -> Tensor:
+        """Values of each agent's observation ``[A, 1]``, or ``[1, 1]`` of one that its time limit cut off."""
+        rows = num_rows(observations)
+        if rows == 1 and self._truncated:
+            agent = self._truncated.popleft()
+            stacked = {name: tensor[agent : agent + 1] for name, tensor in self._stacked.items()}
+        elif rows == self._num_agents:
+            stacked = self._stacked
+        else:
+            return self._predict_values(observations)
+        (values,) = self._stacked_policy(self._predict_values, stacked, observations)
+        assert values is not None
+        return values

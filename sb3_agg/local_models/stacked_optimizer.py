@@ -1,0 +1,144 @@
+"""One optimiser for the parameters of many agents. Axes: A agents, P parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch import Tensor
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop, Rprop
+
+from rl_agg.payloads import merge
+
+ELEMENTWISE: tuple[type[Optimizer], ...] = (
+    ASGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    Adamax,
+    NAdam,
+    RAdam,
+    RMSprop,
+    RMSpropTFLike,
+    Rprop,
+    SGD,
+)
+"""Optimisers that treat every number by itself, so that it does not matter which tensor it is in."""
+
+
+class StackedOptimizer:
+    """Step for A agents at once, for each as an optimiser of its own would.
+
+    While all agents step together, their parameters are one tensor to the optimiser. Once one of them stays behind, each has a
+    tensor of its own: Adam and others count the steps of a tensor.
+
+    :param parameters: ``[A, P]``, changed in place.
+    :param optimizer_class: One of :data:`ELEMENTWISE`.
+    :param settings: Its keyword arguments, without the learning rate.
+    :raises ValueError: if the optimiser is none of those.
+    """
+
+    gradients: Tensor
+    """What the next step is taken with ``[A, P]``; write here."""
+
+    def __init__(self, parameters: Tensor, optimizer_class: type[Optimizer], settings: Mapping[str, Any]) -> None:
+        if optimizer_class not in ELEMENTWISE:
+            raise ValueError(
+                f"optimizer_class {optimizer_class.__name__} cannot step for several agents at once; choose from "
+                f"{', '.join(sorted(known.__name__ for known in ELEMENTWISE))}"
+            )
+        self._class = optimizer_class
+        self._settings = dict(settings)
+        self._parameters = parameters
+        self.gradients = torch.zeros_like(parameters)
+        self.reset()
+
+    @property
+    def _parted(self) -> bool:
+        return len(self._tensors) > 1
+
+    def step(self, learning_rate: float, stepping: Tensor | None = None) -> None:
+        """Take a step with :attr:`gradients`.
+
+        :param learning_rate: For all agents.
+        :param stepping: Who takes it ``[A]``, bool; ``None``: all. The others' parameters and moments stay as they are.
+        """
+        if stepping is not None and bool(stepping.all()):
+            stepping = None
+        if stepping is not None and not self._parted:
+            if not bool(stepping.any()):
+                return
+            self._part()
+        if self._parted:
+            takes = [True] * len(self._tensors) if stepping is None else stepping.tolist()
+            for tensor, gradient, steps in zip(self._tensors, self.gradients, takes, strict=True):
+                tensor.grad = gradient if steps else None
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+
+    def reset(self) -> None:
+        """Forget all moments."""
+        self._set_up([self._parameters])
+
+    def merge(self, weights: Tensor) -> None:
+        """Give all agents the average of their moments, and of their numbers of steps.
+
+        :param weights: How much each agent counts ``[A]``, >= 0, with a positive sum. Agents without moments do not.
+        """
+        states = [self._optimizer.state.get(tensor, {}) for tensor in self._tensors]
+        known = [agent for agent, state in enumerate(states) if state]
+        if not self._parted:
+            for value in states[0].values():
+                if _is_row(value, self._parameters):
+                    value.copy_(merge([value], weights)[0])
+        elif known and bool(weights[known].sum() > 0):
+            for name, value in states[known[0]].items():
+                if isinstance(value, Tensor):
+                    stacked = torch.stack([states[agent][name] for agent in known])
+                    value = merge([stacked], weights[known].to(stacked.device))[0]
+                for tensor in self._tensors:
+                    self._optimizer.state[tensor][name] = copy.deepcopy(value)
+
+    @property
+    def num_moments(self) -> int:
+        """How many numbers of an agent's it remembers."""
+        states = (self._optimizer.state.get(tensor, {}) for tensor in self._tensors)
+        values = next((list(state.values()) for state in states if state), [])
+        own = (value[0] if _is_row(value, self._parameters) else value for value in values)
+        return sum(value.numel() for value in own if isinstance(value, Tensor))
+
+    def _part(self) -> None:
+        common = self._optimizer.state.get(self._parameters, {})
+        self._set_up(list(self._parameters.unbind()))
+        for agent, tensor in enumerate(self._tensors):
+            for name, value in common.items():
+                own = value[agent] if _is_row(value, self._parameters) else copy.deepcopy(value)
+                self._optimizer.state[tensor][name] = own
+
+    def _set_up(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+        self._optimizer = self._class(tensors, **self._settings)
+        if not self._parted:
+            self._parameters.grad = self.gradients
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and counters."""
+        return {"state": [dict(self._optimizer.state.get(tensor, {})) for tensor in self._tensors]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict` of as many agents."""
+        self.reset()
+        if len(state["state"]) > 1:
+            self._part()
+        groups = self._optimizer.state_dict()["param_groups"]
+        states = {index: own for index, own in enumerate(copy.deepcopy(state["state"])) if own}
+        self._optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _is_row(value: Any, parameters: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == parameters.shape

@@ -1,0 +1,313 @@
+"""Aggregation across the sub-environments of any SB3 on-policy algorithm, without a copy of its ``train()``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
+
+from rl_agg import Combiner, Ledger, Signals, Weighting
+from rl_agg.attacks import Attack
+from rl_agg.exchange import ParameterServer, make_server
+from rl_agg.optimizers import fuse
+from rl_agg.payloads import LocalScheme
+from rl_agg.scheme import make_aggregation
+from rl_agg.validation import check_count, unknown_choice
+from sb3_agg.files import FilesMixin
+from sb3_agg.hooks.base import Update
+from sb3_agg.hooks.origin import is_sb3s
+from sb3_agg.hooks.patching import replaced
+from sb3_agg.hooks.per_agent import MatrixUpdate
+from sb3_agg.hooks.weighted import WeightedUpdate
+from sb3_agg.local_models.mixin import LocalModelsMixin
+from sb3_agg.logging import TellingMixin
+from sb3_agg.rollouts.losses import ppo_losses
+from sb3_agg.rollouts.minibatches import Minibatches
+from sb3_agg.rollouts.returns import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
+
+ADVANTAGE_NORMS = ("agent", "stock")
+MINIBATCHES = ("stratified", "stock")
+
+
+class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
+    """Weigh each sub-environment's gradient by a rule. Put it before an on-policy algorithm in the list of bases.
+
+    :param policy: As the algorithm's.
+    :param env: As the algorithm's. Each of its A sub-environments is an agent.
+    :param aggregation: A rule of :data:`rl_agg.RULES` (``sum``, ``mean``, ``samples``, ``r_weighted``, ``l_weighted``), a
+        combiner of :data:`rl_agg.COMBINERS` (``median``, ``trimmed_mean``, ``krum``, ``geometric_median``, ``mixtailor``,
+        ``torchjd:NAME``), a scheme of local models of :data:`rl_agg.payloads.LOCAL_SCHEMES` (``fedavg``, ``fedprox``,
+        ``actor_sum``, ``actor_mean``; each agent has parameters of its own and the policy holds their average), a callable
+        ``signals -> weights [A]``, a :class:`rl_agg.Combiner` or a :class:`~rl_agg.payloads.LocalScheme`.
+    :param aggregation_kwargs: Settings of what is named, and for a rule ``normalize``.
+    :param communication: Who sends its gradient: ``"every"`` agent at every step, or those that ``"lag"`` lets speak, see
+        :class:`~rl_agg.gates.LazyGate`.
+    :param communication_kwargs: Settings of ``communication``.
+    :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
+    :param advantage_norm: ``"agent"`` normalises each agent's advantages over its own rollout; ``"stock"`` across agents in
+        each minibatch, as SB3 does. ``normalize_advantage=False`` switches both off.
+    :param minibatches: ``"stratified"`` takes equal parts of every agent's rollout into each minibatch; ``"stock"`` keeps
+        SB3's order. ``batch_size=None`` puts every agent's whole rollout into one minibatch, as in the paper.
+    :param min_episodes: > 0: collect until every agent has finished that many episodes and made ``n_steps`` steps, or the
+        ``total_timesteps`` of ``learn()`` are used up.
+    :param fused_optimizer: Let torch's Adam run as one kernel where the policy's optimiser is Adam and ``optimizer_kwargs``
+        does not say otherwise.
+    :param kwargs: Every other argument of the algorithm.
+    :raises ValueError: if the rule, a setting or a choice is unknown, or ``batch_size`` cannot be split among the agents.
+
+    Source: Holen et al. (2023), algorithms 1 to 3.
+    """
+
+    sample_losses: ClassVar[Callable[..., torch.Tensor]] = staticmethod(ppo_losses)
+    """The algorithm's loss per sample, see :mod:`sb3_agg.rollouts.losses`."""
+    minibatches_class: ClassVar[type[Minibatches]] = Minibatches
+
+    normalize_advantage: bool
+    n_envs: int
+    """A."""
+    agent_returns: NDArray[np.float64]
+    """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, OnPolicyAlgorithm):
+            bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not AggregationMixin)
+            raise TypeError(
+                f"{cls.__name__}: aggregation weighs the gradients of an on-policy rollout (PPO, A2C, MaskablePPO, "
+                f"RecurrentPPO); {bases} has none"
+            )
+
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *args: Any,
+        aggregation: str | Callable[..., torch.Tensor] | Combiner = "mean",
+        aggregation_kwargs: dict[str, Any] | None = None,
+        communication: str = "every",
+        communication_kwargs: dict[str, Any] | None = None,
+        attack: Attack | dict[str, Any] | None = None,
+        advantage_norm: str = "agent",
+        minibatches: str = "stratified",
+        min_episodes: int = 0,
+        fused_optimizer: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.aggregation = aggregation
+        self.aggregation_kwargs = aggregation_kwargs
+        self.communication = communication
+        self.communication_kwargs = communication_kwargs
+        self.attack = attack
+        self.advantage_norm = advantage_norm
+        self.minibatches = minibatches
+        self.min_episodes = min_episodes
+        self.fused_optimizer = fused_optimizer
+        set_up = kwargs.pop("_init_setup_model", True)
+        whole_rollouts = "batch_size" in kwargs and kwargs["batch_size"] is None
+        if whole_rollouts:
+            # PPO's constructor wants a number, and this one splits every rollout evenly. Its buffers know None
+            kwargs["batch_size"] = max(2, kwargs.get("n_steps", 2))
+        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
+        if whole_rollouts:
+            vars(self)["batch_size"] = None
+        if set_up:
+            self._setup_model()
+            self._check_learning()
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> Any:
+        """As SB3's, but arguments that no constructor takes are refused, where SB3 would keep and never read them."""
+        load = super().load  # type: ignore[misc]
+        readers = [load, *(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))]
+        known = {name for reader in readers for name in inspect.signature(reader).parameters}
+        for name in kwargs:
+            if name not in known:
+                raise unknown_choice(f"argument of {cls.__name__}.load", name, known - {"self", "args", "kwargs"})
+        return load(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        self._open_settings()
+        self._aggregation = make_aggregation(self.aggregation, self.aggregation_kwargs)
+        self._weighting = self._aggregation if isinstance(self._aggregation, Weighting) else None
+        self._needs = self._weighting.needs if self._weighting is not None else frozenset()
+        self._check_settings()
+        self._set_up_communication()
+        super()._setup_model()  # type: ignore[misc]
+        if self.fused_optimizer:
+            fuse(self.policy.optimizer)
+        self._set_up_local_models(self._aggregation)
+        for name, goes_on in {"agent_returns": True, "agent_weights": self._weighting is not None}.items():
+            # Of a loaded model, which may have had other environments or another rule
+            known = getattr(self, name, np.empty(0)) if goes_on else np.empty(0)
+            setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
+        self._rollout_returns = RolloutReturns(self.n_envs)
+        self._set_up_telling()
+
+    def _set_up_communication(self) -> None:
+        counts = getattr(self, "ledger", None)  # of a loaded model
+        self.ledger, self._server = Ledger(self.n_envs), self._make_server()
+        if counts is not None:
+            self.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())
+
+    def _make_server(self) -> ParameterServer | None:
+        if isinstance(self._aggregation, LocalScheme):
+            self._check_scheme(self._aggregation)
+        return make_server(
+            self._aggregation,
+            self.n_envs,
+            communication=self.communication,
+            communication_kwargs=self.communication_kwargs or {},
+            attack=self.attack,
+        )
+
+    def _check_settings(self) -> None:
+        for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise unknown_choice(name, value, choices)
+        check_count("min_episodes", self.min_episodes, least=0)
+
+    def _check_learning(self) -> None:
+        """Refuse what nobody can learn with. A loaded model may only act, so it is asked when it learns."""
+        if self._server is not None:
+            self._server.check(self.n_envs)
+        if isinstance(self._aggregation, LocalScheme):
+            self._aggregation.check(self.n_envs)
+        if self.minibatches != "stratified":
+            return
+        batch_size = getattr(self, "batch_size", None)
+        if batch_size is not None and batch_size % self.n_envs:
+            below, above = (math.floor(batch_size / self.n_envs), math.ceil(batch_size / self.n_envs))
+            sizes = " or ".join(str(parts * self.n_envs) for parts in (below, above) if parts)
+            raise ValueError(
+                f"batch_size={batch_size} does not split evenly among {self.n_envs} agents; choose {sizes}, None for "
+                f"whole rollouts, or minibatches='stock'"
+            )
+        get = type(self.rollout_buffer).get  # type: ignore[attr-defined]
+        if not is_sb3s(get):
+            raise ValueError(
+                f"minibatches='stratified' would be served in place of those of {get.__qualname__}(); choose "
+                "minibatches='stock', or a rollout_buffer_class whose get() is SB3's"
+            )
+
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """As SB3's. Returns of the old environments say nothing about the agents in the new ones."""
+        super().set_env(env, force_reset)  # type: ignore[misc]
+        self.agent_returns = np.full(self.n_envs, np.nan)
+
+    # Collecting -----------------------------------------------------------------------------------------------------------
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        reset_num_timesteps: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[int, BaseCallback]:
+        self._check_learning()
+        if reset_num_timesteps:  # a new run, for which SB3 forgets its episodes too
+            self.agent_returns = np.full(self.n_envs, np.nan)
+        set_up: tuple[int, BaseCallback] = super()._setup_learn(  # type: ignore[misc]
+            total_timesteps, callback, reset_num_timesteps, *args, **kwargs
+        )
+        return set_up
+
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> bool:
+        """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
+        stretches = self.min_episodes > 0
+        self._rollout_returns = RolloutReturns(env.num_envs, only_told=stretches and self._has_monitor())
+        if stretches:
+            n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
+        with self._own_acting():
+            collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
+        return collected
+
+    def _episodes_are_missing(self) -> bool:
+        enough = self._rollout_returns.num_episodes.min() >= self.min_episodes
+        return not enough and self.num_timesteps < self._total_timesteps  # type: ignore[attr-defined]
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
+        super()._update_info_buffer(infos, dones)  # type: ignore[misc]
+        if self._acting is not None and dones is not None:
+            self._acting.note_step(infos, dones)
+        told = dones is None or self._rollout_returns.add(infos, dones)
+        if not told and "returns" in self._needs and not self._has_monitor():
+            self._warn_once(
+                f"an episode ended without a return, so {self.aggregation} cannot tell the agents apart: wrap the "
+                "environments in Monitor, or the vectorised one in VecMonitor"
+            )
+
+    def _has_monitor(self) -> bool:
+        """Then episodes may end, for the agent, before their return is known: when a life is lost."""
+        env: VecEnv = self.env  # type: ignore[attr-defined]
+        return is_vecenv_wrapped(env, VecMonitor) or all(env.env_is_wrapped(Monitor))
+
+    # Updating -------------------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
+        if self._local_models is not None:
+            self._local_models.follow_policy()
+        buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]
+        signals = self._signals(buffer)
+        present = (~signals.masked()).cpu().numpy()
+        self._warn_about(signals, present)
+        if not present.any():
+            self._record(masked=len(present), skipped=1)
+            return
+        # A single step has no spread, and is normalised across agents
+        per_agent = self.normalize_advantage and self.advantage_norm == "agent" and buffer.buffer_size > 1
+        if per_agent:
+            normalize_advantages_per_agent(buffer)
+        minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
+        update = self._make_update(signals, minibatches)
+        with update.hooked(self.policy), replaced(self, normalize_advantage=self.normalize_advantage and not per_agent):
+            super().train()  # type: ignore[misc]
+        if not update.num_evaluated:
+            raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
+        update.finish(self.ledger)
+        self._record(update.num_masked, update.skipped_steps, update.num_mixed_sign(), update.weights())
+        if self._local_models is not None:
+            self._record_local_models(self._local_models)
+
+    def _make_update(self, signals: Signals, minibatches: Minibatches) -> Update:
+        if self._local_models is not None:
+            return self._make_local_update(self._local_models, signals, minibatches)
+        if self._server is None:
+            assert self._weighting is not None
+            return WeightedUpdate(self._weighting, signals, minibatches, self._sample_losses)
+        max_grad_norm: float = self.max_grad_norm
+        policy = self.policy
+        return MatrixUpdate(self._server, policy, max_grad_norm, self._weighting, signals, minibatches, self._sample_losses)
+
+    def _signals(self, buffer: RolloutBuffer) -> Signals:
+        returns = self._rollout_returns.means(self.agent_returns)
+        self.agent_returns = np.where(np.isinf(returns), self.agent_returns, returns)
+        device = self.device  # type: ignore[attr-defined]
+        return Signals(
+            returns=torch.as_tensor(returns, dtype=torch.float32, device=device),
+            num_samples=torch.full((self.n_envs,), float(buffer.buffer_size), device=device),
+            present=torch.as_tensor(finite_agents(buffer), device=device),
+        )
+
+    def _sample_losses(self, *args: Any) -> torch.Tensor:
+        return type(self).sample_losses(self, *args)

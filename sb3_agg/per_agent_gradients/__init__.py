@@ -1,0 +1,1 @@
+"""Each agent's own gradient, from one evaluation of the policy."""

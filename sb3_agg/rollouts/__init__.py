@@ -1,0 +1,1 @@
+"""Rollouts: returns, minibatches and losses of each agent."""

@@ -1,0 +1,156 @@
+"""Minibatches in which every sample's agent is known. Axes: A agents, T steps, B samples of a minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from torch import Tensor
+
+from sb3_agg.hooks.patching import replaced
+
+BATCHES_PER_GATHER = 32
+"""Minibatches copied out of the buffer at once: most of the gain of one large copy, at a bounded memory."""
+
+
+class Minibatches:
+    """Serve a rollout buffer in place of its own ``get`` and remember whose samples the current minibatch holds.
+
+    :param buffer: A full rollout buffer.
+    :param present: Agents whose samples are served ``[A]``, bool; the others' never reach the networks.
+    :param stratified: Equal parts of every agent in each minibatch, instead of SB3's own order.
+    """
+
+    samples: Any
+    """The current minibatch, as SB3 gets it."""
+    agents: Tensor
+    """The agent of each of its samples ``[B]``."""
+    epoch: int = 0
+    """Passes over the rollout so far, the current one included."""
+
+    def __init__(self, buffer: RolloutBuffer, present: NDArray[np.bool_], *, stratified: bool) -> None:
+        self.buffer = buffer
+        self.present = present
+        self.num_present = int(present.sum())
+        self.equal_parts = stratified
+        """Whether a minibatch holds the agents one after the other, with as many samples of each."""
+        self._stratified = stratified
+        self._get = buffer.get
+        self._get_samples = buffer._get_samples
+        self._agents_of_part: dict[int, Tensor] = {}
+        self._counted: tuple[Tensor | None, Tensor] = (None, torch.empty(0))
+        self._whole: Any = None
+
+    def mean_per_agent(self, values: Tensor) -> Tensor:
+        """Average over each agent's samples in the current minibatch.
+
+        :param values: ``[B]``.
+        :return: ``[A]``; NaN for agents without samples.
+        """
+        mask = getattr(self.samples, "mask", None)
+        if mask is not None:  # padded sequences of a recurrent policy
+            values = torch.where(mask > 0, values, 0.0)
+        return self._sum_per_agent(values) / self.samples_per_agent()
+
+    def samples_per_agent(self) -> Tensor:
+        """Samples of each agent in the current minibatch ``[A]``."""
+        if self._counted[0] is not self.agents:
+            mask = getattr(self.samples, "mask", None)
+            ones = torch.ones_like(self.samples.advantages) if mask is None else mask
+            self._counted = (self.agents, self._sum_per_agent(ones))
+        return self._counted[1]
+
+    def _sum_per_agent(self, values: Tensor) -> Tensor:
+        return values.new_zeros(len(self.present)).index_add_(0, self.agents, values)
+
+    @contextmanager
+    def served(self) -> Iterator[None]:
+        """Let the buffer's ``get`` serve these minibatches."""
+        served: dict[str, Any] = {"get": self._get_stratified}
+        if not self._stratified:
+            served = {"get": self._get_stock, "_get_samples": self._get_samples_present}
+        with replaced(self.buffer, **served):
+            yield
+
+    # SB3's own order ------------------------------------------------------------------------------------------------------
+
+    def _get_stock(self, batch_size: int | None = None) -> Iterator[Any]:
+        self.epoch += 1
+        for samples in self._get(batch_size):
+            if not hasattr(self, "agents"):
+                raise ValueError(
+                    f"{type(self.buffer).__name__} must draw by _get_samples(), or whose samples they are is unknown"
+                )
+            if samples is not None:
+                self.samples = samples
+                yield samples
+
+    def _get_samples_present(self, indices: NDArray[np.int64], *args: Any) -> Any:
+        agents = indices // self.buffer.buffer_size  # SB3 flattens [T, A] agent by agent
+        if self.num_present < len(self.present):
+            kept = self.present[agents]
+            indices, agents = indices[kept], agents[kept]
+            if len(indices) < 2:  # nothing to average, and a standard deviation needs two
+                return None
+        samples = self._get_samples(indices, *args)
+        self.agents = self._label(agents)
+        return samples
+
+    # Equal parts of every agent -------------------------------------------------------------------------------------------
+
+    def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
+        num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
+        self._flatten()
+        self.epoch += 1
+        part = num_steps if batch_size is None else min(batch_size // num_agents, num_steps)
+        first = np.flatnonzero(self.present)[:, None] * num_steps
+        if part == num_steps:
+            yield self._serve(self._whole_rollout(first + np.arange(num_steps)), part)
+            return
+        order = first + np.random.random((self.num_present, num_steps)).argsort(axis=1)
+        num_whole = num_steps - num_steps % part
+        step = part * BATCHES_PER_GATHER
+        for start in range(0, num_whole, step):
+            columns = order[:, start : min(start + step, num_whole)]
+            # [A, K * part] -> [K, A, part]: one gather, then K views of it
+            indices = columns.reshape(self.num_present, -1, part).swapaxes(0, 1).ravel()
+            for samples in _split(self._get_samples(indices), self.num_present * part):
+                yield self._serve(samples, part)
+        if num_whole < num_steps:
+            yield self._serve(self._get_samples(order[:, num_whole:].ravel()), num_steps - num_whole)
+
+    def _whole_rollout(self, indices: NDArray[np.int64]) -> Any:
+        if self._whole is None:  # the same in every epoch: order does not matter to a sum
+            self._whole = self._get_samples(indices.ravel())
+        return self._whole
+
+    def _serve(self, samples: Any, part: int) -> Any:
+        self.samples = samples
+        if part not in self._agents_of_part:
+            self._agents_of_part[part] = self._label(np.flatnonzero(self.present).repeat(part))
+        self.agents = self._agents_of_part[part]
+        return samples
+
+    def _flatten(self) -> None:
+        if not self.buffer.generator_ready:
+            next(iter(self._get(1)))  # SB3 flattens its arrays when the first minibatch is drawn
+
+    def _label(self, agents: NDArray[np.int64]) -> Tensor:
+        return torch.as_tensor(agents, device=self.buffer.device)
+
+
+def _split(samples: Any, size: int) -> list[Any]:
+    """Cut a named tuple of tensors, or dictionaries of tensors, into views of ``size`` rows."""
+    columns = []
+    for field in samples:
+        if isinstance(field, dict):
+            parts = {key: tensor.split(size) for key, tensor in field.items()}
+            columns.append([dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)])
+        else:
+            columns.append(field.split(size))
+    return [type(samples)(*fields) for fields in zip(*columns, strict=True)]

@@ -1,0 +1,241 @@
+"""Running a cell with Stable-Baselines3: any on-policy algorithm, stock or with aggregation. Axis A: agents."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from functools import partial
+from types import ModuleType
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import is_wrapped, make_vec_env
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from rl_agg.study.errors import StudyError
+from rl_agg.study.run.cells import OnUpdate, Update, arguments, import_system, refuse_what_the_study_sets, wrapped
+from rl_agg.study.spec.study import Budget, Cell
+from rl_agg.validation import unknown_choice
+from sb3_agg.networks import network
+from sb3_agg.rollouts.returns import RolloutReturns
+from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
+from sb3_agg.vec_envs.unequal import make_unequal_vec_env
+
+SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
+CLASSES: dict[str, tuple[ModuleType, type]] = {
+    "activation_fn": (torch.nn, torch.nn.Module),
+    "optimizer_class": (torch.optim, torch.optim.Optimizer),
+}
+"""Policy settings that YAML gives by name, as ``Tanh`` or ``torch.optim.SGD``."""
+SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds", "tensorboard_log": "--out"}
+UNLIMITED_STEPS = sys.maxsize
+ENVPOOL = "envpool/"
+"""What ids of EnvPool's environments begin with."""
+
+
+class Sb3Runner:
+    """Runs Stable-Baselines3's on-policy algorithms; see :class:`~rl_agg.study.run.cells.Runner`."""
+
+    def check(self, cell: Cell) -> None:
+        """Refuse off-policy systems and unknown settings, then build the model once and drop it.
+
+        :raises StudyError: naming the system, the environment and the reason.
+        """
+        cls = import_system(cell)
+        if not issubclass(cls, OnPolicyAlgorithm):
+            raise StudyError(
+                f"system {cell.system_name!r}: {cls.__name__} is not on-policy, so it has no rollouts whose agents could be "
+                "compared or weighed; choose an on-policy class such as PPO, A2C or sb3_agg:AggPPO"
+            )
+        settings = {**cell.environment.settings, **cell.system.settings}
+        known = arguments(cls, "__init__")
+        refuse_what_the_study_sets(cell, SET_BY_STUDY, unused=())
+        for name in settings:
+            if name not in known:
+                raise StudyError(f"{cell}: {unknown_choice(f'{cls.__name__} setting', name, known - SET_BY_STUDY.keys())}")
+        try:
+            env = _environment(cell)
+            try:
+                _model(cell, env)
+            finally:
+                env.close()
+        except (Exception, SystemExit) as error:  # whatever a third-party constructor raises, it is about this cell's settings
+            raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
+
+    def bundles(self, cell: Cell) -> list[dict[str, float]]:
+        """One CPU."""
+        return [{"CPU": 1.0}]
+
+    def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
+        """Train for the cell's budget."""
+        torch.set_num_threads(1)
+        env = _environment(cell)
+        try:
+            model = _model(cell, env)
+            model.set_logger(Logger(folder=None, output_formats=[]))
+            recorder = _Recorder(cell.budget, on_update, cell.environment.scored_agents)
+            if cell.budget.env_steps is None:
+                _schedule_by_budget(model, recorder)
+            model.learn(cell.budget.env_steps or UNLIMITED_STEPS, callback=recorder, log_interval=1)
+            return recorder.updates
+        finally:
+            env.close()
+
+
+class _Recorder(BaseCallback):
+    """Keep one :class:`Update` for each rollout, and stop after as many as the budget allows."""
+
+    def __init__(self, budget: Budget, on_update: OnUpdate, scored_agents: list[int] | None) -> None:
+        super().__init__()
+        self._scored = slice(None) if scored_agents is None else scored_agents
+        self.updates: list[Update] = []
+        self._budget = budget
+        self._on_update = on_update
+
+    def fraction(self) -> float:
+        """How much of the budget is used up by the rollouts collected so far, in [0, 1]."""
+        return self._budget.used(self._collected, self.num_timesteps, time.perf_counter() - self._start)
+
+    def _on_training_start(self) -> None:
+        self._start = time.perf_counter()
+        self._collected = 0
+        self._returns = np.full(self.training_env.num_envs, np.nan)  # [A], last known
+
+    def _on_rollout_start(self) -> None:
+        self._close_update()
+        # SB3 asks no sooner than after the next step, so one step of each agent is thrown away
+        self._is_over = self._budget.env_steps is None and self.fraction() >= 1
+        self._rollout = RolloutReturns(self.training_env.num_envs, only_told=True)
+
+    def _on_step(self) -> bool:
+        if self._is_over:
+            return False
+        self._rollout.add(self.locals["infos"], self.locals["dones"])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._collected += 1
+        self._returns = self._rollout.means(self._returns)
+
+    def _on_training_end(self) -> None:
+        self._close_update()
+
+    def _close_update(self) -> None:
+        """Write down the last rollout once its training is over, when the time and the weights are known."""
+        if len(self.updates) == self._collected:
+            return
+        scored = self._returns[self._scored]
+        known = scored[np.isfinite(scored)]
+        values = self.logger.name_to_value
+        update = Update(
+            update=self._collected,
+            env_steps=self.num_timesteps,
+            wall_time=time.perf_counter() - self._start,
+            mean_return=float(known.mean()) if known.size else math.nan,
+            episodes=int(self._rollout.num_episodes.sum()),
+            agent_returns=self._returns.tolist(),
+            scalars={name: float(value) for name, value in values.items() if name.startswith("agg/")},
+        )
+        self.updates.append(update)
+        self._on_update(update, self.fraction())
+
+
+def _schedule_by_budget(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
+    """Let schedules follow the budget: how many steps that takes is open where rollouts stretch (``min_episodes``)."""
+
+    def update_progress(num_timesteps: int, total_timesteps: int) -> None:
+        model._current_progress_remaining = 1.0 - recorder.fraction()
+
+    vars(model)["_update_current_progress_remaining"] = update_progress
+
+
+def _environment(cell: Cell) -> VecEnv:
+    environment = cell.environment
+    assert environment.id is not None  # a resolved study has it
+    num_agents, env_kwargs = environment.num_agents or 1, environment.env_kwargs
+    env: VecEnv
+    if environment.id.startswith(ENVPOOL):
+        if environment.wrappers or environment.unequal:
+            raise ValueError(f"{environment.id} steps in C++, where neither wrappers nor unequal reach; leave out {ENVPOOL!r}")
+        env = EnvPoolVecEnv(environment.id.removeprefix(ENVPOOL), num_agents, seed=cell.seed, env_kwargs=env_kwargs)
+    else:
+        make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
+        wrapper = partial(_wrapped, cell) if environment.wrappers else None
+        env = make(environment.id, n_envs=num_agents, seed=cell.seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
+    if environment.normalize:
+        chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
+        gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
+        env = VecNormalize(env, **{"gamma": gamma, **chosen})
+    return env
+
+
+def _wrapped(cell: Cell, env: Monitor[Any, Any]) -> gym.Env[Any, Any]:
+    outer = wrapped(cell, env)
+    return outer if is_wrapped(outer, EpisodicLifeEnv) else _EpisodeEnds(outer, env)  # a life is no episode
+
+
+class _EpisodeEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Tells of episodes that a wrapper ends, of which Monitor, further inside, does not hear."""
+
+    def __init__(self, env: gym.Env[Any, Any], monitor: Monitor[Any, Any]) -> None:
+        super().__init__(env)
+        self._monitor = monitor
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if (terminated or truncated) and "episode" not in info:
+            rewards = self._monitor.rewards
+            info = {**info, "episode": {"r": float(sum(rewards)), "l": len(rewards)}}
+        return observation, reward, terminated, truncated, info
+
+
+def _model(cell: Cell, env: VecEnv) -> OnPolicyAlgorithm:
+    cls = import_system(cell)
+    model: OnPolicyAlgorithm = cls(cell.policy, env, seed=cell.seed, **{"device": "cpu", **_settings(cell)})
+    return model
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The constructor's arguments: the network, then the environment's settings, then the system's."""
+    layers = [cell.environment.settings, cell.system.settings]
+    settings = {name: value for layer in layers for name, value in layer.items()}
+    policy_kwargs = network(cell.environment.network) if cell.environment.network else {}
+    for layer in layers:
+        policy_kwargs.update(layer.get("policy_kwargs") or {})
+    for name, kind in CLASSES.items():
+        if isinstance(policy_kwargs.get(name), str):
+            policy_kwargs[name] = _class(name, policy_kwargs[name], *kind)
+    if policy_kwargs:
+        settings["policy_kwargs"] = policy_kwargs
+    for name in SCHEDULED:
+        if isinstance(settings.get(name), str):
+            settings[name] = _schedule(name, settings[name])
+    return settings
+
+
+def _schedule(name: str, text: str) -> LinearSchedule:
+    kind, _, start = text.partition("_")
+    try:
+        if kind == "lin":
+            return LinearSchedule(float(start), 0.0, 1.0)
+    except ValueError:
+        pass
+    raise StudyError(f"{name} must be a number or 'lin_' and a number, got {text!r}")
+
+
+def _class(name: str, text: str, module: ModuleType, base: type) -> type:
+    prefix, _, short = text.rpartition(".")
+    found = getattr(module, short, None)
+    prefixes = ("", module.__name__, module.__name__.removeprefix("torch."))
+    if prefix in prefixes and isinstance(found, type) and issubclass(found, base):
+        return found
+    raise StudyError(f"{name} must be a class of {module.__name__}, got {text!r}")
