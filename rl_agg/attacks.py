@@ -1,18 +1,19 @@
-r"""Agents that send something else than their gradient, to try out what an aggregation bears. Axes: A agents, P parameters.
+r"""Agents that send something else than their gradient or parameters, to test what an aggregation tolerates.
 
-For tests and studies: nothing here hides an attack from anyone.
+For tests and studies: nothing here hides an attack. Axes: A agents, P parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.validation import check_agents, check_agents_exist, check_count, check_number, unknown_choice
+from rl_agg.validation import build, check_agents, check_agents_exist, check_count, check_number, unknown_choice
 
 ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "sign_flip": lambda gradients, scale, _: -scale * gradients,
@@ -30,11 +31,11 @@ ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
 
 @dataclass(frozen=True)
 class Attack:
-    r"""Replace the gradients of some agents before anyone sees them.
+    r"""Replace the gradients or parameters of some agents before they are sent.
 
     :param kind: ``"sign_flip"`` sends :math:`-s g`, ``"scale"`` :math:`s g`, ``"random"`` a Gaussian vector of :math:`s` times
         the gradient's expected norm, ``"nan"`` no number at all.
-    :param agents: Who does so, numbers from 0 to A - 1.
+    :param agents: Which agents, numbers from 0 to A - 1.
     :param scale: :math:`s`, unitless.
     :param seed: Of ``"random"``, together with the step.
     :raises ValueError: if the kind is unknown, an agent is no number >= 0, the scale is not finite or the seed negative.
@@ -55,7 +56,7 @@ class Attack:
         check_count("seed", self.seed, least=0)
 
     def check(self, num_agents: int) -> None:
-        """Refuse agents that there are not.
+        """Raise if an agent index is out of range.
 
         :param num_agents: A.
         :raises ValueError: if an agent's number is A or larger.
@@ -75,3 +76,16 @@ class Attack:
         attacked = gradients.clone()
         attacked[attackers] = ATTACKS[self.kind](gradients[attackers], self.scale, generator)
         return attacked
+
+
+def make_attack(attack: Attack | Mapping[str, Any] | None) -> Attack | None:
+    """Build what ``attack=`` asks for.
+
+    :param attack: An attack, its settings, or ``None``.
+    :raises ValueError: if it is none of these, or a setting is unknown.
+    """
+    if isinstance(attack, Mapping):
+        return build("attack", Attack, attack)
+    if attack is not None and not isinstance(attack, Attack):
+        raise ValueError(f"attack must be an Attack or a dict of its settings, got {attack!r}")
+    return attack

@@ -1,226 +1,312 @@
-"""What stands between the agents' gradients and the step that is taken. Axes: A agents, P parameters.
+"""Carrying a scheme out: from what agents have to what they step with.
 
-This is the way of a gradient where it must be seen agent by agent: attack, gate, combiner or weighted sum. A weighted sum that
-everyone takes part in needs none of it, for one backward pass yields it.
+    attack -> gate -> codec -> masking -> rule -> result
+
+Every message knows its size, so that the ledger is charged in this class alone. Axes: A agents, P numbers that each exchanges.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rl_agg.attacks import Attack
+from rl_agg.accumulation import Accumulation
+from rl_agg.attacks import Attack, make_attack
 from rl_agg.combiners import Combiner
-from rl_agg.combiners.distances import distances_of
-from rl_agg.gates import LazyGate, make_gate
-from rl_agg.payloads import LocalScheme
-from rl_agg.scheme import Aggregation
-from rl_agg.signals import MEASURED, Signals
-from rl_agg.validation import build
-from rl_agg.weighting import Weighting
+from rl_agg.factored import Factored, merge_factored
+from rl_agg.gates import VectorGate
+from rl_agg.ledger import Ledger
+from rl_agg.merging import Merged, merge_received
+from rl_agg.payloads.base import VECTORS
+from rl_agg.schedules import OnArrival
+from rl_agg.scheme import Scheme
+from rl_agg.signals import Signals
+from rl_agg.uplink import Uplink
+
+__all__ = ["Exchange", "Factored", "Merged"]
 
 
-class Factored(Protocol):
-    """Gradients that need not be multiplied out to be weighed by their distances."""
+class Exchange:
+    """Exchanges among A agents what a scheme says, when it says so.
 
-    def products(self) -> Tensor | None:
-        """Of any two of them ``[A, A]``; ``None`` where it is less work to multiply them out."""
-
-    def weighted(self, weights: Tensor) -> Tensor:
-        """Their sum ``[P]``, each times its weight ``[A]``."""
-
-    def matrix(self, *, by_parameter: bool) -> Tensor:
-        """All of them ``[A, P]``.
-
-        :param by_parameter: Whether a parameter's gradients had better lie beside each other in memory.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """One gradient out of many.
-
-    :param gradient: ``[P]``; zeros if nobody is present.
-    :param sends: Who sent a gradient ``[A]``, bool.
-    :param present: Whose gradient counts ``[A]``, bool.
-    :param weights: How much each counts ``[A]``; ``None`` where a combiner decides.
-    """
-
-    gradient: Tensor
-    sends: Tensor
-    present: Tensor
-    weights: Tensor | None
-
-
-class ParameterServer:
-    """Take in the gradients of all agents and answer with the one to step with.
-
-    :param aggregation: A rule that weighs agents, or a combiner.
-    :param gate: Who speaks; ``None``: everyone.
-    :param attack: Who sends something else than their gradient.
+    :param scheme: One choice on each axis.
+    :param num_agents: A.
+    :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
+    :param provides: See :meth:`Scheme.check`.
+    :param ledger: Counts what is sent; ``None``: a ledger of its own.
+    :param agents: The agents' numbers in that ledger ``[A]``; ``None``: it is of these A.
+    :raises ValueError: if a setting does not fit A.
 
     Source: Holen et al. (2023), algorithm 1.
     """
 
+    on_arrival: ClassVar[bool] = False
+    """Whether agents exchange one at a time."""
+
     def __init__(
-        self, aggregation: Weighting | Combiner, *, gate: LazyGate | None = None, attack: Attack | None = None
+        self,
+        scheme: Scheme,
+        num_agents: int,
+        *,
+        attack: Attack | Mapping[str, Any] | None = None,
+        provides: frozenset[str] = frozenset(),
+        ledger: Ledger | None = None,
+        agents: ArrayLike | None = None,
     ) -> None:
-        self._aggregation = aggregation
-        self._gate = gate
-        self._attack = attack
-        self._num_steps = 0
-        self._sent: dict[str, Tensor] = {}  # signals that came with the gradients that a gate holds, [A] each
+        self.scheme = scheme
+        self.num_agents = num_agents
+        self.ledger = Ledger(num_agents) if ledger is None else ledger
+        """What was sent and received so far."""
+        self._attack = make_attack(attack)
+        self._provides, self._agents = provides, agents
+        self._begin()
 
-    def check(self, num_agents: int) -> None:
-        """Refuse a number of agents that the combiner or the attack does not fit.
+    def _begin(self) -> None:
+        """Remember nothing but the ledger's counts."""
+        self.num_exchanges = self._num_steps = self._since_last = 0
+        self.gate = self.scheme.make_gate(self.num_agents)
+        self._rule = copy.deepcopy(self.scheme.rule)
+        self._uplink: Uplink | None = None  # of vectors; scores and transitions take their host's
+        if self.scheme.payload.content in VECTORS:
+            assert isinstance(self.gate, VectorGate)
+            self._uplink = Uplink(self.scheme, self.gate)
+        self._accumulation = Accumulation()
 
-        :param num_agents: A.
-        :raises ValueError: naming the setting and the bound.
+    def check(self) -> None:
+        """Check that all choices and the attack can work with the number of agents.
+
+        :raises ValueError: if one cannot, naming it and the bound; or if the schedule is another exchange's.
         """
+        if isinstance(self.scheme.schedule, OnArrival) != self.on_arrival:
+            raise ValueError(
+                f"schedule {self.scheme.described['schedule']!r} does not fit: this algorithm exchanges "
+                f"{'with one agent at a time' if self.on_arrival else 'with all agents at once'}"
+            )
+        self.scheme.check(self.num_agents, provides=self._provides)
         if self._attack is not None:
-            self._attack.check(num_agents)
-        if isinstance(self._aggregation, Combiner):
-            self._aggregation.check(num_agents)
+            self._attack.check(self.num_agents)
 
     @property
-    def is_gated(self) -> bool:
-        """Whether a gate decides who speaks."""
-        return self._gate is not None
+    def weights_only(self) -> bool:
+        """Whether the host needs nothing but :meth:`weigh`, and reports with :meth:`charge` what that stands for."""
+        return self.scheme.weights_only and self._attack is None
+
+    @property
+    def scales(self) -> bool:
+        """Whether it matters what the optimiser multiplies each parameter's gradient by."""
+        return self._uplink is not None and not self._uplink.is_open
+
+    # Where weights are enough ---------------------------------------------------------------------------------------------
+
+    def weigh(self, signals: Signals) -> Tensor:
+        """Weights of the agents, where these are all that a host needs.
+
+        :param signals: What they report, each ``[A]``.
+        :return: ``[A]``.
+        """
+        weights: Tensor = self._rule(signals)
+        return weights
+
+    def charge(
+        self,
+        sends: ArrayLike,
+        answers: ArrayLike,
+        *,
+        up: Mapping[str, Any],
+        down: Mapping[str, Any],
+        physical_bytes: int = 0,
+    ) -> None:
+        """Count messages that a host made by itself, in one backward pass or at its workers.
+
+        :param sends: How many messages each agent sent ``[A]``.
+        :param answers: How many answers each received ``[A]``.
+        :param up: Numbers in a message, by kind; see :meth:`rl_agg.Ledger.upload`. Signals that the rule reads come with it.
+        :param down: Numbers in an answer, by kind.
+        :param physical_bytes: What was really moved between processes.
+        """
+        numbers: dict[str, Any] = dict(up)
+        answer: dict[str, Any] = dict(down)
+        if self.scheme.needs and self.scheme.payload.content != "scores":  # a score is the signal
+            numbers["scalars"] = np.asarray(numbers.get("scalars", 0)) + len(self.scheme.needs)
+        self.ledger.upload(sends, agents=self._agents, physical_bytes=physical_bytes, **numbers)
+        self.ledger.download(answers, agents=self._agents, **answer)
+
+    def charge_answers(self, answers: ArrayLike, size: int, *, physical_bytes: int = 0) -> None:
+        """Count what agents are sent, in the kind that the payload asks for.
+
+        :param answers: How many times each agent is ``[A]``.
+        :param size: P.
+        :param physical_bytes: What was really moved between processes.
+        """
+        numbers: dict[str, Any] = {self.scheme.payload.answer: size}
+        self.ledger.download(answers, agents=self._agents, physical_bytes=physical_bytes, **numbers)
+
+    # Where agents' vectors are seen ---------------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        """Count a step, and say whether the schedule asks for an exchange after it."""
+        self._num_steps += 1
+        self._since_last += 1
+        due: bool = self.scheme.schedule.due(self._num_steps, self._since_last)
+        if due:
+            self._since_last = 0
+        return due
+
+    def step(
+        self,
+        gradients: Tensor | Factored,
+        signals: Signals,
+        *,
+        idle: Tensor | None = None,
+        scale: Tensor | None = None,
+        gains: Tensor | None = None,
+    ) -> Merged | None:
+        """Merge one step's gradients, or add them up until the schedule asks for an exchange.
+
+        Parameters as for :meth:`merge`.
+
+        :return: ``None`` where there is no exchange, and thus no step.
+        """
+        due = self.due()
+        if self.scheme.schedule.accumulates:
+            rows = gradients if isinstance(gradients, Tensor) else gradients.matrix(by_parameter=False)
+            self._accumulation.add(rows, signals, idle)
+            if not due:
+                return None
+            gradients, signals, idle = self._accumulation.take(signals)
+        return self.merge(gradients, signals, idle=idle, scale=scale, gains=gains)
 
     @torch.no_grad()
     def merge(
-        self, gradients: Tensor | Factored, signals: Signals, *, idle: Tensor | None = None, scale: Tensor | None = None
+        self,
+        vectors: Tensor | Factored,
+        signals: Signals,
+        *,
+        idle: Tensor | None = None,
+        scale: Tensor | None = None,
+        gains: Tensor | None = None,
+        reference: Tensor | None = None,
+        extra: int = 0,
     ) -> Merged:
-        """Merge one step's gradients.
+        """Exchange, and charge the ledger.
 
-        :param gradients: Of each agent's mean loss ``[A, P]``; rows of agents that are not present are not read. May be
-            overwritten. Factored, they are of agents that are all present, and none is idle.
+        :param vectors: Gradients of each agent's mean loss, or its parameters ``[A, P]``; rows of agents that are not present
+            are not read. May be overwritten. Factored, they are of agents that are all present, and none is idle.
         :param signals: What the agents report with them, each ``[A]``.
-        :param idle: Who has no gradient this time, without being at fault ``[A]``, bool: a weighted sum counts theirs as zero,
-            a combiner does not see them.
+        :param idle: Who has nothing this time, without being at fault ``[A]``, bool: a weighted sum counts it as zero, a
+            combiner does not see it.
         :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
+        :param gains: See :class:`~rl_agg.gates.Offer`.
+        :param reference: The parameters that were merged last ``[P]``, where parameters are exchanged.
+        :param extra: Numbers that messages and answers hold as well, uncompressed, and that the host merges itself: moments.
         """
-        aggregation = self._aggregation
-        if isinstance(aggregation, Combiner):
-            aggregation = aggregation.at(self._num_steps)
-        if not isinstance(gradients, Tensor):
-            untouched = self._gate is None and self._attack is None
-            combiner = aggregation if isinstance(aggregation, Combiner) and untouched else None
-            merged = self._weigh_factored(combiner, gradients) if combiner is not None and combiner.by_distance else None
-            if merged is not None:
-                return merged
-            gradients = gradients.matrix(by_parameter=combiner is not None and combiner.by_parameter)
+        rule = self._rule.at(self.num_exchanges) if isinstance(self._rule, Combiner) else self._rule
+        if not isinstance(vectors, Tensor):
+            is_combined = isinstance(rule, Combiner) and not self.scales and self._attack is None
+            vector = merge_factored(rule, vectors) if is_combined else None
+            if vector is not None:
+                everyone = torch.ones(self.num_agents, dtype=torch.bool, device=vector.device)
+                return self._finish(Merged(vector, everyone, everyone, None, ~everyone), len(vector), None)
+            vectors = vectors.matrix(by_parameter=is_combined and rule.by_parameter)
         if self._attack is not None:
-            gradients = self._attack(gradients, self._num_steps)
-        present = ~signals.masked() & gradients.sum(1).isfinite()
-        takes_part = present if idle is None else present & ~idle
-        sends = takes_part
-        if self._gate is not None:
-            sends, gradients = self._gate(gradients, takes_part, scale)
-        weights = None
-        if isinstance(aggregation, Combiner):
-            gradient, total = self._combine(aggregation, gradients, present, idle), gradients.new_ones(())
+            vectors = self._attack(vectors, self.num_exchanges)
+        assert self._uplink is not None
+        payload, step = self.scheme.payload, self.num_exchanges
+        offered = payload.outgoing(vectors, reference)
+        present = ~signals.masked().to(offered.device) & offered.sum(1).isfinite()
+        known = reference if offered is vectors else None  # differences are encoded as they are
+        received = self._uplink.transmit(
+            offered,
+            present if idle is None else present & ~idle,
+            step=step,
+            scale=scale,
+            gains=gains,
+            reference=known,
+        )
+        merged = merge_received(
+            rule,
+            received,
+            self._uplink.signals_of(signals, received),
+            present=present,
+            idle=idle,
+            as_shares=payload.content == "parameters",
+            step=step,
+            overwrite=not self.scales,
+        )
+        if reference is not None and not bool(received.counts.any()):
+            vector = reference.clone()
         else:
-            if self._gate is not None:
-                signals = self._held_signals(signals, sends, takes_part)
-            weights = aggregation(dataclasses.replace(signals, present=present)).to(gradients.dtype)
-            if not bool(takes_part.all()):
-                gradients = torch.where(takes_part[:, None], gradients, 0.0)  # 0 * NaN is NaN
-            gradient, total = weights @ gradients, weights.sum()
-        if self._gate is not None and bool(takes_part.any()) and bool(total != 0):
-            self._gate.note_step(gradient / total)
-        self._num_steps += 1
-        return Merged(gradient, sends, present, weights)
+            vector = payload.incoming(merged.vector, reference)
+        merged = dataclasses.replace(merged, vector=vector)
+        if self.scales and bool(received.counts.any()):
+            self._note_step(merged, reference)
+        return self._finish(merged, vectors.shape[1], received.bits, extra)
 
-    def _held_signals(self, signals: Signals, sends: Tensor, takes_part: Tensor) -> Signals:
-        """Signals as the learner knows them: of who does not speak, those that came with the last gradient."""
-        held = {}
-        for name in MEASURED:
-            value, known = getattr(signals, name), self._sent.get(name)
-            if value is None:
-                continue
-            if known is None or known.shape != value.shape:
-                known = value
-            known, speaks, silent = known.to(value), sends.to(value.device), (takes_part & ~sends).to(value.device)
-            self._sent[name] = torch.where(speaks, value, known)
-            held[name] = torch.where(silent, known, value)
-        return dataclasses.replace(signals, **held)
+    def _note_step(self, merged: Merged, reference: Tensor | None) -> None:
+        """Let the gate know the step: a gradient on the scale of a mean, or the change of the parameters."""
+        assert self._uplink is not None
+        total = 1.0 if merged.weights is None else float(merged.weights.sum())
+        if reference is not None:
+            self._uplink.note_step(merged.vector - reference)
+        elif self.scheme.payload.content == "gradients" and total:
+            self._uplink.note_step(merged.vector / total)
 
-    def _weigh_factored(self, combiner: Combiner, gradients: Factored) -> Merged | None:
-        """Merge by the gradients' distances; ``None`` if that cannot be done."""
-        products = gradients.products()
-        distances = None if products is None else distances_of(products)
-        weights = None if distances is None else combiner.weigh(distances, num_masked=0)
-        if weights is None:
-            return None
-        self._num_steps += 1
-        everyone = torch.ones_like(weights, dtype=torch.bool)
-        return Merged(gradients.weighted(weights), everyone, everyone, None)
+    def _finish(self, merged: Merged, size: int, bits: Tensor | None, extra: int = 0) -> Merged:
+        """Charge the ledger, and count the exchange."""
+        self._charge_upload(merged.sends, size, bits, extra)
+        self.charge_answers(np.ones(self.num_agents, dtype=np.int64), size + extra)  # all act by the answer, masked ones too
+        self.num_exchanges += 1
+        return merged
 
-    def _combine(self, combiner: Combiner, gradients: Tensor, present: Tensor, idle: Tensor | None) -> Tensor:
-        if idle is not None:
-            gradients, present = gradients[~idle], present[~idle]
-        return combiner(gradients, present=present, step=self._num_steps, overwrite=self._gate is None)
+    def _charge_upload(self, sends: Tensor, size: int, bits: Tensor | None, extra: int = 0) -> None:
+        kind = self.scheme.payload.kind
+        encoded = None if bits is None else {kind: (bits.numpy() + 7) // 8}
+        numbers: dict[str, Any] = {kind: extra if encoded else size + extra, "scalars": len(self.scheme.needs)}
+        self.ledger.upload(sends.cpu().numpy(), agents=self._agents, encoded=encoded, **numbers)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For a pickle that opens on machines without a GPU too."""
-        return {**vars(self), "_sent": self._sent_on_cpu()}
+    # Checkpoints ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps it has seen, and what its gate and combiner remember; of the agents' signals on the CPU."""
+        """All that decides how it continues, the ledger included; tensors on the CPU."""
         return {
+            "scheme": self.scheme.described,
+            "num_agents": self.num_agents,
+            "ledger": self.ledger.state_dict(),
+            "num_exchanges": self.num_exchanges,
             "num_steps": self._num_steps,
-            "signals": self._sent_on_cpu(),
-            "gate": None if self._gate is None else self._gate.state_dict(),
-            "combiner": self._aggregation.state_dict() if isinstance(self._aggregation, Combiner) else {},
+            "since_last": self._since_last,
+            "gate": self.gate.state_dict() if self._uplink is None else {},
+            "uplink": {} if self._uplink is None else self._uplink.state_dict(),
+            "accumulation": self._accumulation.state_dict(),
+            "rule": self._rule.state_dict() if isinstance(self._rule, Combiner) else {},
         }
 
-    def _sent_on_cpu(self) -> dict[str, Tensor]:
-        return {name: value.cpu().clone() for name, value in self._sent.items()}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; what is missing starts afresh."""
-        self._num_steps = state["num_steps"]
-        self._sent = dict(state.get("signals", {}))
-        if self._gate is not None and state["gate"] is not None:
-            self._gate.load_state_dict(state["gate"])
-        if isinstance(self._aggregation, Combiner):
-            self._aggregation.load_state_dict(state.get("combiner", {}))
-
-
-def make_server(
-    aggregation: Aggregation,
-    num_agents: int,
-    *,
-    communication: str,
-    communication_kwargs: Mapping[str, Any],
-    attack: Attack | Mapping[str, Any] | None,
-) -> ParameterServer | None:
-    """Build what users ask for. Whether the number of agents fits is for :meth:`ParameterServer.check`.
-
-    :param num_agents: A.
-    :param communication: Who speaks, a name of :data:`rl_agg.gates.GATES`.
-    :param communication_kwargs: The gate's settings.
-    :param attack: Who sends something else; or the settings of it.
-    :return: ``None`` where nobody needs to see an agent's own gradient: an ungated rule, or a scheme of local models.
-    :raises ValueError: if a setting is unknown, or does not go with the aggregation.
-    """
-    if not isinstance(communication_kwargs, Mapping):
-        raise ValueError(f"communication_kwargs must be a dict, got {communication_kwargs!r}")
-    gate = make_gate(communication, num_agents, communication_kwargs)
-    if isinstance(attack, Mapping):
-        attack = build("attack", Attack, attack)
-    if attack is not None and not isinstance(attack, Attack):
-        raise ValueError(f"attack must be an Attack or a dict of its settings, got {attack!r}")
-    if isinstance(aggregation, LocalScheme):
-        if gate is not None or attack is not None:
-            raise ValueError(f"{aggregation!r} merges parameters; communication and attack are about gradients")
-        return None
-    if isinstance(aggregation, Weighting) and gate is None and attack is None:
-        return None
-    return ParameterServer(aggregation, gate=gate, attack=attack)
+        What belongs to other choices or another number of agents starts afresh, but the ledger keeps its counts; one that is
+        missing stays as it is.
+        """
+        self._begin()
+        if "ledger" in state:
+            self.ledger.load_state_dict(state["ledger"])
+        self.num_exchanges = state["num_exchanges"]
+        self._num_steps, self._since_last = state["num_steps"], state["since_last"]
+        same = {axis for axis, name in self.scheme.described.items() if state["scheme"][axis] == name}
+        if "rule" in same and isinstance(self._rule, Combiner):
+            self._rule.load_state_dict(state["rule"])
+        if self._uplink is None:
+            if "gate" in same:
+                self.gate.load_state_dict(state["gate"])
+        elif state["num_agents"] == self.num_agents and "payload" in same:
+            if {"gate", "codec"} <= same:
+                self._uplink.load_state_dict(state["uplink"])
+            if "schedule" in same:
+                self._accumulation.load_state_dict(state["accumulation"])

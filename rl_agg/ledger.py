@@ -1,16 +1,17 @@
-"""What agents send to a learner and get back, whether or not it crosses a wire. Axis A: agents.
+"""What agents send to a learner and receive from it, whether or not it crosses a wire. Axis A: agents.
 
 Three counts are kept apart:
 
-- a *message* is one agent speaking up once, whatever it says;
-- *canonical bytes* are what the content needs without framing or compression, 4 bytes for a float32 number, so that algorithms
-  can be compared wherever they run;
-- *physical bytes* are what this program really moved between processes, 0 where agents and learner share one. It is counted
+- a *message* is one transmission of one agent, whatever it holds;
+- *canonical bytes* are what the content needs without framing, 4 bytes for a float32 number unless a codec says less, so that
+  algorithms can be compared wherever they run;
+- *physical bytes* are what this program really moved between processes, 0 where agents and learner share one. They are counted
   from the buffers that are handed over, never from the size of a pickle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ KINDS = tuple(SIZES)
 
 
 class Ledger:
-    """Count messages and bytes, per agent and in total, since it was made.
+    """Count messages and bytes, per agent and in total.
 
     >>> ledger = Ledger(num_agents=3)
     >>> ledger.upload([True, True, False], gradients=10, scalars=1)
@@ -41,43 +42,75 @@ class Ledger:
         check_count("num_agents", num_agents, least=1)
         self.messages_per_agent: NDArray[np.int64] = np.zeros(num_agents, dtype=np.int64)
         """Messages that each agent has sent ``[A]``."""
-        self._up = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}  # numbers
+        self._up = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}  # bytes
         self._down = {kind: np.zeros(num_agents, dtype=np.int64) for kind in KINDS}
         self.physical_bytes = 0
         """Bytes moved between processes, both ways."""
 
-    def upload(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: ArrayLike) -> None:
+    def upload(
+        self,
+        times: ArrayLike,
+        *,
+        agents: ArrayLike | None = None,
+        physical_bytes: int = 0,
+        encoded: Mapping[str, ArrayLike] | None = None,
+        **numbers: ArrayLike,
+    ) -> None:
         """Count what agents send.
 
         :param times: How often each agent sends it ``[A]``, integer or bool.
+        :param agents: Numbers of the agents that all this is of, each once; ``None``: all.
         :param physical_bytes: What that moved between processes, all agents together.
+        :param encoded: Bytes of each kind in one message, where they are not :data:`SIZES` times the numbers: the same for all
+            agents, or ``[A]``.
         :param numbers: How many of each kind of :data:`SIZES` one message holds, the same for all or ``[A]``: ``gradients``,
             ``parameters``, ``scalars``, ``samples``, ``ids``, ``transitions``.
         :raises ValueError: if a kind is unknown, ``times`` is not ``[A]`` or a count is negative.
         """
-        self.messages_per_agent += self._add(self._up, times, physical_bytes, numbers)
+        rows = slice(None) if agents is None else np.asarray(agents)
+        self.messages_per_agent[rows] += self._add(self._up, rows, times, physical_bytes, numbers, encoded or {})
 
-    def download(self, times: ArrayLike, *, physical_bytes: int = 0, **numbers: ArrayLike) -> None:
-        """Count what agents are sent; parameters as in :meth:`upload`. Answers are bytes, but no messages."""
-        self._add(self._down, times, physical_bytes, numbers)
+    def download(
+        self,
+        times: ArrayLike,
+        *,
+        agents: ArrayLike | None = None,
+        physical_bytes: int = 0,
+        encoded: Mapping[str, ArrayLike] | None = None,
+        **numbers: ArrayLike,
+    ) -> None:
+        """Count what agents receive; parameters as for :meth:`upload`. Answers are bytes, but no messages."""
+        self._add(self._down, slice(None) if agents is None else agents, times, physical_bytes, numbers, encoded or {})
 
     def _add(
-        self, counts: dict[str, NDArray[np.int64]], times: ArrayLike, physical_bytes: int, numbers: dict[str, ArrayLike]
+        self,
+        counts: dict[str, NDArray[np.int64]],
+        rows: Any,
+        times: ArrayLike,
+        physical_bytes: int,
+        numbers: Mapping[str, ArrayLike],
+        encoded: Mapping[str, ArrayLike],
     ) -> NDArray[np.int64]:
         counted = np.asarray(times)
         whole = counted.dtype.kind in "buif" and bool((np.isfinite(counted) & (counted == np.floor(counted))).all())
-        if not whole or counted.shape != self.messages_per_agent.shape or (counted < 0).any():
-            num_agents = len(self.messages_per_agent)
+        num_agents = len(self.messages_per_agent[rows])
+        if not whole or counted.shape != (num_agents,) or (counted < 0).any():
             raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")
         often = counted.astype(np.int64)
-        unknown = sorted(numbers.keys() - set(KINDS))
+        unknown = sorted({*numbers, *encoded} - set(KINDS))
         if unknown:
             raise unknown_choice("kind", unknown[0], KINDS)
-        sizes = [np.asarray(physical_bytes), *map(np.asarray, numbers.values())]
-        if any(size.dtype.kind not in "ui" or (size < 0).any() for size in sizes):
-            raise ValueError(f"sizes must be integers >= 0, got {numbers} and physical_bytes={physical_bytes!r}")
-        for kind, number in numbers.items():
-            counts[kind] += often * np.asarray(number)
+        sizes = {kind: np.asarray(number) for kind, number in numbers.items()}
+        in_bytes = {kind: np.asarray(size) for kind, size in encoded.items()}
+        given = [np.asarray(physical_bytes), *sizes.values(), *in_bytes.values()]
+        if any(size.dtype.kind not in "ui" or (size < 0).any() for size in given):
+            raise ValueError(
+                f"sizes must be integers >= 0, got {dict(numbers)}, {dict(encoded)} and physical_bytes={physical_bytes!r}"
+            )
+        for kind, number in sizes.items():
+            counts[kind][rows] += often * (SIZES[kind] * number)
+        for kind, size in in_bytes.items():
+            counts[kind][rows] += often * size
         self.physical_bytes += int(physical_bytes)
         return often
 
@@ -94,13 +127,13 @@ class Ledger:
     @property
     def bytes_down(self) -> int:
         """Canonical bytes sent to all agents."""
-        return int(sum(SIZES[kind] * counts.sum() for kind, counts in self._down.items()))
+        return int(sum(counts.sum() for counts in self._down.values()))
 
     @property
     def bytes_per_agent(self) -> NDArray[np.int64]:
         """Canonical bytes that each agent has sent ``[A]``."""
-        numbers: NDArray[np.int64] = np.sum([SIZES[kind] * counts for kind, counts in self._up.items()], axis=0)
-        return numbers
+        total: NDArray[np.int64] = np.sum(list(self._up.values()), axis=0)
+        return total
 
     def bytes_of(self, kind: str) -> int:
         """Canonical bytes of one kind sent by all agents.
@@ -110,7 +143,7 @@ class Ledger:
         """
         if kind not in KINDS:
             raise unknown_choice("kind", kind, KINDS)
-        return SIZES[kind] * int(self._up[kind].sum())
+        return int(self._up[kind].sum())
 
     def summary(self) -> dict[str, int]:
         """The totals under the names that they are logged by."""
@@ -130,8 +163,8 @@ class Ledger:
             "physical_bytes": self.physical_bytes,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`. With another number of agents, those that are no more leave the totals."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`. With fewer agents than were saved, the others leave the totals."""
         num_agents = len(self.messages_per_agent)
 
         def fitted(counts: list[int]) -> NDArray[np.int64]:

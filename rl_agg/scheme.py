@@ -1,51 +1,275 @@
-"""What ``aggregation=`` takes: a rule, a combiner or a scheme of local models."""
+"""A system as one choice on each axis: gate, codec, rule, payload, schedule."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
+from rl_agg.codecs import CODECS, Codec, Identity, make_codec
 from rl_agg.combiners import COMBINERS, TORCHJD, Combiner, make_combiner
-from rl_agg.payloads import LOCAL_SCHEMES, LocalScheme, make_scheme
-from rl_agg.validation import check_flag, unknown_choice
-from rl_agg.weighting import RULES, Rule, Weighting
+from rl_agg.gates import GATES, Gate, make_gate
+from rl_agg.local_schemes import LOCAL_SCHEMES, LocalScheme
+from rl_agg.payloads import PAYLOADS, Gradients, GradientsWithOwn, Parameters, Payload, make_payload
+from rl_agg.registry import class_error
+from rl_agg.rules import RULES
+from rl_agg.schedules import SCHEDULES, EveryStep, OnArrival, Schedule, make_schedule
+from rl_agg.validation import build, check_flag, check_settings, unknown_choice
+from rl_agg.weighting import Weighting
 
-Aggregation = Weighting | Combiner | LocalScheme
+Aggregation = str | Callable[..., Tensor] | Weighting | Combiner
+"""A name of :data:`rl_agg.RULES` or :data:`rl_agg.COMBINERS`, ``torchjd:NAME``, a callable ``signals -> weights [A]``, a
+weighting or a combiner."""
 
 
-def make_aggregation(
-    aggregation: str | Rule | Combiner | LocalScheme, settings: Mapping[str, Any] | None = None
-) -> Aggregation:
-    """Build what a user asked for.
+@dataclass(frozen=True)
+class Scheme:
+    """One choice on each axis, checked: a combination works, or raises an error with the reason.
 
-    :param aggregation: A name from :data:`~rl_agg.RULES`, :data:`~rl_agg.combiners.COMBINERS` (or ``torchjd:NAME``) or
-        :data:`~rl_agg.payloads.LOCAL_SCHEMES`; a callable ``signals -> weights [A]``; a combiner; or a scheme.
+    >>> Scheme(gate="lag", rule="krum", payload="parameters", schedule=4).payload.content
+    'parameters'
+    >>> Scheme(gate="espc", rule="mean")
+    Traceback (most recent call last):
+    ValueError: gate 'espc' decides about scores, but payload 'gradients' exchanges gradients; choose every, gain, lag, random
+
+    :param gate: Which agents transmit: a name of :data:`rl_agg.GATES`.
+    :param codec: How a message is encoded: a name of :data:`rl_agg.CODECS`, or a codec.
+    :param rule: How much each agent counts; see :data:`Aggregation`.
+    :param payload: What is exchanged: a name of :data:`rl_agg.PAYLOADS`, or a payload.
+    :param schedule: When: steps between two exchanges, a name of :data:`rl_agg.SCHEDULES`, or a schedule.
+    :param gate_kwargs: The gate's settings.
+    :param codec_kwargs: The codec's settings; empty once the codec is built, as are ``rule_kwargs``.
+    :param rule_kwargs: The rule's settings, ``normalize`` included.
+    :param error_feedback: Whether what a codec loses of a message is added to the agent's next one; ``None``: where the codec
+        is lossy.
+    :raises ValueError: if a name, a setting or a value is unknown, or two choices do not go together.
+    """
+
+    gate: str = "every"
+    codec: Any = "identity"
+    rule: Any = "mean"
+    payload: Any = "gradients"
+    schedule: Any = 1
+    gate_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    codec_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    rule_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    error_feedback: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("gate_kwargs", "codec_kwargs", "rule_kwargs"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        check_settings(self.gate, GATES.find(self.gate), self.gate_kwargs, given=1)
+        codec = make_codec(self.codec, self.codec_kwargs)
+        resolved = {
+            "codec": codec,
+            "rule": make_rule(self.rule, self.rule_kwargs),
+            "payload": make_payload(self.payload),
+            "schedule": make_schedule(self.schedule),
+            "error_feedback": codec.lossy if self.error_feedback is None else self.error_feedback,
+            "gate_kwargs": dict(self.gate_kwargs),
+            "codec_kwargs": {},  # what they were for has them now
+            "rule_kwargs": {},
+        }
+        for name, value in resolved.items():
+            object.__setattr__(self, name, value)
+        check_flag("error_feedback", self.error_feedback)
+        self._check_contents()
+        self._check_pairs()
+
+    def _check_contents(self) -> None:
+        """Check that every choice can work with what is exchanged."""
+        content, names = self.payload.content, self.described
+        choices: dict[str, tuple[Any, str, Mapping[str, Any]]] = {
+            "gate": (GATES[self.gate], "decides about", GATES),
+            "codec": (self.codec, "encodes", CODECS),
+            "rule": (self.rule, "merges", {**RULES, **COMBINERS}),
+            "schedule": (self.schedule, "times", SCHEDULES),
+        }
+        for axis, (choice, verb, members) in choices.items():
+            if content not in choice.payloads:
+                fitting = sorted(name for name, member in members.items() if content in member.payloads)
+                raise ValueError(
+                    f"{axis} {names[axis]!r} {verb} {' and '.join(sorted(choice.payloads))}, but payload {names['payload']!r} "
+                    f"exchanges {content}; choose {', '.join(fitting)}"
+                )
+
+    def _check_pairs(self) -> None:
+        """Check what else two choices may have against each other."""
+        names = self.described
+        if self.error_feedback and not self.codec.lossy:
+            raise ValueError(f"error_feedback=True has nothing to feed back: codec {names['codec']!r} is lossless")
+        if isinstance(self.payload, GradientsWithOwn):
+            if not isinstance(self.schedule, EveryStep):
+                raise ValueError(
+                    f"payload {names['payload']!r} needs the merged gradient at every step, got schedule "
+                    f"{names['schedule']!r}; choose every_step"
+                )
+            if names["rule"] not in ("sum", "mean"):
+                raise ValueError(
+                    f"payload {names['payload']!r} adds a sum or mean to each agent's own gradient, got rule "
+                    f"{names['rule']!r}; choose mean, sum"
+                )
+        if isinstance(self.schedule, OnArrival) and self.gate == "random":
+            raise ValueError(
+                "gate 'random' draws among agents that exchange together, but schedule 'on_arrival' exchanges with one alone; "
+                "choose another gate"
+            )
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What was chosen on each axis, by its name."""
+        return {
+            "gate": self.gate,
+            "codec": _name_of(self.codec, CODECS),
+            "rule": _name_of(self.rule, COMBINERS),
+            "payload": _name_of(self.payload, PAYLOADS),
+            "schedule": _name_of(self.schedule, SCHEDULES),
+        }
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether the weights are all that a host needs, so that one backward pass does for all agents."""
+        return (
+            self.gate == "every"
+            and type(self.codec) is Identity
+            and isinstance(self.rule, Weighting)
+            and type(self.payload) is Gradients  # others may override what agents send
+            and not self.schedule.accumulates
+        )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Signals that the rule reads."""
+        return self.rule.needs if isinstance(self.rule, Weighting) else frozenset()
+
+    def make_gate(self, num_agents: int) -> Gate:
+        """The gate, as it is before the first exchange.
+
+        :param num_agents: A.
+        :raises ValueError: if a setting is unknown, or does not fit A.
+        """
+        return make_gate(self.gate, num_agents, self.gate_kwargs)
+
+    def check(self, num_agents: int, *, provides: frozenset[str] = frozenset()) -> None:
+        """Check that all choices can work with a number of agents.
+
+        :param num_agents: A.
+        :param provides: Fields of :class:`~rl_agg.gates.Offer` that the host knows beyond the vectors: ``gains``.
+        :raises ValueError: if one cannot, naming it and the bound.
+        """
+        gate = self.make_gate(num_agents)
+        if not gate.reads <= provides:
+            raise ValueError(
+                f"gate {self.gate!r} reads {', '.join(sorted(gate.reads - provides))}, which this algorithm does not provide "
+                f"with payload {self.described['payload']!r}: the change of each agent's loss by its own step is known to "
+                "DAVIAConfig alone; choose another gate"
+            )
+        if isinstance(self.rule, Combiner):
+            self.rule.check(num_agents)
+        if isinstance(self.payload, Parameters):
+            self.payload.check(num_agents)
+
+
+def make_rule(rule: Aggregation, settings: Mapping[str, Any]) -> Weighting | Combiner:
+    """Build a rule or a combiner.
+
+    :param rule: See :data:`Aggregation`.
     :param settings: Settings of what is named; for a rule or a callable also ``normalize``.
     :raises ValueError: if a name, a setting or a value is unknown.
     """
-    if settings is not None and not isinstance(settings, Mapping):
-        raise ValueError(f"aggregation_kwargs must be a dict, got {settings!r}")
-    own = dict(settings or {})
-    if isinstance(aggregation, Combiner | LocalScheme):
+    own = dict(settings)
+    if isinstance(rule, type):
+        raise class_error("aggregation", rule, {**COMBINERS, **LOCAL_SCHEMES})
+    if isinstance(rule, LocalScheme) or (isinstance(rule, str) and rule in LOCAL_SCHEMES):
+        raise ValueError(f"aggregation={rule!r} is a rule and a payload; build it with rl_agg.scheme.make_scheme")
+    if isinstance(rule, Weighting | Combiner):
         if own:
-            raise ValueError(f"{aggregation!r} has its settings already, got {own} besides")
-        return copy.deepcopy(aggregation)  # some remember what they have seen, and this run is not the last one
-    _refuse_class(aggregation)
-    if not isinstance(aggregation, str) or aggregation in RULES:
-        normalize = own.pop("normalize", False)
-        check_flag("normalize", normalize)
-        return Weighting(aggregation, own, normalize)
-    if aggregation in COMBINERS or aggregation.startswith(TORCHJD):
-        return make_combiner(aggregation, own)
-    if aggregation in LOCAL_SCHEMES:
-        return make_scheme(aggregation, own)
-    raise unknown_choice("aggregation", aggregation, [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES])
+            raise ValueError(f"{rule!r} has its settings already, got {own} as well")
+        return copy.deepcopy(rule)  # some remember what they have seen, and may be used for another run
+    if isinstance(rule, str) and rule not in RULES:
+        if rule in COMBINERS or rule.startswith(TORCHJD):
+            return make_combiner(rule, own)
+        raise unknown_choice("aggregation", rule, [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES])
+    normalize = own.pop("normalize", False)
+    check_flag("normalize", normalize)
+    return Weighting(rule, own, normalize)
 
 
-def _refuse_class(aggregation: object) -> None:
-    """A class is a callable, but what it returns is no weights."""
-    if isinstance(aggregation, type) and issubclass(aggregation, Combiner | LocalScheme):
-        name = next((name for name, kind in {**COMBINERS, **LOCAL_SCHEMES}.items() if kind is aggregation), None)
-        hint = f" or its name {name!r}" if name else ""
-        raise ValueError(f"{aggregation.__name__} is a class; give {aggregation.__name__}(){hint}")
+def make_scheme(
+    aggregation: Aggregation | LocalScheme,
+    aggregation_kwargs: Mapping[str, Any] | None = None,
+    *,
+    communication: str = "every",
+    communication_kwargs: Mapping[str, Any] | None = None,
+    compression: str | Codec = "identity",
+    compression_kwargs: Mapping[str, Any] | None = None,
+    payload: str | Payload = "gradients",
+    interval: int | str | Schedule = 1,
+) -> Scheme:
+    """The scheme that an algorithm's arguments ask for.
+
+    :param aggregation: See :data:`Aggregation`; or a name of :data:`rl_agg.LOCAL_SCHEMES`, or such a scheme, which stands for
+        a rule and a payload.
+    :param aggregation_kwargs: Settings of what is named; for a rule or a callable also ``normalize``.
+    :param communication: The gate.
+    :param communication_kwargs: Its settings.
+    :param compression: The codec.
+    :param compression_kwargs: Its settings, and ``error_feedback``.
+    :param payload: What is exchanged.
+    :param interval: Steps between two exchanges.
+    :raises ValueError: as :class:`Scheme`; or if two arguments say different things.
+    """
+    given = {
+        "aggregation_kwargs": aggregation_kwargs,
+        "communication_kwargs": communication_kwargs,
+        "compression_kwargs": compression_kwargs,
+    }
+    for name, settings in given.items():
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ValueError(f"{name} must be a dict, got {settings!r}")
+    own = dict(aggregation_kwargs or {})
+    if isinstance(aggregation, str) and aggregation in LOCAL_SCHEMES:
+        aggregation, own = build(aggregation, LOCAL_SCHEMES[aggregation], own), {}
+    if isinstance(aggregation, LocalScheme):
+        if own:
+            raise ValueError(f"{aggregation!r} has its settings already, got {own} as well")
+        payload, interval = _payload_of(aggregation, payload), _interval_of(aggregation, interval)
+        aggregation = aggregation.rule
+    codec_kwargs = dict(compression_kwargs or {})
+    return Scheme(
+        gate=communication,
+        gate_kwargs=dict(communication_kwargs or {}),
+        error_feedback=codec_kwargs.pop("error_feedback", None),
+        codec=compression,
+        codec_kwargs=codec_kwargs,
+        rule=aggregation,
+        rule_kwargs=own,
+        payload=payload,
+        schedule=interval,
+    )
+
+
+def _payload_of(scheme: LocalScheme, payload: str | Payload) -> Payload:
+    own = scheme.payload()
+    if payload != "gradients" and make_payload(payload) not in (own, type(own)()):
+        raise ValueError(f"aggregation={scheme!r} exchanges {own!r}, but payload={payload!r} was given; leave one out")
+    return own
+
+
+def _interval_of(scheme: LocalScheme, interval: int | str | Schedule) -> int | str | Schedule:
+    if interval == 1:
+        return scheme.interval
+    if scheme.interval not in (1, interval):
+        raise ValueError(
+            f"aggregation={scheme!r} has an interval of its own, but interval={interval!r} was given; leave one out"
+        )
+    return interval
+
+
+def _name_of(item: object, registry: Mapping[str, type]) -> str:
+    named = (name for name, kind in registry.items() if kind is type(item))
+    return next(named, getattr(item, "name", type(item).__name__))

@@ -1,8 +1,9 @@
-"""What agents report beside their gradients. Axis A: agents."""
+"""What agents report alongside their gradients. Axis A: agents."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ class Signals:
         return Signals(**kept)
 
     def without_gaps(self) -> Signals:
-        """Replace each NaN by the mean of what the other agents reported; by zero where nobody reported anything."""
+        """Replace each NaN by the mean of what the other agents reported; by zero where no agent reported anything."""
         filled = {name: _fill(getattr(self, name)) for name in MEASURED}
         return dataclasses.replace(self, **filled)
 
@@ -101,3 +102,17 @@ def _fill(values: Tensor | None) -> Tensor | None:
     if not bool(missing.any()):
         return values
     return torch.where(missing, values.nanmean().nan_to_num(), values)
+
+
+def any_signal(signals: Signals, preferred: Collection[str] = ()) -> Tensor:
+    """One of the signals, for its shape, dtype and device.
+
+    :param preferred: Names to look at first.
+    :return: ``[A]``, floating.
+    """
+    for name in sorted(MEASURED, key=lambda name: name not in preferred):
+        value: Tensor | None = getattr(signals, name)
+        if value is not None:
+            return value
+    assert signals.present is not None
+    return signals.present.to(torch.float64)

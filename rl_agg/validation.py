@@ -1,4 +1,4 @@
-"""One wording for everything a user may misspell."""
+"""Checks of what users write, with one wording for all errors."""
 
 from __future__ import annotations
 
@@ -13,27 +13,39 @@ Built = TypeVar("Built")
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def unknown_choice(kind: str, name: object, choices: Collection[str]) -> ValueError:
+def unknown_choice(kind: str, name: object, choices: Collection[str], *, summary: str = "") -> ValueError:
     """Describe a name that is none of the choices, with the nearest one.
 
     :param kind: What was to be chosen: ``"aggregation"``.
+    :param summary: Describes the choices, where they are too many for a list.
     """
     near = difflib.get_close_matches(str(name), choices, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return ValueError(f"unknown {kind} {name!r}{hint}; choose from {', '.join(sorted(choices))}")
+    listed = summary or f"choose from {', '.join(sorted(choices))}"
+    return ValueError(f"unknown {kind} {name!r}{hint}; {listed}")
+
+
+def check_choice(kind: str, name: object, choices: Collection[str]) -> None:
+    """Raise if a name is none of the choices.
+
+    :param kind: As of :func:`unknown_choice`.
+    :raises ValueError: naming the choices and the nearest one.
+    """
+    if not isinstance(name, str) or name not in choices:
+        raise unknown_choice(kind, name, choices)
 
 
 def check_settings(
     name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, given: int = 0, also: Collection[str] = ()
 ) -> None:
-    """Refuse settings that a function has no parameter for.
+    """Check that a function has a parameter for each setting.
 
     :param name: What the user calls it.
     :param function: What will get the settings as keyword arguments.
     :param settings: What the user set.
     :param given: How many of its first parameters are no settings.
     :param also: Settings that the caller takes itself.
-    :raises ValueError: naming the unknown settings and the choices.
+    :raises ValueError: if it has not, naming the unknown settings and the choices.
     """
     if not isinstance(settings, Mapping):
         raise ValueError(f"settings of {name} must be a mapping, got {settings!r}")
@@ -61,12 +73,12 @@ def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) ->
 
 
 def check_required(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, given: int = 0) -> None:
-    """Refuse settings that lack one without a default.
+    """Check that each parameter without a default has a setting.
 
     :param name: What the user calls it.
     :param function: What will get the settings as keyword arguments.
     :param given: How many of its first parameters are no settings.
-    :raises ValueError: naming those that are missing.
+    :raises ValueError: if one has not, naming those that are missing.
     """
     parameters = list(inspect.signature(function).parameters.values())[given:]
     required = {item.name for item in parameters if item.default is item.empty and item.kind in _BY_NAME}
@@ -76,20 +88,20 @@ def check_required(name: str, function: Callable[..., Any], settings: Mapping[st
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Refuse what is neither ``True`` nor ``False``.
+    """Check that a value is ``True`` or ``False``.
 
     :param name: What the user calls it.
-    :raises ValueError: naming the value.
+    :raises ValueError: if it is neither, naming the value.
     """
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def check_count(name: str, value: Any, *, least: int, most: int | None = None) -> None:
-    """Refuse what is no whole number, or too small or large a one.
+    """Check that a value is an integer within bounds.
 
     :param name: What the user calls it.
-    :raises ValueError: naming the bounds and the value.
+    :raises ValueError: if not, naming the bounds and the value.
     """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or int(value) < least or (most is not None and int(value) > most):
@@ -106,14 +118,14 @@ def check_number(
     most: float = math.inf,
     below: float = math.inf,
 ) -> None:
-    """Refuse what is no finite number, or too small or large a one.
+    """Check that a value is a finite number within bounds.
 
     :param name: What the user calls it.
     :param least: It must be this or larger.
     :param above: It must be larger.
     :param most: It must be this or smaller.
     :param below: It must be smaller.
-    :raises ValueError: naming the bounds and the value.
+    :raises ValueError: if not, naming the bounds and the value.
     """
     if (
         isinstance(value, bool)
@@ -126,7 +138,7 @@ def check_number(
 
 
 def check_agents(agents: object, what: str) -> None:
-    """Refuse what are no numbers of agents.
+    """Check that a value is a sequence of agent indices.
 
     :param agents: What a user wrote.
     :param what: Who they are, for the message.
@@ -138,11 +150,11 @@ def check_agents(agents: object, what: str) -> None:
 
 
 def check_agents_exist(agents: Collection[int], num_agents: int, verb: str) -> None:
-    """Refuse agents that there are not.
+    """Raise if an agent index is out of range.
 
     :param agents: As checked by :func:`check_agents`.
     :param num_agents: A.
-    :param verb: What they cannot do, for the message.
+    :param verb: What they would do, for the message.
     :raises ValueError: if an agent's number is A or larger.
     """
     if max(agents) >= num_agents:

@@ -1,4 +1,4 @@
-"""What a combiner is. Axes: A agents, P parameters."""
+"""The interface of combiners. Axes: A agents, P parameters."""
 
 from __future__ import annotations
 
@@ -9,53 +9,58 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from rl_agg.payloads.base import VECTORS
+
 
 class Combiner(ABC):
     """Combine the gradients of the agents that are present; subclass it for a combiner of your own."""
 
+    payloads: ClassVar[frozenset[str]] = VECTORS
+    """What it combines, by the payload's ``content``."""
+
     by_parameter: ClassVar[bool] = False
-    """Whether it treats each parameter by itself. It is then faster where a parameter's gradients lie beside each other, and
-    ``merge`` may overwrite them."""
+    """Whether it treats each parameter separately. It is then faster where one parameter's gradients are adjacent in memory,
+    and ``merge`` may overwrite them."""
 
     by_distance: ClassVar[bool] = False
-    """Whether it weighs the gradients, and their distances from each other are all that it looks at."""
+    """Whether it is a weighted sum whose weights depend on the gradients' distances from each other alone."""
 
     def at(self, step: int) -> Combiner:
-        """The combiner for a step, of one that is several."""
+        """The combiner for a step, of one that draws among several."""
         return self
 
     def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor | None:
-        """Weights of gradients that are not at hand; for combiners that say ``by_distance``.
+        """Weights by the gradients' distances; for combiners with ``by_distance``.
 
         :param squared_distances: Between any two gradients ``[A', A']``; may be overwritten.
         :param num_masked: As for :meth:`merge`.
-        :return: ``[A']``; ``None`` if it has to see the gradients.
+        :return: ``[A']``; ``None`` if it needs the gradients themselves.
         """
         raise NotImplementedError(f"{type(self).__name__} does not weigh gradients by their distances")
 
     def check(self, num_agents: int) -> None:  # noqa: B027 - most work with any number
-        """Refuse a number of agents that it cannot work with.
+        """Check the number of agents.
 
         :param num_agents: A.
-        :raises ValueError: naming the setting and the bound.
+        :raises ValueError: if it cannot work with so many or few, naming the setting and the bound.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers from step to step: most remember nothing."""
+        """What it keeps from step to step: most keep nothing."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - as most remember nothing
-        """Go on from :meth:`state_dict`."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - as most keep nothing
+        """Restore :meth:`state_dict`."""
 
     @torch.no_grad()
     def __call__(self, gradients: Tensor, *, present: Tensor | None = None, step: int = 0, overwrite: bool = False) -> Tensor:
         """Combine.
 
         :param gradients: ``[A, P]``, detached, in units of the loss per parameter.
-        :param present: Who takes part ``[A]``, bool; ``None`` means all. The rows of the others are not read.
+        :param present: Agents that take part ``[A]``, bool; ``None`` means all. The rows of the others are not read.
         :param step: How many gradients have been combined before, for combiners that change from step to step.
         :param overwrite: Whether ``gradients`` may be changed, which may save a copy.
-        :return: ``[P]``; zeros if nobody is present.
+        :return: ``[P]``; zeros if no agent is present.
         :raises ValueError: if ``gradients`` is not a matrix.
         """
         check_matrix(gradients)
@@ -72,16 +77,16 @@ class Combiner(ABC):
         """Combine gradients that all take part.
 
         :param gradients: ``[A', P]``, A' >= 1.
-        :param num_masked: How many agents were left out because what they sent was not finite.
-        :param step: As above.
+        :param num_masked: How many agents were left out because their gradients were not finite.
+        :param step: As in the call.
         :return: ``[P]``.
         """
 
 
 def check_matrix(gradients: Tensor) -> None:
-    """Refuse what is no matrix of gradients.
+    """Check the shape of a matrix of gradients.
 
-    :raises ValueError: naming the shape.
+    :raises ValueError: if it is not ``[A, P]``.
     """
     if gradients.ndim != 2 or 0 in gradients.shape:
         raise ValueError(f"gradients must be [A, P] with A, P >= 1, got shape {tuple(gradients.shape)}")

@@ -1,4 +1,4 @@
-"""Combiners that bear a known number of faulty agents. Axes: A agents, P parameters."""
+"""Combiners that tolerate a known number of faulty agents. Axes: A agents, P parameters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rl_agg.validation import check_count
 
 @dataclass(frozen=True)
 class Byzantine(Combiner):
-    """A combiner that bears ``num_byzantine`` faulty agents; those that are masked already count among them.
+    """A combiner that tolerates ``num_byzantine`` faulty agents; masked agents count among them.
 
-    :param num_byzantine: f, how many agents may send anything at all.
+    :param num_byzantine: f, how many agents may send arbitrary gradients.
     :raises ValueError: if f is not an integer >= 0.
     """
 
     name: ClassVar[str]
-    """What users call it."""
+    """Its name in :data:`rl_agg.COMBINERS`."""
 
     num_byzantine: int = 1
 
@@ -32,7 +32,7 @@ class Byzantine(Combiner):
         """The largest f that ``num_agents`` allow."""
 
     def check(self, num_agents: int) -> None:
-        """Refuse an f that A agents do not allow."""
+        """Raise if A agents do not allow f."""
         most = self.most_byzantine(num_agents)
         if self.num_byzantine > most:
             raise ValueError(

@@ -8,28 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.combiners.base import Combiner
-from rl_agg.combiners.distances import FAR, distances_of, drawn_near, seen_from_the_middle, squared_distances
+from rl_agg.combiners.distances import FAR, DistanceCombiner, relative_to_median, squared_distances
 from rl_agg.validation import check_count, check_number
 
 
 @dataclass(frozen=True)
-class GeometricMedian(Combiner):
+class GeometricMedian(DistanceCombiner):
     r"""The point with the least sum of distances to all gradients, by Weiszfeld's iteration.
 
     :math:`z \leftarrow \sum_a w_a g_a / \sum_a w_a, \quad w_a = 1 / \max(\nu, \lVert g_a - z \rVert)`
 
-    An iteration works on the A distances, not on P parameters, for z is always a weighted sum of the gradients.
+    An iteration works on the A distances, not on P parameters, since z is always a weighted sum of the gradients.
 
     :param num_iterations: Further ones, beyond a first guess, >= 1.
     :param smoothing: :math:`\nu` > 0, in units of a typical distance between two gradients.
 
-    Source: Pillutla et al. (2022), algorithm 2. Differs: smoothing is relative, for gradients have no scale of their own. The
+    Source: Pillutla et al. (2022), algorithm 2. Differs: smoothing is relative, as gradients have no scale of their own. The
     first guess weighs each gradient by its median distance from the others instead of all alike: from their mean, a faulty
     gradient far enough away would need more iterations than there are.
     """
-
-    by_distance = True
 
     num_iterations: int = 10
     smoothing: float = 1e-6
@@ -38,15 +35,11 @@ class GeometricMedian(Combiner):
         check_count("num_iterations", self.num_iterations, least=1)
         check_number("smoothing", self.smoothing, above=0)
 
-    def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
-        """Average with the weights that Weiszfeld's iteration ends at."""
-        distances = distances_of(gradients @ gradients.T)
-        weights = None if distances is None else self.weigh(distances, num_masked=num_masked)
-        if weights is not None:
-            return weights @ gradients
-        middle, unit, relative = seen_from_the_middle(gradients)
-        relative = drawn_near(relative)
-        return middle + unit * (self._weights(squared_distances(relative)).to(relative) @ relative)
+    def merge_relative(self, gradients: Tensor, *, num_masked: int) -> Tensor:
+        """The same, for gradients that may be very far away: only their direction counts, but distance costs precision."""
+        median, unit, relative = relative_to_median(gradients)
+        relative = _drawn_near(relative)
+        return median + unit * (self._weights(squared_distances(relative @ relative.T)).to(relative) @ relative)
 
     def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor | None:
         """Weights that Weiszfeld's iteration ends at; ``None`` if some gradients are very far away."""
@@ -72,3 +65,16 @@ class GeometricMedian(Combiner):
             distances = np.sqrt(np.maximum(to_each - 0.5 * (weights @ to_each), 0.0))
         weights = 1.0 / np.maximum(distances, least)
         return torch.from_numpy(weights / weights.sum())
+
+
+def _drawn_near(relative: Tensor) -> Tensor:
+    """Gradients ``[A, P]`` of which those farther than :data:`FAR` are scaled down to it."""
+    norms = relative.norm(dim=1)
+    farthest = FAR * norms.median()
+    far = norms > farthest
+    if not bool(far.any()) or not bool(farthest > 0):
+        return relative
+    largest = relative[far].abs().amax(1, keepdim=True)  # their norm may overflow
+    unit = relative[far] / largest
+    relative[far] = unit * (farthest / unit.norm(dim=1, keepdim=True))
+    return relative

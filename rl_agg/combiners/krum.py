@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from rl_agg.combiners.byzantine import Byzantine
-from rl_agg.combiners.distances import distances_of, seen_from_the_middle, squared_distances
+from rl_agg.combiners.distances import DistanceCombiner, relative_to_median, squared_distances
 from rl_agg.validation import check_count
 
 
 @dataclass(frozen=True)
-class Krum(Byzantine):
+class Krum(DistanceCombiner, Byzantine):
     r"""The gradient with the nearest neighbours, or the mean of several such (multi-Krum).
 
     :math:`s_a = \sum_{b \to a} \lVert g_a - g_b \rVert^2` over the :math:`A - f - 2` nearest neighbours of a; the
@@ -26,7 +26,6 @@ class Krum(Byzantine):
     """
 
     name = "krum"
-    by_distance = True
 
     num_selected: int = 1
 
@@ -40,28 +39,23 @@ class Krum(Byzantine):
         return (num_agents - 3) // 2
 
     def check(self, num_agents: int) -> None:
-        """Refuse an f or a selection that A agents do not allow."""
+        """Raise if A agents do not allow f or the selection."""
         super().check(num_agents)
         if self.num_selected > num_agents:
             raise ValueError(f"krum cannot select num_selected={self.num_selected} of {num_agents} agents")
 
-    def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
-        """Average the gradients of the smallest scores."""
-        distances = distances_of(gradients @ gradients.T)
-        if distances is None:
-            distances = squared_distances(seen_from_the_middle(gradients)[2])
-        return gradients[self._chosen(distances, num_masked)].mean(0)
-
     def weigh(self, squared_distances: Tensor, *, num_masked: int) -> Tensor:
-        """Weigh those of the smallest scores alike, the others not at all."""
-        chosen = self._chosen(squared_distances, num_masked)
-        return squared_distances.new_zeros(len(squared_distances)).index_fill_(0, chosen, 1.0 / len(chosen))
-
-    def _chosen(self, distances: Tensor, num_masked: int) -> Tensor:
-        num_agents = len(distances)
-        if num_agents < 3:  # no neighbours to be near to
-            return torch.arange(num_agents, device=distances.device)
+        """Equal weights for the gradients of the smallest scores, zero for the others."""
+        num_agents = len(squared_distances)
+        if num_agents < 3:  # no neighbours to compare
+            return squared_distances.new_full((num_agents,), 1.0 / num_agents)
         num_neighbours = max(1, num_agents - self.tolerated(num_agents, num_masked) - 2)
-        distances.fill_diagonal_(torch.inf)  # nobody is their own neighbour
-        scores = distances.topk(num_neighbours, largest=False).values.sum(1)
-        return scores.topk(min(self.num_selected, num_agents), largest=False).indices
+        squared_distances.fill_diagonal_(torch.inf)  # a gradient is not its own neighbour
+        scores = squared_distances.topk(num_neighbours, largest=False).values.sum(1)
+        selected = scores.topk(min(self.num_selected, num_agents), largest=False).indices
+        return torch.zeros_like(scores).index_fill_(0, selected, 1.0 / len(selected))
+
+    def merge_relative(self, gradients: Tensor, *, num_masked: int) -> Tensor:
+        """The same, by distances that are exact."""
+        _, _, relative = relative_to_median(gradients)
+        return self.weigh(squared_distances(relative @ relative.T), num_masked=num_masked) @ gradients

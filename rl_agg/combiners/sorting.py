@@ -1,4 +1,4 @@
-"""Each parameter's gradients in order. Axes: A agents, P parameters."""
+"""Sorting each parameter's gradients. Axes: A agents, P parameters."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-MOST_COMPARED = 16
-"""Agents up to which comparing whole rows with each other sorts faster than sorting parameter by parameter."""
+MOST_COMPARED = 8
+"""Agents up to which a sorting network of whole rows is used. With 9,155 parameters on one thread it makes the median 4 times
+as fast at 4 agents and twice as fast at 8 as the better of NumPy's and torch's sort; at 16 NumPy's is as fast or faster."""
 
 
 def trimmed_mean(gradients: Tensor, trim: int) -> Tensor:

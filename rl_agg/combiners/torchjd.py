@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ class TorchJD(Combiner):
     :param aggregator: The name of a class in ``torchjd.aggregation``.
     :param settings: Arguments of its constructor.
     :raises ImportError: if TorchJD is not installed, or the aggregator needs a package that is not.
-    :raises ValueError: if TorchJD has no such aggregator, or it refuses the settings.
+    :raises ValueError: if TorchJD has no such aggregator, or it does not accept the settings.
 
     Source: Quinton and Rey (2024).
     """
@@ -43,29 +44,31 @@ class TorchJD(Combiner):
         self._built = self._build()
 
     def _build(self) -> Any:
-        try:
+        with self._named_errors(f"refuses {self._settings}"):
             return self._aggregator(**self._settings)
-        except ImportError as error:
-            raise ImportError(f"{self.name} needs a package that rl-agg does not install: {error}") from error
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.name} refuses {self._settings}: {error}") from error
 
     def check(self, num_agents: int) -> None:
         """Try it on as many agents."""
+        with torch.random.fork_rng(devices=[]):  # some of them draw
+            built = self._build()
+            with self._named_errors(f"with {self._settings} cannot combine {num_agents} agents"):
+                built(torch.eye(num_agents, 2))
+
+    @contextmanager
+    def _named_errors(self, failure: str) -> Iterator[None]:
         try:
-            with torch.random.fork_rng(devices=[]):  # some of them draw
-                self._build()(torch.eye(num_agents, 2))
+            yield
         except ImportError as error:
             raise ImportError(f"{self.name} needs a package that rl-agg does not install: {error}") from error
-        except Exception as error:  # whatever a third party raises
-            raise ValueError(f"{self.name} with {self._settings} cannot combine {num_agents} agents: {error}") from error
+        except Exception as error:  # TorchJD raises several kinds
+            raise ValueError(f"{self.name} {failure}: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
-        """The aggregator as it is: some keep averages, and not all of it where torch looks for a module's state."""
+        """A copy of the aggregator: some keep averages outside of what torch counts as a module's state."""
         return {"aggregator": copy.deepcopy(self._built)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, if it is of the same aggregator."""
+        """Restore :meth:`state_dict`, if it is of the same aggregator."""
         saved = state.get("aggregator")
         if type(saved) is type(self._built):
             self._built = copy.deepcopy(saved)
@@ -73,15 +76,11 @@ class TorchJD(Combiner):
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
         """Let TorchJD combine; what it draws at random depends on the step alone, so that all learners draw alike.
 
-        :raises ValueError: if it cannot do with those that are present.
+        :raises ValueError: if it cannot combine so few.
         """
         devices = [gradients.device] if gradients.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
+        failure = f"cannot combine {len(gradients)} agents, {num_masked} masked"
+        with torch.random.fork_rng(devices=devices), self._named_errors(failure):
             torch.manual_seed(step)
-            try:
-                merged: Tensor = self._built(gradients)
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.name} cannot combine {len(gradients)} agents, {num_masked} masked: {error}"
-                ) from error
+            merged: Tensor = self._built(gradients)
         return merged

@@ -1,28 +1,37 @@
-"""Who speaks: gates for gradients, for returns, for samples and for gradients of a value function.
+"""Which agents transmit.
 
-A gate for gradients (:class:`LazyGate`) sees what all agents could send. The others decide at the agent, from what it knows
-itself, what the learner broadcast with its parameters, and what the agent remembers.
+A gate over gradients or parameters (:class:`VectorGate`) sees what all agents could send. The others decide at the agent, from
+what it knows itself, what the server broadcast with its parameters, and what the agent remembers.
 """
 
+from rl_agg.gates.base import Gate, Offer, VectorGate
 from rl_agg.gates.deviation import DeviationGate
-from rl_agg.gates.espc import EspcGate, chance_to_speak
+from rl_agg.gates.espc import EspcGate, sending_probability
+from rl_agg.gates.every import EveryGate
 from rl_agg.gates.gain import GainThreshold
-from rl_agg.gates.lag import GATES, LazyGate, make_gate
-from rl_agg.gates.registry import FITNESS_GATES, EveryGate, FitnessGate, RandomGate, make_fitness_gate
+from rl_agg.gates.lag import LazyGate
+from rl_agg.gates.random import RandomGate
+from rl_agg.gates.registry import GATES, make_gate, register_gate
+from rl_agg.gates.scores import Drawn, ScoreGate
 from rl_agg.gates.td_error import TdErrorTrigger
+from rl_agg.gates.transitions import TransitionGate
 
 __all__ = [
-    "FITNESS_GATES",
     "GATES",
     "DeviationGate",
+    "Drawn",
     "EspcGate",
     "EveryGate",
-    "FitnessGate",
     "GainThreshold",
+    "Gate",
     "LazyGate",
+    "Offer",
     "RandomGate",
+    "ScoreGate",
     "TdErrorTrigger",
-    "chance_to_speak",
-    "make_fitness_gate",
+    "TransitionGate",
+    "VectorGate",
     "make_gate",
+    "register_gate",
+    "sending_probability",
 ]

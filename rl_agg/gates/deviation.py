@@ -1,13 +1,14 @@
-r"""A gate of our own: silence means "about what you expected". Axis A: agents."""
+r"""A gate of our own: not sending means "about what was expected". Axis A: agents."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from rl_agg.gates.score_gate import Bools, Drawn, FitnessGate, Floats
+from rl_agg.gates.scores import Bools, Drawn, Floats, ScoreGate
 from rl_agg.validation import check_number
 
 START_DECAY = 0.8
@@ -17,26 +18,28 @@ LEAST_THRESHOLD = 1e-6
 """A threshold of 0 could not grow again; below this, a return is the baseline."""
 
 
-class DeviationGate(FitnessGate):
-    r"""Speak if the return is far from the baseline that the learner broadcast.
+class DeviationGate(ScoreGate):
+    r"""Send if the return is far from the baseline that the learner broadcast.
 
-    With its parameters the learner broadcasts a baseline b and a threshold :math:`\tau`. Agent i speaks if
+    With its parameters the learner broadcasts a baseline b and a threshold :math:`\tau`. Agent i sends if
 
     .. math:: |F_i - b| \, \lVert \epsilon_i \rVert_2 \ge \tau
 
-    The learner takes b for the returns of the silent, so that the mean of all returns is known nearly. With S of A speaking,
+    The learner takes b for the returns that were not sent, so that the mean of all returns is known nearly. With S of A
+    agents sending,
 
     .. math:: b' = b + \frac{1}{A} \sum_{i \in S} (F_i - b), \qquad
         \tau' = \tau \, e^{2 g_k (|S|/A - m/A)}, \qquad g_k = g \, (1 + s \cdot 0.8^k)
 
-    In the first update, k = 0, everyone speaks, and :math:`\tau` becomes the 1 - m/A quantile of
+    In the first update, k = 0, everyone sends, and :math:`\tau` becomes the 1 - m/A quantile of
     :math:`|F_i - b'| \, \lVert \epsilon_i \rVert_2`. Adding a constant to every return changes nothing.
 
     :param num_agents: A.
     :param expected_messages: m.
     :param gain: g >= 0, how fast the threshold follows; 0 leaves it.
     :param start: s >= 0, how much faster at the start, when returns spread out more from update to update.
-    :param threshold: :math:`\tau` of the first update but one; ``None``: the quantile. 0 lets everyone speak for good.
+    :param threshold: :math:`\tau` of the first update but one; ``None``: the quantile. With 0 everyone
+        always sends.
     :raises ValueError: if a setting is out of range.
 
     Source: none, it is ours. Where it was tried, and where it fails: docs/es.md.
@@ -67,33 +70,33 @@ class DeviationGate(FitnessGate):
         """For the first threshold."""
         return math.isnan(self.threshold)
 
-    def told(self) -> Floats:
+    def broadcast(self) -> Floats:
         """b and tau."""
         return np.array([self.baseline, self.threshold])
 
-    def decide(self, drawn: Drawn, memory: Floats, told: Floats) -> tuple[Bools, Floats]:
+    def decide_scores(self, drawn: Drawn, memory: Floats, broadcast: Floats) -> tuple[Bools, Floats]:
         """Those far from the baseline; all of them if there is none yet."""
-        baseline, threshold = told
+        baseline, threshold = broadcast
         if math.isnan(baseline):
             return np.ones_like(drawn.fitness, dtype=np.bool_), memory
         return np.abs(drawn.fitness - baseline) * drawn.norms >= threshold, memory
 
     def receive(self, fitness: Floats, norms: Floats, present: Bools) -> Floats:
-        """Impute the silent, and move baseline and threshold."""
-        spoken = ~np.isnan(fitness)
+        """Impute what was not sent, and move baseline and threshold."""
+        sent = ~np.isnan(fitness)
         is_first = math.isnan(self.baseline)
-        imputed = np.where(spoken | ~present, fitness, self.baseline)
+        imputed = np.where(sent | ~present, fitness, self.baseline)
         known = imputed[present]
         if not known.size:
             return imputed
         self.baseline = float(known.mean())
         if is_first:
             if math.isnan(self.threshold):
-                deviations = (np.abs(fitness - self.baseline) * norms)[spoken]
+                deviations = (np.abs(fitness - self.baseline) * norms)[sent]
                 quantile = float(np.quantile(deviations, 1.0 - self.expected_messages / self.num_agents))
                 self.threshold = max(quantile, LEAST_THRESHOLD)
         elif self.threshold:
-            excess = spoken.sum() / known.size - self.expected_messages / self.num_agents
+            excess = sent.sum() / known.size - self.expected_messages / self.num_agents
             gain = self.gain * (1 + self.start * START_DECAY**self.num_updates)
             self.threshold = max(self.threshold * math.exp(2 * gain * excess), LEAST_THRESHOLD)
         self.num_updates += 1
@@ -104,8 +107,8 @@ class DeviationGate(FitnessGate):
         own = {"baseline": self.baseline, "threshold": self.threshold, "num_updates": self.num_updates}
         return {**super().state_dict(), **own}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; afresh if it is another gate's."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`; another gate's is ignored."""
         super().load_state_dict(state)
         if "baseline" in state:
             self.baseline, self.threshold, self.num_updates = (

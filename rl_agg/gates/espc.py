@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainc, ndtr
 
-from rl_agg.gates.score_gate import Bools, Drawn, FitnessGate, Floats
+from rl_agg.gates.scores import Bools, Drawn, Floats, ScoreGate
 from rl_agg.validation import check_count
 
 
-def chance_to_speak(p: ArrayLike, num_agents: int, expected_messages: int) -> Floats:
-    r"""Chance that at least A - m of the A - 1 others have less utility.
+def sending_probability(p: ArrayLike, num_agents: int, expected_messages: int) -> Floats:
+    r"""Probability that at least A - m of the A - 1 others have less utility.
 
     :math:`P(\mathrm{Bi}(A - 1, p) \ge A - m) = I_p(A - m, m)`, the regularised incomplete beta function.
 
-    :param p: Chance that one other agent has less utility; any shape.
+    :param p: Probability that one other agent has less utility; any shape.
     :param num_agents: A.
     :param expected_messages: m in [0, A].
     :return: As ``p``.
@@ -31,8 +31,8 @@ def chance_to_speak(p: ArrayLike, num_agents: int, expected_messages: int) -> Fl
     return chance
 
 
-class EspcGate(FitnessGate):
-    r"""Speak with the chance of being among the m agents of most utility, if utilities were Gaussian.
+class EspcGate(ScoreGate):
+    r"""Send with the probability of being among the m agents of most utility, if utilities were Gaussian.
 
     .. math:: u = F \lVert \epsilon \rVert_2, \qquad z = \frac{u - \bar u}{s}, \qquad p = \Phi(z), \qquad
         p_{comm} = P(\mathrm{Bi}(A - 1, p) \ge A - m)
@@ -61,7 +61,7 @@ class EspcGate(FitnessGate):
         """K utilities, the latest last."""
         return self.window
 
-    def decide(self, drawn: Drawn, memory: Floats, told: Floats) -> tuple[Bools, Floats]:
+    def decide_scores(self, drawn: Drawn, memory: Floats, broadcast: Floats) -> tuple[Bools, Floats]:
         """Those whose chance is below :math:`p_{comm}`."""
         utilities = drawn.fitness * drawn.norms
         memory = np.concatenate([memory[:, 1:], utilities[:, None]], axis=1)
@@ -69,7 +69,7 @@ class EspcGate(FitnessGate):
         alike = lowest == highest  # rounding would give a tiny deviation instead of 0
         mean = np.where(alike, utilities, np.nanmean(memory, axis=1))
         deviation = np.where(alike, 1.0, np.nanstd(memory, axis=1))
-        chance = chance_to_speak(ndtr((utilities - mean) / deviation), self.num_agents, self.expected_messages)
+        chance = sending_probability(ndtr((utilities - mean) / deviation), self.num_agents, self.expected_messages)
         return drawn.chances < chance, memory
 
     def receive(self, fitness: Floats, norms: Floats, present: Bools) -> Floats:
@@ -77,8 +77,8 @@ class EspcGate(FitnessGate):
         if not self._has_warned and (fitness < 0).any() and self.expected_messages < self.num_agents:
             self._has_warned = True
             warnings.warn(
-                "communication='espc' got a negative return: its utility is the return times a norm, so that bad agents fall "
-                "silent and, with fitness='raw', the rest push the parameters away from the best of what is left. Add a "
+                "communication='espc' got a negative return: its utility is the return times a norm, so that bad agents do "
+                "not send and, with fitness='raw', the rest push the parameters away from the best of what is left. Add a "
                 "constant to the reward that keeps returns positive, or use communication='deviation'.",
                 UserWarning,
                 stacklevel=2,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
+from rl_agg.gates.base import Offer, VectorGate
 from rl_agg.validation import check_count, check_number
 
 
-class GainThreshold:
+class GainThreshold(VectorGate):
     r"""Send a gradient if the step would lower the agent's own loss by enough, for less and less as the end comes.
 
     .. math:: \delta \le -\lambda \, \rho^{-(N - 1 - k)}
 
     with :math:`\delta` the change of the loss in update k = 0, 1, ... of N. Later updates ask for :math:`\lambda` itself.
 
+    :param num_agents: A.
     :param lambda_: :math:`\lambda` >= 0, in the squared units of the return.
     :param rho: :math:`\rho` in (0, 1]. The first threshold is :math:`\lambda \rho^{1-N}`: with N = 1000 and 0.9 that is 1e45
         times the last, so that it should be near 1.
@@ -24,10 +28,15 @@ class GainThreshold:
     before and the sign, and would send only what gains nothing. The values are chosen here.
     """
 
-    def __init__(self, *, lambda_: float = 0.05, rho: float = 0.9995, num_updates: int = 1000) -> None:
+    payloads = frozenset({"gradients"})
+    reads = frozenset({"gains"})
+    holds = False
+
+    def __init__(self, num_agents: int, *, lambda_: float = 0.05, rho: float = 0.9995, num_updates: int = 1000) -> None:
         check_number("lambda_", lambda_, least=0)
         check_number("rho", rho, above=0, most=1)
         check_count("num_updates", num_updates, least=1)
+        super().__init__(num_agents)
         self.lambda_, self.rho, self.num_updates = lambda_, rho, num_updates
 
     def threshold(self, update: int) -> float:
@@ -38,8 +47,13 @@ class GainThreshold:
         except (OverflowError, ZeroDivisionError):
             return math.inf if self.lambda_ else 0.0
 
-    def decide(self, gain: float, update: int) -> bool:
-        r"""Whether to send.
+    def decide(self, offer: Offer) -> Tensor:
+        """Those whose step would lower their own loss by enough."""
+        assert offer.gains is not None
+        return offer.gains <= -self.threshold(offer.step)
+
+    def passes(self, gain: float, update: int) -> bool:
+        r"""Whether one agent sends.
 
         :param gain: :math:`\delta`, negative if the step lowers the loss.
         :param update: k.

@@ -1,73 +1,62 @@
-"""Gates for returns, by name."""
+"""Gates by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from rl_agg.gates.base import Gate
 from rl_agg.gates.deviation import DeviationGate
 from rl_agg.gates.espc import EspcGate
-from rl_agg.gates.score_gate import Bools, Drawn, FitnessGate, Floats
-from rl_agg.validation import check_settings, unknown_choice
+from rl_agg.gates.every import EveryGate
+from rl_agg.gates.gain import GainThreshold
+from rl_agg.gates.lag import LazyGate
+from rl_agg.gates.random import RandomGate
+from rl_agg.gates.td_error import TdErrorTrigger
+from rl_agg.registry import Registry, check_member
+from rl_agg.validation import check_required, check_settings
 
-__all__ = ["FITNESS_GATES", "EveryGate", "FitnessGate", "RandomGate", "make_fitness_gate"]
+GATES: Registry[type[Gate]] = Registry(
+    "gate",
+    "communication",
+    {
+        "every": EveryGate,
+        "random": RandomGate,
+        "lag": LazyGate,
+        "espc": EspcGate,
+        "deviation": DeviationGate,
+        "td_error": TdErrorTrigger,
+        "gain": GainThreshold,
+    },
+)
+"""Gates by name."""
 
 
-class EveryGate(FitnessGate):
-    """Everyone speaks.
+def register_gate(name: str, gate: type[Gate]) -> None:
+    """Let ``communication=name`` stand for a gate.
 
-    :param num_agents: A.
-    :param expected_messages: A.
+    :param name: What users write.
+    :param gate: Built as ``gate(num_agents, **settings)``.
+    :raises ValueError: if the name is taken or not an identifier, or ``gate`` is not a concrete subclass of
+        :class:`Gate` with ``payloads``.
     """
-
-    def decide(self, drawn: Drawn, memory: Floats, told: Floats) -> tuple[Bools, Floats]:
-        """All of them."""
-        return np.ones(len(drawn.fitness), dtype=np.bool_), memory
-
-
-class RandomGate(FitnessGate):
-    """Each agent speaks with chance m/A, whatever it has to say: the control that a gate must beat.
-
-    :param num_agents: A.
-    :param expected_messages: m.
-    """
-
-    def decide(self, drawn: Drawn, memory: Floats, told: Floats) -> tuple[Bools, Floats]:
-        """Those whose chance is below m/A."""
-        return drawn.chances < self.expected_messages / self.num_agents, memory
+    check_member("gate", Gate, gate, "rl_agg.Gate")
+    if not hasattr(gate, "payloads"):
+        raise ValueError(
+            f"a gate must have payloads, as VectorGate, ScoreGate and TransitionGate of rl_agg.gates have, got {gate!r}"
+        )
+    GATES.register(name, gate)
 
 
-FITNESS_GATES: dict[str, type[FitnessGate]] = {
-    "every": EveryGate,
-    "espc": EspcGate,
-    "random": RandomGate,
-    "deviation": DeviationGate,
-}
-"""Gates for returns by name."""
-
-
-def make_fitness_gate(
-    name: str, num_agents: int, expected_messages: int | None = None, settings: Mapping[str, Any] | None = None
-) -> FitnessGate:
+def make_gate(name: str, num_agents: int, settings: Mapping[str, Any]) -> Gate:
     """Build a gate by name.
 
-    :param name: A name from :data:`FITNESS_GATES`.
+    :param name: A name of :data:`GATES`.
     :param num_agents: A.
-    :param expected_messages: m; ``None`` where everyone speaks anyway.
-    :param settings: The gate's own.
-    :raises ValueError: if the name, a setting or a value is unknown, or m is missing, superfluous or more than A.
+    :param settings: Its settings.
+    :raises ValueError: if the name, a setting or a value is unknown.
     """
-    if not isinstance(name, str) or name not in FITNESS_GATES:
-        raise unknown_choice("communication", name, FITNESS_GATES)
-    kind = FITNESS_GATES[name]
-    settings = settings or {}
-    check_settings(name, kind, settings, given=2)
-    if name == "every":
-        if expected_messages not in (None, num_agents):
-            raise ValueError(f"with communication 'every' all {num_agents} agents speak; leave out expected_messages")
-        expected_messages = num_agents
-    if expected_messages is None:
-        raise ValueError(f"communication {name!r} needs expected_messages, a number between 1 and {num_agents}")
-    return kind(num_agents, expected_messages, **settings)
+    kind = GATES.find(name)
+    check_settings(name, kind, settings, given=1)
+    check_required(name, kind, settings, given=1)
+    return kind(num_agents, **settings)

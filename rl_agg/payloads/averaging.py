@@ -25,8 +25,17 @@ def merge(stacked: Iterable[Tensor], weights: Tensor) -> list[Tensor]:
     everyone = bool(counts.all())
     shares = weights[counts] / total
     return [
-        torch.tensordot(shares.to(parameters), parameters if everyone else parameters[counts], dims=1)
-        if parameters.is_floating_point()
-        else parameters[most]
+        average(parameters if everyone else parameters[counts], shares) if parameters.is_floating_point() else parameters[most]
         for parameters in stacked
     ]
+
+
+def average(rows: Tensor, shares: Tensor) -> Tensor:
+    """The weighted mean of vectors; numbers that are the same in all of them stay the same, where rounding would move them.
+
+    :param rows: ``[A, ...]``.
+    :param shares: ``[A]``, of sum 1.
+    :return: ``[...]``.
+    """
+    mean = torch.tensordot(shares.to(rows), rows, dims=1)
+    return torch.where((rows == rows[:1]).all(0), rows[0], mean)

@@ -63,7 +63,7 @@ def test_the_mean_over_a_range_is_the_integral_of_scipys_spline():
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.integers(2, 5))
 def test_equal_steps_do_not_care_into_how_many_updates_they_are_cut(returns, parts):
-    """A run on straight lines, told at every update or several times in between."""
+    """A run on straight lines, reported at every update or several times in between."""
     steps = 10.0 * np.arange(len(returns))
     finer = np.linspace(0, steps[-1], parts * (len(returns) - 1) + 1)
     coarse = statistics.mean_over_range(steps, returns, 0, steps[-1])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from rl_agg.evolution import FITNESS, MLP, OPTIMIZERS, EvolutionStrategy
+from rl_agg import GATES, RULES, Signals, Weighting, register_gate, register_rule
+from rl_agg.evolution import MLP, OPTIMIZERS, EvolutionStrategy
 from rl_agg.evolution import perturbations as perturbations_module
 from rl_agg.evolution.normalization import ObservationStatistics
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.gates import Drawn, ScoreGate
 from rl_agg.seeding import PURPOSES, chances, episode_seeds, fresh_run, stream
 
 
@@ -56,11 +61,11 @@ def test_some_agents_noise_is_that_of_all() -> None:
 @given(st.lists(st.sampled_from([-3.0, 0.0, 0.5, 2.0, 7.0]), min_size=2, max_size=12))
 def test_ranks_are_scipys(values: list[float]) -> None:
     expected = (rankdata(values) - 1) / (len(values) - 1) - 0.5
-    np.testing.assert_allclose(FITNESS["ranks"](np.array(values)), expected, atol=1e-12)
+    np.testing.assert_allclose(Weighting("ranks")(Signals(returns=values)), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize("fitness", sorted(FITNESS))
+@pytest.mark.parametrize("fitness", ["raw", "centered", "ranks"])
 def test_gradient_is_that_of_a_plain_loop(fitness: str, antithetic: bool) -> None:
     theta = np.linspace(-1, 1, 30)
     settings = {"population": 12, "noise_stdev": 0.3, "lr": 1.0, "optimizer": "sgd", "l2_coeff": 0.1}
@@ -143,14 +148,14 @@ def test_statistics_are_numpys() -> None:
     statistics = ObservationStatistics(3)
     everything = []
     for _ in range(4):
-        told = statistics.mean
+        reference = statistics.mean
         reports = []
         for steps in (5, 1, 30):
             seen = generator.normal([1000.0, 0.0, -5.0], [2.0, 0.1, 0.0], (steps, 3)).astype(np.float32)
-            differences = (seen - told).astype(np.float64)
+            differences = (seen - reference).astype(np.float64)
             reports.append(np.concatenate([[steps], differences.sum(0), (differences**2).sum(0)]))
             everything.append(seen)
-        statistics.add(told, np.array(reports, dtype=np.float32))
+        statistics.add(reference, np.array(reports, dtype=np.float32))
     seen = np.concatenate(everything).astype(np.float64)
     np.testing.assert_allclose(statistics.mean, seen.mean(0), rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(statistics.deviation[:2], seen.std(0)[:2], rtol=1e-2)
@@ -164,8 +169,8 @@ def test_returns_that_are_not_finite_are_masked() -> None:
     noise = strategy.ask() / np.float32(0.05)
     returns[[2, 5]] = np.nan, np.inf
     strategy.tell(returns)
-    sound = [0, 1, 3, 4, 6, 7]
-    np.testing.assert_allclose(strategy.theta, returns[sound] @ noise[sound] / (6 * 0.05), rtol=1e-4)
+    finite = [0, 1, 3, 4, 6, 7]
+    np.testing.assert_allclose(strategy.theta, returns[finite] @ noise[finite] / (6 * 0.05), rtol=1e-4)
     assert (strategy.num_masked, strategy.num_skipped, strategy.ledger.messages) == (2, 0, 6)
     before = strategy.theta
     strategy.tell(np.full(8, np.nan))
@@ -206,11 +211,77 @@ def test_messages_and_bytes() -> None:
     assert strategy.measures["mu_size"] == pytest.approx(6 * strategy.measures["mu_frequency"])
 
 
+def noises(strategy: EvolutionStrategy) -> np.ndarray:
+    return Perturbations(strategy.run, strategy.theta.size, antithetic=False).draw(strategy.num_updates, np.arange(4))
+
+
+FOUR = {"population": 4, "antithetic": False, "run": 3, "optimizer": "sgd", "lr": 1.0, "l2_coeff": 0.0, "noise_stdev": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("fitness", "settings", "expected"),
+    [
+        ("reward_shares", {}, [0.1, 0.2, 0.3, 0.4]),
+        ("r_weighted", {"h": 2}, [0.5, 1 / 6 + 0.5, 2 / 6 + 0.5, 3 / 6 + 0.5]),
+        # Losses are -1 to -4, so that their least is subtracted from them; what is weighed by loss is descended
+        ("l_weighted", {"h": 2}, [-3 / 6 - 0.5, -2 / 6 - 0.5, -1 / 6 - 0.5, -0.5]),
+        (lambda signals: signals.returns**2, {}, [1, 4, 9, 16]),
+        (lambda signals: signals.losses, {"normalize": True}, [0.1, 0.2, 0.3, 0.4]),
+        (Weighting("ranks"), {}, [-0.5, -1 / 6, 1 / 6, 0.5]),
+    ],
+)
+def test_rules_over_scores_weigh_the_noise(fitness: Any, settings: dict[str, Any], expected: list[float]) -> None:
+    strategy = EvolutionStrategy(np.zeros(6), fitness=fitness, fitness_kwargs=settings, **FOUR)
+    noise = noises(strategy)
+    strategy.tell([1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(strategy.theta, np.array(expected) @ noise / (4 * 0.5), rtol=1e-5, atol=1e-6)
+
+
+class LargestTwo(ScoreGate):
+    """Send what is at least the second largest return that was sent last."""
+
+    def __init__(self, num_agents: int, *, first: float = 0.0) -> None:
+        super().__init__(num_agents, 2)
+        self.bound = first
+
+    def broadcast(self) -> np.ndarray:
+        return np.array([self.bound])
+
+    def decide_scores(self, drawn: Drawn, memory: np.ndarray, broadcast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return drawn.fitness >= broadcast[0], memory
+
+    def receive(self, fitness: np.ndarray, norms: np.ndarray, present: np.ndarray) -> np.ndarray:
+        self.bound = float(np.sort(fitness[~np.isnan(fitness)])[-2])
+        return fitness
+
+
+@pytest.fixture
+def registered_members() -> Iterator[None]:
+    register_gate("largest_two", LargestTwo)
+    register_rule("cubes", lambda signals, scale=1.0: scale * signals.returns**3, needs=["returns"], payloads=["scores"])
+    yield
+    for registry, name in ((GATES, "largest_two"), (RULES, "cubes")):
+        del registry[name], registry.added[name]
+
+
+def test_gates_and_rules_of_a_users_own(registered_members: None) -> None:
+    chosen = {"fitness": "cubes", "fitness_kwargs": {"scale": 2.0}, "communication": "largest_two"}
+    strategy = EvolutionStrategy(np.zeros(6), communication_kwargs={"first": 1.5}, **chosen, **FOUR)
+    noise = noises(strategy)
+    strategy.tell([1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(strategy.theta, 2 * (np.array([0, 8, 27, 64]) @ noise) / (4 * 0.5), rtol=1e-5)
+    strategy.tell([1.0, 2.0, 3.0, 4.0])
+    assert strategy.ledger.messages_per_agent.tolist() == [0, 1, 2, 2]
+    assert strategy.ledger.bytes_down == 2 * 4 * (6 + 1) * 4
+    with pytest.raises(ValueError, match="largest_two has no setting 'expected_messages'; choose from first"):
+        EvolutionStrategy(np.zeros(3), communication="largest_two", expected_messages=2)
+
+
 def test_learns() -> None:
-    for fitness in sorted(FITNESS):
+    for fitness in (name for name, rule in RULES.items() if "scores" in rule.payloads):
         settings = {"population": 30, "noise_stdev": 0.1, "lr": 0.1, "l2_coeff": 0.0, "fitness": fitness}
         strategy = EvolutionStrategy(np.full(8, -1.0), run=0, **settings)
-        for _ in range(150):
+        for _ in range(80):
             strategy.tell(-np.square(strategy.ask() - 0.7).sum(axis=1))
         assert np.abs(strategy.theta - 0.7).max() < 0.15, fitness
 
@@ -223,7 +294,7 @@ def test_learns() -> None:
         ({"population": 0}, "population must be an integer between 1 and 65535, got 0"),
         ({"population": 70000}, "population must be an integer between 1 and 65535"),
         ({"population": 1, "antithetic": False}, "population must be at least 2"),
-        ({"fitness": ["raw"]}, "unknown fitness .*choose from centered, ranks, raw"),
+        ({"fitness": ["raw"]}, "unknown fitness .*choose from centered, l_weighted, r_weighted, ranks"),
         ({"communication": ["every"]}, "unknown communication .*choose from deviation"),
         ({"optimizer": ["adam"]}, "unknown optimizer .*choose from adam"),
         ({"optimizer_kwargs": {"epsilon": "a"}}, "epsilon must be a finite number > 0, got 'a'"),
@@ -234,6 +305,20 @@ def test_learns() -> None:
         ({"lr": 0.0}, "lr must be a finite number > 0, got 0.0"),
         ({"l2_coeff": -1.0}, "l2_coeff must be a finite number >= 0, got -1.0"),
         ({"communication": "espc", "expected_messages": 51}, "between 1 and 50, got 51"),
+        ({"communication": "espc"}, "espc needs 'expected_messages'"),
+        ({"communication": "every", "expected_messages": 5}, "with communication 'every' all 50 agents send"),
+        ({"communication": "lag"}, "gate 'lag' decides about gradients and parameters, but payload 'scores' exchanges scores"),
+        (
+            {"communication": "espc", "expected_messages": 5, "communication_kwargs": {"expected_messages": 5}},
+            "expected_messages is given twice",
+        ),
+        ({"communication_kwargs": 5}, "communication_kwargs must be a dict, got 5"),
+        ({"fitness_kwargs": 5}, "fitness_kwargs must be a dict, got 5"),
+        ({"fitness": "r_weighted", "fitness_kwargs": {"h": 0}}, "h must be a positive number"),
+        ({"fitness": "ranks", "fitness_kwargs": {"h": 2}}, "ranks has no setting 'h'"),
+        ({"fitness": "samples"}, "rule 'samples' merges gradients and parameters, but payload 'scores' exchanges scores"),
+        ({"fitness": "median"}, "rule 'median' merges gradients and parameters, but payload 'scores' exchanges scores"),
+        ({"fitness": "fedavg"}, "unknown fitness 'fedavg'"),
         ({"sigma": 0.1}, "EvolutionStrategy has no setting 'sigma'"),
     ],
 )

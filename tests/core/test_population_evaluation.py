@@ -1,4 +1,4 @@
-"""Episodes side by side: the same as one by one, whoever runs beside whom."""
+"""Episodes in parallel: the same as one by one, whatever runs alongside."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rl_agg.population import (
     Report,
     VectorEnvironments,
     buffer_bytes,
-    merge,
+    merge_reports,
     open_environments,
     time_limit,
 )
@@ -85,7 +85,7 @@ def test_vector_entry_point_takes_settings() -> None:
 
 @pytest.mark.parametrize("explore", [False, True])
 @pytest.mark.parametrize("id_", ["CartPole-v1", "Pendulum-v1", "rl_agg/WindyGrid-v0"])
-def test_nobody_depends_on_who_runs_beside_it(id_: str, explore: bool) -> None:
+def test_no_episode_depends_on_those_alongside(id_: str, explore: bool) -> None:
     built = evaluator(open_environments(id_, {}))
     parameters, seeds = population(built, 9), np.arange(9)
     scale = (np.full(built.encoder.size, 0.1, np.float32), np.full(built.encoder.size, 0.5, np.float32))
@@ -110,8 +110,8 @@ def test_statistics_are_of_what_the_networks_saw() -> None:
     env = gym.make("Pendulum-v1")
     first = env.reset(seed=0)[0]
     short = evaluator(listed("Pendulum-v1"), max_episode_steps=1)
-    told = short(population(built, 1), np.arange(1), scale=(mean, deviation)).statistics[0]
-    np.testing.assert_allclose(told, [1, *(first - mean), *(first - mean) ** 2], rtol=1e-5)
+    reported = short(population(built, 1), np.arange(1), scale=(mean, deviation)).statistics[0]
+    np.testing.assert_allclose(reported, [1, *(first - mean), *(first - mean) ** 2], rtol=1e-5)
 
 
 def test_sampled_actions_follow_the_softmax() -> None:
@@ -184,11 +184,11 @@ def test_corrupt_episodes_return_nan(fault: dict[str, float]) -> None:
 def test_corrupt_parameters_spoil_their_own_episode_only() -> None:
     built = evaluator(open_environments("CartPole-v1", {}))
     parameters = population(built, 4)
-    sound = built(parameters, np.arange(4)).returns
+    finite = built(parameters, np.arange(4)).returns
     parameters[2, 0] = np.nan
     returns = built(parameters, np.arange(4)).returns
     assert np.isnan(returns[2])
-    np.testing.assert_array_equal(returns[[0, 1, 3]], sound[[0, 1, 3]])
+    np.testing.assert_array_equal(returns[[0, 1, 3]], finite[[0, 1, 3]])
 
 
 def test_an_episode_must_end() -> None:
@@ -248,28 +248,28 @@ def build(**settings: Any) -> tuple[EvolutionStrategy, EvolutionAgents]:
 def test_split_agents_give_the_same_parameters(settings: dict[str, Any]) -> None:
     whole, split = build(**settings), build(**settings)
     for _ in range(6):
-        whole[0].receive(whole[1].run(whole[0].order(), np.arange(11)))
-        order = split[0].order()
-        parts = [split[1].run(order, agents) for agents in (np.arange(7, 11), np.arange(3), np.arange(3, 7))]
-        split[0].receive(merge([*parts, parts[1]]))  # one of them twice
+        whole[0].receive(whole[1].run(whole[0].broadcast(), np.arange(11)))
+        broadcast = split[0].broadcast()
+        parts = [split[1].run(broadcast, agents) for agents in (np.arange(7, 11), np.arange(3), np.arange(3, 7))]
+        split[0].receive(merge_reports([*parts, parts[1]]))  # one of them twice
     assert (whole[0].theta == split[0].theta).all()
-    assert whole[0].state_dict()["ledger"] == split[0].state_dict()["ledger"]
+    assert whole[0].state_dict()["exchange"]["ledger"] == split[0].state_dict()["exchange"]["ledger"]
 
 
-def test_restored_statistics_of_observations_go_on() -> None:
+def test_statistics_of_observations_are_restored() -> None:
     whole, resumed = build(), build()
     for _ in range(4):
-        whole[0].receive(whole[1].run(whole[0].order(), np.arange(10)))
+        whole[0].receive(whole[1].run(whole[0].broadcast(), np.arange(10)))
     resumed[0].load_state_dict(whole[0].state_dict())
     for _ in range(3):
         for strategy, agents in (whole, resumed):
-            strategy.receive(agents.run(strategy.order(), np.arange(10)))
+            strategy.receive(agents.run(strategy.broadcast(), np.arange(10)))
     assert (whole[0].theta == resumed[0].theta).all()
 
 
 def test_missing_agents_are_masked() -> None:
     strategy, agents = build()
-    strategy.receive(agents.run(strategy.order(), np.arange(4)))
+    strategy.receive(agents.run(strategy.broadcast(), np.arange(4)))
     assert strategy.num_masked == 6
     assert strategy.ledger.messages == 4
 
@@ -280,7 +280,7 @@ def test_merged_reports_are_in_the_agents_order() -> None:
         payload = {"fitness": np.array(senders, np.float32) * 10}
         return Report(ids, ids + 0.5, ids + 0.25, ids, ids[:, None] + 0.0, np.array(senders, np.uint16), payload)
 
-    merged = merge([part([2, 4], [4, 4]), part([0, 1, 2], [0, 2])])
+    merged = merge_reports([part([2, 4], [4, 4]), part([0, 1, 2], [0, 2])])
     assert merged.agents.tolist() == [0, 1, 2, 4]
     assert merged.senders.tolist() == [0, 4, 4]
     assert merged.payload["fitness"].tolist() == [0, 40, 40]

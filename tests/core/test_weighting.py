@@ -12,12 +12,16 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from rl_agg import RULES, Signals, Weighting, weights
-from rl_agg.weighting import MIXED_SIGN_CHOICES, has_mixed_signs
+from rl_agg.rules import has_mixed_signs
+from rl_agg.rules.loss import MIXED_SIGN_CHOICES
 
 NAN, INF = math.nan, math.inf
 WEIGHTED = {"r_weighted": "returns", "l_weighted": "losses"}
+WEIGHING = ["l_weighted", "mean", "r_weighted", "reward_shares", "samples", "sum"]  # gradients and parameters
+SCORING = ["centered", "ranks", "raw"]  # scores
 
 agents = st.integers(1, 12)
 numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3))
@@ -47,14 +51,20 @@ def by_hand(rule: str, values: list[float], h: float | None = None) -> list[floa
 # Properties ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+def test_the_rules_above_are_all() -> None:
+    assert sorted([*WEIGHING, *SCORING]) == sorted(RULES.keys() - RULES.added.keys())
+
+
+@pytest.mark.parametrize("rule", [*WEIGHING, *SCORING])
 @given(given_signals=signals(), data=st.data())
 def test_relabelling_agents_relabels_weights(rule: str, given_signals: Signals, data: st.DataObject) -> None:
     order = torch.tensor(data.draw(st.permutations(range(given_signals.num_agents))))
     torch.testing.assert_close(weights(rule, reorder(given_signals, order)), weights(rule, given_signals)[order])
 
 
-@pytest.mark.parametrize(("rule", "total"), [("mean", 1.0), ("samples", 1.0), ("r_weighted", 2.0), ("l_weighted", 2.0)])
+@pytest.mark.parametrize(
+    ("rule", "total"), [("mean", 1.0), ("samples", 1.0), ("reward_shares", 1.0), ("r_weighted", 2.0), ("l_weighted", 2.0)]
+)
 @given(given_signals=signals())
 def test_totals(rule: str, total: float, given_signals: Signals) -> None:
     assert weights(rule, given_signals).sum().item() == pytest.approx(total)
@@ -74,7 +84,7 @@ def test_everyone_keeps_the_floor(rule: str, given_signals: Signals, h: float) -
     assert found.sum().item() == pytest.approx(1 + given_signals.num_agents / h)
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", WEIGHING)
 @given(given_signals=signals())
 def test_normalized_weights_sum_to_one_in_the_same_proportions(rule: str, given_signals: Signals) -> None:
     plain, normalized = weights(rule, given_signals), weights(rule, given_signals, normalize=True)
@@ -143,7 +153,7 @@ def test_samples_count_alike(counts: list[int]) -> None:
     np.testing.assert_allclose(weights("samples", Signals(num_samples=counts)), [count / sum(counts) for count in counts])
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", WEIGHING)
 @given(given_signals=signals(), data=st.data())
 def test_masked_agents_get_nothing_and_the_rest_what_they_would_alone(
     rule: str, given_signals: Signals, data: st.DataObject
@@ -159,7 +169,7 @@ def test_masked_agents_get_nothing_and_the_rest_what_they_would_alone(
 
 
 @pytest.mark.parametrize("signal", ["returns", "losses", "num_samples"])
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", WEIGHING)
 @pytest.mark.parametrize("infinite", [INF, -INF])
 def test_an_infinite_signal_masks_its_agent_whatever_the_rule(rule: str, signal: str, infinite: float) -> None:
     if signal == "num_samples" and infinite < 0:
@@ -175,7 +185,7 @@ def test_an_infinite_signal_masks_its_agent_whatever_the_rule(rule: str, signal:
 
 
 def test_with_nobody_present_nobody_counts() -> None:
-    for rule in RULES:
+    for rule in WEIGHING:
         everything = {"returns": [1.0, 2.0], "losses": [1.0, 2.0], "num_samples": [1.0, 2.0]}
         assert weights(rule, Signals(**everything, present=[False, False])).tolist() == [0, 0]
         assert weights(rule, Signals(**everything, present=[False, False]), normalize=True).tolist() == [0, 0]
@@ -198,7 +208,7 @@ def test_when_nobody_reported_everyone_counts_alike(rule: str, name: str) -> Non
     assert found.tolist() == [0.25 if rule == "samples" else 0.5] * 4
 
 
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", WEIGHING)
 def test_one_agent(rule: str) -> None:
     for value in (-3.0, 0.0, 7.0, NAN):
         found = weights(rule, Signals(returns=[value], losses=[value], num_samples=[abs(value)]))
@@ -206,7 +216,7 @@ def test_one_agent(rule: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", [*WEIGHING, *SCORING])
 def test_dtype_is_kept_and_nothing_is_differentiated(rule: str, dtype: torch.dtype) -> None:
     value = torch.tensor([1.0, 2.0, 3.0], dtype=dtype, requires_grad=True)
     found = weights(rule, Signals(returns=value, losses=value, num_samples=value))
@@ -228,7 +238,7 @@ def test_a_callable_with_a_graph_is_detached() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rule", sorted(RULES))
+@pytest.mark.parametrize("rule", [*WEIGHING, *SCORING])
 def test_on_cuda(rule: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
@@ -291,6 +301,28 @@ def test_mixed_signs_are_recognised_row_by_row() -> None:
     assert has_mixed_signs(rows).tolist() == [False, True, True, False, False, True, True]
 
 
+def test_shares_of_the_returns_by_hand() -> None:
+    for returns, shares in (
+        ([2.0, 6.0], [0.25, 0.75]),
+        ([0.0, 0.0], [0.5, 0.5]),
+        ([4.0, -2.0, -1.0], [6 / 7, 0, 1 / 7]),
+        ([-3.0, -3.0, -3.0], [1 / 3] * 3),
+        ([-5.0], [1.0]),
+        ([1e308, 1e308], [0.5, 0.5]),
+    ):
+        np.testing.assert_allclose(weights("reward_shares", Signals(returns=returns)), shares)
+
+
+@given(returns=arrays(np.float64, st.integers(2, 12), elements=st.integers(-5, 5)))
+def test_scores_count_by_value_by_difference_and_by_rank(returns: np.ndarray) -> None:
+    signals = Signals(returns=returns)
+    np.testing.assert_array_equal(weights("raw", signals), returns)
+    np.testing.assert_allclose(weights("centered", signals), returns - np.mean(returns), atol=1e-12)
+    ranks = (stats.rankdata(returns) - 1) / (len(returns) - 1) - 0.5
+    np.testing.assert_allclose(weights("ranks", signals), ranks)
+    assert weights("ranks", Signals(returns=returns[:1])).tolist() == [0.0]
+
+
 # Callables and errors -------------------------------------------------------------------------------------------------------
 
 
@@ -304,13 +336,15 @@ def test_a_callable_sees_present_agents_without_gaps() -> None:
     assert found.tolist() == [0.5, 0.0, 1.5, 0.5]
 
 
-def test_a_weighting_tells_what_it_needs() -> None:
-    assert {name: set(Weighting(name).needs) for name in RULES} == {
+def test_a_weighting_knows_what_it_needs() -> None:
+    assert {name: set(Weighting(name).needs) for name in (*WEIGHING, *SCORING)} == {
         "sum": set(),
         "mean": set(),
         "samples": {"num_samples"},
         "r_weighted": {"returns"},
         "l_weighted": {"losses"},
+        "reward_shares": {"returns"},
+        **{name: {"returns"} for name in SCORING},
     }
     assert Weighting(lambda given_signals: given_signals.losses).needs == {"returns", "losses", "num_samples"}
 
@@ -318,8 +352,12 @@ def test_a_weighting_tells_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("rule", "settings", "message"),
     [
-        ("r_wieghted", {}, "unknown aggregation 'r_wieghted' (did you mean 'r_weighted'?); choose from l_weighted, mean"),
-        ("zzz", {}, "unknown aggregation 'zzz'; choose from l_weighted, mean, r_weighted, samples, sum"),
+        ("r_wieghted", {}, "unknown aggregation 'r_wieghted' (did you mean 'r_weighted'?); choose from centered, l_weighted"),
+        (
+            "zzz",
+            {},
+            "unknown aggregation 'zzz'; choose from centered, l_weighted, mean, r_weighted, ranks, raw, reward_shares",
+        ),
         (3, {}, "a rule is a name or a callable, got 3"),
         ("mean", {"h": 2}, "mean has no setting 'h'; choose from normalize"),
         ("r_weighted", {"mixed_sign": "abs"}, "r_weighted has no setting 'mixed_sign'; choose from h, normalize"),
@@ -341,9 +379,45 @@ def test_a_missing_signal_is_named() -> None:
         weights("r_weighted", Signals(losses=[1.0]))
 
 
-@pytest.mark.parametrize("result", [torch.ones(3), torch.ones(2, 1), [1.0, 1.0], None])
-def test_a_callable_must_return_one_weight_per_agent(result: Any) -> None:
-    with pytest.raises(ValueError, match=r"mine must return a tensor \[A\] = \[2\], got"):
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (torch.ones(3), "shape (3,)"),
+        (torch.ones(2, 1), "shape (2, 1)"),
+        (np.ones(3), "shape (3,)"),
+        ([1.0], "[1.0]"),
+        ([[1.0], [2.0]], "[[1.0], [2.0]]"),
+        ([1.0, [2.0]], "[1.0, [2.0]]"),
+        (["1", "2"], "['1', '2']"),
+        (1.0, "1.0"),
+        (None, "None"),
+    ],
+)
+def test_a_callable_must_return_one_weight_per_agent(result: Any, got: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"mine must return one weight for each agent, [A] = [2], got {got}")):
+        weights(named_mine(result), Signals(returns=[1.0, 2.0]))
+
+
+@pytest.mark.parametrize("returned", [np.array, np.float32, list, tuple, torch.tensor])
+def test_a_callable_may_return_an_array_or_a_sequence(returned: Any) -> None:
+    expected = [0.5, 0.0, 2.0]
+    result = returned([0.5, 2.0])
+    found = weights(named_mine(result), Signals(returns=[1.0, INF, 3.0]))
+    assert isinstance(found, torch.Tensor)
+    assert found.tolist() == expected
+    assert weights(named_mine([1, 3]), Signals(returns=[1.0, 3.0]), normalize=True).tolist() == [0.25, 0.75]
+
+
+def test_an_array_is_copied_so_that_the_rule_may_reuse_it() -> None:
+    buffer = np.array([1.0, 2.0])
+    found = weights(named_mine(buffer), Signals(returns=[1.0, 2.0]))
+    buffer[:] = 0.0
+    assert found.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("result", [[1.0, NAN], np.array([INF, 1.0])])
+def test_weights_that_are_not_finite(result: Any) -> None:
+    with pytest.raises(ValueError, match="mine returned weights that are not finite"):
         weights(named_mine(result), Signals(returns=[1.0, 2.0]))
 
 

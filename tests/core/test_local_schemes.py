@@ -1,4 +1,4 @@
-"""Parameters of many agents merged, and the settings of the schemes."""
+"""Averages of parameters, and names for a rule, a payload and a schedule."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rl_agg import LOCAL_SCHEMES
-from rl_agg.payloads import ActorMean, ActorSum, FedAvg, FedProx, make_scheme, merge
+from rl_agg import LOCAL_SCHEMES, Payload, Schedule
+from rl_agg.payloads import GradientsWithOwn, Parameters, merge
+from rl_agg.schedules import EveryStep, Interval
+from rl_agg.scheme import make_scheme
 
 numbers = st.floats(-100, 100, allow_nan=False)
 
@@ -70,39 +72,57 @@ def test_weights_that_are_none(weights: Any) -> None:
         merge([torch.ones(2, 3)], torch.tensor(weights))
 
 
-def test_schemes_by_name() -> None:
-    assert {"fedavg": FedAvg, "fedprox": FedProx, "actor_sum": ActorSum, "actor_mean": ActorMean} == LOCAL_SCHEMES
-    assert make_scheme("fedavg", {}) == FedAvg(interval=1, local_epochs=None, moments="keep")
-    assert make_scheme("fedprox", {"mu": 0.5, "interval": 3, "moments": "merge"}) == FedProx(3, None, "merge", 0.5)
-    assert make_scheme("fedavg", {"local_epochs": (1, 0, 3)}).local_epochs == (1, 0, 3)  # type: ignore[attr-defined]
-    assert make_scheme("actor_mean", {"same_init": False}) == ActorMean(same_init=False)
-    assert make_scheme("actor_mean", {}) != make_scheme("actor_sum", {})
-
-
 @pytest.mark.parametrize(
-    ("name", "settings", "message"),
+    ("name", "rule", "payload", "schedule"),
     [
-        (
-            "fedavgg",
-            {},
-            "unknown scheme 'fedavgg' (did you mean 'fedavg'?); choose from actor_mean, actor_sum, fedavg, fedprox",
-        ),
-        ("fedavg", {"mu": 1}, "fedavg has no setting 'mu'; choose from interval, local_epochs, moments"),
-        ("fedavg", {"interval": 0}, "interval must be an integer >= 1, got 0"),
-        ("fedavg", {"interval": True}, "interval must be an integer >= 1, got True"),
-        ("fedavg", {"interval": 1.5}, "interval must be an integer >= 1, got 1.5"),
-        ("fedavg", {"moments": "kepe"}, "unknown moments 'kepe' (did you mean 'keep'?); choose from keep, merge, reset"),
-        ("fedavg", {"local_epochs": 3}, "local_epochs must be one integer >= 0 for each agent, got 3"),
-        ("fedavg", {"local_epochs": 2.5}, "local_epochs must be one integer >= 0 for each agent, got 2.5"),
-        ("fedavg", {"local_epochs": [1, -1]}, "local_epochs must be one integer >= 0 for each agent, got [1, -1]"),
-        ("fedavg", {"local_epochs": [1, 1.5]}, "local_epochs must be one integer >= 0 for each agent"),
-        ("fedavg", {"local_epochs": "12"}, "local_epochs must be one integer >= 0 for each agent, got '12'"),
-        ("fedprox", {"mu": -1}, "mu must be a finite number >= 0, got -1"),
-        ("fedprox", {"mu": float("nan")}, "mu must be a finite number >= 0, got nan"),
-        ("fedprox", {"interval": 0}, "interval must be an integer >= 1, got 0"),
-        ("actor_sum", {"same_init": 1}, "same_init must be True or False, got 1"),
+        ("fedavg", "samples", Parameters(), EveryStep()),
+        ("fedprox", "samples", Parameters(mu=0.01), EveryStep()),
+        ("a_pps", "mean", Parameters(), EveryStep()),
+        ("rs_pps", "reward_shares", Parameters(), EveryStep()),
+        ("pp_pps", "reward_shares", Parameters(layers=("head",)), EveryStep()),
+        ("actor_sum", "sum", GradientsWithOwn(), EveryStep()),
+        ("actor_mean", "mean", GradientsWithOwn(), EveryStep()),
     ],
 )
-def test_settings_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        make_scheme(name, settings)
+def test_a_name_is_a_rule_a_payload_and_a_schedule(name: str, rule: str, payload: Payload, schedule: Schedule) -> None:
+    scheme = make_scheme(name)
+    assert (scheme.described["rule"], scheme.payload, scheme.schedule) == (rule, payload, schedule)
+    assert make_scheme(LOCAL_SCHEMES[name]()) == scheme
+    assert scheme.payload.local
+
+
+def test_every_name_is_tested() -> None:
+    names = {"fedavg", "fedprox", "a_pps", "rs_pps", "pp_pps", "actor_sum", "actor_mean"}
+    assert set(LOCAL_SCHEMES) == names
+
+
+def test_settings_reach_the_payload_and_the_schedule() -> None:
+    scheme = make_scheme("fedprox", {"mu": 0.5, "interval": 3, "moments": "merge", "local_epochs": (1, 0, 3)})
+    assert scheme.payload == Parameters(local_epochs=(1, 0, 3), moments="merge", mu=0.5)
+    assert scheme.schedule == Interval(3)
+    assert make_scheme("pp_pps", {"layers": ("policy", "value")}).payload == Parameters(layers=("policy", "value"))
+    assert make_scheme("actor_mean", {"same_init": False}).payload == GradientsWithOwn(same_init=False)
+
+
+def test_the_other_arguments_stay_free() -> None:
+    gate = {"communication": "random", "communication_kwargs": {"expected_messages": 2}}
+    scheme = make_scheme("fedavg", **gate, compression="float16", payload="parameters", interval=4)
+    assert scheme.described == {
+        "gate": "random",
+        "codec": "float16",
+        "rule": "samples",
+        "payload": "parameters",
+        "schedule": "interval",
+    }
+    assert make_scheme("fedavg", {"interval": 4}, interval=4) == make_scheme("fedavg", interval=4)
+
+
+def test_layers_are_chosen_by_the_names_of_modules() -> None:
+    names = ["policy.0.weight", "policy.0.bias", "policy.10.bias", "value.weight"]
+    assert Parameters().selected(names) == names
+    assert Parameters(layers=("policy.0",)).selected(names) == names[:2]
+    assert Parameters(layers=("value.weight", "policy")).selected(names) == names
+    with pytest.raises(
+        ValueError, match=re.escape("unknown layer 'polciy' (did you mean 'policy'?); choose from policy, value")
+    ):
+        Parameters(layers=("polciy",)).selected(names)

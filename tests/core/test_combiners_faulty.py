@@ -1,4 +1,4 @@
-"""Combiners beside faulty agents: how far these can move the outcome."""
+"""Combiners with faulty agents: how far these can move the outcome."""
 
 from __future__ import annotations
 

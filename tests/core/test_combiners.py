@@ -1,4 +1,4 @@
-"""Combiners: properties over the registry, what is refused, and their use."""
+"""Combiners: properties over the registry, errors, and their use."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_rows_of_the_absent_are_not_read(name: str, present: list[bool]) -> None
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_present", range(6))
 def test_any_number_may_be_left(name: str, num_present: int) -> None:
-    """Nobody knows beforehand who will be masked; with nobody left there is no gradient."""
+    """Which agents are masked is not known beforehand; with none left there is no gradient."""
     gradients, present = normal(6, 3), torch.arange(6) < num_present
     combined = make_combiner(name, {})(gradients, present=present)
     assert combined.isfinite().all()

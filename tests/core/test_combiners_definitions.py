@@ -1,4 +1,4 @@
-"""Every combiner beside another way to compute it: numpy, scipy or brute force."""
+"""Every combiner compared with another way to compute it: numpy, scipy or brute force."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_krum(num_agents: int, num_byzantine: int, num_selected: int) -> None:
 
 
 def test_krum_sees_small_differences_between_large_gradients() -> None:
-    """Relative to zero their squares differ by less than float32 can tell."""
+    """Relative to zero their squares differ by less than float32 resolves."""
     gradients = 1000 + 0.01 * normal(9, 50)
     expected = krum_by_definition(gradients.double().numpy(), 2, 1)
     np.testing.assert_allclose(combine("krum", gradients, num_byzantine=2), expected, rtol=1e-7)

@@ -1,4 +1,4 @@
-"""Combiners beside TorchJD's, and TorchJD's as combiners."""
+"""Combiners compared with TorchJD's, and TorchJD's as combiners."""
 
 from __future__ import annotations
 

@@ -58,6 +58,44 @@ def test_counts_beyond_32_bits() -> None:
     assert ledger.bytes == 9 * 10**12
 
 
+def test_ids_and_transitions() -> None:
+    ledger = Ledger(3)
+    ledger.upload([1, 0, 1], scalars=1, ids=1)
+    ledger.upload([1, 1, 0], transitions=[5, 2, 7])
+    assert ledger.bytes_per_agent.tolist() == [6 + 45, 18, 6]
+    assert ledger.messages == 4
+    assert ledger.bytes_of("transitions") == 63
+    assert ledger.bytes_of("ids") == 4
+
+
+def test_kinds_that_a_state_lacks_count_nothing() -> None:
+    ledger, other = Ledger(2), Ledger(2)
+    ledger.upload([1, 1], scalars=3)
+    state = ledger.state_dict()
+    for counts in (state["up"], state["down"]):
+        del counts["ids"], counts["transitions"]
+    other.load_state_dict(state)
+    assert other.state_dict() == ledger.state_dict()
+
+
+def test_negative_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="sizes must be integers >= 0"):
+        Ledger(2).upload([1, 1], transitions=[1, -1])
+
+
+def test_encoded_messages_have_bytes_of_their_own() -> None:
+    """Agent 0: 2 messages of 7 bytes of gradients and a return. Agent 2: one of 9 bytes and 3 further numbers."""
+    ledger = Ledger(3)
+    ledger.upload([2, 0, 0], encoded={"gradients": [7, 0, 0]}, scalars=1)
+    ledger.upload([0, 0, 1], encoded={"gradients": np.array([0, 0, 9])}, gradients=3)
+    assert ledger.bytes_per_agent.tolist() == [2 * (7 + 4), 0, 9 + 12]
+    assert ledger.bytes_of("gradients") == 2 * 7 + 9 + 12
+    with pytest.raises(ValueError, match="unknown kind 'gradient'"):
+        ledger.upload([1, 1, 1], encoded={"gradient": 1})
+    with pytest.raises(ValueError, match="sizes must be integers >= 0"):
+        ledger.upload([1, 1, 1], encoded={"gradients": -1})
+
+
 rounds = st.lists(st.tuples(st.lists(st.integers(0, 5), min_size=3, max_size=3), st.sampled_from(KINDS), st.integers(0, 99)))
 
 
@@ -121,9 +159,9 @@ def test_a_number_of_agents_that_is_none(num_agents: Any) -> None:
             {"gradient": 1},
             "unknown kind 'gradient' (did you mean 'gradients'?); choose from gradients, ids, parameters",
         ),
-        ([1, 1, 1], {"scalars": 2, "samples": -1}, "sizes must be integers >= 0, got {'scalars': 2, 'samples': -1} and"),
+        ([1, 1, 1], {"scalars": 2, "samples": -1}, "sizes must be integers >= 0, got {'scalars': 2, 'samples': -1}, {} and"),
         ([1, 1, 1], {"scalars": 1.5}, "sizes must be integers >= 0"),
-        ([1, 1, 1], {"physical_bytes": -1}, "sizes must be integers >= 0, got {} and physical_bytes=-1"),
+        ([1, 1, 1], {"physical_bytes": -1}, "sizes must be integers >= 0, got {}, {} and physical_bytes=-1"),
     ],
 )
 def test_what_cannot_be_counted_is_refused_and_counts_nothing(

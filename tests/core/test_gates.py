@@ -1,11 +1,10 @@
-"""Who speaks: LAG against plain loops."""
+"""Which agents send their vectors: LAG against plain loops, random draws, and DAVIA's threshold."""
 
 from __future__ import annotations
 
+import math
 import pickle
-import re
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +12,34 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_agg.gates import GATES, LazyGate, make_gate
+from rl_agg import Scheme
+from rl_agg.gates import GainThreshold, Offer, RandomGate, VectorGate
+from rl_agg.uplink import Uplink
 from tests.core.gradients import normal
 
 AGENTS, PARAMETERS = 4, 6
+EVERYONE = torch.ones(AGENTS, dtype=torch.bool)
+
+
+class Gated:
+    """LAG with what the server holds."""
+
+    def __init__(self, num_agents: int = AGENTS, *, xi: float = 0.1, window: int = 10) -> None:
+        scheme = Scheme("lag", gate_kwargs={"xi": xi, "window": window})
+        gate = scheme.make_gate(num_agents)
+        assert isinstance(gate, VectorGate)
+        self.uplink, self.steps = Uplink(scheme, gate), 0
+
+    def __call__(
+        self, vectors: torch.Tensor, present: torch.Tensor, scale: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        received = self.uplink.transmit(vectors, present, step=self.steps, scale=scale)
+        assert torch.equal(received.counts, present)
+        self.steps += 1
+        return received.sends, received.vectors
+
+    def note_step(self, step: torch.Tensor) -> None:
+        self.uplink.note_step(step)
 
 
 class LoopLag:
@@ -48,30 +71,29 @@ class LoopLag:
 @pytest.mark.parametrize("window", [1, 3, 10])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_lag_is_the_papers_bound(xi: float, window: int, scaled: bool) -> None:
-    gate, loop = LazyGate(AGENTS, xi=xi, window=window), LoopLag(xi, window)
+    gate, loop = Gated(xi=xi, window=window), LoopLag(xi, window)
     generator = np.random.default_rng(window)
-    drift, spoke = generator.normal(size=(AGENTS, PARAMETERS)), []
+    drift, sent = generator.normal(size=(AGENTS, PARAMETERS)), []
     for step in range(40):
         drift += 0.3 * generator.normal(size=(AGENTS, PARAMETERS)) * generator.random((AGENTS, 1))
         present = generator.random(AGENTS) < (0.8 if step else 0.6)
         gradients = torch.as_tensor(drift, dtype=torch.float64)
         scale = np.exp(generator.normal(size=PARAMETERS)) if scaled else np.ones(PARAMETERS)
         sends, held = gate(gradients.clone(), torch.as_tensor(present), torch.as_tensor(scale) if scaled else None)
-        spoke.append(loop(drift.tolist(), present.tolist(), scale.tolist()))
-        assert sends.nonzero().flatten().tolist() == spoke[-1]
+        sent.append(loop(drift.tolist(), present.tolist(), scale.tolist()))
+        assert sends.nonzero().flatten().tolist() == sent[-1]
         for agent, gradient in loop.held.items():
             np.testing.assert_allclose(held[agent], gradient)
         merged = held[torch.as_tensor(present)].sum(0) / AGENTS
         gate.note_step(merged)
         loop.steps.append(merged.tolist())
-    silent = sum(len(sent) < AGENTS for sent in spoke)
-    assert silent > 0
+    assert any(len(senders) < AGENTS for senders in sent)
 
 
 @given(data=st.data())
-def test_without_xi_everyone_present_speaks(data: st.DataObject) -> None:
+def test_without_xi_all_agents_present_send(data: st.DataObject) -> None:
     """Even after a step whose square is beyond float32."""
-    gate = LazyGate(3, xi=0)
+    gate = Gated(3, xi=0)
     for _ in range(4):
         present = torch.tensor(data.draw(st.lists(st.booleans(), min_size=3, max_size=3)))
         gradients = torch.full((3, 2), data.draw(st.sampled_from([0.0, 1.0, 1e-30, 1e30])))
@@ -82,9 +104,9 @@ def test_without_xi_everyone_present_speaks(data: st.DataObject) -> None:
         gate.note_step(torch.full((2,), data.draw(st.sampled_from([0.0, 1.0, 1e30]))))
 
 
-def test_the_first_word_is_free() -> None:
-    """Whatever the bound, what has never been heard is sent."""
-    gate = LazyGate(2, xi=100.0)
+def test_a_first_vector_is_always_sent() -> None:
+    """Whatever the bound."""
+    gate = Gated(2, xi=100.0)
     gate.note_step(torch.full((3,), 1e3))
     sends, held = gate(torch.zeros(2, 3), torch.tensor([True, False]))
     assert sends.tolist() == [True, False]
@@ -93,8 +115,8 @@ def test_the_first_word_is_free() -> None:
     assert held.tolist() == [[0.0] * 3, [1.0] * 3]
 
 
-def test_an_agent_that_says_nothing_new_is_silent() -> None:
-    gate = LazyGate(2, xi=0.5, window=2)
+def test_an_agent_without_news_does_not_send() -> None:
+    gate = Gated(2, xi=0.5, window=2)
     everyone = torch.tensor([True, True])
     gradients = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert gate(gradients, everyone)[0].all()
@@ -106,8 +128,8 @@ def test_an_agent_that_says_nothing_new_is_silent() -> None:
     assert torch.equal(held[1], moved[1])
 
 
-def test_a_broken_agent_does_not_disturb_what_it_said_before() -> None:
-    gate = LazyGate(2, xi=0.1)
+def test_an_agent_at_fault_leaves_what_it_sent_before() -> None:
+    gate = Gated(2, xi=0.1)
     gate(torch.ones(2, 3), torch.tensor([True, True]))
     broken = torch.tensor([[torch.nan] * 3, [2.0] * 3])
     sends, held = gate(broken, torch.tensor([False, True]))
@@ -117,7 +139,7 @@ def test_a_broken_agent_does_not_disturb_what_it_said_before() -> None:
 
 
 def test_gradients_are_left_as_they_are() -> None:
-    gate, gradients = LazyGate(AGENTS), normal(AGENTS, PARAMETERS)
+    gate, gradients = Gated(), normal(AGENTS, PARAMETERS)
     before = gradients.clone()
     everyone = torch.ones(AGENTS, dtype=torch.bool)
     gate(gradients, everyone)
@@ -127,7 +149,7 @@ def test_gradients_are_left_as_they_are() -> None:
 
 
 def test_the_caller_may_use_its_memory_again() -> None:
-    gate, gradients, everyone = LazyGate(AGENTS, xi=100.0), normal(AGENTS, PARAMETERS), torch.ones(AGENTS, dtype=torch.bool)
+    gate, gradients, everyone = Gated(xi=100.0), normal(AGENTS, PARAMETERS), torch.ones(AGENTS, dtype=torch.bool)
     first = gradients.clone()
     gate(gradients, everyone)
     gate.note_step(gradients[0])
@@ -135,78 +157,70 @@ def test_the_caller_may_use_its_memory_again() -> None:
     sends, held = gate(gradients, everyone)
     assert not sends.any()
     assert torch.equal(held, first)
-    state = gate.state_dict()
+    state = gate.uplink.state_dict()
     gate(gradients + 1e6, everyone)
-    assert torch.equal(state["sent"], first)
+    assert torch.equal(state["last"], first)
 
 
 # State --------------------------------------------------------------------------------------------------------------------
 
 
-def advance(gate: LazyGate, steps: range) -> list[list[bool]]:
-    spoken = []
+def advance(gate: Gated, steps: range) -> list[list[bool]]:
+    sent = []
     for step in steps:
         sends, held = gate(normal(AGENTS, PARAMETERS, seed=step // 2), torch.tensor([True, True, step % 3 > 0, step > 4]))
         gate.note_step(held.mean(0))
-        spoken.append(sends.tolist())
-    return spoken
+        sent.append(sends.tolist())
+    return sent
 
 
 @pytest.mark.parametrize("through", ["state_dict", "pickle"])
-def test_a_gate_goes_on_where_it_was(through: str) -> None:
-    gate, uninterrupted = LazyGate(AGENTS, window=3), LazyGate(AGENTS, window=3)
+def test_a_gate_continues_where_it_was(through: str) -> None:
+    gate, uninterrupted = Gated(window=3), Gated(window=3)
     advance(gate, range(5))
     if through == "pickle":
         resumed = pickle.loads(pickle.dumps(gate))
     else:
-        resumed = LazyGate(AGENTS, window=3)
-        advance(resumed, range(7))  # what it knew is gone
-        resumed.load_state_dict(gate.state_dict())
+        resumed = Gated(window=3)
+        advance(resumed, range(7))  # replaced by what is restored
+        resumed.uplink.load_state_dict(gate.uplink.state_dict())
     assert advance(resumed, range(5, 12)) == advance(uninterrupted, range(12))[5:]
 
 
-def test_of_another_number_of_agents_it_starts_afresh() -> None:
-    gate = LazyGate(AGENTS)
-    advance(gate, range(5))
-    other = LazyGate(2, xi=10.0)
-    other.load_state_dict(gate.state_dict())
-    assert other(torch.zeros(2, PARAMETERS), torch.tensor([True, True]))[0].all()
-
-
-def test_of_other_parameters_everyone_speaks_again() -> None:
-    gate = LazyGate(AGENTS, xi=10.0)
+def test_of_other_parameters_all_agents_send_again() -> None:
+    gate = Gated(xi=10.0)
     advance(gate, range(5))
     sends, held = gate(torch.zeros(AGENTS, PARAMETERS + 1), torch.ones(AGENTS, dtype=torch.bool))
     assert sends.all()
     assert held.shape == (AGENTS, PARAMETERS + 1)
 
 
-# By name ------------------------------------------------------------------------------------------------------------------
+# Random, and by gain ------------------------------------------------------------------------------------------------------
 
 
-def test_gates_by_name() -> None:
-    assert set(GATES) == {"every", "lag"}
-    assert make_gate("every", 3, {}) is None
-    gate = make_gate("lag", 3, {"xi": 0.2, "window": 4})
-    assert isinstance(gate, LazyGate)
-    assert gate.xi == 0.2
+def offered(num_agents: int = AGENTS, step: int = 0, gains: torch.Tensor | None = None) -> Offer:
+    vectors, present = torch.zeros(num_agents, PARAMETERS), torch.ones(num_agents, dtype=torch.bool)
+    return Offer(vectors, vectors, ~present, present, step, gains=gains)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("lagg", {}, "unknown communication 'lagg' (did you mean 'lag'?); choose from every, lag"),
-        (None, {}, "unknown communication None; choose from every, lag"),
-        ("every", {"xi": 1}, "every has no setting 'xi'; it has none"),
-        ("lag", {"num_agents": 2}, "lag has no setting 'num_agents'; choose from window, xi"),
-        ("lag", {"xi": -1}, "xi must be a finite number >= 0, got -1"),
-        ("lag", {"xi": float("nan")}, "xi must be a finite number >= 0, got nan"),
-        ("lag", {"xi": True}, "xi must be a finite number >= 0, got True"),
-        ("lag", {"xi": "1"}, "xi must be a finite number >= 0, got '1'"),
-        ("lag", {"window": 0}, "window must be an integer >= 1, got 0"),
-        ("lag", {"window": 2.0}, "window must be an integer >= 1, got 2.0"),
-    ],
-)
-def test_settings_are_refused(name: Any, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        make_gate(name, 3, settings)
+def test_random_senders_are_a_share_of_all_and_depend_on_seed_and_step_alone() -> None:
+    draws = torch.stack([RandomGate(20, 5).decide(offered(20, step)) for step in range(2000)])
+    assert draws.double().mean() == pytest.approx(5 / 20, abs=0.01)
+    assert draws.double().mean(0) == pytest.approx(np.full(20, 5 / 20), abs=0.04)
+    senders = draws.sum(1).double()
+    assert senders.var() == pytest.approx(20 * 0.25 * 0.75, rel=0.1)  # binomial
+    torch.rand(3)
+    assert torch.equal(RandomGate(20, 5).decide(offered(20, 7)), draws[7])
+    assert not torch.equal(torch.stack([RandomGate(20, 5, seed=1).decide(offered(20, step)) for step in range(9)]), draws[:9])
+
+
+def test_gain_threshold_falls_to_lambda() -> None:
+    gate = GainThreshold(2, lambda_=0.1, rho=0.5, num_updates=4)
+    assert [gate.threshold(k) for k in range(6)] == pytest.approx([0.8, 0.4, 0.2, 0.1, 0.1, 0.1])
+    assert gate.passes(-0.8, 0)
+    assert not gate.passes(-0.79, 0)
+    assert not gate.passes(0.5, 5)
+    assert GainThreshold(1, lambda_=1.0, rho=0.5, num_updates=5000).threshold(0) == math.inf
+    gains = torch.tensor([-0.5, -0.41, -0.39, 0.5])
+    for step in range(5):
+        assert gate.decide(offered(step=step, gains=gains)).tolist() == [gate.passes(gain, step) for gain in gains.tolist()]

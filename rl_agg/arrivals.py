@@ -1,0 +1,92 @@
+"""Exchanging with one agent at a time, as its message arrives. Axes: A agents, P parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl_agg.combiners import Combiner
+from rl_agg.exchange import Exchange
+from rl_agg.signals import Signals
+
+
+class ArrivalExchange(Exchange):
+    r"""An exchange whose schedule is :class:`~rl_agg.schedules.OnArrival`.
+
+    A rule scales the arriving gradient by :math:`f_a = A' w_a / \sum_b w_b` over the A' agents that are present: with
+    ``mean`` or ``sum``, or for agents that report alike, it stays as it is. A combiner combines the last gradient of every
+    agent that has sent one.
+    """
+
+    on_arrival = True
+
+    _buffer: Tensor | None = None  # [A, P], the last gradient of each agent, NaN before, for a combiner
+
+    @torch.no_grad()
+    def arrive(
+        self,
+        agent: int,
+        gradient: Tensor,
+        signals: Signals,
+        *,
+        scale: Tensor | None = None,
+        gains: Tensor | None = None,
+    ) -> Tensor | None:
+        """Take a gradient in, and charge the ledger for the message.
+
+        :param agent: Whose, 0 to A - 1.
+        :param gradient: ``[P]``.
+        :param signals: What is known of all agents ``[A]``; those that have not reported yet are not present.
+        :param scale: See :class:`~rl_agg.gates.Offer`.
+        :param gains: See :class:`~rl_agg.gates.Offer`; only the agent's own is read.
+        :return: What to step with ``[P]``; ``None`` if the agent does not send, is masked, or counts nothing.
+        """
+        assert self._uplink is not None
+        offered = gradient.new_zeros(self.num_agents, len(gradient))
+        offered[agent] = gradient
+        if self._attack is not None:
+            offered = self._attack(offered, self.num_exchanges)
+        here = torch.zeros(self.num_agents, dtype=torch.bool, device=gradient.device)
+        here[agent] = ~signals.masked()[agent] & offered[agent].sum().isfinite()
+        received = self._uplink.transmit(offered, here, step=self.num_exchanges, scale=scale, gains=gains)
+        self._charge_upload(received.sends, len(gradient), received.bits)
+        step = self._merge_arrived(agent, received.vectors[agent], signals) if bool(received.sends[agent]) else None
+        self.num_exchanges += 1
+        if step is not None:
+            self._uplink.note_step(step)
+        return step
+
+    def _merge_arrived(self, agent: int, gradient: Tensor, signals: Signals) -> Tensor | None:
+        if isinstance(self._rule, Combiner):
+            if self._buffer is None or self._buffer.shape[1] != len(gradient):
+                self._buffer = gradient.new_full((self.num_agents, len(gradient)), torch.nan)
+            rows = self._buffer = self._buffer.to(gradient)
+            rows[agent] = gradient
+            return self._rule(rows, present=rows.isfinite().all(1), step=self.num_exchanges)
+        factor = self.factor(agent, signals)
+        return factor * gradient if factor else None
+
+    def factor(self, agent: int, signals: Signals) -> float:
+        """What an agent's gradient is scaled by; 0 if it is masked, and otherwise 1 where a combiner decides.
+
+        :param agent: As for :meth:`arrive`.
+        :param signals: As for :meth:`arrive`.
+        """
+        if isinstance(self._rule, Combiner):
+            return float(not signals.masked()[agent])
+        weights = self._rule(signals)
+        total, num_present = float(weights.sum()), int((~signals.masked()).sum())
+        return float(weights[agent]) * num_present / total if total else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """As an exchange's, with the last gradient of each agent."""
+        return {**super().state_dict(), "buffer": None if self._buffer is None else self._buffer.cpu().clone()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`; of another number of agents, none has sent a gradient yet."""
+        super().load_state_dict(state)
+        buffer = state["buffer"]
+        self._buffer = buffer.clone() if buffer is not None and len(buffer) == self.num_agents else None

@@ -1,0 +1,83 @@
+"""What a gate is. Axes: A agents, P numbers that an agent could send."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from rl_agg.payloads.base import VECTORS
+from rl_agg.validation import check_count
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What agents could send, and what is known when they decide.
+
+    :param vectors: Gradients or parameters of each agent ``[A, P]``.
+    :param last: What the server received last from each agent ``[A, P]``.
+    :param has_sent: Who has sent something before ``[A]``, bool.
+    :param present: Whose vector is finite ``[A]``, bool; the others cannot send.
+    :param step: How many exchanges came before.
+    :param scale: What the optimiser multiplies each number by ``[P]``; ``None``: all alike.
+    :param gains: By how much a step with its own gradient would change each agent's loss ``[A]``; ``None`` where the host does
+        not know.
+    """
+
+    vectors: Tensor
+    last: Tensor
+    has_sent: Tensor
+    present: Tensor
+    step: int
+    scale: Tensor | None = None
+    gains: Tensor | None = None
+
+
+class Gate:
+    """What all gates have in common; derive from :class:`VectorGate`, :class:`~rl_agg.gates.scores.ScoreGate` or
+    :class:`~rl_agg.gates.transitions.TransitionGate`.
+
+    :param num_agents: A.
+    """
+
+    payloads: ClassVar[frozenset[str]]
+    """What agents may offer it, by the payload's ``content``."""
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Fields of :class:`Offer` that it cannot do without: ``gains``."""
+
+    def __init__(self, num_agents: int) -> None:
+        check_count("num_agents", num_agents, least=1)
+        self.num_agents = num_agents
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, as plain numbers, arrays and tensors on the CPU: most gates remember nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`."""
+
+
+class VectorGate(Gate, ABC):
+    """Decides which agents send their gradient or parameters; subclass it for a gate of your own."""
+
+    payloads = VECTORS
+
+    holds: ClassVar[bool] = True
+    """Whether the server counts an agent that does not send by what it sent last. Otherwise it leaves the agent out."""
+
+    @abstractmethod
+    def decide(self, offer: Offer) -> Tensor:
+        """Decide who sends.
+
+        :return: ``[A]``, bool. An agent that is not present does not send, whatever this says.
+        """
+
+    def note_step(self, step: Tensor) -> None:
+        """Called with what the server stepped with.
+
+        :param step: ``[P]``: the merged gradient on the scale of a mean, before clipping; or the change of merged parameters.
+        """

@@ -1,0 +1,64 @@
+"""What a rule is. Axis A: agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rl_agg.payloads.base import VECTORS
+from rl_agg.signals import Signals
+
+Rule = Callable[..., Any]
+"""``rule(signals, **settings) -> weights [A]``, a tensor, an array or a sequence, over agents that are all present and have
+all reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredRule:
+    """A rule, the signals that it reads, and what it can weigh.
+
+    :param function: The rule.
+    :param needs: Names of the fields of :class:`~rl_agg.Signals` that it reads.
+    :param payloads: What it weighs, by the payload's ``content``.
+    """
+
+    function: Rule
+    needs: frozenset[str] = frozenset()
+    payloads: frozenset[str] = VECTORS
+
+
+def required(signals: Signals, name: str) -> Tensor:
+    """A signal that a rule cannot do without.
+
+    :raises ValueError: if it was not given.
+    """
+    value: Tensor | None = getattr(signals, name)
+    if value is None:
+        raise ValueError(f"this rule needs Signals.{name}, which was not given")
+    return value
+
+
+def floor(h: float | None, num_agents: int) -> float:
+    """The weight ``1/h`` that every agent keeps.
+
+    :param h: ``None``: A.
+    :param num_agents: A.
+    :raises ValueError: if ``h`` is not a positive number.
+    """
+    if h is None:
+        return 1.0 / num_agents
+    value: Any = h  # NumPy's numbers are no Python floats
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
+        raise ValueError(f"h must be a positive number or None for the number of agents, got {h!r}")
+    return 1.0 / h
+
+
+def shares(values: Tensor) -> Tensor:
+    """Each agent's part of the sum ``[A]``; equal parts where the sum is zero."""
+    total = values.sum()
+    return torch.where(total == 0, 1.0 / len(values), values / total)
