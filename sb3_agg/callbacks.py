@@ -1,4 +1,4 @@
-"""Callbacks that come with the aggregation."""
+"""A callback that logs each agent."""
 
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -6,17 +6,17 @@ from sb3_agg.mixin import AggregationMixin
 
 
 class AgentLog(BaseCallback):
-    """Log every agent by itself: ``agg/weight/<agent>`` and ``agg/return/<agent>``, once a rollout.
+    """Log each agent separately: ``agg/weight/<agent>`` and ``agg/return/<agent>``, once a rollout.
 
-    Weights are those of the last update, returns the last known raw episodic return in the environment's own units. Agents
-    that have none yet are left out.
+    Weights are those of the last update, returns the last known raw ones in the environment's own units. Agents without one
+    are left out.
 
-    :raises TypeError: at ``learn()``, if the model has no agents to tell about.
+    :raises TypeError: at ``learn()``, if the model does not aggregate.
     """
 
     def _init_callback(self) -> None:
         if not isinstance(self.model, AggregationMixin):
-            raise TypeError(f"AgentLog needs AggPPO or one of its relatives, got {type(self.model).__name__}")
+            raise TypeError(f"AgentLog needs an algorithm of sb3_agg such as AggPPO, got {type(self.model).__name__}")
 
     def _on_step(self) -> bool:
         return True

@@ -12,29 +12,21 @@ from typing import Any
 import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from rl_agg import Ledger
-from rl_agg.exchange import ParameterServer
+from rl_agg import Exchange, Ledger
 from sb3_agg.fused_optimizer import fused_as
-from sb3_agg.hooks.patching import replaced
+from sb3_agg.patching import temporarily
 from sb3_agg.plain import plain_setting, plain_state, restored_state, unpickled
 
-SETTINGS = ("aggregation", "aggregation_kwargs", "communication_kwargs", "attack")
+SETTINGS = (
+    *("aggregation", "aggregation_kwargs", "communication_kwargs"),
+    *("compression", "compression_kwargs", "payload", "interval", "attack"),
+)
 """Settings that may be, or hold, objects."""
 
-UNSAVED = (
-    "_aggregation",
-    "_weighting",
-    "_needs",
-    "_server",
-    "_rollout_returns",
-    "_warned",
-    "_scheme",
-    "_local_models",
-    "_acting",
-)
+UNSAVED = ("exchange", "_rollout_returns", "_warned", "_local_models", "_acting")
 
-SERVER = "server"
-"""Where ``get_parameters()["policy.optimizer"]`` has what the server remembers: stock algorithms read past it there."""
+EXCHANGE = "exchange"
+"""Where ``get_parameters()["policy.optimizer"]`` has what the exchange remembers: stock algorithms read past it there."""
 
 
 class FilesMixin:
@@ -46,7 +38,7 @@ class FilesMixin:
 
     ledger: Ledger
     policy: Any
-    _server: ParameterServer | None
+    exchange: Exchange
 
     def save(
         self,
@@ -58,7 +50,7 @@ class FilesMixin:
         plain = {name: plain_setting(getattr(self, name)) for name in SETTINGS}
         target = _target(path) if isinstance(path, str | pathlib.Path) else None
         partial = None if target is None else target.with_name(f"{target.name}.partial")
-        with replaced(self, ledger=self.ledger.state_dict(), **plain):
+        with temporarily(self, ledger=self.ledger.state_dict(), **plain):
             save = super().save  # type: ignore[misc]
             if target is None or partial is None:
                 save(path, exclude, include)
@@ -75,24 +67,26 @@ class FilesMixin:
             setattr(self, name, unpickled(getattr(self, name)))
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """As SB3's, with what the server remembers under ``["policy.optimizer"]["server"]``."""
+        """As SB3's, with what the exchange remembers under ``["policy.optimizer"]["exchange"]``."""
         parameters: dict[str, dict[str, Any]] = super().get_parameters()  # type: ignore[misc]
-        if self._server is not None:
-            parameters["policy.optimizer"][SERVER] = plain_state(self._server.state_dict())
+        if not self.exchange.weights_only:
+            state = self.exchange.state_dict()
+            del state["ledger"]  # which stays a model's own
+            parameters["policy.optimizer"][EXCHANGE] = plain_state(state)
         return parameters
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto") -> None:
         """As SB3's, but whether the optimiser runs as one kernel is the model's choice, not the file's.
 
-        Where nothing is given for the server, it goes on with what it remembers.
+        Where nothing is given for the exchange, it keeps what it remembers.
         """
         parameters = load_path_or_dict
         if not isinstance(parameters, dict):
             _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
         super().set_parameters(fused_as(self.policy.optimizer, parameters), exact_match, device)  # type: ignore[misc]
-        state = parameters.get("policy.optimizer", {}).get(SERVER)
-        if self._server is not None and state is not None:
-            self._server.load_state_dict(restored_state(state))
+        state = parameters.get("policy.optimizer", {}).get(EXCHANGE)
+        if state is not None and not self.exchange.weights_only:
+            self.exchange.load_state_dict(restored_state(state))
 
     def _excluded_save_params(self) -> list[str]:
         excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]

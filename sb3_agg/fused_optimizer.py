@@ -1,4 +1,4 @@
-"""The kernel that an optimiser of a file is to step with."""
+"""The kernel of a loaded optimiser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def fused_as(optimizer: torch.optim.Optimizer, parameters: dict[str, Any]) -> dict[str, Any]:
-    """A file's ``parameters``, with an optimiser's state that asks for the kernel which ``optimizer`` has."""
+    """A file's ``parameters``, whose optimiser state selects the kernel of ``optimizer``."""
     saved = parameters.get("policy.optimizer")
     if saved is None or "param_groups" not in saved or "fused" not in optimizer.defaults:
         return parameters

@@ -1,4 +1,4 @@
-"""What an algorithm tells of its agents: numbers for the logger, and warnings. Axis A: agents."""
+"""Logged numbers and warnings about the agents. Axis A: agents."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from rl_agg import Ledger, Signals
+from rl_agg import Exchange, Ledger, Signals
+from rl_agg.diagnostics import weight_summary
+from sb3_agg.hooks.base import Update
 
 
-class TellingMixin:
+class LoggingMixin:
     """The part of :class:`~sb3_agg.mixin.AggregationMixin` that logs and warns."""
 
     aggregation: Any
@@ -20,26 +21,37 @@ class TellingMixin:
     agent_weights: NDArray[np.float64]
     """Mean weight of each agent in the last update ``[A]``."""
     ledger: Ledger
-    """What the agents have sent so far."""
-    _needs: frozenset[str]
+    """Messages and bytes that the agents have sent so far."""
+    n_envs: int
+    exchange: Exchange
 
-    def _set_up_telling(self) -> None:
+    def _set_up_logging(self) -> None:
         self._warned: set[str] = set()
+        self._totals: dict[str, int] = getattr(self, "_totals", {})  # of a loaded model
 
-    def _record(self, masked: int, skipped: int, mixed_sign: int = 0, weights: torch.Tensor | None = None) -> None:
-        record = self.logger.record
-        if weights is not None and len(weights):  # [steps, A]
-            shares = weights / weights.sum(1, keepdim=True)
-            record("agg/weight_min", weights.min(1).values.mean().item())
-            record("agg/weight_max", weights.max(1).values.mean().item())
-            record("agg/effective_agents", (1 / shares.square().sum(1)).nanmean().item())
-            self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
-        record("agg/masked_agents", masked)
-        record("agg/mixed_sign_updates", mixed_sign)
-        record("agg/skipped_updates", skipped)
-        record("agg/messages", self.ledger.messages)
-        record("agg/bytes", self.ledger.bytes)
-        record("agg/bytes_down", self.ledger.bytes_down)
+    def _record(self, update: Update | None) -> None:
+        """Log an update.
+
+        :param update: ``None``: it was skipped, as no agent had usable data.
+        """
+        counts = {"mixed_sign_updates": 0, "skipped_updates": 1}
+        masked = self.n_envs
+        if update is not None:
+            counts = {"mixed_sign_updates": update.num_mixed_sign(), "skipped_updates": update.skipped_steps}
+            masked = update.num_masked
+            weights = update.weights()
+            if len(weights):  # [steps, A]
+                for name, value in weight_summary(weights, update.present_of_weights()).items():
+                    self.logger.record(f"agg/{name}", value)
+                self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
+        self.logger.record("agg/masked_agents", masked)
+        for name, count in counts.items():
+            self._totals[name] = self._totals.get(name, 0) + count
+            self.logger.record(f"agg/{name}", count)
+            self.logger.record(f"agg/{name}_lifetime", self._totals[name], exclude="stdout")
+        self.logger.record("agg/messages", self.ledger.messages)
+        self.logger.record("agg/bytes", self.ledger.bytes)
+        self.logger.record("agg/bytes_down", self.ledger.bytes_down)
 
     def _warn_about(self, signals: Signals, present: NDArray[np.bool_]) -> None:
         if not present.all():
@@ -56,7 +68,7 @@ class TellingMixin:
                 "reward: load statistics that were saved before",
                 stacklevel=4,
             )
-        if "returns" in self._needs and signals.returns is not None and bool(signals.returns.isnan().all()):
+        if "returns" in self.exchange.scheme.needs and signals.returns is not None and bool(signals.returns.isnan().all()):
             self._warn_once(
                 f"no agent has finished an episode yet, so {self.aggregation} weighs them equally: raise n_steps, set "
                 "min_episodes=1, or give the environment a time limit",

@@ -16,21 +16,21 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
-from rl_agg import Combiner, Ledger, Signals, Weighting
+from rl_agg import Codec, Exchange, Payload, Schedule, Signals
 from rl_agg.attacks import Attack
-from rl_agg.exchange import ParameterServer, make_server
+from rl_agg.local_schemes import LocalScheme
 from rl_agg.optimizers import fuse
-from rl_agg.payloads import LocalScheme
-from rl_agg.scheme import make_aggregation
+from rl_agg.schedules import OnArrival
+from rl_agg.scheme import Aggregation, make_scheme
 from rl_agg.validation import check_count, unknown_choice
+from rl_agg.weighting import Weighting
 from sb3_agg.files import FilesMixin
 from sb3_agg.hooks.base import Update
-from sb3_agg.hooks.origin import is_sb3s
-from sb3_agg.hooks.patching import replaced
-from sb3_agg.hooks.per_agent import MatrixUpdate
+from sb3_agg.hooks.local import LocalUpdate
+from sb3_agg.hooks.per_agent import PerAgentUpdate
 from sb3_agg.hooks.weighted import WeightedUpdate
-from sb3_agg.local_models.mixin import LocalModelsMixin
-from sb3_agg.logging import TellingMixin
+from sb3_agg.local_mixin import LocalModelsMixin
+from sb3_agg.patching import is_stock, temporarily
 from sb3_agg.rollouts.losses import ppo_losses
 from sb3_agg.rollouts.minibatches import Minibatches
 from sb3_agg.rollouts.returns import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
@@ -39,20 +39,25 @@ ADVANTAGE_NORMS = ("agent", "stock")
 MINIBATCHES = ("stratified", "stock")
 
 
-class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
+class AggregationMixin(FilesMixin, LocalModelsMixin):
     """Weigh each sub-environment's gradient by a rule. Put it before an on-policy algorithm in the list of bases.
 
     :param policy: As the algorithm's.
     :param env: As the algorithm's. Each of its A sub-environments is an agent.
-    :param aggregation: A rule of :data:`rl_agg.RULES` (``sum``, ``mean``, ``samples``, ``r_weighted``, ``l_weighted``), a
-        combiner of :data:`rl_agg.COMBINERS` (``median``, ``trimmed_mean``, ``krum``, ``geometric_median``, ``mixtailor``,
-        ``torchjd:NAME``), a scheme of local models of :data:`rl_agg.payloads.LOCAL_SCHEMES` (``fedavg``, ``fedprox``,
-        ``actor_sum``, ``actor_mean``; each agent has parameters of its own and the policy holds their average), a callable
-        ``signals -> weights [A]``, a :class:`rl_agg.Combiner` or a :class:`~rl_agg.payloads.LocalScheme`.
+    :param aggregation: How much each agent counts: a rule of :data:`rl_agg.RULES` (``sum``, ``mean``, ``samples``,
+        ``r_weighted``, ``l_weighted``, ...), a combiner of :data:`rl_agg.COMBINERS` (``median``, ``trimmed_mean``, ``krum``,
+        ``geometric_median``, ``mixtailor``, ``torchjd:NAME``), a callable ``signals -> weights [A]`` or a
+        :class:`rl_agg.Combiner`; or a scheme of :data:`rl_agg.LOCAL_SCHEMES` (``fedavg``, ``fedprox``, ``actor_sum``,
+        ``actor_mean``, ``a_pps``, ``rs_pps``, ``pp_pps``), which stands for a rule and a payload.
     :param aggregation_kwargs: Settings of what is named, and for a rule ``normalize``.
-    :param communication: Who sends its gradient: ``"every"`` agent at every step, or those that ``"lag"`` lets speak, see
-        :class:`~rl_agg.gates.LazyGate`.
-    :param communication_kwargs: Settings of ``communication``.
+    :param communication: Which agents transmit: a gate of :data:`rl_agg.GATES` (``every``, ``lag``, ``random``).
+    :param communication_kwargs: Settings of the gate.
+    :param compression: How a message is encoded: a codec of :data:`rl_agg.CODECS` (``identity``, ``float16``).
+    :param compression_kwargs: Settings of the codec, and ``error_feedback``, which is on where the codec is lossy.
+    :param payload: What agents send: ``"gradients"``, or ``"parameters"``: each agent then has parameters of its own, and the
+        policy holds their average. Or a :class:`~rl_agg.payloads.Payload`.
+    :param interval: Of gradients, optimiser steps between two exchanges, with gradients accumulated in between; of parameters,
+        updates (rollouts with all their epochs) between two merges.
     :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
     :param advantage_norm: ``"agent"`` normalises each agent's advantages over its own rollout; ``"stock"`` across agents in
         each minibatch, as SB3 does. ``normalize_advantage=False`` switches both off.
@@ -72,6 +77,8 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
     """The algorithm's loss per sample, see :mod:`sb3_agg.rollouts.losses`."""
     minibatches_class: ClassVar[type[Minibatches]] = Minibatches
 
+    exchange: Exchange
+    """Carries out what ``aggregation``, ``communication``, ``compression``, ``payload`` and ``interval`` ask for."""
     normalize_advantage: bool
     n_envs: int
     """A."""
@@ -92,10 +99,14 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
         policy: Any,
         env: Any,
         *args: Any,
-        aggregation: str | Callable[..., torch.Tensor] | Combiner = "mean",
+        aggregation: Aggregation | LocalScheme = "mean",
         aggregation_kwargs: dict[str, Any] | None = None,
         communication: str = "every",
         communication_kwargs: dict[str, Any] | None = None,
+        compression: str | Codec = "identity",
+        compression_kwargs: dict[str, Any] | None = None,
+        payload: str | Payload = "gradients",
+        interval: int | str | Schedule = 1,
         attack: Attack | dict[str, Any] | None = None,
         advantage_norm: str = "agent",
         minibatches: str = "stratified",
@@ -107,6 +118,10 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
         self.aggregation_kwargs = aggregation_kwargs
         self.communication = communication
         self.communication_kwargs = communication_kwargs
+        self.compression = compression
+        self.compression_kwargs = compression_kwargs
+        self.payload = payload
+        self.interval = interval
         self.attack = attack
         self.advantage_norm = advantage_norm
         self.minibatches = minibatches
@@ -137,38 +152,45 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
 
     def _setup_model(self) -> None:
         self._open_settings()
-        self._aggregation = make_aggregation(self.aggregation, self.aggregation_kwargs)
-        self._weighting = self._aggregation if isinstance(self._aggregation, Weighting) else None
-        self._needs = self._weighting.needs if self._weighting is not None else frozenset()
         self._check_settings()
-        self._set_up_communication()
+        self.exchange = self._make_exchange()
+        self.ledger = self.exchange.ledger
         super()._setup_model()  # type: ignore[misc]
         if self.fused_optimizer:
             fuse(self.policy.optimizer)
-        self._set_up_local_models(self._aggregation)
-        for name, goes_on in {"agent_returns": True, "agent_weights": self._weighting is not None}.items():
+        self._set_up_logging()
+        self._set_up_local_models()
+        for name, kept in {"agent_returns": True, "agent_weights": isinstance(self.exchange.scheme.rule, Weighting)}.items():
             # Of a loaded model, which may have had other environments or another rule
-            known = getattr(self, name, np.empty(0)) if goes_on else np.empty(0)
+            known = getattr(self, name, np.empty(0)) if kept else np.empty(0)
             setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
         self._rollout_returns = RolloutReturns(self.n_envs)
-        self._set_up_telling()
 
-    def _set_up_communication(self) -> None:
-        counts = getattr(self, "ledger", None)  # of a loaded model
-        self.ledger, self._server = Ledger(self.n_envs), self._make_server()
-        if counts is not None:
-            self.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())
-
-    def _make_server(self) -> ParameterServer | None:
-        if isinstance(self._aggregation, LocalScheme):
-            self._check_scheme(self._aggregation)
-        return make_server(
-            self._aggregation,
-            self.n_envs,
+    def _make_exchange(self) -> Exchange:
+        scheme = make_scheme(
+            self.aggregation,
+            self.aggregation_kwargs,
             communication=self.communication,
-            communication_kwargs=self.communication_kwargs or {},
-            attack=self.attack,
+            communication_kwargs=self.communication_kwargs,
+            compression=self.compression,
+            compression_kwargs=self.compression_kwargs,
+            payload=self.payload,
+            interval=self.interval,
         )
+        if scheme.payload.content not in ("gradients", "parameters"):
+            raise ValueError(
+                f"payload={self.payload!r} exchanges {scheme.payload.content}, which {type(self).__name__} does not have; "
+                "choose 'gradients' or 'parameters'"
+            )
+        if isinstance(scheme.schedule, OnArrival):
+            raise ValueError(f"interval={self.interval!r} is for asynchronous algorithms; {type(self).__name__} is not one")
+        if scheme.payload.local:
+            self._check_local_models(scheme)
+        exchange = Exchange(scheme, self.n_envs, attack=self.attack)
+        counts = getattr(self, "ledger", None)  # of a loaded model
+        if counts is not None:
+            exchange.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())
+        return exchange
 
     def _check_settings(self) -> None:
         for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():
@@ -178,11 +200,8 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
         check_count("min_episodes", self.min_episodes, least=0)
 
     def _check_learning(self) -> None:
-        """Refuse what nobody can learn with. A loaded model may only act, so it is asked when it learns."""
-        if self._server is not None:
-            self._server.check(self.n_envs)
-        if isinstance(self._aggregation, LocalScheme):
-            self._aggregation.check(self.n_envs)
+        """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
+        self.exchange.check()
         if self.minibatches != "stratified":
             return
         batch_size = getattr(self, "batch_size", None)
@@ -194,7 +213,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
                 f"whole rollouts, or minibatches='stock'"
             )
         get = type(self.rollout_buffer).get  # type: ignore[attr-defined]
-        if not is_sb3s(get):
+        if not is_stock(get):
             raise ValueError(
                 f"minibatches='stratified' would be served in place of those of {get.__qualname__}(); choose "
                 "minibatches='stock', or a rollout_buffer_class whose get() is SB3's"
@@ -234,7 +253,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
     ) -> bool:
         """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
         stretches = self.min_episodes > 0
-        self._rollout_returns = RolloutReturns(env.num_envs, only_told=stretches and self._has_monitor())
+        self._rollout_returns = RolloutReturns(env.num_envs, only_reported=stretches and self._has_monitor())
         if stretches:
             n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
         with self._own_acting():
@@ -249,8 +268,8 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
         if self._acting is not None and dones is not None:
             self._acting.note_step(infos, dones)
-        told = dones is None or self._rollout_returns.add(infos, dones)
-        if not told and "returns" in self._needs and not self._has_monitor():
+        complete = dones is None or self._rollout_returns.add(infos, dones)
+        if not complete and "returns" in self.exchange.scheme.needs and not self._has_monitor():
             self._warn_once(
                 f"an episode ended without a return, so {self.aggregation} cannot tell the agents apart: wrap the "
                 "environments in Monitor, or the vectorised one in VecMonitor"
@@ -272,7 +291,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
         present = (~signals.masked()).cpu().numpy()
         self._warn_about(signals, present)
         if not present.any():
-            self._record(masked=len(present), skipped=1)
+            self._record(None)
             return
         # A single step has no spread, and is normalised across agents
         per_agent = self.normalize_advantage and self.advantage_norm == "agent" and buffer.buffer_size > 1
@@ -280,24 +299,22 @@ class AggregationMixin(FilesMixin, LocalModelsMixin, TellingMixin):
             normalize_advantages_per_agent(buffer)
         minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
         update = self._make_update(signals, minibatches)
-        with update.hooked(self.policy), replaced(self, normalize_advantage=self.normalize_advantage and not per_agent):
+        with update.hooked(self.policy), temporarily(self, normalize_advantage=self.normalize_advantage and not per_agent):
             super().train()  # type: ignore[misc]
         if not update.num_evaluated:
             raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
-        update.finish(self.ledger)
-        self._record(update.num_masked, update.skipped_steps, update.num_mixed_sign(), update.weights())
+        update.finish()
+        self._record(update)
         if self._local_models is not None:
             self._record_local_models(self._local_models)
 
     def _make_update(self, signals: Signals, minibatches: Minibatches) -> Update:
+        parts = (self.exchange, signals, minibatches, self._sample_losses)
         if self._local_models is not None:
-            return self._make_local_update(self._local_models, signals, minibatches)
-        if self._server is None:
-            assert self._weighting is not None
-            return WeightedUpdate(self._weighting, signals, minibatches, self._sample_losses)
-        max_grad_norm: float = self.max_grad_norm
-        policy = self.policy
-        return MatrixUpdate(self._server, policy, max_grad_norm, self._weighting, signals, minibatches, self._sample_losses)
+            return LocalUpdate(*parts, self.policy, self.max_grad_norm, models=self._local_models)
+        if self.exchange.weights_only:
+            return WeightedUpdate(*parts)
+        return PerAgentUpdate(*parts, self.policy, self.max_grad_norm)
 
     def _signals(self, buffer: RolloutBuffer) -> Signals:
         returns = self._rollout_returns.means(self.agent_returns)

@@ -14,12 +14,12 @@ from stable_baselines3.common.save_util import is_json_serializable
 from torch import Tensor
 
 import rl_agg
-from rl_agg import attacks, combiners, payloads, weighting
+from rl_agg import attacks, combiners, local_schemes, payloads, rules, schedules, weighting
 
 PICKLED = "cloudpickle"
 """The one key of what stands for an object."""
 
-PUBLIC = (rl_agg, combiners, payloads, attacks, weighting)
+PUBLIC = (rl_agg, combiners, local_schemes, payloads, schedules, attacks, weighting, rules)
 """Where our classes and functions are looked up by name: a file outlives the modules that define them."""
 
 

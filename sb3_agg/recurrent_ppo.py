@@ -49,8 +49,7 @@ class SequenceMinibatches(Minibatches):
 class AggRecurrentPPO(AggregationMixin, RecurrentPPO):
     """PPO with an LSTM policy and weighed gradients; see :class:`~sb3_agg.mixin.AggregationMixin`.
 
-    Schemes of local models are refused: padding gives each agent a batch of another size, and one vmap wants them equal.
+    Agents with parameters of their own are evaluated one after the other.
     """
 
     minibatches_class = SequenceMinibatches
-    takes_local_models = False

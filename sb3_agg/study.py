@@ -1,4 +1,4 @@
-"""Running a cell with Stable-Baselines3: any on-policy algorithm, stock or with aggregation. Axis A: agents."""
+"""A study's runner for Stable-Baselines3: any on-policy algorithm, stock or with aggregation. Axis A: agents."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import OnUpdate, Update, arguments, import_system, refuse_what_the_study_sets, wrapped
+from rl_agg.study.run.cells import arguments, check_settings, import_system, wrapped
+from rl_agg.study.run.runners import OnUpdate
 from rl_agg.study.spec.study import Budget, Cell
 from rl_agg.validation import unknown_choice
 from sb3_agg.networks import network
@@ -36,17 +38,21 @@ CLASSES: dict[str, tuple[ModuleType, type]] = {
     "optimizer_class": (torch.optim, torch.optim.Optimizer),
 }
 """Policy settings that YAML gives by name, as ``Tanh`` or ``torch.optim.SGD``."""
-SET_BY_STUDY = {"env": "environments", "policy": "policy", "seed": "seeds", "tensorboard_log": "--out"}
+RESERVED = {"env": "environments", "policy": "policy", "seed": "seeds", "tensorboard_log": "--out"}
+"""Arguments that the study itself sets, and its key for each."""
+DEFAULT_POLICY = "MlpPolicy"
 UNLIMITED_STEPS = sys.maxsize
 ENVPOOL = "envpool/"
-"""What ids of EnvPool's environments begin with."""
+"""Prefix of the ids of EnvPool's environments."""
 
 
 class Sb3Runner:
-    """Runs Stable-Baselines3's on-policy algorithms; see :class:`~rl_agg.study.run.cells.Runner`."""
+    """Runs Stable-Baselines3's on-policy algorithms; see :class:`~rl_agg.study.run.runners.Runner`."""
+
+    packages = ("stable-baselines3", "sb3-contrib", "mujoco", "box2d")
 
     def check(self, cell: Cell) -> None:
-        """Refuse off-policy systems and unknown settings, then build the model once and drop it.
+        """Raise on off-policy systems and unknown settings, then build the model once and drop it.
 
         :raises StudyError: naming the system, the environment and the reason.
         """
@@ -58,24 +64,24 @@ class Sb3Runner:
             )
         settings = {**cell.environment.settings, **cell.system.settings}
         known = arguments(cls, "__init__")
-        refuse_what_the_study_sets(cell, SET_BY_STUDY, unused=())
+        check_settings(cell, RESERVED, unused=())
         for name in settings:
             if name not in known:
-                raise StudyError(f"{cell}: {unknown_choice(f'{cls.__name__} setting', name, known - SET_BY_STUDY.keys())}")
+                raise StudyError(f"{cell}: {unknown_choice(f'{cls.__name__} setting', name, known - RESERVED.keys())}")
         try:
             env = _environment(cell)
             try:
                 _model(cell, env)
             finally:
                 env.close()
-        except (Exception, SystemExit) as error:  # whatever a third-party constructor raises, it is about this cell's settings
+        except (Exception, SystemExit) as error:  # whatever a constructor raises, it is about the settings
             raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
     def bundles(self, cell: Cell) -> list[dict[str, float]]:
         """One CPU."""
         return [{"CPU": 1.0}]
 
-    def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
+    def run(self, cell: Cell, on_update: OnUpdate) -> list[CellUpdate]:
         """Train for the cell's budget."""
         torch.set_num_threads(1)
         env = _environment(cell)
@@ -92,17 +98,17 @@ class Sb3Runner:
 
 
 class _Recorder(BaseCallback):
-    """Keep one :class:`Update` for each rollout, and stop after as many as the budget allows."""
+    """Keeps one :class:`CellUpdate` for each rollout, and stops training once the budget is used up."""
 
     def __init__(self, budget: Budget, on_update: OnUpdate, scored_agents: list[int] | None) -> None:
         super().__init__()
         self._scored = slice(None) if scored_agents is None else scored_agents
-        self.updates: list[Update] = []
+        self.updates: list[CellUpdate] = []
         self._budget = budget
         self._on_update = on_update
 
     def fraction(self) -> float:
-        """How much of the budget is used up by the rollouts collected so far, in [0, 1]."""
+        """Fraction of the budget that the rollouts collected so far have used up, in [0, 1]."""
         return self._budget.used(self._collected, self.num_timesteps, time.perf_counter() - self._start)
 
     def _on_training_start(self) -> None:
@@ -112,9 +118,9 @@ class _Recorder(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._close_update()
-        # SB3 asks no sooner than after the next step, so one step of each agent is thrown away
+        # SB3 lets a callback stop only after a step, so one step of each agent is discarded
         self._is_over = self._budget.env_steps is None and self.fraction() >= 1
-        self._rollout = RolloutReturns(self.training_env.num_envs, only_told=True)
+        self._rollout = RolloutReturns(self.training_env.num_envs, only_reported=True)
 
     def _on_step(self) -> bool:
         if self._is_over:
@@ -130,13 +136,13 @@ class _Recorder(BaseCallback):
         self._close_update()
 
     def _close_update(self) -> None:
-        """Write down the last rollout once its training is over, when the time and the weights are known."""
+        """Record the last rollout once its training is over, when the time and the weights are known."""
         if len(self.updates) == self._collected:
             return
         scored = self._returns[self._scored]
         known = scored[np.isfinite(scored)]
         values = self.logger.name_to_value
-        update = Update(
+        update = CellUpdate(
             update=self._collected,
             env_steps=self.num_timesteps,
             wall_time=time.perf_counter() - self._start,
@@ -150,7 +156,7 @@ class _Recorder(BaseCallback):
 
 
 def _schedule_by_budget(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
-    """Let schedules follow the budget: how many steps that takes is open where rollouts stretch (``min_episodes``)."""
+    """Let schedules follow the budget; the number of steps is not known where rollouts vary in length (``min_episodes``)."""
 
     def update_progress(num_timesteps: int, total_timesteps: int) -> None:
         model._current_progress_remaining = 1.0 - recorder.fraction()
@@ -165,7 +171,7 @@ def _environment(cell: Cell) -> VecEnv:
     env: VecEnv
     if environment.id.startswith(ENVPOOL):
         if environment.wrappers or environment.unequal:
-            raise ValueError(f"{environment.id} steps in C++, where neither wrappers nor unequal reach; leave out {ENVPOOL!r}")
+            raise ValueError(f"{environment.id} steps in C++ and supports neither wrappers nor unequal; leave out {ENVPOOL!r}")
         env = EnvPoolVecEnv(environment.id.removeprefix(ENVPOOL), num_agents, seed=cell.seed, env_kwargs=env_kwargs)
     else:
         make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
@@ -184,7 +190,7 @@ def _wrapped(cell: Cell, env: Monitor[Any, Any]) -> gym.Env[Any, Any]:
 
 
 class _EpisodeEnds(gym.Wrapper[Any, Any, Any, Any]):
-    """Tells of episodes that a wrapper ends, of which Monitor, further inside, does not hear."""
+    """Reports episodes that a wrapper ends, which Monitor, further inside, does not see."""
 
     def __init__(self, env: gym.Env[Any, Any], monitor: Monitor[Any, Any]) -> None:
         super().__init__(env)
@@ -200,7 +206,8 @@ class _EpisodeEnds(gym.Wrapper[Any, Any, Any, Any]):
 
 def _model(cell: Cell, env: VecEnv) -> OnPolicyAlgorithm:
     cls = import_system(cell)
-    model: OnPolicyAlgorithm = cls(cell.policy, env, seed=cell.seed, **{"device": "cpu", **_settings(cell)})
+    policy = cell.system.policy or cell.environment.policy or DEFAULT_POLICY
+    model: OnPolicyAlgorithm = cls(policy, env, seed=cell.seed, **{"device": "cpu", **_settings(cell)})
     return model
 
 

@@ -1,4 +1,4 @@
-r"""Hooks around SB3's own ``train()``, and what they have in common. Axes: A agents, B samples of a minibatch.
+r"""Hooks around SB3's own ``train()``. Axes: A agents, B samples of a minibatch, P parameters.
 
 SB3 minimises the mean of the samples' losses, and each sample's loss reaches the parameters only through what
 ``policy.evaluate_actions`` returns. So an update is changed there and just before the optimiser's step, not in ``train()``.
@@ -12,84 +12,72 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
-from rl_agg import Ledger, Signals, Weighting
-from rl_agg.weighting import has_mixed_signs
-from sb3_agg.hooks.patching import replaced
+from rl_agg import Exchange, Signals
+from rl_agg.rules import has_mixed_signs
+from sb3_agg.patching import temporarily
+from sb3_agg.rollouts.losses import Outputs, SampleLosses
 from sb3_agg.rollouts.minibatches import Minibatches
-
-Outputs = tuple[Tensor, Tensor, Tensor | None]
-"""Values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]`` or ``None``."""
-
-SampleLosses = Callable[..., Tensor]
-"""``losses(samples, values, log_prob, entropy) -> [B]``"""
 
 
 class Update(ABC):
-    """The hooks of one call of ``train()`` and what they saw.
+    """The hooks of one call of ``train()``, and what they record.
 
-    :param weighting: The rule; ``None`` where no weights are given out.
+    :param exchange: What the agents exchange with the learner, and how.
     :param signals: Returns, sample counts and presence of the agents, ``[A]``.
-    :param minibatches: What the rollout buffer serves.
+    :param minibatches: Served in place of the rollout buffer's.
     :param sample_losses: Loss per sample, for rules that need losses.
 
-    ``num_evaluated`` counts minibatches, ``num_steps`` those that were stepped with (PPO's ``target_kl`` may end an update
-    before), ``skipped_steps`` those without a usable gradient, and ``num_masked`` the agents masked in the step that masked
-    most of them.
+    ``num_evaluated`` counts minibatches, ``num_steps`` optimiser steps (PPO's ``target_kl`` may end an update before one),
+    ``skipped_steps`` those without a usable gradient, and ``num_masked`` the agents masked in the step that masked most.
     """
 
     def __init__(
         self,
-        weighting: Weighting | None,
+        exchange: Exchange,
         signals: Signals,
         minibatches: Minibatches,
-        sample_losses: SampleLosses | None = None,
+        sample_losses: SampleLosses,
     ) -> None:
+        self.exchange = exchange
         self.minibatches = minibatches
         self.num_evaluated = 0
         self.num_steps = 0
         self.skipped_steps = 0
         self.num_masked = len(minibatches.present) - minibatches.num_present
-        self._signals = _needed(signals, weighting)
-        self._num_signals = 0 if weighting is None else len(weighting.needs)
-        self._needs_losses = weighting is not None and "losses" in weighting.needs
-        self._sample_losses = sample_losses
-        self._weights: list[Tensor] = []
-        self._losses: list[Tensor] = []
-        self._skip = False
-        self._masked: Tensor | None = None  # in this step
-        self._num_unsent = np.zeros(len(minibatches.present), dtype=np.int64)
         self.num_parameters = 0
         """P, those that are trained."""
+        self._present = ~signals.masked()
+        needs = exchange.scheme.needs
+        self._signals = Signals(present=self._present, **{name: getattr(signals, name) for name in needs})
+        self._needs_losses = "losses" in needs
+        self._sample_losses = sample_losses
+        self._weights: list[Tensor] = []
+        self._counted: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._masked: Tensor | None = None  # in this step
+        self._skip = False
 
-    # What it saw ----------------------------------------------------------------------------------------------------------
-
-    def num_sent(self) -> NDArray[np.int64]:
-        """Gradients that each agent sent ``[A]``."""
-        return self.num_steps * self.minibatches.present.astype(np.int64) - self._num_unsent
+    # Records --------------------------------------------------------------------------------------------------------------
 
     def weights(self) -> Tensor:
-        """Weights used ``[steps, A]``; no steps where none were given out."""
+        """Weights used ``[steps, A]``; no steps where there are no weights."""
         return torch.stack(self._weights) if self._weights else torch.empty(0)
+
+    def present_of_weights(self) -> Tensor:
+        """Whose weights count ``[steps, A]``, bool."""
+        return torch.stack(self._counted)
 
     def num_mixed_sign(self) -> int:
         """Steps in which the losses had mixed signs."""
         losses = self._losses[: self.num_steps]
         return int(has_mixed_signs(torch.stack(losses)).sum()) if losses else 0
 
-    def finish(self, ledger: Ledger) -> None:
-        """Count what agents sent and got in this update.
-
-        :param ledger: What to count it in.
-        """
-        ledger.upload(self.num_sent(), gradients=self.num_parameters, scalars=self._num_signals)
-        everyone = np.ones(len(self.minibatches.present), dtype=np.int64)  # who was masked acts by the answer too
-        ledger.download(self.num_steps * everyone, parameters=self.num_parameters)
+    def finish(self) -> None:  # noqa: B027 - most have finished with their last step
+        """Called when the algorithm's own ``train()`` is over."""
 
     # Hooks ----------------------------------------------------------------------------------------------------------------
 
@@ -111,35 +99,38 @@ class Update(ABC):
         with ExitStack() as stack:
             stack.enter_context(self.minibatches.served())
             stack.enter_context(_unvalidated_distributions())
-            stack.callback(policy.optimizer.register_step_pre_hook(self.before_step).remove)
-            stack.enter_context(replaced(policy, evaluate_actions=evaluate, parameters=lambda recurse=True: iter(parameters)))
+            stack.callback(policy.optimizer.register_step_pre_hook(self._before_step).remove)
+            stack.enter_context(
+                temporarily(policy, evaluate_actions=evaluate, parameters=lambda recurse=True: iter(parameters))
+            )
             yield
 
     @abstractmethod
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
-        """Stand in for the policy's ``evaluate_actions``.
+        """Replace the policy's ``evaluate_actions``.
 
         :param evaluate_actions: The policy's own.
         :return: Values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]``, if there are any.
         """
 
-    def before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Called when the optimiser is about to step."""
+    @abstractmethod
+    def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called before the optimiser steps, to change the gradients it will find.
+
+        :param optimizer: The policy's.
+        """
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.num_steps += 1
-        silent = self._masked
-        if not self.minibatches.equal_parts:
-            idle = self.minibatches.samples_per_agent() == 0
-            silent = idle if silent is None else silent | idle
-        if silent is not None:
-            self._num_unsent += silent.cpu().numpy() & self.minibatches.present
-        if self._skip:  # nobody has a usable gradient
-            optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient as they are
+        self.prepare_step(optimizer)
+        if self._skip:  # no agent has a usable gradient
+            optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient unchanged
             self.skipped_steps += 1
 
     # Signals --------------------------------------------------------------------------------------------------------------
 
-    def _note_losses(self, *outputs: Tensor | None) -> None:
-        """Put the agents' losses in this minibatch among their signals."""
+    def _add_losses(self, *outputs: Tensor | None) -> None:
+        """Add the agents' losses in this minibatch to their signals."""
         self._signals = dataclasses.replace(self._signals, losses=self._agent_losses(*outputs))
 
     @torch.no_grad()
@@ -150,25 +141,41 @@ class Update(ABC):
         means = self.minibatches.mean_per_agent(losses)
         if not bool(means.isfinite().all()):
             means = torch.where((self.minibatches.samples_per_agent() > 0) & ~means.isfinite(), torch.inf, means)
-            self._note_masked(means.isinf())
+            self._mask(means.isinf())
         self._losses.append(means)
         return means
 
-    def _note_masked(self, masked: Tensor) -> None:
-        self._masked = masked | ~torch.as_tensor(self.minibatches.present, device=masked.device)
+    def _note_weights(self, weights: Tensor) -> None:
+        """Record the weights ``[A]`` of a step."""
+        self._weights.append(weights)
+        self._counted.append(self._present if self._masked is None else ~self._masked)
+
+    def _mask(self, agents: Tensor) -> None:
+        """Leave agents ``[A]``, bool, out of this step."""
+        self._masked = agents | ~self._present
         self.num_masked = max(self.num_masked, int(self._masked.sum()))
         self._skip = bool(self._masked.all())
 
 
 class DetachedUpdate(Update):
-    """An update whose loss knows nothing of the parameters.
+    """An update whose loss has no graph to the parameters.
 
-    SB3 gets copies of the policy's outputs, and its backward pass ends on them. What it leaves there, the gradient of its loss
-    with respect to the outputs, is taken further from here, agent by agent.
+    SB3 gets copies of the policy's outputs, on which its backward pass ends. The gradient of its loss with respect to the
+    outputs, which it leaves there, is carried on from here, agent by agent.
     """
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(
+        self,
+        exchange: Exchange,
+        signals: Signals,
+        minibatches: Minibatches,
+        sample_losses: SampleLosses,
+        policy: Any,
+        max_grad_norm: float,
+    ) -> None:
+        super().__init__(exchange, signals, minibatches, sample_losses)
+        self._policy = policy
+        self._max_grad_norm = max_grad_norm
         self._outputs: list[Tensor] = []
         self._copies: list[Tensor] = []
 
@@ -194,21 +201,14 @@ class DetachedUpdate(Update):
         ]
         return [output for output, _ in pairs], [gradient for _, gradient in pairs]
 
-
-def _needed(signals: Signals, weighting: Weighting | None) -> Signals:
-    """Presence of the agents, and of their signals those alone that the rule reads."""
-    needs = () if weighting is None else weighting.needs
-    return Signals(present=~signals.masked(), **{name: getattr(signals, name) for name in needs})
-
-
-def beside(gradient: Tensor, per_sample: Tensor) -> Tensor:
-    """Shape one value per sample ``[B]`` so that it multiplies a gradient ``[B, ...]``."""
-    return per_sample if gradient.ndim == 1 else per_sample.view(-1, *[1] * (gradient.ndim - 1))
+    def _clipping(self, norms: Tensor) -> Tensor:
+        """Factors that clip gradients of these norms to ``max_grad_norm``, as torch's ``clip_grad_norm_``."""
+        return (self._max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
 
 
 @contextmanager
 def _unvalidated_distributions() -> Iterator[None]:
-    """Leave out torch's check of every distribution's arguments: a tenth of an update, and masks answer it here."""
+    """Skip torch's check of every distribution's arguments: a tenth of an update, and masking replaces it here."""
     validated = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:

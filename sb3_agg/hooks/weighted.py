@@ -1,7 +1,7 @@
 r"""One weighted update inside SB3's own ``train()``. Axes: A agents, B samples of a minibatch.
 
-Every agent has the same part :math:`B/A` of the mean that SB3 minimises. Scaling the gradient that comes back into the
-policy's outputs by
+Every agent has the same part :math:`B/A` of the mean that SB3 minimises. Scaling the gradient with respect to the policy's
+outputs by
 
 .. math:: c_n = w_{a(n)} A
 
@@ -14,35 +14,43 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg import Signals, Weighting
-from sb3_agg.hooks.base import Outputs, SampleLosses, Update, beside
-from sb3_agg.rollouts.minibatches import Minibatches
+from sb3_agg.hooks.base import Update
+from sb3_agg.rollouts.losses import Outputs
 
 
 class WeightedUpdate(Update):
-    """Gradients that a rule weighs, at the price of one backward pass.
+    """Gradients weighed by a rule, in one backward pass."""
 
-    :param weighting: The rule.
-    """
-
-    def __init__(self, weighting: Weighting, signals: Signals, minibatches: Minibatches, sample_losses: SampleLosses) -> None:
-        super().__init__(weighting, signals, minibatches, sample_losses)
-        self._weighting = weighting
-        self._rollout_weights = None if self._needs_losses else weighting(self._signals)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._rollout_weights = None if self._needs_losses else self.exchange.weigh(self._signals)
+        self._num_sent = torch.zeros_like(self._present, dtype=torch.long)
         self._coefficients: tuple[Tensor, Tensor | None] | None = None
 
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
-        """The policy's outputs, which will scale the gradients that come back."""
+        """The policy's outputs, which will scale the gradients of SB3's backward pass."""
         values, log_prob, entropy = evaluate_actions(*args, **kwargs)
         if self._rollout_weights is None:
-            self._note_losses(values, log_prob, entropy)
-        weights = self._weighting(self._signals) if self._rollout_weights is None else self._rollout_weights
+            self._add_losses(values, log_prob, entropy)
+        weights = self.exchange.weigh(self._signals) if self._rollout_weights is None else self._rollout_weights
         outputs = (values, log_prob) if entropy is None else (values, log_prob, entropy)
         scaled = _ScaledGradient.apply(self, weights, self._per_sample(weights), *outputs)  # type: ignore[no-untyped-call]
         return (*scaled, None) if entropy is None else scaled
+
+    def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count whose gradients are in the step."""
+        senders = self._present if self._masked is None else ~self._masked
+        self._num_sent += senders if self.minibatches.equal_parts else senders & (self.minibatches.samples_per_agent() > 0)
+
+    def finish(self) -> None:
+        """Charge the exchange for the messages that the backward passes stood for."""
+        answers = np.full(len(self._num_sent), self.num_steps)  # masked agents act by the new parameters too
+        size = self.num_parameters
+        self.exchange.charge(self._num_sent.cpu().numpy(), answers, up={"gradients": size}, down={"parameters": size})
 
     def _per_sample(self, weights: Tensor) -> Tensor | None:
         """:math:`c_n` ``[B]``; ``None`` where all are 1."""
@@ -60,25 +68,25 @@ class WeightedUpdate(Update):
     def scale(
         self, weights: Tensor, per_sample: Tensor | None, gradients: tuple[Tensor | None, ...]
     ) -> tuple[Tensor | None, ...]:
-        """Scale what comes back into the policy's outputs.
+        """Scale the gradients with respect to the policy's outputs.
 
         :param weights: ``[A]``.
         :param per_sample: Their :math:`c_n` ``[B]``; ``None`` where all are 1.
         :param gradients: Of values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]``; ``None``: no gradient.
-        :return: The same, scaled. An agent with a non-finite gradient is left out and the others are weighed anew.
+        :return: The same, scaled. An agent with a non-finite gradient is left out and the others' weights computed again.
         """
         if not all(bool(gradient.sum().isfinite()) for gradient in gradients if gradient is not None):
-            masked = self._not_finite([gradient for gradient in gradients if gradient is not None])
-            weights = self._weighting(dataclasses.replace(self._signals, present=~(self._signals.masked() | masked)))
-            self._note_masked(self._signals.masked() | masked)
+            masked = self._signals.masked() | self._not_finite([item for item in gradients if item is not None])
+            weights = self.exchange.weigh(dataclasses.replace(self._signals, present=~masked))
+            self._mask(masked)
             per_sample, left_out = self._per_sample(weights), masked[self.minibatches.agents]
             gradients = tuple(  # 0 * NaN is NaN
-                None if gradient is None else gradient.masked_fill(beside(gradient, left_out), 0.0) for gradient in gradients
+                None if gradient is None else gradient.masked_fill(_shaped(left_out, gradient), 0.0) for gradient in gradients
             )
-        self._weights.append(weights)
+        self._note_weights(weights)
         if per_sample is None:
             return gradients
-        return tuple(None if gradient is None else gradient * beside(gradient, per_sample) for gradient in gradients)
+        return tuple(None if gradient is None else gradient * _shaped(per_sample, gradient) for gradient in gradients)
 
     def _not_finite(self, gradients: list[Tensor]) -> Tensor:
         """Agents with a non-finite gradient ``[A]``, bool."""
@@ -86,6 +94,11 @@ class WeightedUpdate(Update):
         mask = torch.zeros(len(self.minibatches.present), dtype=torch.bool, device=flat.device)
         mask[self.minibatches.agents[~flat.isfinite().all(0)]] = True
         return mask
+
+
+def _shaped(per_sample: Tensor, gradient: Tensor) -> Tensor:
+    """One value per sample ``[B]`` in a shape that multiplies a gradient ``[B, ...]``."""
+    return per_sample if gradient.ndim == 1 else per_sample.view(-1, *[1] * (gradient.ndim - 1))
 
 
 class _ScaledGradient(torch.autograd.Function):

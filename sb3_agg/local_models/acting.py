@@ -12,31 +12,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sb3_agg.hooks.patching import replaced
 from sb3_agg.local_models.stacked_policy import Named, StackedPolicy, num_rows
+from sb3_agg.patching import temporarily
 
 
 class LocalActing:
-    """Stand in for the policy while SB3 collects: a row for each agent is a question to the agents, others are to the policy.
+    """Replace the policy's methods while SB3 collects: batches of A rows go to the agents' networks, others to the policy's.
 
-    Networks are the agents' own, but the distribution that they parametrise is one for all: it draws from torch's generator as
-    SB3 does.
+    All agents share one distribution object, which draws from torch's generator as SB3 does.
 
     :param policy: SB3's actor-critic policy.
+    :param stacked_policy: Calls it with other parameters.
     :param stacked: Parameters and buffers of the agents, ``[A, ...]`` each, by name.
     """
 
-    def __init__(self, policy: Any, stacked: Named) -> None:
+    def __init__(self, policy: Any, stacked_policy: StackedPolicy, stacked: Named) -> None:
         self._policy = policy
         self._stacked = stacked
         self._num_agents = len(next(iter(stacked.values())))
-        self._stacked_policy = StackedPolicy(policy, stacked)
+        self._stacked_policy = stacked_policy
         self._forward: Callable[..., Any] = policy.forward
         self._predict_values: Callable[..., Tensor] = policy.predict_values
         self._truncated: deque[int] = deque()
 
     def note_step(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_]) -> None:
-        """Take in one step of all agents; SB3 then asks for the value of each last state that a time limit cut off, in order.
+        """Record one step of all agents; SB3 then asks for the value of each last state that a time limit cut off, in order.
 
         :param infos: A dictionaries.
         :param dones: ``[A]``.
@@ -49,8 +49,8 @@ class LocalActing:
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Answer for the policy inside."""
-        with replaced(self._policy, forward=self.forward, predict_values=self.predict_values):
+        """Replace the policy's methods inside."""
+        with temporarily(self._policy, forward=self.forward, predict_values=self.predict_values):
             yield
 
     def forward(
@@ -59,8 +59,8 @@ class LocalActing:
         """Actions ``[A, ...]``, values ``[A, 1]`` and log-probabilities ``[A]``, as the policy's own ``forward``."""
         masks = {} if action_masks is None else {"action_masks": action_masks}
         if num_rows(observations) != self._num_agents:
-            answer: tuple[Tensor, Tensor, Tensor] = self._forward(observations, deterministic, **masks)
-            return answer
+            outputs: tuple[Tensor, Tensor, Tensor] = self._forward(observations, deterministic, **masks)
+            return outputs
         values, *parameters = self._stacked_policy(self._run_networks, self._stacked, observations)
         distribution = self._policy.action_dist.proba_distribution(*parameters)
         if action_masks is not None:
@@ -71,21 +71,21 @@ class LocalActing:
         return actions.reshape(-1, *self._policy.action_space.shape), values, log_prob
 
     def _run_networks(self, observations: Any) -> tuple[Tensor, ...]:
-        """Values, and the parameters that the policy gives its distribution."""
+        """Values, and the parameters that the policy passes to its distribution."""
         policy, parameters = self._policy, list[Tensor]()
 
-        def note(*args: Tensor, **kwargs: Tensor) -> Any:
+        def record(*args: Tensor, **kwargs: Tensor) -> Any:
             parameters.extend([*args, *kwargs.values()])
             return policy.action_dist
 
         nothing = torch.zeros(1, *policy.action_space.shape, device=policy.device)
-        with replaced(
-            policy.action_dist, proba_distribution=note, get_actions=lambda **_: nothing, log_prob=lambda _: nothing
+        with temporarily(
+            policy.action_dist, proba_distribution=record, get_actions=lambda **_: nothing, log_prob=lambda _: nothing
         ):
             _, values, _ = self._forward(observations)
         return values, *[parameter.expand_as(parameters[0]) for parameter in parameters]
 
-    def predict_values(self, observations: Any) -> Tensor:
+    def predict_values(self, observations: Any, *args: Any) -> Tensor:
         """Values of each agent's observation ``[A, 1]``, or ``[1, 1]`` of one that its time limit cut off."""
         rows = num_rows(observations)
         if rows == 1 and self._truncated:
@@ -94,7 +94,17 @@ class LocalActing:
         elif rows == self._num_agents:
             stacked = self._stacked
         else:
-            return self._predict_values(observations)
-        (values,) = self._stacked_policy(self._predict_values, stacked, observations)
+            return self._predict_values(observations, *args)
+        (values,) = self._stacked_policy(self._predict_values, stacked, observations, *args)
         assert values is not None
         return values
+
+
+class LoopedActing(LocalActing):
+    """The same for policies that are called for one agent after the other, with whatever arguments and results they have."""
+
+    def forward(self, observations: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the policy's own ``forward``."""
+        if num_rows(observations) != self._num_agents:
+            return self._forward(observations, *args, **kwargs)
+        return tuple(self._stacked_policy(self._forward, self._stacked, observations, *args, **kwargs))

@@ -1,31 +1,39 @@
 r"""Copies of the policy's parameters, one for each agent. Axes: A agents, P parameters.
 
-The policy itself holds their average, :math:`\theta = \sum_a \frac{n_a}{\sum_b n_b} \theta_a`, where :math:`n_a` is how many
-samples agent a has had since the last merge. It is what predicts and what is evaluated.
+The policy itself holds their average, :math:`\theta = \sum_a \frac{n_a}{\sum_b n_b} \theta_a`, where :math:`n_a` is the number
+of agent a's samples since the last merge. The average predicts and is evaluated.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rl_agg.payloads import FedAvg, LocalScheme, merge
+from rl_agg import Exchange, Signals
+from rl_agg.exchange import Merged
+from rl_agg.payloads import Parameters, Payload, merge
+from rl_agg.per_agent_gradients import unflatten
+from sb3_agg.local_models.looped_policy import LoopedPolicy, needs_loop
 from sb3_agg.local_models.stacked_optimizer import StackedOptimizer
-from sb3_agg.local_models.stacked_policy import Named
+from sb3_agg.local_models.stacked_policy import Named, StackedPolicy
+from sb3_agg.rollouts.minibatches import Minibatches
+
+EVERYTHING = slice(None)
 
 
 class LocalModels:
-    """What each agent keeps to itself: parameters, the buffers of its networks, and the state of its optimiser.
+    """What each agent keeps to itself: parameters, the buffers of its networks, the state of its optimiser, and counters.
 
-    :param scheme: What is merged, and when.
+    :param payload: Decides what is merged, and what becomes of moments.
     :param policy: SB3's actor-critic policy.
     :param num_agents: A.
-    :param initial: What each agent starts from, parameters and buffers by name; ``None``: all start from ``policy``.
-    :raises ValueError: if the policy's optimiser is not as SB3 makes it, and could not be made again for several agents.
+    :param initial: Each agent's initial parameters and buffers by name; ``None``: the policy's.
+    :raises ValueError: if the policy's optimiser cannot step for several agents at once.
     """
 
     copies: Tensor
@@ -33,30 +41,29 @@ class LocalModels:
     last_merge: Tensor
     """Parameters of the last merge, or of the start ``[P]``."""
     differ: bool
-    """Whether an agent's parameters may be others than the policy's."""
+    """Whether an agent's parameters may differ from the policy's."""
     divergence: float
     """Mean distance of the copies from their average, before they were merged."""
 
     def __init__(
         self,
-        scheme: LocalScheme,
+        payload: Payload,
         policy: Any,
         num_agents: int,
         initial: Sequence[Named] | None = None,
     ) -> None:
         _check_optimizer(policy)
-        self._interval = scheme.interval if isinstance(scheme, FedAvg) else None
-        self._moments = scheme.moments if isinstance(scheme, FedAvg) else "keep"
+        self._moments = payload.moments if isinstance(payload, Parameters) else "keep"
         self._policy = policy
         own = [named(policy)] * num_agents if initial is None else initial
         self._parameters = _trained(policy)
         self._buffers = {name: torch.stack([item[name] for item in own]) for name in _buffers(policy)}
         self.copies = torch.stack([_flat({name: item[name] for name in self._parameters}) for item in own])
         self._leaves = self._leaves_of(self.copies)
-        fused = {"fused": True} if policy.optimizer.defaults.get("fused") else {}
-        self.optimizer = StackedOptimizer(self.copies, policy.optimizer_class, {**policy.optimizer_kwargs, **fused})
+        self.optimizer = StackedOptimizer(self.copies, policy.optimizer)
         for name, view in self._views(self.optimizer.gradients).items():
-            self._leaves[name].grad = view  # where a backward pass may leave them
+            self._leaves[name].grad = view  # a backward pass may write there
+        self._columns = self._merged_columns(payload)
         self._num_samples = torch.zeros(num_agents, device=self.copies.device)
         self._num_updates = 0
         self.divergence = 0.0
@@ -66,9 +73,17 @@ class LocalModels:
             self._write_average(torch.ones_like(self._num_samples))
         self.last_merge = self._written.clone()
 
+    def _merged_columns(self, payload: Payload) -> slice | Tensor:
+        """Which of P are merged."""
+        if not isinstance(payload, Parameters) or payload.layers is None:
+            return EVERYTHING
+        chosen = set(payload.selected(list(self._parameters)))
+        parts = [torch.full((parameter.numel(),), name in chosen) for name, parameter in self._parameters.items()]
+        return torch.cat(parts).nonzero()[:, 0].to(self.copies.device)
+
     @property
     def fits_policy(self) -> bool:
-        """Whether the policy's parameters are trained or frozen as they were."""
+        """Whether the same parameters of the policy are trained as at the start."""
         return _trained(self._policy).keys() == self._parameters.keys()
 
     @property
@@ -78,19 +93,22 @@ class LocalModels:
 
     @property
     def names(self) -> list[str]:
-        """What the agents have of their own, by its name in the policy."""
+        """The agents' own parameters and buffers, by their names in the policy."""
         return [*self._parameters, *self._buffers]
 
-    @property
-    def size(self) -> int:
-        """How many numbers an agent sends at a merge: P, its networks' buffers, and its moments if these are merged too."""
-        moments = self.optimizer.num_moments if self._moments == "merge" else 0
-        return self.copies.shape[1] + sum(buffer[0].numel() for buffer in self._buffers.values()) + moments
+    def stacked_policy(self, minibatches: Minibatches | None = None) -> StackedPolicy:
+        """The policy, to be called with parameters of :meth:`stacked`.
 
-    # For the networks -----------------------------------------------------------------------------------------------------
+        :param minibatches: Whose samples it will be called with, in training.
+        """
+        if needs_loop(self._policy):
+            return LoopedPolicy(self._policy, self.names, minibatches)
+        return StackedPolicy(self._policy, self.names)
+
+    # Networks -------------------------------------------------------------------------------------------------------------
 
     def stacked(self, rows: Tensor | None = None) -> Named:
-        """Parameters, to be differentiated with respect to, and copies of the buffers.
+        """Parameters, which are leaves, and copies of the buffers.
 
         :param rows: Agents ``[A']``; ``None``: all.
         :return: ``[A', ...]`` each, by name.
@@ -100,16 +118,16 @@ class LocalModels:
         return {**leaves, **buffers}
 
     def each(self) -> list[Named]:
-        """Each agent's parameters and buffers, by name. What was frozen is the policy's, for all."""
+        """Each agent's parameters and buffers, by name; frozen ones are the policy's."""
         shared, own = named(self._policy), {**self._views(self.copies), **self._buffers}
         return [{**shared, **{name: part[agent] for name, part in own.items()}} for agent in range(len(self.copies))]
 
     def keep_buffers(self, stacked: Named, rows: Tensor | None, kept: Tensor) -> None:
-        """Take over buffers that networks have written to.
+        """Store buffers that networks have written to.
 
-        :param stacked: What :meth:`stacked` gave.
-        :param rows: What it was asked for.
-        :param kept: Whose buffers are taken ``[A]``, bool.
+        :param stacked: The result of :meth:`stacked`.
+        :param rows: Its argument.
+        :param kept: Whose buffers are stored ``[A]``, bool.
         """
         for name, buffer in self._buffers.items():
             own = slice(None) if rows is None else rows
@@ -121,69 +139,86 @@ class LocalModels:
         return {name: part.detach().requires_grad_() for name, part in self._views(copies).items()}
 
     def _views(self, flat: Tensor) -> Named:
-        parts = torch.split(flat, [parameter.numel() for parameter in self._parameters.values()], dim=1)
-        return {
-            name: part.view(len(flat), *parameter.shape)
-            for (name, parameter), part in zip(self._parameters.items(), parts, strict=True)
-        }
+        return dict(zip(self._parameters, unflatten(flat, self._parameters.values()), strict=True))
 
     # Merging --------------------------------------------------------------------------------------------------------------
 
-    def end_update(self, num_samples: Tensor) -> Tensor | None:
-        """Give the policy the average of the copies, and all agents too if a merge is due.
+    def end_update(self, num_samples: Tensor, exchange: Exchange | None, signals: Signals) -> Merged | None:
+        """Give the policy the average of the copies, and merge if it is due.
 
-        :param num_samples: Samples that each agent had in this update ``[A]``. One whose copy is not finite does not count.
-        :return: Who sent parameters to be merged ``[A]``, bool; ``None``: nobody.
+        :param num_samples: Each agent's samples in this update ``[A]``; an agent whose copy is not finite does not count.
+        :param exchange: Merges parameters; ``None`` if agents do not exchange them.
+        :param signals: What agents report in this update.
+        :return: What was merged, if anything.
         """
         self._num_samples += num_samples.to(self._num_samples)
         self._num_updates += 1
         self.differ = len(self.copies) > 1
         weights = self._num_samples * self.copies.sum(1).isfinite()
-        sent = weights > 0
-        if not bool(sent.any()):
+        due = exchange is not None and exchange.due()
+        if not bool((weights > 0).any()):
             return None
         self._write_average(weights)
-        self.divergence = (self.copies[sent] - self._written).norm(dim=1).mean().item()
-        if self._interval is None or self._num_updates < self._interval:
+        self.divergence = (self.copies[weights > 0] - self._written).norm(dim=1).mean().item()
+        if exchange is None or not due:
             return None
-        self._share()
+        reported = dataclasses.replace(signals, present=weights > 0)
+        if signals.num_samples is not None:
+            reported = dataclasses.replace(reported, num_samples=self._num_samples)
+        return self._merge(exchange, reported)
+
+    def _merge(self, exchange: Exchange, signals: Signals) -> Merged:
+        """Exchange parameters; buffers and, if they are merged too, moments are averaged with the same weights."""
+        columns = self._columns
+        extra = sum(buffer[0].numel() for buffer in self._buffers.values())
+        extra += self.optimizer.num_moments if self._moments == "merge" else 0
+        merged = exchange.merge(self.copies[:, columns], signals, reference=self.last_merge[columns], extra=extra)
+        if not bool(merged.present.any()):
+            return merged
+        weights = merged.present.to(merged.vector) if merged.weights is None else merged.weights
+        parameters = self._written.clone()
+        parameters[columns] = merged.vector
+        self._write(parameters, merge(self._buffers.values(), weights))
+        self._share(columns)
         if self._moments == "merge":
             self.optimizer.merge(weights)
         elif self._moments == "reset":
             self.optimizer.reset()
-        return sent
+        return merged
 
     def follow_policy(self) -> None:
-        """Let all agents start from the policy if someone else has written to it."""
+        """Start all agents from the policy if its parameters were changed from outside."""
         if not torch.equal(_flat(self._parameters), self._written):
             self.start_from_policy()
 
     def start_from_policy(self) -> None:
-        """Let all agents start from the policy's parameters, with nothing in their optimisers' memory."""
+        """Start all agents from the policy's parameters, without moments."""
         self._written = _flat(self._parameters)
         self._share()
         self.optimizer.reset()
         self.divergence = 0.0
 
-    def _share(self) -> None:
-        """Let everyone have what the policy has."""
-        self.copies.copy_(self._written)
+    def _share(self, columns: slice | Tensor = EVERYTHING) -> None:
+        """Copy the policy's buffers and some of its parameters to all agents, and restart the counters."""
+        self.copies[:, columns] = self._written[columns]
+        self.last_merge[columns] = self._written[columns]
         for name, buffer in _buffers(self._policy).items():
             self._buffers[name].copy_(buffer)
-        self.last_merge = self._written.clone()
         self._num_samples.zero_()
         self._num_updates = 0
-        self.differ = False
+        self.differ = not isinstance(columns, slice)
+
+    def _write_average(self, weights: Tensor) -> None:
+        parameters, *buffers = merge((self.copies, *self._buffers.values()), weights)
+        self._write(parameters, buffers)
 
     @torch.no_grad()
-    def _write_average(self, weights: Tensor) -> None:
-        averages = merge((self.copies, *self._buffers.values()), weights)
-        self._written, buffers = averages[0], averages[1:]
-        parts = torch.split(self._written, [parameter.numel() for parameter in self._parameters.values()])
-        for parameter, part in zip(self._parameters.values(), parts, strict=True):
-            parameter.copy_(part.view_as(parameter))
-        for own, buffer in zip(_buffers(self._policy).values(), buffers, strict=True):
-            own.copy_(buffer)
+    def _write(self, parameters: Tensor, buffers: Sequence[Tensor]) -> None:
+        """Give the policy parameters ``[P]`` and buffers."""
+        self._written = parameters
+        own = [*self._parameters.values(), *_buffers(self._policy).values()]
+        for tensor, value in zip(own, [*unflatten(parameters, self._parameters.values()), *buffers], strict=True):
+            tensor.copy_(value)
 
     # Files ----------------------------------------------------------------------------------------------------------------
 
@@ -201,10 +236,10 @@ class LocalModels:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, with the policy as it was then.
+        """Restore :meth:`state_dict`, with the policy as it was then.
 
-        Of another number of agents, those that are still there keep their copies, new ones start from the policy, and nobody
-        has anything in their optimisers' memory.
+        With another number of agents, the remaining ones keep their copies, new ones start from the policy, and all start
+        without moments.
         """
         state = copy.deepcopy(dict(state))  # it may be our own
         self.start_from_policy()
@@ -221,26 +256,15 @@ class LocalModels:
 
 
 def _check_optimizer(policy: Any) -> None:
-    made, groups = policy.optimizer, policy.optimizer.param_groups
+    groups = policy.optimizer.param_groups
     if len(groups) != 1:
         raise ValueError(f"local models need an optimiser with one group of parameters, got {len(groups)} in the policy's")
-    expected = policy.optimizer_class([nn.Parameter(torch.zeros(1))], lr=groups[0]["lr"], **policy.optimizer_kwargs)
     own = {id(parameter) for parameter in groups[0]["params"]}
     missing = [name for name, parameter in _trained(policy).items() if id(parameter) not in own]
-    ignored = {"params", "fused", "lr", "initial_lr"}
-    settings = [
-        name for name, value in expected.param_groups[0].items() if name not in ignored and groups[0].get(name) != value
-    ]
-    what = None
-    if type(made) is not policy.optimizer_class:
-        what = f"is of another type, {type(made).__name__}"
-    elif missing:
-        what = f"has not {', '.join(missing)}"
-    elif settings:
-        what = f"has another {', '.join(sorted(settings))}"
-    if what is not None:
+    if missing:
         raise ValueError(
-            f"local models make their optimisers from the policy's optimizer_class and optimizer_kwargs, but its own {what}"
+            f"local models need an optimiser of all trained parameters, and the policy's lacks {', '.join(missing)}; add them "
+            "or freeze them with requires_grad_(False)"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,32 +28,33 @@ ELEMENTWISE: tuple[type[Optimizer], ...] = (
     Rprop,
     SGD,
 )
-"""Optimisers that treat every number by itself, so that it does not matter which tensor it is in."""
+"""Optimisers that treat every number separately, so that the shape of tensors does not matter."""
 
 
 class StackedOptimizer:
     """Step for A agents at once, for each as an optimiser of its own would.
 
-    While all agents step together, their parameters are one tensor to the optimiser. Once one of them stays behind, each has a
-    tensor of its own: Adam and others count the steps of a tensor.
+    While all agents step together, their parameters are one tensor to the optimiser. After an agent has skipped a step, each
+    has its own tensor: Adam and others count the steps of a tensor.
 
     :param parameters: ``[A, P]``, changed in place.
-    :param optimizer_class: One of :data:`ELEMENTWISE`.
-    :param settings: Its keyword arguments, without the learning rate.
-    :raises ValueError: if the optimiser is none of those.
+    :param optimizer: Of a type in :data:`ELEMENTWISE`, with one group of parameters; type and settings are taken from it.
+    :raises ValueError: if its type is another.
     """
 
     gradients: Tensor
-    """What the next step is taken with ``[A, P]``; write here."""
+    """The gradients of the next step ``[A, P]``; write here."""
 
-    def __init__(self, parameters: Tensor, optimizer_class: type[Optimizer], settings: Mapping[str, Any]) -> None:
-        if optimizer_class not in ELEMENTWISE:
+    def __init__(self, parameters: Tensor, optimizer: Optimizer) -> None:
+        self._class = type(optimizer)
+        if self._class not in ELEMENTWISE:
             raise ValueError(
-                f"optimizer_class {optimizer_class.__name__} cannot step for several agents at once; choose from "
+                f"optimizer_class {self._class.__name__} cannot step for several agents at once; choose from "
                 f"{', '.join(sorted(known.__name__ for known in ELEMENTWISE))}"
             )
-        self._class = optimizer_class
-        self._settings = dict(settings)
+        (group,) = optimizer.param_groups
+        self._settings = {name: group[name] for name in inspect.signature(self._class).parameters if name in group}
+        del self._settings["params"]
         self._parameters = parameters
         self.gradients = torch.zeros_like(parameters)
         self.reset()
@@ -65,7 +67,7 @@ class StackedOptimizer:
         """Take a step with :attr:`gradients`.
 
         :param learning_rate: For all agents.
-        :param stepping: Who takes it ``[A]``, bool; ``None``: all. The others' parameters and moments stay as they are.
+        :param stepping: The agents that step ``[A]``, bool; ``None``: all. The others' parameters and moments do not change.
         """
         if stepping is not None and bool(stepping.all()):
             stepping = None
@@ -82,13 +84,13 @@ class StackedOptimizer:
         self._optimizer.step()
 
     def reset(self) -> None:
-        """Forget all moments."""
+        """Drop all moments."""
         self._set_up([self._parameters])
 
     def merge(self, weights: Tensor) -> None:
-        """Give all agents the average of their moments, and of their numbers of steps.
+        """Replace all agents' moments and step counts by their averages.
 
-        :param weights: How much each agent counts ``[A]``, >= 0, with a positive sum. Agents without moments do not.
+        :param weights: ``[A]``, >= 0, with a positive sum. Agents without moments do not count.
         """
         states = [self._optimizer.state.get(tensor, {}) for tensor in self._tensors]
         known = [agent for agent, state in enumerate(states) if state]
@@ -106,7 +108,7 @@ class StackedOptimizer:
 
     @property
     def num_moments(self) -> int:
-        """How many numbers of an agent's it remembers."""
+        """Numbers that it keeps for one agent."""
         states = (self._optimizer.state.get(tensor, {}) for tensor in self._tensors)
         values = next((list(state.values()) for state in states if state), [])
         own = (value[0] if _is_row(value, self._parameters) else value for value in values)
@@ -131,7 +133,7 @@ class StackedOptimizer:
         return {"state": [dict(self._optimizer.state.get(tensor, {})) for tensor in self._tensors]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict` of as many agents."""
+        """Restore :meth:`state_dict` of as many agents."""
         self.reset()
         if len(state["state"]) > 1:
             self._part()

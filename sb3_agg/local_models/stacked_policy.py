@@ -12,8 +12,7 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import Tensor, nn
 from torch.func import vmap
 
-from sb3_agg.hooks.origin import is_sb3s
-from sb3_agg.hooks.patching import replaced
+from sb3_agg.patching import is_stock, temporarily
 
 Named = dict[str, Tensor]
 """One tensor ``[A, ...]`` for each parameter or buffer, by its name in the policy."""
@@ -22,18 +21,18 @@ Named = dict[str, Tensor]
 class StackedPolicy:
     """Call a policy's methods for all agents at once, each with parameters of its own.
 
-    Where nothing but linear layers has parameters, as in ``MlpPolicy``, they multiply batches of matrices and nothing else
-    needs to know of agents. Other networks run under vmap, which costs as much again as a small network.
+    Where only linear layers have parameters, as in ``MlpPolicy``, they multiply batches of matrices and the rest of the policy
+    runs unchanged. Other networks run under vmap, whose overhead is as large as a small network's cost.
 
     :param policy: The policy.
-    :param names: The parameters and buffers that differ between agents; they share the others.
+    :param names: The parameters and buffers that differ between agents; the others are shared.
     """
 
     def __init__(self, policy: nn.Module, names: Iterable[str]) -> None:
         self._policy = policy
         own = {**dict(policy.named_parameters()), **dict(policy.named_buffers())}
         self._own = {name: own[name] for name in names}
-        # torch.func.functional_call looks for them anew each time, which takes as long as a small network's forward pass
+        # torch.func.functional_call searches for them in each call, which takes as long as a small network's forward pass
         self._places = _places(policy, self._own.values())
         self._linear = _linear_layers(policy, self._own)
 
@@ -50,7 +49,7 @@ class StackedPolicy:
         call = self._call_under_vmap if self._linear is None else self._call_batched
         distribution = vars(getattr(self._policy, "action_dist", self._policy)).copy()
         outputs = call(method, tensors, args, kwargs)
-        if hasattr(self._policy, "action_dist"):  # it remembers its last arguments, which mean nothing elsewhere
+        if hasattr(self._policy, "action_dist"):  # it keeps its last arguments, which are invalid outside
             vars(self._policy.action_dist).update(distribution)
         return list(outputs)
 
@@ -70,7 +69,7 @@ class StackedPolicy:
             stack.enter_context(self._using(by_sample))
             used: set[int] = set()
             for layer in self._linear:
-                stack.enter_context(replaced(layer, forward=partial(_batched_linear, layer, used)))
+                stack.enter_context(temporarily(layer, forward=partial(_batched_linear, layer, used)))
             return _tuple(method(*args, **kwargs))
 
     # Anything -------------------------------------------------------------------------------------------------------------
@@ -98,7 +97,7 @@ class StackedPolicy:
 
     @contextmanager
     def _using(self, tensors: Iterable[Tensor]) -> Iterator[None]:
-        """Let the modules use other tensors for a while."""
+        """Temporarily let the modules use other tensors."""
         try:
             self._put(tensors)
             yield
@@ -111,23 +110,26 @@ class StackedPolicy:
                 kept[key] = tensor
 
 
-def _places(policy: nn.Module, tensors: Iterable[Tensor]) -> list[list[tuple[dict[str, Any], str]]]:
-    """Where the modules keep each of these tensors; a shared one in several places."""
-    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+def _places(policy: nn.Module, tensors: Iterable[Tensor]) -> list[list[tuple[Any, Any]]]:
+    """The containers and keys under which modules hold each of these tensors; several for a shared one."""
+    places: dict[int, list[tuple[Any, Any]]] = {}
     for module in policy.modules():
         for kept in (module._parameters, module._buffers):
             for key, tensor in kept.items():
                 places.setdefault(id(tensor), []).append((kept, key))
+        if isinstance(module, nn.RNNBase):  # whose forward pass reads a list of its own
+            for position, weight in enumerate(module._flat_weights):
+                places.setdefault(id(weight), []).append((module._flat_weights, position))
     return [places[id(tensor)] for tensor in tensors]
 
 
 def _linear_layers(policy: nn.Module, own: Named) -> list[nn.Linear] | None:
-    """The layers that have a part in ``own``; ``None`` where something else has, or might."""
+    """The layers that hold ``own``; ``None`` where other modules do, or might."""
     differ = {id(tensor) for tensor in own.values()}
     layers = []
     for module in policy.modules():
-        if not (is_sb3s(type(module)) or type(module).__module__.startswith("torch.")):
-            return None  # who knows what it does with its layers' parameters
+        if not (is_stock(type(module)) or type(module).__module__.startswith("torch.")):
+            return None  # it may use its layers' parameters in other ways
         kept = {**module._parameters, **module._buffers}
         mine = [name for name, tensor in kept.items() if id(tensor) in differ]
         whole = len(mine) == sum(tensor is not None for tensor in kept.values())
@@ -143,7 +145,7 @@ def _linear_layers(policy: nn.Module, own: Named) -> list[nn.Linear] | None:
 def _batched_linear(layer: nn.Linear, used: set[int], inputs: Tensor) -> Tensor:
     """``[A * M, ..., in]`` to ``[A * M, ..., out]``.
 
-    :param used: By ``id``, weights that were used before; this layer's are added.
+    :param used: The ``id`` of weights that were used before; this layer's is added.
     """
     weight, bias = layer.weight, layer.bias  # [A, out, in], [A, out]
     rows = inputs.reshape(len(weight), -1, inputs.shape[-1])
@@ -159,8 +161,8 @@ def _batched_linear(layer: nn.Linear, used: set[int], inputs: Tensor) -> Tensor:
 class _OneSampleEach(torch.autograd.Function):
     """A linear layer of which each agent has one sample.
 
-    The weights' gradients are then outer products, for which torch's batched matrix products take three times as long; they go
-    straight to where they are wanted.
+    The weights' gradients are then outer products, for which torch's batched matrix products take three times as long, and are
+    written in place.
     """
 
     @staticmethod
@@ -170,7 +172,7 @@ class _OneSampleEach(torch.autograd.Function):
         :param rows: ``[A, 1, in]``.
         :param weight: ``[A, out, in]``.
         :param bias: ``[A, out]``.
-        :param into: Where the weights' gradients go ``[A, out, in]``; ``None``: somewhere new.
+        :param into: Memory for the weights' gradients ``[A, out, in]``; ``None``: newly allocated.
         """
         ctx.save_for_backward(rows, weight)
         ctx.into = into
@@ -190,7 +192,7 @@ def _tuple(outputs: Any) -> tuple[Tensor | None, ...]:
 
 
 def num_rows(item: Any) -> int:
-    """How many samples a batch holds."""
+    """The number of samples in a batch."""
     return len(next(iter(item.values())) if isinstance(item, dict) else item)
 
 

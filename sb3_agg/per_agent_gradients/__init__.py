@@ -1,1 +1,1 @@
-"""Each agent's own gradient, from one evaluation of the policy."""
+"""Backends that compute each agent's own gradient from one evaluation of the policy."""

@@ -1,1 +1,1 @@
-"""Rollouts: returns, minibatches and losses of each agent."""
+"""Returns, minibatches and losses of each agent."""

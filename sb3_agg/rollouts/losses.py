@@ -1,14 +1,21 @@
-r"""Loss of every sample, as SB3's ``train()`` averages it: only for rules that weigh agents by their loss.
+r"""Loss of every sample, as SB3's ``train()`` averages it, for rules that weigh agents by their loss.
 
 Nothing is differentiated here. Axis B: samples of a minibatch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Outputs = tuple[Tensor, Tensor, Tensor | None]
+"""Values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]`` or ``None``."""
+
+SampleLosses = Callable[..., Tensor]
+"""``losses(samples, values, log_prob, entropy) -> [B]``"""
 
 
 def ppo_losses(model: Any, samples: Any, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> Tensor:

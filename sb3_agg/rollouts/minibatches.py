@@ -1,4 +1,4 @@
-"""Minibatches in which every sample's agent is known. Axes: A agents, T steps, B samples of a minibatch."""
+"""Minibatches with the agent of every sample. Axes: A agents, T steps, B samples of a minibatch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from sb3_agg.hooks.patching import replaced
+from sb3_agg.patching import temporarily
 
 BATCHES_PER_GATHER = 32
 """Minibatches copied out of the buffer at once: most of the gain of one large copy, at a bounded memory."""
 
 
 class Minibatches:
-    """Serve a rollout buffer in place of its own ``get`` and remember whose samples the current minibatch holds.
+    """Replace a rollout buffer's ``get`` and keep the agent of each sample in the current minibatch.
 
     :param buffer: A full rollout buffer.
-    :param present: Agents whose samples are served ``[A]``, bool; the others' never reach the networks.
+    :param present: Agents whose samples are served ``[A]``, bool; the networks never see the others'.
     :param stratified: Equal parts of every agent in each minibatch, instead of SB3's own order.
     """
 
@@ -38,7 +38,7 @@ class Minibatches:
         self.present = present
         self.num_present = int(present.sum())
         self.equal_parts = stratified
-        """Whether a minibatch holds the agents one after the other, with as many samples of each."""
+        """Whether a minibatch holds the same number of samples of each agent, agent by agent."""
         self._stratified = stratified
         self._get = buffer.get
         self._get_samples = buffer._get_samples
@@ -70,11 +70,11 @@ class Minibatches:
 
     @contextmanager
     def served(self) -> Iterator[None]:
-        """Let the buffer's ``get`` serve these minibatches."""
+        """Temporarily serve these minibatches by the buffer's ``get``."""
         served: dict[str, Any] = {"get": self._get_stratified}
         if not self._stratified:
             served = {"get": self._get_stock, "_get_samples": self._get_samples_present}
-        with replaced(self.buffer, **served):
+        with temporarily(self.buffer, **served):
             yield
 
     # SB3's own order ------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Minibatches:
         for samples in self._get(batch_size):
             if not hasattr(self, "agents"):
                 raise ValueError(
-                    f"{type(self.buffer).__name__} must draw by _get_samples(), or whose samples they are is unknown"
+                    f"{type(self.buffer).__name__} must draw by _get_samples(), or the agents of its samples are unknown"
                 )
             if samples is not None:
                 self.samples = samples
@@ -125,7 +125,7 @@ class Minibatches:
             yield self._serve(self._get_samples(order[:, num_whole:].ravel()), num_steps - num_whole)
 
     def _whole_rollout(self, indices: NDArray[np.int64]) -> Any:
-        if self._whole is None:  # the same in every epoch: order does not matter to a sum
+        if self._whole is None:  # the same in every epoch: a sum does not depend on order
             self._whole = self._get_samples(indices.ravel())
         return self._whole
 

@@ -1,4 +1,4 @@
-"""What a rollout says about each agent, and how long it lasts. Axes: T steps, A agents (sub-environments)."""
+"""Returns and advantages of each agent in a rollout, and its length. Axes: T steps, A agents (sub-environments)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 
+from rl_agg.advantages import standardized
+
 
 class RolloutReturns:
     """Raw episodic returns of each agent within one rollout.
 
     :param num_agents: A.
-    :param only_told: Count episodes whose return is told, and not each lost life that ends one for the agent.
+    :param only_reported: Count only episodes whose return is reported, not each lost life that ends one for the agent.
     """
 
-    def __init__(self, num_agents: int, *, only_told: bool = False) -> None:
-        self._only_told = only_told
+    def __init__(self, num_agents: int, *, only_reported: bool = False) -> None:
+        self._only_reported = only_reported
         self.num_episodes = np.zeros(num_agents, dtype=np.int64)
         self._num_returns = np.zeros(num_agents, dtype=np.int64)
         self._sums = np.zeros(num_agents)
 
     def add(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_]) -> bool:
-        """Take in one step of all agents.
+        """Record one step of all agents.
 
         :param infos: A dictionaries, where Monitor puts an episode's return.
         :param dones: ``[A]``.
-        :return: Whether every episode that ended told its return.
+        :return: Whether the return of every episode that ended was reported.
         """
         complete = True
         for agent in np.flatnonzero(dones):
             episode = infos[agent].get("episode")
-            self.num_episodes[agent] += episode is not None or not self._only_told
+            self.num_episodes[agent] += episode is not None or not self._only_reported
             if episode is None:
                 complete = False
             else:
@@ -52,12 +54,12 @@ class RolloutReturns:
 
 
 class RolloutLength(int):
-    """A number of steps that stretches until every agent has enough episodes.
+    """A number of steps that grows until every agent has enough episodes.
 
-    SB3's ``collect_rollouts`` asks ``n_steps < n_rollout_steps`` before each step. As a subclass of ``int`` on the right-hand
-    side this object is asked first, and grows or trims the buffer with its answer.
+    SB3's ``collect_rollouts`` evaluates ``n_steps < n_rollout_steps`` before each step. As a subclass of ``int`` on the
+    right-hand side this object decides the comparison, and grows or trims the buffer with it.
 
-    :param n_steps: T at least, per agent.
+    :param n_steps: The least T, per agent.
     """
 
     buffer: RolloutBuffer
@@ -74,7 +76,7 @@ class RolloutLength(int):
         if not collecting:
             _resize(self.buffer, lambda array: array[:n_steps])
         elif n_steps == self.buffer.buffer_size:
-            # Doubling copies the rows so far, so that whatever a buffer keeps outside add() keeps its default (action masks)
+            # Doubling copies existing rows, so that arrays that add() does not write keep their default (action masks)
             _resize(self.buffer, lambda array: np.concatenate([array, array]))
         return collecting
 
@@ -101,9 +103,9 @@ def by_agent(array: NDArray[Any], buffer: RolloutBuffer) -> NDArray[Any]:
 
 
 def finite_agents(buffer: RolloutBuffer) -> NDArray[np.bool_]:
-    """Tell which agents' rollouts hold finite numbers only.
+    """Find the agents whose rollouts hold finite numbers only.
 
-    :return: ``[A]``. Rewards and values count through advantages and returns.
+    :return: ``[A]``, bool. Rewards and values are covered by advantages and returns.
     """
     observations = buffer.observations
     arrays = list(observations.values()) if isinstance(observations, dict) else [observations]
@@ -123,5 +125,6 @@ def normalize_advantages_per_agent(buffer: RolloutBuffer) -> None:
     """
     advantages = by_agent(buffer.advantages, buffer)  # [A, T]
     with np.errstate(invalid="ignore"):  # masked agents carry NaN
-        std = advantages.std(axis=1, ddof=1, keepdims=True)
-        advantages[...] = (advantages - advantages.mean(axis=1, keepdims=True)) / (std + 1e-8)
+        mean = advantages.mean(axis=1, keepdims=True)
+        squares = np.square(advantages - mean).sum(axis=1, keepdims=True)
+        advantages[...] = standardized(advantages, mean, squares, advantages.shape[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 import warnings
 from collections.abc import Mapping
@@ -15,26 +14,26 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from rl_agg.validation import check_count
+from rl_agg.validation import check_count, unknown_choice
 
 SET_HERE = ("env_type", "num_envs", "batch_size", "seed")
 SEEDS = 2**31 - 1
-"""EnvPool takes 32 bits with a sign."""
+"""EnvPool's seeds are signed 32-bit integers."""
 
 
 class EnvPoolVecEnv(VecEnv):
-    """A environments of EnvPool that step together and begin again at once, as SB3 expects it.
+    """A environments of EnvPool that step together and reset at the end of an episode, as SB3 expects.
 
-    EnvPool itself begins again at the next step, and ignores the action then. Infos of finished episodes are those of Monitor:
-    ``episode`` with return, length and time, of episodes and rewards as EnvPool's settings make them. Seeds given later hold
-    from the next reset on.
+    EnvPool itself resets at the next step, and ignores that step's action. Infos of finished episodes are those of Monitor:
+    ``episode`` with return, length and time, of episodes and rewards under EnvPool's settings. Seeds set later take effect at
+    the next reset.
 
-    :param env_id: One of EnvPool's, most of them named as Gymnasium's.
+    :param env_id: EnvPool's, in most cases the same as Gymnasium's.
     :param n_envs: A.
-    :param seed: Agent a gets ``seed + a``; what is too large for EnvPool begins again at 0.
+    :param seed: Agent a gets ``seed + a``, modulo the largest seed of EnvPool.
     :param env_kwargs: Arguments of ``envpool.make``; one thread unless ``num_threads`` says otherwise.
     :raises ImportError: naming the extra, if EnvPool is not installed.
-    :raises ValueError: if EnvPool has no such environment, it has another kind of spaces, or an argument is refused.
+    :raises ValueError: if the environment is unknown or its spaces are not supported, or EnvPool rejects an argument.
 
     Source: Weng et al. (2022).
     """
@@ -49,16 +48,14 @@ class EnvPoolVecEnv(VecEnv):
         check_count("n_envs", n_envs, least=1)
         known = envpool.list_all_envs()
         if env_id not in known:
-            near = difflib.get_close_matches(env_id, known, n=3)
-            hint = f"did you mean {', '.join(near)}? " if near else ""
-            raise ValueError(f"unknown EnvPool environment {env_id!r}; {hint}envpool.list_all_envs() has all {len(known)}")
+            raise unknown_choice("EnvPool environment", env_id, known, summary=f"envpool.list_all_envs() has all {len(known)}")
         settings = {"num_threads": 1, **(env_kwargs or {})}
         for name in SET_HERE:
             if name in settings:
-                raise ValueError(f"{name!r} is not a setting of envpool/{env_id} here: it follows from the other arguments")
+                raise ValueError(f"{name!r} is not a setting of envpool/{env_id}: it follows from the other arguments")
         self._make = partial(envpool.make, env_id, env_type="gymnasium", num_envs=n_envs, **settings)
         if "render_mode" in settings:
-            raise ValueError(f"'render_mode' is not supported: envpool/{env_id} shows nothing to Stable-Baselines3")
+            raise ValueError(f"'render_mode' is not supported: envpool/{env_id} draws no pictures for Stable-Baselines3")
         if seed is not None:
             check_count("seed", seed, least=0)
         first = int(np.random.default_rng().integers(SEEDS)) if seed is None else seed
@@ -73,14 +70,14 @@ class EnvPoolVecEnv(VecEnv):
         self._start = time.perf_counter()
 
     def _open(self, seeds: list[int]) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        """Make the environments, and what they show and take."""
-        with warnings.catch_warnings():  # of Gymnasium, about the precision in which EnvPool states bounds
+        """Make the environments, and return their observation and action space."""
+        with warnings.catch_warnings():  # Gymnasium's, about the precision of EnvPool's bounds
             warnings.filterwarnings("ignore", message=".*precision lowered by casting", category=UserWarning)
             self._pool = self._make(seed=[seed % SEEDS for seed in seeds])
             return self._pool.observation_space, self._pool.action_space
 
     def reset(self) -> NDArray[Any]:
-        """Begin anew everywhere ``[A, ...]``; with fresh seeds if some were given since."""
+        """Reset all ``[A, ...]``, with the seeds that were set since the last reset."""
         if self._seeds[0] is not None:
             self._pool.close()
             self._open([seed for seed in self._seeds if seed is not None])
@@ -92,11 +89,11 @@ class EnvPoolVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Note what to do."""
+        """Store the actions."""
         self._actions = actions
 
     def step_wait(self) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Do it, and begin again where an episode is over."""
+        """Step, and reset where an episode is over."""
         observations, rewards, terminated, truncated, _ = self._pool.step(self._actions.astype(self.action_space.dtype))
         self._returns += rewards
         self._lengths += 1
@@ -117,36 +114,36 @@ class EnvPoolVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), over, infos
 
     def close(self) -> None:
-        """Let go of the environments."""
+        """Close the environments."""
         self._pool.close()
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Infos are Monitor's, and there is no other wrapper."""
+        """True for Monitor, whose infos these are, and for no other wrapper."""
         return [issubclass(wrapper_class, Monitor)] * len(self._chosen(indices))
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """No attribute but ``render_mode``: what steps is not in Python.
+        """Only ``render_mode`` is available, because the environments are not in Python.
 
         :raises AttributeError: for any other.
         """
         if attr_name != "render_mode":
-            raise AttributeError(f"EnvPool's environments have no attribute {attr_name!r} that Python could reach")
+            raise AttributeError(f"EnvPool's environments have no attribute {attr_name!r} in Python")
         return [None] * len(self._chosen(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """:raises AttributeError: always, for the same reason."""
-        raise AttributeError(f"EnvPool's environments have no attribute {attr_name!r} that Python could reach")
+        raise AttributeError(f"EnvPool's environments have no attribute {attr_name!r} in Python")
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """:raises AttributeError: always, for the same reason."""
-        raise AttributeError(f"EnvPool's environments have no method {method_name!r} that Python could call")
+        raise AttributeError(f"EnvPool's environments have no method {method_name!r} in Python")
 
     def _chosen(self, indices: Any) -> list[int]:
         return list(self._get_indices(indices))
 
 
 def _space(env_id: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """EnvPool's space. Where it says that real numbers are positive, it means any."""
+    """EnvPool's space, with its lower bounds corrected."""
     if isinstance(space, spaces.Discrete):
         return space
     if not isinstance(space, spaces.Box):
@@ -154,5 +151,5 @@ def _space(env_id: str, space: spaces.Space[Any]) -> spaces.Space[Any]:
     kind: Any = space.dtype.type  # type: ignore[union-attr]
     if not issubclass(kind, np.floating):
         return space
-    smallest = np.finfo(kind).tiny  # C++ calls it the minimum
+    smallest = np.finfo(kind).tiny  # C++'s numeric_limits::min(), where EnvPool means that there is no bound
     return spaces.Box(np.where(space.low == smallest, -np.inf, space.low), space.high, space.shape, kind)

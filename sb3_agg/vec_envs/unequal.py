@@ -1,4 +1,4 @@
-"""Vectorised environments whose agents are not equal."""
+"""Vectorised environments that differ from agent to agent."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def make_unequal_vec_env(
 
     :param env_id: Gymnasium's id.
     :param n_envs: A.
-    :param disturbances: What is different for whom, see :class:`~rl_agg.envs.disturbances.Disturbance`.
+    :param disturbances: The differences, see :class:`~rl_agg.envs.disturbances.Disturbance`.
     :param seed: Agent a gets ``seed + a``.
     :param env_kwargs: Arguments of ``gymnasium.make`` for all agents.
-    :param wrapper_class: What goes around each, outside of Monitor.
-    :param vec_env_cls: What to put them into.
-    :raises ValueError: if a disturbance concerns an agent that there is not, or does not fit the environment.
+    :param wrapper_class: Applied to each environment, outside of Monitor.
+    :param vec_env_cls: Class of the vectorised environment.
+    :raises ValueError: if an agent index is out of range, or a disturbance does not fit the environment.
     """
     chosen = as_disturbances(disturbances)
     for disturbance in chosen:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from flattened import flat
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO
 from sb3_agg.rollouts.minibatches import Minibatches
+from tests.sb3.flattened import flat
 
 AGENTS, STEPS = 3, 32
 SCHEMES = ["fedavg", "fedprox", "actor_sum", "actor_mean"]
@@ -52,8 +52,14 @@ def write(policy: Any, row: Tensor) -> Any:
     return policy
 
 
+def own_state(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What the agents have of their own, in the result of ``get_parameters()``."""
+    state: dict[str, Any] = parameters["policy.optimizer"]["local_models"]
+    return state
+
+
 def copies(model: Any) -> Tensor:
-    rows: Tensor = model.get_parameters()["policy.optimizer"]["local_models"]["copies"]
+    rows: Tensor = own_state(model.get_parameters())["copies"]
     return rows.clone()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -175,15 +176,17 @@ def evaluate(model: Any, samples: Any, rows: Tensor) -> tuple[Tensor, Tensor, Te
     return values.flatten(), log_prob, entropy
 
 
-def own_gradient(model: Any, samples: Any, rows: Tensor) -> Tensor:
-    """Of PPO's loss as Schulman et al. print it, with SB3's coefficients, averaged over some rows."""
+def own_loss(model: Any, samples: Any, rows: Tensor) -> tuple[float, Tensor]:
+    """Value and gradient ``[P]`` of PPO's loss as Schulman et al. print it, with SB3's coefficients; mean of some rows."""
     values, log_prob, entropy = evaluate(model, samples, rows)
     ratio, advantages = (log_prob - samples.old_log_prob[rows]).exp(), samples.advantages[rows]
     surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
     losses = -surrogate - model.ent_coef * entropy + 0.5 * (samples.returns[rows] - values) ** 2
     weights = list(type(model.policy).parameters(model.policy))
-    grads = torch.autograd.grad(losses.mean(), weights, allow_unused=True)
-    return torch.cat([torch.zeros(w.numel()) if g is None else g.flatten() for w, g in zip(weights, grads, strict=True)])
+    loss = losses.mean()
+    grads = torch.autograd.grad(loss, weights, allow_unused=True)
+    parts = [torch.zeros(w.numel()) if g is None else g.flatten() for w, g in zip(weights, grads, strict=True)]
+    return loss.item(), torch.cat(parts)
 
 
 class Owners:
@@ -205,21 +208,31 @@ class Owners:
         return torch.tensor([self.of[key] if real else -1 for key, real in zip(keys, mask, strict=True)])
 
 
-def check_every_step(model: Any, expected: Callable[[Tensor, Tensor, int], Tensor], num_steps: int) -> None:
-    """Learn for two rollouts and compare what is stepped with.
+@dataclass
+class Step:
+    """One optimiser step, of the agents that have samples in it."""
 
-    :param expected: Rows of the agents that have samples, who they are, and the step, to the merged gradient.
+    gradients: Tensor
+    losses: np.ndarray
+    number: int
+
+
+def check_every_step(model: Any, expected: Callable[[Step], Tensor], num_steps: int) -> None:
+    """Learn for two rollouts and compare the gradient of every step.
+
+    :param expected: From a step to the merged gradient ``[P]``.
     """
-    updates, found, merged = [], [], []
-    make_update = model._make_update
-    model._make_update = lambda *args: updates.append(make_update(*args)) or updates[-1]
+    served, found, merged = [], [], []
+    kind = model.minibatches_class
+    model.minibatches_class = lambda *args, **kwargs: served.append(kind(*args, **kwargs)) or served[-1]
 
     def before(*_: Any) -> None:
-        samples = updates[-1].minibatches.samples
+        samples = served[-1].samples
         owners = Owners(model)(samples)
         agents = owners[owners >= 0].unique()
-        rows = torch.stack([own_gradient(model, samples, (owners == agent).nonzero().flatten()) for agent in agents])
-        found.append(expected(rows, agents, len(found)))
+        own = [own_loss(model, samples, (owners == agent).nonzero().flatten()) for agent in agents]
+        losses, gradients = zip(*own, strict=True)
+        found.append(expected(Step(torch.stack(gradients), np.array(losses), len(found))))
 
     def after(*_: Any) -> None:
         merged.append(gradient(model))

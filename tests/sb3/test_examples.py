@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import runpy
 import subprocess
 import sys
@@ -20,6 +21,13 @@ def test_quickstart_is_short_and_learns_something() -> None:
     run = subprocess.run([sys.executable, str(script), "12000"], capture_output=True, text=True, check=True, timeout=120)
     mean_return = float(run.stdout.split("episodes: ")[1].split(";")[0])
     assert mean_return > 60  # a random policy reaches about 20
+
+
+def test_own_axes_are_used_by_name() -> None:
+    script = ROOT / "examples" / "own_axes.py"
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120)
+    messages, num_bytes = map(int, re.findall(r"(\d+) (?:messages|bytes)", run.stdout))
+    assert num_bytes == messages * ((9_155 + 32 + 7) // 8 + 4)  # signs, a magnitude and a return
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3 is not installed: pip install 'rl-agg[zoo]'")

@@ -18,9 +18,9 @@ from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from worlds import cartpoles, walks
 
 from sb3_agg import AgentLog, AggMaskablePPO, AggPPO, AggRecurrentPPO
+from tests.sb3.worlds import cartpoles, walks
 
 RULES = ["mean", "r_weighted", "l_weighted"]
 
@@ -114,7 +114,7 @@ def test_callbacks_checkpoints_tensorboard_and_progress_bar(tmp_path: Path) -> N
 
 
 def test_agent_log_refuses_a_model_without_agents() -> None:
-    with pytest.raises(TypeError, match="AgentLog needs AggPPO or one of its relatives, got PPO"):
+    with pytest.raises(TypeError, match="AgentLog needs an algorithm of sb3_agg such as AggPPO, got PPO"):
         PPO("MlpPolicy", cartpoles(2), n_steps=32, device="cpu").learn(64, callback=AgentLog())
 
 

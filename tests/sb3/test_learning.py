@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl_agg.study.run.cells import Update
+from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.spec.loading import load_study
 from rl_agg.study.spec.study import Budget, Cell
 from sb3_agg.study import Sb3Runner
@@ -32,7 +32,7 @@ class EnoughError(Exception):
 def reaches(cell: Cell, goal: float) -> bool:
     """Whether the mean return of some update is as high as that."""
 
-    def watch(update: Update, fraction: float) -> None:
+    def watch(update: CellUpdate, fraction: float) -> None:
         if update.mean_return >= goal:
             raise EnoughError
 

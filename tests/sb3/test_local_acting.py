@@ -10,9 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from flattened import flat
 from gymnasium import spaces
-from local_runs import AGENTS, NET, STEPS, build, copies, learn, write
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -20,9 +18,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
-from worlds import Walk, cartpoles
 
 from sb3_agg import AggMaskablePPO, AggPPO
+from tests.sb3.flattened import flat
+from tests.sb3.local_runs import AGENTS, NET, STEPS, build, copies, learn, own_state, write
+from tests.sb3.worlds import Walk, cartpoles
 
 
 class Push(Walk):
@@ -111,7 +111,7 @@ def test_actions_follow_the_agents_own_networks() -> None:
     model = build("actor_sum", env=env)
     learn(model)
     state = model.get_parameters()
-    rows = state["policy.optimizer"]["local_models"]["copies"]
+    rows = own_state(state)["copies"]
     names = [name for name, _ in model.policy.named_parameters()]
     start = sum(dict(model.policy.named_parameters())[name].numel() for name in names[: names.index("action_net.bias")])
     for agent in range(3):

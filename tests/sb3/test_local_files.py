@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from flattened import flat
-from local_runs import AGENTS, STEPS, build, copies, learn, write
 from stable_baselines3 import PPO
-from worlds import cartpoles
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO
+from tests.sb3.flattened import flat
+from tests.sb3.local_runs import AGENTS, STEPS, build, copies, learn, write
+from tests.sb3.worlds import cartpoles
 
 CONTINUED = [
     ("fedavg", {}),

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flattened import flat
-from local_runs import AGENTS, NET, STEPS, STOCK, Alone, build, copies, learn, of_agent, recorded, write
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
-from worlds import walks
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO
+from tests.sb3.flattened import flat
+from tests.sb3.local_runs import AGENTS, NET, STEPS, STOCK, Alone, build, copies, learn, of_agent, recorded, write
+from tests.sb3.worlds import walks
 
 # FedAvg and FedProx ---------------------------------------------------------------------------------------------------------
 

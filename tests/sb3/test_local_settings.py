@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flattened import flat
 from gymnasium import spaces
-from local_runs import AGENTS, NET, SCHEMES, STEPS, build, copies, learn
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
-from worlds import cartpoles, walks
 
 from sb3_agg import AggPPO
+from tests.sb3.flattened import flat
+from tests.sb3.local_runs import AGENTS, NET, SCHEMES, STEPS, build, copies, learn, own_state
+from tests.sb3.worlds import cartpoles, walks
 
 # SB3's own settings ---------------------------------------------------------------------------------------------------------
 
@@ -90,18 +90,18 @@ def test_buffers_are_the_agents_own_and_averaged_like_parameters(scheme: str, tm
     name = "features_extractor.norm.running_mean"
     torch.testing.assert_close(buffers[name], means.mean(0))
     assert buffers["features_extractor.norm.num_batches_tracked"] == 1
-    own = model._local_models.stacked()[name]
+    own = own_state(model.get_parameters())["buffers"][name]
     torch.testing.assert_close(own, means if scheme == "actor_sum" else means.mean(0).expand(AGENTS, -1))
     model.save(tmp_path / "model")
     loaded = AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), device="cpu")
-    assert torch.equal(loaded._local_models.stacked()[name], own)
+    assert torch.equal(own_state(loaded.get_parameters())["buffers"][name], own)
 
 
 def test_buffers_of_an_agent_that_has_stopped_stay_as_they_are() -> None:
     kwargs = {"interval": 9, "local_epochs": [0, 1, 2]}
     own = {**NET, "features_extractor_class": Normalized}
     model = learn(build(aggregation_kwargs=kwargs, policy_kwargs=own, batch_size=None))
-    counts = model._local_models.stacked()["features_extractor.norm.num_batches_tracked"]
+    counts = own_state(model.get_parameters())["buffers"]["features_extractor.norm.num_batches_tracked"]
     assert counts.tolist() == [0, 1, 2]
 
 
@@ -132,8 +132,8 @@ def test_parameters_are_sent_once_a_merge(scheme: str, interval: int) -> None:
     learn(model, 5)
     merges, size = 5 // interval, len(flat(model.policy))
     assert model.ledger.messages_per_agent.tolist() == [merges] * AGENTS
-    assert model.ledger.bytes_of("parameters") == model.ledger.bytes == 4 * merges * AGENTS * size
-    assert model.ledger.bytes_down == model.ledger.bytes
+    assert model.ledger.bytes_of("parameters") == model.ledger.bytes_down == 4 * merges * AGENTS * size
+    assert model.ledger.bytes_of("scalars") == 4 * merges * AGENTS  # numbers of samples
     log = model.logger.name_to_value
     assert (log["agg/messages"], log["agg/bytes"]) == (model.ledger.messages, model.ledger.bytes)
     assert log["agg/bytes_down"] == model.ledger.bytes_down
@@ -144,7 +144,7 @@ def test_merged_moments_are_sent_along() -> None:
     model = build("fedavg", aggregation_kwargs={"moments": "merge"})
     learn(model)
     size = len(flat(model.policy))
-    assert model.ledger.bytes == 4 * AGENTS * (3 * size + 1)  # Adam's two moments, and its number of steps
+    assert model.ledger.bytes_of("parameters") == 4 * AGENTS * (3 * size + 1)  # Adam's two moments, and its number of steps
 
 
 @pytest.mark.parametrize("scheme", ["actor_sum", "actor_mean"])
@@ -165,4 +165,4 @@ def test_a_masked_agent_sends_nothing(scheme: str, messages: list[int]) -> None:
         learn(model)
     assert model.ledger.messages_per_agent.tolist() == messages
     size = len(flat(model.policy))
-    assert model.ledger.bytes_down == 4 * size * (3 if scheme == "fedavg" else 16)
+    assert model.ledger.bytes_down == 4 * size * AGENTS * (1 if scheme == "fedavg" else 8)

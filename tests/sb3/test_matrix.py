@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flattened import parameters
-from matrix_runs import (
+from torch import Tensor, nn
+
+from rl_agg import combine
+from rl_agg.combiners import make_combiner
+from sb3_agg import AggA2C, AggPPO
+from sb3_agg.per_agent_gradients.linear import LinearBackend
+from sb3_agg.per_agent_gradients.loop import LoopBackend
+from sb3_agg.per_agent_gradients.select import BACKENDS
+from sb3_agg.per_agent_gradients.vmap import VmapBackend
+from tests.sb3.flattened import parameters
+from tests.sb3.matrix_runs import (
     AGENTS,
     COMBINERS,
     SETUPS,
@@ -23,14 +32,7 @@ from matrix_runs import (
     gradient,
     num_steps,
 )
-from torch import Tensor, nn
-from worlds import cartpoles
-
-from rl_agg import combine
-from rl_agg.combiners import make_combiner
-from sb3_agg import AggA2C, AggPPO
-from sb3_agg.per_agent_gradients.base import LoopedWay, StackedWay
-from sb3_agg.per_agent_gradients.linear import LinearWay
+from tests.sb3.worlds import cartpoles
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -40,21 +42,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch 
 def test_every_combiner_gets_each_agents_gradient(setup: str, name: str) -> None:
     model = build(setup, aggregation=name, aggregation_kwargs=COMBINERS[name])
     combiner = make_combiner(name, COMBINERS[name])
-    check_every_step(model, lambda rows, _, step: combiner(rows, step=step), num_steps(model))
+    check_every_step(model, lambda step: combiner(step.gradients, step=step.number), num_steps(model))
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be evaluated for all agents at once")
 @pytest.mark.parametrize("setup", [setup for setup in SETUPS if setup not in ("discrete", "stock", "one_sample")])
 def test_every_policy_gives_each_agents_gradient(setup: str) -> None:
     model = build(setup, aggregation="median")
-    check_every_step(model, lambda rows, *_: combine("median", rows), num_steps(model))
+    check_every_step(model, lambda step: combine("median", step.gradients), num_steps(model))
 
 
 @pytest.mark.parametrize(
     ("kind", "setups"),
     [
         (
-            LinearWay,
+            LinearBackend,
             [
                 "discrete",
                 "continuous",
@@ -68,15 +70,15 @@ def test_every_policy_gives_each_agents_gradient(setup: str) -> None:
                 "stock_continuous",
             ],
         ),
-        (StackedWay, ["image", "exploration", "norm", "in_place", "around", "folded"]),
-        (LoopedWay, ["recurrent", "stock_image", "stock_recurrent"]),
+        (VmapBackend, ["image", "exploration", "norm", "in_place", "around", "folded"]),
+        (LoopBackend, ["recurrent", "stock_image", "stock_recurrent"]),
     ],
 )
-def test_the_fastest_way_that_fits_is_taken(kind: Any, setups: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_supporting_backend_is_taken(kind: Any, setups: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    for way in (LinearWay, StackedWay, LoopedWay):
-        method = way.gradients
-        monkeypatch.setattr(way, "gradients", lambda self, *args, of=method: taken.append(type(self)) or of(self, *args))
+    for backend in BACKENDS:
+        method = backend.gradients
+        monkeypatch.setattr(backend, "gradients", lambda self, *args, of=method: taken.append(type(self)) or of(self, *args))
     for setup in setups:
         taken.clear()
         model = build(setup, aggregation="median", n_epochs=1)
@@ -94,7 +96,7 @@ def test_a_layer_may_be_left_out_of_a_step(name: str, settings: dict[str, Any]) 
         model.policy.features_extractor.on ^= True
 
     model.policy.optimizer.register_step_post_hook(switch)
-    check_every_step(model, lambda rows, *_: combine(name, rows), num_steps(model))
+    check_every_step(model, lambda step: combine(name, step.gradients), num_steps(model))
 
 
 def test_a_policy_that_needs_a_loop_says_so_and_learns() -> None:
@@ -110,7 +112,7 @@ def test_a_policy_that_needs_a_loop_says_so_and_learns() -> None:
 
     model = build("discrete", aggregation="median", n_epochs=1, **extractor(Extractor, last=Counting))
     with pytest.warns(UserWarning, match="ActorCriticPolicy cannot be evaluated for all agents at once, so each gradient"):
-        check_every_step(model, lambda rows, *_: combine("median", rows), num_steps(model))
+        check_every_step(model, lambda step: combine("median", step.gradients), num_steps(model))
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be evaluated for all agents at once")
@@ -132,7 +134,7 @@ def test_on_cuda(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     cuda, cpu = build("discrete", **own, device="cuda"), build("discrete", **own)
     cuda.learn(2 * STEPS * AGENTS).save(tmp_path / "model")
     assert torch.isfinite(parameters(cuda)).all()
-    held = {} if cuda._server is None else cuda._server.state_dict()["signals"]
+    held = {} if cuda.exchange.weights_only else cuda.exchange.state_dict()["signals"]
     assert all(value.device.type == "cpu" for value in held.values())
     cpu.set_parameters(AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), device="cpu").get_parameters())
 
@@ -218,11 +220,10 @@ def test_rules_that_nobody_looks_into_never_store_the_matrix(monkeypatch: pytest
     def refuse(*_: Any) -> None:
         raise AssertionError("a matrix of gradients")
 
-    monkeypatch.setattr("sb3_agg.mixin.MatrixUpdate", refuse)
+    monkeypatch.setattr("sb3_agg.mixin.PerAgentUpdate", refuse)
     for rule in ("mean", "sum", "samples", "r_weighted", "l_weighted", lambda signals: torch.ones(signals.num_agents)):
         model = build("discrete", aggregation=rule, n_epochs=1)
         model.learn(STEPS * AGENTS)
-        assert model._server is None
     for settings in ({"aggregation": "median"}, {"communication": "lag"}, {"attack": {"kind": "nan", "agents": [0]}}):
         with pytest.raises(AssertionError, match="a matrix of gradients"):
             build("discrete", n_epochs=1, **settings).learn(STEPS * AGENTS)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flattened import parameters
-from matrix_runs import AGENTS, STEPS, build, check_every_step, gradient, num_steps
 from torch import Tensor
-from worlds import walks
 
 from rl_agg import Combiner, combine
 from rl_agg.attacks import Attack
 from sb3_agg import AggPPO
+from tests.sb3.flattened import parameters
+from tests.sb3.matrix_runs import AGENTS, STEPS, build, check_every_step, gradient, num_steps
+from tests.sb3.worlds import walks
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch 
 def test_attackers_send_what_they_send(kind: str, name: str) -> None:
     attack = Attack(kind, [1], scale=20.0, seed=2)
     model = build("discrete", aggregation=name, attack=attack, n_epochs=1)
-    check_every_step(model, lambda rows, _, step: combine(name, attack(rows, step)), num_steps(model))
+    check_every_step(model, lambda step: combine(name, attack(step.gradients, step.number)), num_steps(model))
     assert model.ledger.messages_per_agent.tolist() == [8] * AGENTS  # lies are messages too
 
 
@@ -85,8 +85,8 @@ def test_median_bears_what_breaks_the_mean() -> None:
 
 def check_every_step_of(model: Any, rows: list[Tensor]) -> None:
     """Learn for one step and keep what the agents would have sent."""
-    merge = model._server.merge
-    model._server.merge = lambda gradients, *args, **kwargs: (
+    merge = model.exchange.merge
+    model.exchange.merge = lambda gradients, *args, **kwargs: (
         rows.append(gradients.matrix(by_parameter=False).clone()) or merge(gradients, *args, **kwargs)
     )
     model.learn(STEPS * AGENTS)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flattened import parameters
-from matrix_runs import AGENTS, STEPS, build
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
-from worlds import cartpoles, walks
 
 from sb3_agg import AggPPO
+from tests.sb3.flattened import parameters
+from tests.sb3.matrix_runs import AGENTS, STEPS, build
+from tests.sb3.resumed_runs import SaveOnce, resumed_from
+from tests.sb3.worlds import cartpoles, walks
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
 
@@ -31,23 +30,6 @@ RESUMED: dict[str, dict[str, Any]] = {
 }
 
 
-class SaveOnce(BaseCallback):
-    """Keep file, worlds and random numbers of the moment between two rollouts."""
-
-    def __init__(self, path: Path, after: int) -> None:
-        super().__init__()
-        self.path, self.after = path, after
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        if self.num_timesteps == self.after:
-            self.model.save(self.path)
-            self.env = copy.deepcopy(self.model.get_env())
-            self.random = np.random.get_state(), torch.get_rng_state()
-
-
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
     rollout = STEPS * AGENTS
@@ -55,18 +37,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(name: str, tmp_path: Path) -> No
     saved = SaveOnce(tmp_path / "model", after=2 * rollout)
     uninterrupted.learn(4 * rollout, callback=saved)
 
-    resumed = AggPPO.load(tmp_path / "model", env=saved.env, device="cpu", force_reset=False)
-    assert resumed._server.state_dict()["num_steps"] == 2 * 8
-    np.random.set_state(saved.random[0])
-    torch.set_rng_state(saved.random[1])
+    resumed = resumed_from(saved, AggPPO)
+    assert resumed.exchange.num_exchanges == 2 * 8
     resumed.learn(2 * rollout, reset_num_timesteps=False)
     assert resumed.num_timesteps == uninterrupted.num_timesteps
     assert torch.equal(parameters(resumed), parameters(uninterrupted))
     assert resumed.ledger.state_dict() == uninterrupted.ledger.state_dict()
-    gates = [model._server.state_dict()["gate"] for model in (resumed, uninterrupted)]
-    if gates[0] is not None:
+    gates = [model.exchange.state_dict()["uplink"] for model in (resumed, uninterrupted)]
+    if gates[0]["last"] is not None:
         assert resumed.ledger.messages < resumed.ledger.bytes_down / 4 / 9155  # it did hold messages back
-        assert all(torch.equal(gates[0][key], gates[1][key]) for key in gates[0])
+        assert all(torch.equal(gates[0][key], gates[1][key]) for key in ("last", "has_sent"))
+        assert torch.equal(gates[0]["gate"]["steps"], gates[1]["gate"]["steps"])
 
 
 def test_a_stock_file_trains_on_with_a_combiner(tmp_path: Path) -> None:
@@ -90,7 +71,7 @@ def test_other_settings_after_a_load(tmp_path: Path) -> None:
     sent = model.ledger.messages
     load = {"env": cartpoles(AGENTS), "device": "cpu"}
     plain = AggPPO.load(tmp_path / "model", **load, aggregation="mean", communication="every", communication_kwargs=None)
-    assert plain._server is None
+    assert plain.exchange.weights_only
     assert plain.learn(STEPS * AGENTS, reset_num_timesteps=False).ledger.messages == sent + 8 * AGENTS
     krum = AggPPO.load(tmp_path / "model", **load, aggregation="krum")
     assert krum.learn(STEPS * AGENTS, reset_num_timesteps=False).ledger.messages > sent
@@ -105,7 +86,7 @@ def test_more_and_fewer_agents_after_a_load(num_agents: int, tmp_path: Path) -> 
     np.testing.assert_array_equal(loaded.ledger.messages_per_agent[:known], model.ledger.messages_per_agent[:known])
     loaded.learn(STEPS * num_agents, reset_num_timesteps=False)
     assert (loaded.ledger.messages_per_agent[known:] > 0).all()
-    assert loaded._server.state_dict()["gate"]["sent"].shape == (num_agents, 9155)
+    assert loaded.exchange.state_dict()["uplink"]["last"].shape == (num_agents, 9155)
 
 
 # The ledger in the log ------------------------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
-from worlds import Walk, cartpoles, walks
 
 from rl_agg.combiners import make_combiner
 from sb3_agg import AggPPO
+from tests.sb3.worlds import Walk, cartpoles, walks
 
 AGENTS = 8
 SETTINGS: dict[str, Any] = {"n_steps": 16, "batch_size": 32, "n_epochs": 1, "seed": 0, "device": "cpu"}

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from flattened import flat
 from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
-from worlds import cartpoles
 
 from sb3_agg import AggPPO
+from tests.sb3.flattened import flat
+from tests.sb3.local_runs import copies
+from tests.sb3.worlds import cartpoles
 
 SETTINGS: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
 
@@ -67,13 +68,23 @@ def test_adam_is_fused_in_every_group_unless_a_kernel_was_chosen() -> None:
     ("make", "words"),
     [
         (two_groups, "one group of parameters, got 2"),
-        (heads_alone, "has not mlp_extractor"),
-        (descent, "is of another type, SGD"),
+        (heads_alone, "lacks mlp_extractor.policy_net.0.weight"),
     ],
 )
-def test_local_models_refuse_an_optimizer_that_they_cannot_make_again(make: Callable[..., Any], words: str) -> None:
+def test_local_models_raise_for_an_optimizer_that_does_not_fit(make: Callable[..., Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AggPPO(with_optimizer(make), cartpoles(4), aggregation="fedavg", **SETTINGS)
+
+
+def test_local_models_step_as_a_policys_own_optimizer_does() -> None:
+    kwargs = {"optimizer_class": torch.optim.SGD, "optimizer_kwargs": {"momentum": 0.5}}
+    expected = AggPPO("MlpPolicy", cartpoles(4), aggregation="fedavg", policy_kwargs=kwargs, **SETTINGS).learn(64)
+
+    def momentum(policy: ActorCriticPolicy, rate: float) -> torch.optim.Optimizer:
+        return torch.optim.SGD(policy.parameters(), lr=rate, momentum=0.5)
+
+    found = AggPPO(with_optimizer(momentum), cartpoles(4), aggregation="fedavg", **SETTINGS).learn(64)
+    assert torch.equal(flat(found.policy), flat(expected.policy))
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "median", "fedavg", "actor_mean"])
@@ -99,11 +110,11 @@ def test_freezing_among_agents_that_differ_is_refused() -> None:
 def test_agents_of_different_start_keep_it_where_layers_are_frozen_before_training() -> None:
     model = AggPPO("MlpPolicy", cartpoles(4), aggregation="actor_mean", aggregation_kwargs={"same_init": False}, **SETTINGS)
     num_heads = sum(flat(head).numel() for head in (model.policy.action_net, model.policy.value_net))
-    heads = model.get_parameters()["policy.optimizer"]["local_models"]["copies"][:, -num_heads:].clone()
+    heads = copies(model)[:, -num_heads:]
     extractor = flat(model.policy.mlp_extractor)
     model.policy.mlp_extractor.requires_grad_(False)
     seen = []
-    model.learn(64, callback=lambda run, _: seen.append(run["self"]._local_models.copies.clone()) or True)
+    model.learn(64, callback=lambda run, _: seen.append(copies(run["self"])) or True)
     torch.testing.assert_close(seen[0], heads)
     assert torch.equal(extractor, flat(model.policy.mlp_extractor))
 
@@ -118,8 +129,11 @@ def test_a_policy_that_acts_in_its_own_way() -> None:
     model = AggPPO(AlwaysLeft, cartpoles(4), **SETTINGS)
     model.learn(128)
     assert not model.rollout_buffer.actions.any()
-    with pytest.raises(ValueError, match=r"past AlwaysLeft\.forward"):
-        AggPPO(AlwaysLeft, cartpoles(4), aggregation="actor_mean", **SETTINGS)
+    with pytest.warns(UserWarning, match=r"AlwaysLeft is recurrent or has its own forward\(\): each of 4 agents"):
+        model = AggPPO(AlwaysLeft, cartpoles(4), aggregation="actor_mean", **SETTINGS)
+    model.learn(128)
+    assert not model.rollout_buffer.actions.any()
+    assert len({tuple(copy.tolist()) for copy in copies(model)}) == 4
 
 
 class Tied(BaseFeaturesExtractor):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flattened import parameters
-from worlds import cartpoles
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO
+from tests.sb3.flattened import parameters
+from tests.sb3.worlds import cartpoles
 
 CLASSES = {AggPPO: "MlpPolicy", AggA2C: "MlpPolicy", AggMaskablePPO: "MlpPolicy", AggRecurrentPPO: "MlpLstmPolicy"}
 

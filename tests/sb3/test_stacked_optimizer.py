@@ -19,7 +19,7 @@ def pair(kind: type[torch.optim.Optimizer], **more: Any) -> tuple[torch.Tensor, 
     parameters = torch.randn(AGENTS, PARAMETERS)
     settings = {**SETTINGS.get(kind.__name__, {}), **more}
     alone = [kind([row.clone()], lr=0.01, **settings) for row in parameters]
-    return parameters, StackedOptimizer(parameters, kind, settings), alone
+    return parameters, StackedOptimizer(parameters, alone[0]), alone
 
 
 def step(stacked: StackedOptimizer, alone: list[Any], stepping: list[bool] | None = None) -> None:
@@ -92,7 +92,7 @@ def test_a_state_goes_on_to_the_bit(parted: bool) -> None:
     for stepping in (None, [True, True, False] if parted else None, None):
         step(stacked, alone, stepping)
     again = parameters.clone()
-    other = StackedOptimizer(again, torch.optim.Adam, {"fused": True})
+    other = StackedOptimizer(again, alone[0])
     other.load_state_dict(copy.deepcopy(stacked.state_dict()))
     for _ in range(2):
         gradients = torch.randn(AGENTS, PARAMETERS)
@@ -104,4 +104,4 @@ def test_a_state_goes_on_to_the_bit(parted: bool) -> None:
 
 def test_others_are_refused() -> None:
     with pytest.raises(ValueError, match="optimizer_class Adafactor cannot step for several agents at once; choose from ASGD"):
-        StackedOptimizer(torch.zeros(2, 3), torch.optim.Adafactor, {})
+        StackedOptimizer(torch.zeros(2, 3), torch.optim.Adafactor([torch.zeros(3)]))

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flattened import parameters
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
-from worlds import cartpoles
 
 from rl_agg import Combiner, Signals
 from rl_agg.attacks import Attack
 from rl_agg.combiners import Krum, MixTailor
-from rl_agg.payloads import FedAvg
+from rl_agg.local_schemes import FedAvg
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO
+from tests.sb3.flattened import parameters
+from tests.sb3.worlds import cartpoles
 
 AGENTS, STEPS = 5, 16
 
@@ -223,20 +223,20 @@ def test_another_setting_overrides_an_object(folder: Path) -> None:
 
 def test_what_a_model_has_is_the_same_after_saving(models: dict[str, Any], tmp_path: Path) -> None:
     model = models["attack_object"]
-    before = {name: getattr(model, name) for name in ("ledger", "attack", "aggregation", "_server")}
+    before = {name: getattr(model, name) for name in ("ledger", "attack", "aggregation", "exchange")}
     model.save(tmp_path / "model")
     assert all(getattr(model, name) is item for name, item in before.items())
 
 
-@pytest.mark.parametrize("missing", ["server", "ledger"])
+@pytest.mark.parametrize("missing", ["exchange", "ledger"])
 def test_files_without_it_begin_afresh(missing: str, models: dict[str, Any], tmp_path: Path) -> None:
     model = models["lag"]
     state = model.get_parameters()
-    if missing == "server":
-        del state["policy.optimizer"]["server"]
+    if missing == "exchange":
+        del state["policy.optimizer"]["exchange"]
         fresh = AggPPO("MlpPolicy", cartpoles(AGENTS), n_steps=STEPS, batch_size=20, device="cpu", **SETTINGS["lag"])
         fresh.set_parameters(state)
-        assert fresh._server.state_dict()["num_steps"] == 0
+        assert fresh.exchange.num_exchanges == 0
     else:
         model.save(tmp_path / "model", exclude=["ledger"])
         assert AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS)).ledger.messages == 0

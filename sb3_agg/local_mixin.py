@@ -4,72 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
-from rl_agg import COMBINERS, RULES, Signals
-from rl_agg.payloads import ActorSum, FedAvg, LocalScheme
-from rl_agg.scheme import Aggregation
-from sb3_agg.hooks.local import LocalUpdate
-from sb3_agg.hooks.origin import is_sb3s
-from sb3_agg.local_models.acting import LocalActing
+from rl_agg import Payload, Scheme
+from rl_agg.payloads import GradientsWithOwn
+from sb3_agg.local_models.acting import LocalActing, LoopedActing
+from sb3_agg.local_models.looped_policy import needs_loop
 from sb3_agg.local_models.models import LocalModels, named
 from sb3_agg.local_models.stacked_policy import Named
-from sb3_agg.rollouts.minibatches import Minibatches
+from sb3_agg.logging import LoggingMixin
 
-ONLY = {"minibatches": "stratified", "communication": "every", "attack": None, "use_sde": False}
-"""Settings that schemes of local models work with."""
+ONLY = {"minibatches": "stratified", "use_sde": False}
+"""Settings that agents with parameters of their own work with."""
 
 COPIES = "local_models"
 """Where ``get_parameters()["policy.optimizer"]`` has the agents' copies: stock algorithms read past it there."""
 
 
-class LocalModelsMixin:
-    """The part of :class:`~sb3_agg.mixin.AggregationMixin` that concerns schemes of local models.
+class LocalModelsMixin(LoggingMixin):
+    """The part of :class:`~sb3_agg.mixin.AggregationMixin` that concerns agents with parameters of their own.
 
-    A file has the copies beside the state of the policy's optimiser. Who writes to the policy's parameters, by
-    ``set_parameters()`` without copies or past it, lets all agents start from them: at the next rollout or update.
+    A file has the copies next to the state of the policy's optimiser. If the policy's parameters are written to, by
+    ``set_parameters()`` without copies or directly, all agents start from them at the next rollout or update.
     """
 
-    takes_local_models: ClassVar[bool] = True
-
     aggregation: Any
-    n_envs: int
+    payload: Any
     policy: Any
     max_grad_norm: float
-    logger: Any
 
-    def _check_scheme(self, scheme: LocalScheme) -> None:
-        if not self.takes_local_models:
-            choices = ", ".join([*RULES, *COMBINERS, "torchjd:NAME"])
-            raise ValueError(
-                f"{type(self).__name__} does not take aggregation={self.aggregation!r}; choose from {choices}, or use AggPPO, "
-                "AggA2C or AggMaskablePPO"
-            )
+    def _check_local_models(self, scheme: Scheme) -> None:
         for name, choice in ONLY.items():
             value = getattr(self, name, choice)
             if value != choice:
-                raise ValueError(f"aggregation={self.aggregation!r} works with {name}={choice!r} only, got {value!r}")
+                raise ValueError(
+                    f"agents with parameters of their own ({self._scheme_as_given}) work with {name}={choice!r} only, "
+                    f"got {value!r}"
+                )
         num_epochs = getattr(self, "n_epochs", None)  # A2C has one, whatever is asked for
-        if num_epochs is not None and isinstance(scheme, FedAvg) and max(scheme.local_epochs or [0]) > num_epochs:
-            raise ValueError(f"local_epochs must be at most n_epochs={num_epochs}, got {scheme.local_epochs!r}")
+        epochs = getattr(scheme.payload, "local_epochs", None)
+        if num_epochs is not None and max(epochs or [0]) > num_epochs:
+            raise ValueError(f"local_epochs must be at most n_epochs={num_epochs}, got {epochs!r}")
 
-    def _set_up_local_models(self, aggregation: Aggregation) -> None:
-        self._scheme = aggregation if isinstance(aggregation, LocalScheme) else None
+    @property
+    def _scheme_as_given(self) -> str:
+        return f"aggregation={self.aggregation!r}, payload={self.payload!r}"
+
+    def _set_up_local_models(self) -> None:
+        payload = self.exchange.scheme.payload
         self._acting: LocalActing | None = None
         self._local_models: LocalModels | None = None
-        if self._scheme is not None:
-            forward = type(self.policy).forward
-            if not is_sb3s(forward):
-                raise ValueError(
-                    f"aggregation={self.aggregation!r} has agents act by networks of their own, past {forward.__qualname__}: "
-                    "it needs a policy whose forward() is SB3's; choose a rule or a combiner"
+        if payload.local:
+            if needs_loop(self.policy):
+                self._warn_once(
+                    f"{type(self.policy).__name__} is recurrent or has its own forward(): each of {self.n_envs} agents with "
+                    "parameters of its own is evaluated by itself, slower by about that factor"
                 )
-            self._local_models = LocalModels(self._scheme, self.policy, self.n_envs, self._initial(self._scheme))
+            self._local_models = LocalModels(payload, self.policy, self.n_envs, self._initial(payload))
 
-    def _initial(self, scheme: LocalScheme) -> list[Named] | None:
-        if not isinstance(scheme, ActorSum) or scheme.same_init:
+    def _initial(self, payload: Payload) -> list[Named] | None:
+        if not isinstance(payload, GradientsWithOwn) or payload.same_init:
             return None
         model: Any = self
         spaces = (model.observation_space, model.action_space)
@@ -87,7 +83,8 @@ class LocalModelsMixin:
         if models is None or not models.differ:
             yield
             return
-        self._acting = LocalActing(self.policy, models.stacked())
+        kind = LoopedActing if needs_loop(self.policy) else LocalActing
+        self._acting = kind(self.policy, models.stacked_policy(), models.stacked())
         try:
             with self._acting.hooked():
                 yield
@@ -96,17 +93,13 @@ class LocalModelsMixin:
 
     def _without_frozen(self, models: LocalModels) -> LocalModels:
         """Begin again where parameters have been frozen or thawed since, if nobody has trained yet."""
-        assert self._scheme is not None
         if models.differ and models.trained:
             raise ValueError(
-                f"parameters were frozen or thawed while agents have others of their own (aggregation={self.aggregation!r}); "
+                f"parameters were frozen or thawed while agents have others of their own ({self._scheme_as_given}); "
                 "do it before learn(), or after a merge"
             )
-        return LocalModels(self._scheme, self.policy, self.n_envs, models.each() if models.differ else None)
-
-    def _make_local_update(self, models: LocalModels, signals: Signals, minibatches: Minibatches) -> LocalUpdate:
-        assert self._scheme is not None
-        return LocalUpdate(self._scheme, models, self.policy, self.max_grad_norm, signals, minibatches)
+        own = models.each() if models.differ else None
+        return LocalModels(self.exchange.scheme.payload, self.policy, self.n_envs, own)
 
     def _record_local_models(self, models: LocalModels) -> None:
         self.logger.record("agg/divergence", models.divergence)
