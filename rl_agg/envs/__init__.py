@@ -1,11 +1,12 @@
-"""Environments, and what makes agents unequal in them.
+"""Grid worlds, and disturbances that make agents unequal.
 
-Importing this package registers the grid worlds with Gymnasium, which dropped its plugins in 1.0. Without an import of your
-own, ``gymnasium.make("rl_agg.envs:rl_agg/SimpleGrid-v0")`` imports it by itself.
+Importing this package registers the grid worlds with Gymnasium, which dropped its plugins in 1.0.
+``gymnasium.make("rl_agg.envs:rl_agg/SimpleGrid-v0")`` imports it by itself.
 """
 
-from rl_agg.envs.registration import register_grids
+import gymnasium as gym
 
-__all__ = ["register_grids"]
+from rl_agg.envs.grids import ENTRY_POINTS, MAX_EPISODE_STEPS
 
-register_grids()
+for _id in ENTRY_POINTS.keys() - gym.registry.keys():
+    gym.register(_id, entry_point=ENTRY_POINTS[_id], max_episode_steps=MAX_EPISODE_STEPS)

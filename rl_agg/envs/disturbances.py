@@ -1,7 +1,7 @@
 """Environments that differ from agent to agent: in their dynamics, their sensors or their rewards.
 
-Among equal agents one gradient is as good as another. These disturbances are where a rule can earn its keep. All but
-``env_kwargs`` and ``mass_scale`` are what the agent experiences: a learner that is told returns is told the disturbed ones.
+Among equal agents one gradient is as good as another; with these disturbances a rule can make a difference. All but
+``env_kwargs`` and ``mass_scale`` change what the agent experiences, so that its returns are the disturbed ones.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from rl_agg.validation import build, check_agents, check_agents_exist, check_fla
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What is different for some agents.
+    """A change for some agents.
 
-    :param agents: Whom it concerns, numbers from 0 to A - 1.
+    :param agents: The disturbed ones, numbers from 0 to A - 1.
     :param env_kwargs: Arguments of ``gymnasium.make``, such as LunarLander's ``gravity`` and ``enable_wind``.
-    :param mass_scale: > 0: every body's mass and inertia is multiplied by it; MuJoCo's environments only.
-    :param sensor_noise: >= 0: standard deviation of Gaussian noise on every observation, in its own units; Box only. What
-        would leave the observation space is clipped to it.
+    :param mass_scale: Factor > 0 of every body's mass and inertia; MuJoCo's environments only.
+    :param sensor_noise: Standard deviation >= 0 of Gaussian noise on every observation, in its own units; Box only. Noisy
+        observations are clipped to the observation space.
     :param broken_sensors: Every observation is replaced by a random one of the observation space.
-    :param reward_scale: The reward is multiplied by it.
+    :param reward_scale: Factor of the reward.
     :param broken_reward: The reward is replaced by standard Gaussian noise.
     :raises ValueError: if an agent is no number >= 0 or a value is out of range.
     """
@@ -51,7 +51,7 @@ class Disturbance:
             raise ValueError(f"env_kwargs must be a mapping, got {self.env_kwargs!r}")
 
     def check(self, num_agents: int) -> None:
-        """Refuse agents that there are not.
+        """Raise if an agent index is out of range.
 
         :param num_agents: A.
         :raises ValueError: if an agent's number is A or larger.
@@ -60,7 +60,7 @@ class Disturbance:
 
 
 def as_disturbances(items: Iterable[Disturbance | Mapping[str, Any]]) -> tuple[Disturbance, ...]:
-    """Make disturbances of settings.
+    """Turn settings into disturbances.
 
     :raises ValueError: if an item is neither a disturbance nor its settings, or if a setting is unknown or out of range.
     """
@@ -78,7 +78,7 @@ def make_unequal_env(
 
     :param env_id: Gymnasium's id.
     :param agent: Its number.
-    :param disturbances: Those that do not concern it are left out; the others apply in their order.
+    :param disturbances: Those of this agent apply in their order.
     :param env_kwargs: Arguments of ``gymnasium.make`` for all agents.
     :raises ValueError: if a disturbance does not fit the environment.
     """
@@ -97,92 +97,92 @@ def make_unequal_env(
     return env
 
 
-class DisturbedSensors(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+class _Disturbed(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
+    """A wrapper with random numbers of its own, seeded with the environment."""
+
+    def __init__(self, env: gym.Env[Any, Any], **settings: Any) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, **settings)
+        super().__init__(env)
+        self.generator = np.random.default_rng()
+        self._stream = _num_disturbances(env) + 1
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset; a seed seeds the disturbance too, in another stream than the environment and other disturbances."""
+        if seed is not None:
+            self.generator = np.random.default_rng([seed, self._stream])
+        return self.env.reset(seed=seed, options=options)
+
+
+class DisturbedSensors(_Disturbed):
     """Add noise to observations, or replace them.
 
     :param env: The environment.
     :param noise: Standard deviation, in the observation's own units.
     :param broken: Replace every observation by a random one of the space.
-    :raises ValueError: if noise is asked for and the observations are not a Box of floats.
+    :raises ValueError: if there is noise and the observations are not a Box of floats.
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, noise: float = 0.0, broken: bool = False) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, noise=noise, broken=broken)
-        super().__init__(env)
+        super().__init__(env, noise=noise, broken=broken)
         space = env.observation_space
         if noise and not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
             raise ValueError(f"sensor_noise needs observations in a Box of floats, got {space}; broken_sensors fits any space")
-        self._noise = noise
-        self._broken = broken
-        self._generator = np.random.default_rng()
-        self._space = copy.deepcopy(space)  # environments may share theirs, and would draw from each other's stream
+        self._noise, self._broken = noise, broken
+        self._space: Any = copy.deepcopy(space)  # environments may share one, and with it its stream
         self._space.seed(None)
-        self._stream = _num_disturbances(env) + 1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset; a seed seeds the disturbance too."""
+        """Reset, and return the disturbed observation."""
+        observation, info = super().reset(seed=seed, options=options)
         if seed is not None:
-            self._generator = np.random.default_rng([seed, self._stream])  # not the environment's own
-            self._space.seed(int(self._generator.integers(2**31)))
-        observation, info = self.env.reset(seed=seed, options=options)
-        return self._read(observation), info
+            self._space.seed(int(self.generator.integers(2**31)))
+        return self._disturb(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, and read the disturbed sensors."""
+        """Step, and return the disturbed observation."""
         observation, *rest = self.env.step(action)
-        return (self._read(observation), *rest)
+        return (self._disturb(observation), *rest)
 
-    def _read(self, observation: Any) -> Any:
+    def _disturb(self, observation: Any) -> Any:
         if self._broken:
             return self._space.sample()
-        space: Any = self._space
-        noisy = observation + self._noise * self._generator.standard_normal(np.shape(observation))
-        return np.clip(noisy, space.low, space.high).astype(observation.dtype)
+        noisy = observation + self._noise * self.generator.standard_normal(np.shape(observation))
+        return np.clip(noisy, self._space.low, self._space.high).astype(observation.dtype)
 
 
-class DisturbedReward(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Scale rewards, or replace them by standard Gaussian noise.
+class DisturbedReward(_Disturbed):
+    """Scale rewards, or replace them by standard Gaussian noise, which is scaled too.
 
     :param env: The environment.
-    :param scale: What rewards are multiplied by.
+    :param scale: Factor of the rewards.
     :param broken: Replace them.
     """
 
     def __init__(self, env: gym.Env[Any, Any], *, scale: float = 1.0, broken: bool = False) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self, scale=scale, broken=broken)
-        super().__init__(env)
-        self._scale = scale
-        self._broken = broken
-        self._generator = np.random.default_rng()
-        self._stream = _num_disturbances(env) + 1
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Reset; a seed seeds the disturbance too."""
-        if seed is not None:
-            self._generator = np.random.default_rng([seed, self._stream])
-        return self.env.reset(seed=seed, options=options)
+        super().__init__(env, scale=scale, broken=broken)
+        self._scale, self._broken = scale, broken
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step, and disturb the reward."""
+        """Step, and return the disturbed reward."""
         observation, reward, *rest = self.env.step(action)
-        reward = self._generator.standard_normal() if self._broken else float(reward)
+        reward = self.generator.standard_normal() if self._broken else float(reward)
         return (observation, self._scale * reward, *rest)
 
 
 def _scale_masses(env: gym.Env[Any, Any], scale: float) -> None:
     model: Any = getattr(env.unwrapped, "model", None)
     if not hasattr(model, "body_mass"):
-        raise ValueError(f"mass_scale needs one of MuJoCo's environments, and {env.spec.id if env.spec else env} is none")
+        raise ValueError(f"mass_scale needs one of MuJoCo's environments, got {env.spec.id if env.spec else env}")
     import mujoco
 
     model.body_mass[:] *= scale
     model.body_inertia[:] *= scale
     unwrapped: Any = env.unwrapped
-    mujoco.mj_setConst(model, unwrapped.data)  # what MuJoCo derives from them
+    mujoco.mj_setConst(model, unwrapped.data)  # updates the constants derived from them
 
 
 def _num_disturbances(env: gym.Env[Any, Any]) -> int:
-    """Those around an environment, each of which draws from a stream of its own."""
+    """Number of disturbances around an environment."""
     number = 0
     while isinstance(env, gym.Wrapper):
         number += isinstance(env, DisturbedSensors | DisturbedReward)

@@ -1,4 +1,4 @@
-"""A grid world that knows its own model. Axes: H rows, W columns; cells are numbered row by row."""
+"""A grid world with its model. Axes: H rows, W columns; cells are numbered row by row."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class GridWorld(gym.Env[int, int]):
         """The model ``[cell][action]``, as in Gymnasium's Frozen Lake."""
 
     def displacements(self, action: int) -> Iterator[tuple[float, tuple[int, int]]]:
-        """Where an action may lead: probabilities with changes of row and column."""
+        """Possible moves of an action: probabilities with changes of row and column."""
         yield 1.0, list(MOVES.values())[action]
 
     def reward(self, cell: int) -> float:
-        """What entering a cell pays."""
+        """The reward of entering a cell."""
         raise NotImplementedError
 
     def kind(self, cell: int) -> str:

@@ -1,7 +1,7 @@
 """The report's grid worlds: 5x5, from the upper left to the lower right, with the actions left, right, up, down and stay.
 
-Source: Gunn (2023), sections 3.3.2 and 4.6. Chosen here, as the report does not say: the map of the Frozen Lake and whether it
-is slippery, and the time limit of each (see :mod:`rl_agg.envs.registration`).
+Source: Gunn (2023), sections 3.3.2 and 4.6. Not given there, and chosen here: the map of the Frozen Lake and whether it is
+slippery, and the time limits.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ from rl_agg.envs.grid_world import MOVES, GridWorld
 OPEN_GRID = ("SFFFF", "FFFFF", "FFFFF", "FFFFF", "FFFFG")
 LAKE = ("SFFFF", "FHFHF", "FFFHF", "HFFFF", "FFHFG")
 
+MAX_EPISODE_STEPS = 100
+"""That of Gymnasium's 4x4 Frozen Lake. At a discount of 0.9 later steps have no effect."""
+
+ENTRY_POINTS = {f"rl_agg/{name}-v0": f"{__name__}:{name}" for name in ("SimpleGrid", "WindyGrid", "FrozenLake5x5")}
+"""By Gymnasium's ids."""
+
 
 class SimpleGrid(GridWorld):
-    """-1 for every step but the one into the goal, which pays 0; the best policy takes 8 steps."""
+    """Reward -1 for every step except the one into the goal, with 0; the best policy takes 8 steps."""
 
     def __init__(self, *, render_mode: str | None = None) -> None:
         super().__init__(OPEN_GRID, render_mode=render_mode)
@@ -26,9 +32,9 @@ class SimpleGrid(GridWorld):
 
 
 class WindyGrid(SimpleGrid):
-    """As :class:`SimpleGrid`, with wind: each step pushes one cell up, and independently one cell left, with a chance each.
+    """As :class:`SimpleGrid`, with wind: each step pushes one cell up, and independently one cell left, with one probability.
 
-    :param wind: That chance, in [0, 1].
+    :param wind: That probability, in [0, 1].
     :raises ValueError: if it is not in [0, 1].
     """
 
@@ -47,9 +53,9 @@ class WindyGrid(SimpleGrid):
 
 
 class FrozenLake5x5(GridWorld):
-    """1 for reaching the goal, 0 for everything else; holes end the episode.
+    """Reward 1 for reaching the goal, else 0; holes end the episode.
 
-    :param is_slippery: As in Gymnasium's Frozen Lake: a move goes astray to either side with 1/3 each. Staying does not slip.
+    :param is_slippery: As in Gymnasium's Frozen Lake: a move slips to either side with probability 1/3 each, staying does not.
     """
 
     def __init__(self, *, is_slippery: bool = True, render_mode: str | None = None) -> None:

@@ -1,11 +1,11 @@
-r"""Numbers that compare runs. Axes: U updates, S seeds (runs).
+r"""Statistics that compare runs. Axes: U updates, S seeds (runs).
 
-A run is its returns over updates ``[U]``: NaN where no episode had finished yet. Every function leaves NaN out, and answers
-NaN where nothing is left, unless it says otherwise. An interval needs at least two runs; with one its ends are NaN.
+A run is its returns over updates ``[U]``: NaN where no episode had finished yet. Unless stated otherwise, functions ignore
+NaN and return NaN where nothing else is left. An interval needs at least two runs; with one its ends are NaN.
 
-Sources: Holen et al. (2023), sections 4.1 and 4.2, for what their tables show; Agarwal et al. (2021), "Deep reinforcement
-learning at the edge of the statistical precipice", for the interquartile mean, the optimality gap, performance profiles,
-stratified bootstrap intervals and the probability of improvement; Hesterberg (2015) for how wide intervals from few runs are.
+Sources: Holen et al. (2023), sections 4.1 and 4.2, for the measures in their tables; Agarwal et al. (2021), "Deep
+reinforcement learning at the edge of the statistical precipice", for the interquartile mean, the optimality gap, performance
+profiles, stratified bootstrap intervals and the probability of improvement; Hesterberg (2015) for intervals from few runs.
 """
 
 from rl_agg.statistics.aggregates import exceedances, interquartile_mean, mean, optimality_gap, share_of_wins
@@ -17,7 +17,6 @@ from rl_agg.statistics.bootstrap import (
     probability_of_improvement,
     tail_share,
 )
-from rl_agg.statistics.communication import per_agent_and_update
 from rl_agg.statistics.curves import (
     common_range,
     curve_interval,
@@ -27,9 +26,10 @@ from rl_agg.statistics.curves import (
     performance_profile,
 )
 from rl_agg.statistics.estimates import UNKNOWN, Array, Estimate, known
-from rl_agg.statistics.returns import (
+from rl_agg.statistics.paper_measures import (
     end_return,
     mean_return,
+    per_agent_and_update,
     percent_of_baseline,
     threshold_step,
     variance_between_runs,

@@ -1,4 +1,4 @@
-"""One number for many runs. Axes: S runs, T thresholds. None takes NaN."""
+"""One number for many runs, none of them NaN. Axes: S runs, T thresholds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rl_agg.statistics.estimates import Array
 
 
 def interquartile_mean(values: ArrayLike, axis: int = -1) -> Any:
-    """Mean of the middle half: a quarter of the values, rounded down, is cut off at either end.
+    """Mean of the middle half: a quarter of the values, rounded down, is trimmed at either end.
 
-    With fewer than four values nothing is cut off and it is the mean.
+    With fewer than four values it is the mean.
 
     :param values: A number for each run ``[..., S]``.
     :param axis: That of the runs.
@@ -30,9 +30,9 @@ def mean(values: ArrayLike, axis: int = -1) -> Any:
 
 
 def optimality_gap(values: ArrayLike, axis: int = -1, *, target: float = 1.0) -> Any:
-    r"""By how much runs fall short of a target: :math:`\gamma - \frac1S \sum_s \min(x_s, \gamma)`.
+    r"""Mean shortfall of runs below a target: :math:`\gamma - \frac1S \sum_s \min(x_s, \gamma)`.
 
-    What is above the target makes up for nothing, so that one very good run hides no bad ones. Lower is better, 0 is best.
+    Values above the target do not compensate for others, so that one good run hides no bad ones. Lower is better, 0 is best.
 
     >>> float(optimality_gap([0.5, 1.0, 3.0]))
     0.16666666666666663
@@ -47,7 +47,7 @@ def optimality_gap(values: ArrayLike, axis: int = -1, *, target: float = 1.0) ->
 
 
 def exceedances(values: ArrayLike, thresholds: ArrayLike) -> Array:
-    r"""Which runs are above which thresholds: :math:`[x_s > \tau_t]`; their mean over runs is the performance profile.
+    r"""Indicators of runs above thresholds: :math:`[x_s > \tau_t]`; their mean over runs is the performance profile.
 
     :param values: A number for each run ``[S]``.
     :param thresholds: τ ``[T]``, in the same units.
@@ -60,13 +60,13 @@ def exceedances(values: ArrayLike, thresholds: ArrayLike) -> Array:
 
 
 def share_of_wins(x: ArrayLike, y: ArrayLike) -> Any:
-    """How often a run of X beats one of Y, over all pairs, a tie counting half.
+    """Share of pairs in which a run of X beats one of Y, with ties counting half.
 
     :param x: ``[..., S_x]``.
     :param y: ``[..., S_y]``.
     :return: Unitless, in [0, 1], ``[...]``.
     """
     ours, theirs = np.shape(x)[-1], np.shape(y)[-1]
-    # By ranks, which all bootstrap resamples have room for, as they would not for all pairs
+    # By ranks, because the pairs of all bootstrap resamples would not fit into memory
     ranks = stats.rankdata(np.concatenate([x, y], axis=-1), axis=-1)
     return (ranks[..., :ours].sum(axis=-1) - ours * (ours + 1) / 2) / (ours * theirs)

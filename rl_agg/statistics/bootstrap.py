@@ -1,10 +1,10 @@
-r"""Stratified bootstrap intervals. Axes: S runs of a stratum (an environment), B resamples, K numbers told of each run.
+r"""Stratified bootstrap intervals. Axes: S runs of a stratum (an environment), B resamples, K numbers per run.
 
-A percentile interval from few runs is too narrow: it takes the spread of S runs for that of all, and a normal distribution for
-Student's. Both are mended by percentiles further out, :math:`\Phi(\mp \sqrt{N/f} \; t_{f, 1-\alpha/2})` for N runs in all with
+A percentile interval from few runs is too narrow: it uses the biased spread of S runs, and a normal distribution instead of
+Student's. Percentiles further out correct both: :math:`\Phi(\mp \sqrt{N/f} \; t_{f, 1-\alpha/2})` for N runs in all with
 f = N minus the number of strata (Hesterberg, 2015, "What teachers should know about the bootstrap", expanded percentile
-intervals; his is the case of one stratum). From 20 runs on this changes little. Below six the interval ends at the most
-extreme resamples and is still too narrow: see :func:`enough_pairs`.
+intervals; his is the case of one stratum). The correction is small from 20 runs on. Below six the interval ends at the
+most extreme resamples and is still too narrow: see :func:`enough_pairs`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rl_agg.statistics.aggregates import interquartile_mean, mean, share_of_wins
 from rl_agg.statistics.estimates import UNKNOWN, Array, Estimate, known
 
 LEAST_TAIL = 1e-9
-"""Further out a percentile is the most extreme resample anyway; scipy wants it apart from zero."""
+"""A smaller tail is the most extreme resample anyway; scipy needs it above zero."""
 
 
 def bootstrap_interval(
@@ -34,15 +34,15 @@ def bootstrap_interval(
 ) -> Estimate:
     """Estimate a statistic of all runs together, with a bootstrap interval, resampling within each stratum.
 
-    :param strata: A number for each run, ``[S]`` for each environment; environments may differ in S. NaN is left out.
+    :param strata: A number for each run, ``[S]`` for each environment; environments may differ in S. NaN is ignored.
     :param statistic: ``statistic(values [..., S], axis=-1) -> [...]`` over the runs of all strata.
     :param confidence: Unitless, in (0, 1).
-    :param resamples: How often to draw.
-    :param seed: Of the drawing, so that the same data give the same interval.
+    :param resamples: B.
+    :param seed: Of the resampling, so that the same data give the same interval.
     :return: The statistic of the data and its interval. Ends are NaN if a stratum has fewer than two runs, all is NaN if one
-        has none; with all values equal both ends are that value.
+        has none; if all values are equal, both ends are that value.
 
-    Source: Agarwal et al. (2021). Differs: their percentiles are the plain ones, too narrow below 20 runs; see above.
+    Source: Agarwal et al. (2021). Differs: their percentiles have no correction for few runs.
     """
     samples = [known(stratum) for stratum in strata]
     if not samples or any(sample.size == 0 for sample in samples):
@@ -55,10 +55,10 @@ def bootstrap_interval(
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    r"""Estimate by how much one algorithm beats another, seed by seed: the mean of :math:`x_s - y_s`.
+    r"""Estimate the mean paired difference of two algorithms, of :math:`x_s - y_s`.
 
     :param first: A number for each seed ``[S]``.
-    :param second: The other's, of the same seeds in the same order ``[S]``. A pair with a NaN is left out.
+    :param second: The other's, of the same seeds in the same order ``[S]``. A pair with a NaN is ignored.
     :return: Mean difference and its bootstrap interval, see :func:`bootstrap_interval`.
     :raises ValueError: if the two do not have the same length.
     """
@@ -69,10 +69,10 @@ def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float 
 
 
 def enough_pairs(num_pairs: int, confidence: float = 0.95) -> bool:
-    r"""Tell whether so few pairs can establish a difference at all.
+    r"""Whether this number of pairs can establish a difference.
 
-    If neither algorithm is better, all S differences still have one sign with probability :math:`2^{1-S}`, and then the
-    bootstrap interval excludes zero. That is rarer than one minus the confidence only from S = 6 (95 %) on.
+    If neither algorithm is better, all S differences have one sign with probability :math:`2^{1-S}`, and then the bootstrap
+    interval excludes zero. That is rarer than one minus the confidence only from S = 6 (95 %) on.
     """
     return num_pairs > 0 and 2.0 ** (1 - num_pairs) <= 1 - confidence
 
@@ -80,11 +80,11 @@ def enough_pairs(num_pairs: int, confidence: float = 0.95) -> bool:
 def probability_of_improvement(
     pairs: Sequence[tuple[ArrayLike, ArrayLike]], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Estimate:
-    r"""Estimate how likely a run of X beats a run of Y, averaged over environments.
+    r"""Estimate the probability that a run of X beats a run of Y, averaged over environments.
 
     :math:`P(X > Y) = \frac{1}{S_x S_y} \sum_{s,t} [x_s > y_t] + \tfrac12 [x_s = y_t]`
 
-    :param pairs: X's and Y's numbers ``([S_x], [S_y])`` for each environment. NaN is left out.
+    :param pairs: X's and Y's numbers ``([S_x], [S_y])`` for each environment. NaN is ignored.
     :return: Unitless, in [0, 1], with a bootstrap interval that resamples X and Y within each environment; NaN as in
         :func:`bootstrap_interval`.
 
@@ -105,10 +105,9 @@ def mean_intervals(
 ) -> tuple[Array, Array]:
     """Bootstrap intervals of many means at once, resampling whole runs within each stratum.
 
-    Weighting runs by how often they are drawn gives the means of all K in one matrix product, where scipy would copy every
-    drawn run.
+    Runs weighted by their number of draws give all K means in one matrix product, where scipy would copy every drawn run.
 
-    :param strata: What is told of each run ``[S, K]``, none of it NaN, for each environment; these count alike, whatever S.
+    :param strata: Numbers of each run ``[S, K]``, not NaN, for each environment, which have equal weights.
     :return: Low and high ends ``[K]`` each; NaN if an environment has fewer than two runs.
     """
     runs = [np.asarray(stratum, dtype=np.float64) for stratum in strata]
@@ -122,13 +121,13 @@ def mean_intervals(
         drawn = rng.multinomial(size, np.full(size, 1 / size), size=resamples) / size  # [B, S]
         means += drawn @ each / len(runs)
     tail = tail_share(sizes, confidence)
-    # Next to each other in memory they are found several times faster
+    # Quantiles of contiguous rows are several times faster
     low, high = np.quantile(np.ascontiguousarray(means.T), [tail, 1 - tail], axis=1, overwrite_input=True)
     return low, high
 
 
 def tail_share(sizes: Sequence[int], confidence: float) -> float:
-    """Share of the resamples to leave out at either end; see the top of this file.
+    """Share of the resamples beyond either end of an interval; see the top of this file.
 
     :param sizes: S of each stratum, at least one of them above 1.
     :param confidence: Unitless, in (0, 1).

@@ -1,4 +1,4 @@
-"""Returns as curves, over updates or over what updates cost. Axes: U updates, S seeds (runs), G grid points, T thresholds."""
+"""Returns as curves, over updates or their cost. Axes: U updates, S seeds (runs), G grid points, T thresholds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def mean_curve(curves: ArrayLike) -> Array:
     """Mean over runs at each update.
 
     :param curves: ``[S, U]``.
-    :return: ``[U]``, over the runs with a known return there; NaN where there is none.
+    :return: ``[U]``, over the runs with a known return; NaN where there is none.
     """
     runs = np.asarray(curves, dtype=np.float64)
     present = ~np.isnan(runs)
@@ -33,7 +33,7 @@ def curve_interval(
     """Bootstrap interval of the mean curve, update by update.
 
     :param curves: ``[S, U]``.
-    :return: Low and high ends ``[U]`` each; NaN where a run's return is not known, and everywhere with one run.
+    :return: Low and high ends ``[U]`` each; NaN where a run's return is unknown, and everywhere with one run.
     """
     runs = np.asarray(curves, dtype=np.float64)
     low, high = np.full(runs.shape[1], np.nan), np.full(runs.shape[1], np.nan)
@@ -45,11 +45,11 @@ def curve_interval(
 
 
 def common_range(positions: Sequence[ArrayLike], returns: Sequence[ArrayLike]) -> tuple[float, float]:
-    """Where all runs have returns: from the last one's first to the first one's last.
+    """The range in which all runs have returns.
 
-    :param positions: Where each run was at each of its updates ``[U]``, such as env steps; rising, U may differ.
+    :param positions: Of each run's updates ``[U]``, such as env steps; rising, U may differ.
     :param returns: Their returns ``[U]``, NaN where not known.
-    :return: Both ends; NaN if a run has no known return, or there is no such range.
+    :return: Both ends; NaN if a run has no known return, or the range is empty.
     """
     firsts, lasts = [], []
     for x, y in zip(positions, returns, strict=True):
@@ -64,7 +64,7 @@ def common_range(positions: Sequence[ArrayLike], returns: Sequence[ArrayLike]) -
 
 
 def interpolated(positions: ArrayLike, returns: ArrayLike, grid: ArrayLike) -> Array:
-    """A run's returns at other positions, on straight lines between its known ones.
+    """A run's returns at other positions, interpolated linearly between its known ones.
 
     :param positions: ``[U]``, rising.
     :param returns: ``[U]``, NaN where not known.
@@ -80,9 +80,9 @@ def interpolated(positions: ArrayLike, returns: ArrayLike, grid: ArrayLike) -> A
 
 
 def mean_over_range(positions: ArrayLike, returns: ArrayLike, low: float, high: float) -> float:
-    r"""Average return between two positions: :math:`\frac{1}{b-a} \int_a^b r(x) \, dx`, with straight lines between updates.
+    r"""Mean return between two positions: :math:`\frac{1}{b-a} \int_a^b r(x) \, dx`, linear between updates.
 
-    Over env steps this compares systems whose updates differ in length, as a mean over updates cannot.
+    Over env steps this compares systems whose updates differ in length, unlike a mean over updates.
 
     :param positions: ``[U]``, such as env steps; rising.
     :param returns: One run ``[U]``, NaN where not known.
@@ -107,14 +107,14 @@ def performance_profile(
 ) -> tuple[Array, Array, Array]:
     r"""Share of runs above each threshold: :math:`\frac1M \sum_m \frac{1}{S_m} \sum_s [x_{ms} > \tau]`.
 
-    A curve that lies above another everywhere is of an algorithm that is better whatever one asks for.
+    A curve above another at all thresholds means a better algorithm at any threshold.
 
-    :param strata: A number for each run, ``[S]`` for each of M environments, which count alike. NaN is left out.
+    :param strata: A number for each run, ``[S]`` for each of M environments, which have equal weights. NaN is ignored.
     :param thresholds: τ ``[T]``, in the units of the numbers.
     :return: Shares, and the low and high ends of their pointwise bootstrap intervals, ``[T]`` each. All are NaN if an
         environment has no run, the ends also where one has fewer than two.
 
-    Source: Agarwal et al. (2021), the run-score distribution, whose environments all have as many runs.
+    Source: Agarwal et al. (2021), the run-score distribution, for equal numbers of runs.
     """
     above = [exceedances(known(stratum), thresholds) for stratum in strata]  # [S, T] each
     if not above or any(not len(each) for each in above):

@@ -1,4 +1,4 @@
-"""What every statistic here is given and gives."""
+"""Input and output of the statistics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and the ends of its interval, NaN where the interval cannot be told."""
+    """A number and the ends of its interval, NaN where they are unknown."""
 
     value: float
     low: float
@@ -29,10 +29,10 @@ UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 def known(values: ArrayLike) -> Array:
-    """Leave out what is NaN.
+    """The values that are not NaN.
 
     :param values: Of any shape.
-    :return: The others, one after another.
+    :return: One-dimensional.
     """
     array = np.asarray(values, dtype=np.float64).ravel()
     return array[~np.isnan(array)]

@@ -1,4 +1,4 @@
-"""Small games whose answer is known: the two-step game of the QMIX paper, the climbing game and the penalty game.
+"""Small games with a known solution: the two-step game of the QMIX paper, the climbing game and the penalty game.
 
 Axes: E environments, n = 2 agents, a actions.
 """
@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.validation import check_number, check_settings, unknown_choice
+from rl_agg.validation import check_choice, check_number, check_settings
 from rllib_agg.envs.team.credits import check_actions, check_credit
-from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.interface import Bools, TeamSpec, TeamStep, TeamView
 
 Payoffs = NDArray[np.float32]
 
 CHOICES: Payoffs = np.array([[[7, 7], [7, 7]], [[0, 1], [1, 8]]], dtype=np.float32)
-"""What the team gets in the two-step game, by the first agent's first action, then by both agents' second ones."""
+"""Payoffs of the two-step game, by the first agent's first action and both agents' second ones."""
 
 
 def climbing() -> list[Payoffs]:
-    """Climb past the penalties around the best cell. Source: Claus and Boutilier (1998)."""
+    """The best cell is surrounded by penalties. Source: Claus and Boutilier (1998)."""
     return [np.array([[11, -30, 0], [-30, 7, 6], [0, 0, 5]], dtype=np.float32)]
 
 
 def penalty(*, penalty: float = -100.0) -> list[Payoffs]:
-    """Meet in one of two good corners. Source: Claus and Boutilier (1998).
+    """Two good corners, with a penalty for choosing different ones. Source: Claus and Boutilier (1998).
 
-    :param penalty: At most 0: what it costs to go to different ones.
+    :param penalty: At most 0.
     """
     check_number("penalty", penalty, most=0)
     return [np.array([[10, 0, penalty], [0, 2, 0], [penalty, 0, 10]], dtype=np.float32)]
@@ -41,13 +41,13 @@ def two_step() -> list[Payoffs]:
 
 
 GAMES = {"climbing": climbing, "penalty": penalty, "two_step": two_step}
-"""What makes a game's payoffs: for one step, or for the first and for each of the second steps."""
+"""By name, payoffs of the only step, or of the first step and each possible second one."""
 
 
 class MatrixTeams:
-    """E copies of a game in which both agents see which payoffs are played for.
+    """E copies of a game in which both agents observe the current payoffs.
 
-    :param payoffs: One matrix for one step; more for two, the first of which the first agent chooses the second's by.
+    :param payoffs: One matrix for one step; more for two, where the first agent's first action chooses the second matrix.
     :param num_envs: E.
     """
 
@@ -58,26 +58,26 @@ class MatrixTeams:
         self.num_envs = num_envs
         self.spec = TeamSpec(2, num_actions, states, states, 1 if self._last_step else 2, ("player", "player"))
         self._states = np.zeros(num_envs, dtype=np.int64)
-        self._going = np.zeros(num_envs, dtype=np.bool_)
+        self._active = np.zeros(num_envs, dtype=np.bool_)
 
     def reset(self, which: Bools, seeds: NDArray[np.int64]) -> TeamView:
-        """Begin a new game in some of the copies; nothing is drawn."""
+        """Begin a new game in some of the copies; nothing is random."""
         self._states[which] = 0
-        self._going[which] = True
+        self._active[which] = True
         return self._view()
 
     def step(self, actions: NDArray[np.int64]) -> TeamStep:
-        """Pay, and in the first of two steps go on to the one chosen."""
+        """Pay, and after the first of two steps switch to the chosen matrix."""
         view = self._view()
-        check_actions(actions, view.masks, self._going)
+        check_actions(actions, view.masks, self._active)
         first = (self._states == 0) & (not self._last_step)
         rewards = self._payoffs[self._states, actions[:, 0], actions[:, 1]]
         self._states = np.where(first, 1 + actions[:, 0], self._states)
-        self._going &= first
+        self._active &= first
         return TeamStep(self._view(), rewards, None, ~first, np.zeros_like(first))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def _view(self) -> TeamView:
         states = np.eye(self.spec.state_size, dtype=np.float32)[self._states]
@@ -87,8 +87,7 @@ class MatrixTeams:
 
 def make_matrix_game(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> MatrixTeams:
     """Make E copies of a game of :data:`GAMES`."""
-    if task not in GAMES:
-        raise unknown_choice("matrix game", task, GAMES)
+    check_choice("matrix game", task, GAMES)
     check_credit(f"matrix/{task}", credit, ())
     check_settings(f"matrix/{task}", GAMES[task], settings)
     return MatrixTeams(GAMES[task](**settings), num_envs)

@@ -1,4 +1,4 @@
-"""VMAS: physics in two dimensions, on batches of worlds.
+"""VMAS: two-dimensional physics on batches of worlds.
 
 Axes: E environments, n agents, d and s sizes of an observation and of the state, a actions.
 """
@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rl_agg.validation import check_count, unknown_choice
-from rllib_agg.envs.team.by_agent import TEAM_REWARDS
+from rl_agg.validation import check_choice, check_count
 from rllib_agg.envs.team.credits import check_actions, check_credit
-from rllib_agg.envs.team.packages import import_extra
-from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.extras import import_extra
+from rllib_agg.envs.team.interface import Bools, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.named_agents import TEAM_REWARDS
 
 
 class VmasTeams:
-    """E worlds that step together. Their state is all observations in a row.
+    """E worlds that step together. The state is all observations in a row.
 
     :param env: Of VMAS, with discrete actions.
     :param max_episode_steps: T.
     :param credit: ``env`` or ``team``.
-    :param team_reward: What the team gets of the agents' rewards: ``sum`` or ``mean``.
+    :param team_reward: The team's reward from the agents': ``sum`` or ``mean``.
     """
 
     def __init__(self, env: Any, max_episode_steps: int, *, credit: str, team_reward: str) -> None:
@@ -43,42 +43,42 @@ class VmasTeams:
         self._masks = np.broadcast_to(legal, (self.num_envs, n, max(counts)))
         self._observations = np.zeros((self.num_envs, n, d), dtype=np.float32)
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
-        self._going = np.zeros(self.num_envs, dtype=np.bool_)
+        self._active = np.zeros(self.num_envs, dtype=np.bool_)
 
     def reset(self, which: Bools, seeds: NDArray[np.int64]) -> TeamView:
-        """Begin a new episode in some of the worlds, one by one: VMAS seeds all that it draws at once."""
+        """Begin a new episode in some of the worlds, one by one, because VMAS has one seed for all worlds."""
         for index in np.flatnonzero(which).tolist():
-            self._env.seed(int(seeds[index]) & 0xFFFFFFFF)  # NumPy's, which it seeds too, takes 32 bits
+            self._env.seed(int(seeds[index]) & 0xFFFFFFFF)  # NumPy's generator, seeded too, takes 32 bits
             self._env.reset_at(index, return_observations=False)
         if which.any():
             seen = self._env.get_from_scenario(
                 get_observations=True, get_rewards=False, get_infos=False, get_dones=False, dict_agent_names=False
             )[0]
-            self._observations[which] = self._padded(seen)[which]  # the others' stay what they were: scenarios add noise
-        self._steps[which], self._going[which] = 0, True
+            self._observations[which] = self._padded(seen)[which]  # not the others': scenarios add noise
+        self._steps[which], self._active[which] = 0, True
         return self._view()
 
     def step(self, actions: NDArray[np.int64]) -> TeamStep:
-        """Step all worlds; those that are over go on unseen."""
-        check_actions(actions, self._masks, self._going)
+        """Step all worlds; results of those that are over are meaningless."""
+        check_actions(actions, self._masks, self._active)
         chosen = torch.from_numpy(np.ascontiguousarray(actions.T))
         observations, rewards, terminated, _, _ = self._env.step([row[:, None].float() for row in chosen])
         self._observations = self._padded(observations)
-        self._steps += self._going
+        self._steps += self._active
         earned = torch.stack(rewards, dim=1).numpy()
         ended = terminated.numpy().astype(np.bool_)
         cut = ~ended & (self._steps >= self.spec.max_episode_steps)
-        self._going &= ~(ended | cut)
+        self._active &= ~(ended | cut)
         total = earned.mean(axis=1) if self._mean else earned.sum(axis=1)
         return TeamStep(self._view(), total, earned if self._credit == "env" else None, ended, cut)
 
     def render(self) -> NDArray[np.uint8]:
-        """Draw the first world ``[height, width, 3]``, with OpenGL; without a display by EGL."""
+        """Draw the first world ``[height, width, 3]`` with OpenGL; without a display with EGL."""
         picture: NDArray[np.uint8] = self._env.render(mode="rgb_array", env_index=0)
         return picture
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Nothing to release."""
 
     def _padded(self, observations: Any) -> NDArray[np.float32]:
         rows = np.zeros((self.num_envs, self.spec.num_agents, self.spec.observation_size), dtype=np.float32)
@@ -99,14 +99,12 @@ def make_vmas(task: str, num_envs: int, *, credit: str, settings: Mapping[str, A
     vmas = import_extra("vmas", "vmas")
     scenarios = import_extra("vmas.scenarios", "vmas")
     tasks = [module.name for module in pkgutil.walk_packages(scenarios.__path__)]
-    if task not in tasks:
-        raise unknown_choice("VMAS scenario", task, tasks)
+    check_choice("VMAS scenario", task, tasks)
     check_credit(f"vmas/{task}", credit, {"env"})
     settings = dict(settings)
     limit, team_reward = settings.pop("max_episode_steps", 100), settings.pop("team_reward", "sum")
     check_count("max_episode_steps", limit, least=1)
-    if team_reward not in TEAM_REWARDS:
-        raise unknown_choice("team_reward", team_reward, TEAM_REWARDS)
+    check_choice("team_reward", team_reward, TEAM_REWARDS)
     ours = settings.keys() & (inspect.signature(vmas.make_env).parameters.keys() - {"kwargs"})
     if ours:
         raise ValueError(f"vmas/{task} has no setting {', '.join(map(repr, sorted(ours)))}; it takes the scenario's own")

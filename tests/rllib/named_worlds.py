@@ -1,4 +1,4 @@
-"""Environments that speak of agents by name, made to be told apart."""
+"""Environments with named agents."""
 
 from __future__ import annotations
 

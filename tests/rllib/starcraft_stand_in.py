@@ -1,7 +1,7 @@
-"""What stands in for SMAC, SMACv2 and SMAClite where they are not: their signatures and quirks, on a toy battle.
+"""Stand-ins for SMAC, SMACv2 and SMAClite: their signatures and quirks, on a toy battle.
 
-Every living ally that attacks takes 10 of its target's health, 20 if it is the first. Nobody hits back, but an ally that is
-``doomed`` dies at its time.
+Every living ally that attacks takes 10 of its target's health, 20 if it is the first. Enemies do not attack, but an ally that
+is ``doomed`` dies at its time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StarCraft2Env:
         capability_config: Any = None,
         **of_smacv2: Any,
     ) -> None:
-        self.map_name, self._seed = map_name, seed
+        self.map_name, self.seed = map_name, seed
         sizes = MAPS.get(map_name, (5, 5, 200, 92, 120, "terran_gen"))
         self.n_agents, self.n_enemies, self.episode_limit, self._obs_size, self._state_size, self.map_type = sizes
         if capability_config is not None:
@@ -80,7 +80,7 @@ class StarCraft2Env:
         self.running = False
         self.crashes: dict[int, str] = {}
         self.doomed: dict[int, int] = {}
-        self._episode_count = self._episode_steps = 0
+        self._episode_count = self.episode_steps = 0
         StarCraft2Env.made.append(self)
 
     def reset(self) -> tuple[list[Any], Any]:
@@ -88,7 +88,7 @@ class StarCraft2Env:
             self.crashes.clear()
             raise ProtocolError("cannot start")
         self.running = True
-        self._episode_steps = 0
+        self.episode_steps = 0
         self.agents = {number: Unit(50 + self._kind(number)) for number in range(self.n_agents)}
         self.enemies = {number: Unit(48) for number in range(self.n_enemies)}
         if self._episode_count == 0:
@@ -101,15 +101,15 @@ class StarCraft2Env:
         assert self.running, "reset first"
         for agent, action in enumerate(actions):
             assert self.get_avail_agent_actions(agent)[action] == 1, f"Agent {agent} cannot perform action {action}"
-        crash = self.crashes.pop(self._episode_steps, None)
+        crash = self.crashes.pop(self.episode_steps, None)
         if crash == "quiet":
-            self._episode_steps = 0  # restarted by itself
+            self.episode_steps = 0  # restarted by itself
             return 0, True, {}
         if crash == "loud":
             raise ProtocolError("connection lost")
         if crash == "bug":
             raise KeyError("ours")
-        self._episode_steps += 1
+        self.episode_steps += 1
         reward = 0.0
         for agent, action in enumerate(actions):
             if action < 6:
@@ -125,7 +125,7 @@ class StarCraft2Env:
                 reward += before - enemy.health - enemy.shield
                 reward += self.reward_death_value * (enemy.health == 0)
         for agent, time in self.doomed.items():
-            if self._episode_steps >= time:
+            if self.episode_steps >= time:
                 self.agents[agent].health = 0.0
         info: dict[str, Any] = {"battle_won": False}
         over = True
@@ -136,7 +136,7 @@ class StarCraft2Env:
         elif not allies:
             reward += self.reward_defeat
         else:
-            over = self._episode_steps >= self.episode_limit
+            over = self.episode_steps >= self.episode_limit
         self._episode_count += over
         return (reward / (self.max_reward / self.reward_scale_rate) if self.reward_scale else reward), over, info
 
@@ -155,7 +155,7 @@ class StarCraft2Env:
         return [np.full(self._obs_size, unit.health, dtype=np.float32) for unit in self.agents.values()]
 
     def get_state(self) -> Any:
-        return np.full(self._state_size, self._episode_steps, dtype=np.float32)
+        return np.full(self._state_size, self.episode_steps, dtype=np.float32)
 
     def get_env_info(self) -> dict[str, int]:
         return {

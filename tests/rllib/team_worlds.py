@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_agg.envs.team.credits import check_credit
-from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.interface import Bools, TeamSpec, TeamStep, TeamView
 
 
 class Corridor:

@@ -1,7 +1,8 @@
-"""How tests play a team's environment."""
+"""Playing a team's environment."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rllib_agg.envs.team.interface import TeamEnv, TeamStep, TeamView
 from rllib_agg.envs.team.registry import make_team_env
-from rllib_agg.envs.team.team import TeamEnv, TeamStep, TeamView
 
 Policy = Callable[[TeamView], NDArray[np.int64]]
 
-
 COPIES = 3
+
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # halves the time of compiling SMAX
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Every backend keeps the protocol: shapes, seeds, resets of some copies, legal actions, and ends that are told apart."""
+"""Every backend keeps the interface: shapes, seeds, resets of some copies, legal actions, terminations and truncations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rllib_agg.envs.team.interface import TeamEnv
 from rllib_agg.envs.team.registry import make_team_env
-from rllib_agg.envs.team.team import TeamEnv
 from tests.rllib.teams import COPIES, battles, begin, episode, play, random_policy
 
 LBF = "lbf/Foraging-8x8-2p-2f-coop-v3"
@@ -88,13 +88,13 @@ def test_an_episode_ends_by_its_time_limit(task: str) -> None:
 def test_equal_seeds_give_equal_episodes(task: str) -> None:
     env = made(task)
 
-    def told() -> list[np.ndarray[Any, Any]]:
+    def played() -> list[np.ndarray[Any, Any]]:
         seen = [begin(env, 5).observations]
         for _, _, step in play(env, random_policy(1), 15, first_seed=5):
             seen += [step.view.observations, step.view.states, step.rewards]
         return seen
 
-    for once, again in zip(told(), told(), strict=True):
+    for once, again in zip(played(), played(), strict=True):
         np.testing.assert_array_equal(once, again)
 
 
@@ -150,8 +150,8 @@ def test_actions_that_are_not_legal_are_refused(task: str) -> None:
 
 
 @each_task
-def test_what_is_told_stays_as_it_was(task: str) -> None:
-    """A replay keeps it: it must not change when the environment goes on, and may be written to."""
+def test_returned_arrays_do_not_change(task: str) -> None:
+    """A replay keeps them: later steps must not change them, and they may be written to."""
     env = made(task)
     view = begin(env)
     kept = (view.observations.copy(), view.states.copy(), view.masks.copy())

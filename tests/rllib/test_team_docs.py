@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from rllib_agg.envs.team.custom import CustomSettings
+from rllib_agg.envs.team.named_agents import CustomSettings
 from rllib_agg.envs.team.registry import BACKENDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "team_environments.md").read_text()

@@ -1,4 +1,4 @@
-"""What a user may write as an environment, and what is said to what there is not."""
+"""Names of environments, and the errors for unknown ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_unknown_names_are_refused_with_the_choices() -> None:
         (
             "lbf/Foraging-8x8-2p-2f-co-v3",
             "lbforaging",
-            r"did you mean Foraging-8x8-2p-2f-\S+( or Foraging-\S+)*\? They are called",
+            r"unknown LBF task .*did you mean \'Foraging-8x8-2p-2f-\S+\'\?\); the names are",
         ),
         ("mpe/simple_spread", "mpe2", r"unknown MPE task 'simple_spread' \(did you mean 'simple_spread_v3'\?\); choose from"),
         ("vmas/balanse", "vmas", r"unknown VMAS scenario 'balanse' \(did you mean 'balance'\?\); choose from"),

@@ -1,4 +1,4 @@
-"""The adapters of SMAC, SMACv2 and SMAClite, on what stands in for them: sizes, ends, credit, crashes and diagnoses."""
+"""The adapters of SMAC, SMACv2 and SMAClite, on stand-ins: sizes, ends, credit, crashes and installation checks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rl_agg.study.run.cells import runner_for
+from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.loading import load_study
 from rllib_agg.envs.starcraft.install import StarCraftError
 from rllib_agg.envs.team.registry import make_team_env
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def forgotten() -> Iterator[None]:
-    """What a test has imported as SMAC is not the next one's."""
+def fresh_imports() -> Iterator[None]:
+    """Remove the packages that a test has imported."""
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] in ("smac", "smacv2", "smaclite")]:
         del sys.modules[name]
@@ -54,73 +54,77 @@ def test_the_papers_table_on_its_own_maps_can_start(game: Path) -> None:
         runner_for(cell).check(cell)  # raises what is wrong
 
 
-def opened(task: str, num_envs: int = 1, **settings: Any) -> tuple[Any, Any]:
-    """An environment after its first reset, and the game of its first copy."""
-    env = make_team_env(task, num_envs, credit="contribution", settings=settings)
-    begin(env)
-    return env, next(made for made in StarCraft2Env.made if made.running)
+class Battles:
+    """An environment after its first reset; ``game`` is the stand-in of its first copy."""
 
+    def __init__(self, task: str, num_envs: int = 1, **settings: Any) -> None:
+        self.env: Any = make_team_env(task, num_envs, credit="contribution", settings=settings)
+        self.view, self.spec = begin(self.env), self.env.spec
+        if not task.startswith("smaclite"):
+            self.game = next(made for made in StarCraft2Env.made if made.running)
 
-def orders(env: Any, **by_agent: int) -> Any:
-    """All stop (the dead do nothing) but those that are named: ``a0=6``."""
-    actions = np.where(env._masks[:, :, STOP], STOP, 0)
-    for agent, action in by_agent.items():
-        actions[:, int(agent[1:])] = action
-    return actions
+    def step(self, **by_agent: int) -> Any:
+        """All stop (the dead do nothing) but the named ones: ``a0=6``."""
+        actions = np.where(self.view.masks[:, :, STOP], STOP, 0)
+        for agent, action in by_agent.items():
+            actions[:, int(agent[1:])] = action
+        step = self.env.step(actions)
+        self.view = step.view
+        return step
 
 
 @pytest.mark.parametrize("task", MAPS)
 def test_the_maps_of_the_paper(task: str, game: Path) -> None:
-    env, _ = opened(f"smac/{task}", 2)
+    battles = Battles(f"smac/{task}", 2)
     n, m, limit, d, s, _ = MAPS[task]
-    spec = env.spec
+    spec = battles.spec
     assert (spec.num_agents, spec.num_actions, spec.max_episode_steps) == (n, 6 + m, limit)
     assert (spec.observation_size, spec.state_size) == (d, s)
     counts = {kind: spec.agent_types.count(kind) for kind in spec.agent_types}
     mixed = {"2s3z": {"stalker": 2, "zealot": 3}, "MMM2": {"marauder": 2, "marine": 7, "medivac": 1}}
     assert counts == mixed.get(task, {"unit": n})
-    for _, _, step in play(env, random_policy(), 20):
+    for _, _, step in play(battles.env, random_policy(), 20):
         scale = 20 / next(made for made in StarCraft2Env.made if made.running).max_reward
         bonus = np.where(step.won, 200 * scale, 0)
         np.testing.assert_allclose(step.agent_rewards.sum(axis=1), step.rewards - bonus, atol=1e-5)
 
 
-def test_damage_and_kills_are_credited_to_who_attacks(game: Path) -> None:
-    """20 of the first and 10 of the second are one estimate of 15 each: the game does not say who hit."""
-    env, inside = opened("smac/3m", reward_scale=False)
-    step = env.step(orders(env, a0=FIRST, a1=FIRST))
+def test_damage_and_kills_are_credited_to_the_attackers(game: Path) -> None:
+    """20 of the first and 10 of the second are one estimate of 15 each: the game does not report hits."""
+    battles = Battles("smac/3m", reward_scale=False)
+    step = battles.step(a0=FIRST, a1=FIRST)
     assert step.agent_rewards.tolist() == [[15, 15, 0]]
-    step = env.step(orders(env, a1=FIRST, a2=FIRST + 1))
+    step = battles.step(a1=FIRST, a2=FIRST + 1)
     assert step.agent_rewards.tolist() == [[0, 10, 10]]
-    step = env.step(orders(env, a0=FIRST, a2=FIRST))  # 10 are left, and 10 for the kill
+    step = battles.step(a0=FIRST, a2=FIRST)  # 10 are left, and 10 for the kill
     assert step.agent_rewards.tolist() == [[10, 0, 10]]
-    assert inside.enemies[0].health == 0
+    assert battles.game.enemies[0].health == 0
 
 
 def test_healing_is_credited(game: Path) -> None:
-    env, inside = opened("smac/MMM2", reward_scale=False)
-    inside.agents[3].health = 20.0
-    step = env.step(orders(env, a0=FIRST, a9=FIRST + 3))
+    battles = Battles("smac/MMM2", reward_scale=False)
+    battles.game.agents[3].health = 20.0
+    step = battles.step(a0=FIRST, a9=FIRST + 3)
     expected = np.zeros(10)
     expected[[0, 9]] = 20 * np.array([20, 5]) / 25  # of the team's 20, in proportion to 20 of damage and 5 of healing
     np.testing.assert_allclose(step.agent_rewards[0], expected)
 
 
 def test_a_won_battle(game: Path) -> None:
-    env, inside = opened("smac/3m")
-    scale = 20 / inside.max_reward
-    for unit in inside.enemies.values():
+    battles = Battles("smac/3m")
+    scale = 20 / battles.game.max_reward
+    for unit in battles.game.enemies.values():
         unit.health = unit.shield = 1.0
-    step = env.step(orders(env, a0=FIRST, a1=FIRST + 1, a2=FIRST + 2))
+    step = battles.step(a0=FIRST, a1=FIRST + 1, a2=FIRST + 2)
     assert (step.terminated.tolist(), step.truncated.tolist(), step.won.tolist()) == ([True], [False], [True])
     np.testing.assert_allclose(step.rewards, (3 * 12 + 200) * scale, rtol=1e-6)
     np.testing.assert_allclose(step.agent_rewards, [[12 * scale] * 3], rtol=1e-6)
 
 
 def test_a_lost_battle(game: Path) -> None:
-    env, inside = opened("smac/3m", reward_defeat=-50)
-    inside.doomed = {0: 1, 1: 1, 2: 1}
-    step = env.step(orders(env))
+    battles = Battles("smac/3m", reward_defeat=-50)
+    battles.game.doomed = {0: 1, 1: 1, 2: 1}
+    step = battles.step()
     assert (step.terminated.tolist(), step.truncated.tolist(), step.won.tolist()) == ([True], [False], [False])
     np.testing.assert_allclose(step.agent_rewards, 0, atol=1e-6)
     assert step.view.masks[0, :, 0].all()
@@ -128,73 +132,73 @@ def test_a_lost_battle(game: Path) -> None:
 
 
 def test_only_medivacs_left_is_an_end(game: Path) -> None:
-    env, inside = opened("smac/MMM2")
-    inside.doomed = dict.fromkeys(range(9), 1)
-    step = env.step(orders(env))
+    battles = Battles("smac/MMM2")
+    battles.game.doomed = dict.fromkeys(range(9), 1)
+    step = battles.step()
     assert step.terminated.all()
 
 
 @pytest.mark.parametrize("task", MAPS)
 def test_a_time_out_is_no_end(task: str, game: Path) -> None:
     """SMAC says terminated."""
-    env, inside = opened(f"smac/{task}")
-    inside._episode_steps = MAPS[task][2] - 2
-    first, last = env.step(orders(env)), env.step(orders(env))
+    battles = Battles(f"smac/{task}")
+    battles.game.episode_steps = MAPS[task][2] - 2
+    first, last = battles.step(), battles.step()
     assert not (first.terminated | first.truncated).any()
     assert (last.terminated.tolist(), last.truncated.tolist(), last.lost.tolist()) == ([False], [True], [False])
 
 
 @pytest.mark.parametrize("crash", ["quiet", "loud"])
 def test_a_crash_costs_the_episode_and_no_more(crash: str, game: Path, caplog: pytest.LogCaptureFixture) -> None:
-    env, inside = opened("smac/3m", 2)
-    env.step(orders(env))
-    inside.crashes = {1: crash}
-    step = env.step(orders(env))
+    battles = Battles("smac/3m", 2)
+    battles.step()
+    battles.game.crashes = {1: crash}
+    step = battles.step()
     assert step.lost.tolist() == [True, False]
     assert step.truncated.tolist() == [True, False]
     assert not (step.terminated | step.won).any()
     assert (step.rewards[0], step.agent_rewards[0].tolist()) == (0, [0, 0, 0])
     assert "StarCraft II crashed" in caplog.text
     assert "1 times so far" in caplog.text
-    assert not inside.running  # what it restarted by itself does not stay behind
-    env.reset(step.truncated, np.array([3, 3]))
-    step = env.step(orders(env, a0=FIRST))
+    assert not battles.game.running  # what it restarted by itself does not stay behind
+    battles.view = battles.env.reset(step.truncated, np.array([3, 3]))
+    step = battles.step(a0=FIRST)
     assert not (step.lost | step.truncated).any()
     assert (step.rewards > 0).all()
     assert sum(made.running for made in StarCraft2Env.made) == 2
-    env.close()
+    battles.env.close()
     assert not any(made.running for made in StarCraft2Env.made)
 
 
 def test_a_game_that_does_not_start_is_started_once_more(game: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    env, inside = opened("smac/3m")
-    inside.crashes = {-1: "reset"}
-    begin(env)
-    assert not env.step(orders(env)).lost.any()
-    assert env._teams[0].num_crashes == 1
+    battles = Battles("smac/3m")
+    battles.game.crashes = {-1: "reset"}
+    battles.view = begin(battles.env)
+    assert not battles.step().lost.any()
+    assert battles.env.copies[0].num_crashes == 1
 
 
 def test_errors_that_are_not_the_games_are_raised(game: Path) -> None:
-    env, inside = opened("smac/3m")
-    inside.crashes = {0: "bug"}
+    battles = Battles("smac/3m")
+    battles.game.crashes = {0: "bug"}
     with pytest.raises(KeyError, match="ours"):
-        env.step(orders(env))
+        battles.step()
 
 
 def test_seeds_are_given_to_the_games(game: Path) -> None:
     env = make_team_env("smac/3m", 2)
     env.reset(np.ones(2, dtype=np.bool_), np.array([5, 2**40 + 6]))
-    assert [made._seed for made in StarCraft2Env.made if made.running] == [5, 6]
+    assert [made.seed for made in StarCraft2Env.made if made.running] == [5, 6]
     fixed = make_team_env("smac/3m", 1, settings={"seed": 77})
     begin(fixed)
-    assert StarCraft2Env.made[-1]._seed == 77
+    assert StarCraft2Env.made[-1].seed == 77
 
 
 def test_smacv2(game: Path) -> None:
-    env, inside = opened("smacv2/terran_10_vs_11")
-    assert (env.spec.num_agents, env.spec.num_actions, env.spec.max_episode_steps) == (10, 17, 200)
-    assert inside.map_name == "10gen_terran"
-    step = env.step(orders(env, a1=FIRST))
+    battles = Battles("smacv2/terran_10_vs_11")
+    assert (battles.spec.num_agents, battles.spec.num_actions, battles.spec.max_episode_steps) == (10, 17, 200)
+    assert battles.game.map_name == "10gen_terran"
+    step = battles.step(a1=FIRST)
     assert step.agent_rewards[0].argmax() == 1
     with pytest.raises(ValueError, match=r"unknown SMACv2 task 'terran_5' .*; choose from protoss_10_vs_10"):
         make_team_env("smacv2/terran_5", 1)
@@ -210,20 +214,19 @@ def lite(game: Path) -> Iterator[None]:
 
 
 def test_smaclite(lite: None) -> None:
-    env = make_team_env("smaclite/2s3z", 1, credit="contribution", settings={"use_cpp_rvo2": True})
-    assert env.spec.agent_types == ("stalker",) * 2 + ("zealot",) * 3
-    assert env.spec.max_episode_steps == 120
-    begin(env)
+    battles = Battles("smaclite/2s3z", use_cpp_rvo2=True)
+    assert battles.spec.agent_types == ("stalker",) * 2 + ("zealot",) * 3
+    assert battles.spec.max_episode_steps == 120
     scale = 20 / 280
-    step = env.step(orders(env, a0=FIRST, a1=FIRST, a2=FIRST + 1))
+    step = battles.step(a0=FIRST, a1=FIRST, a2=FIRST + 1)
     np.testing.assert_allclose(step.agent_rewards, [np.array([10, 10, 10, 0, 0]) * scale], rtol=1e-6)
-    step = env.step(orders(env, a0=FIRST, a1=FIRST + 1))
+    step = battles.step(a0=FIRST, a1=FIRST + 1)
     np.testing.assert_allclose(step.agent_rewards, [np.array([20, 10, 0, 0, 0]) * scale], rtol=1e-6)
-    step = env.step(orders(env, a3=FIRST + 1))
+    step = battles.step(a3=FIRST + 1)
     assert (step.terminated.tolist(), step.won.tolist()) == ([True], [True])
     np.testing.assert_allclose(step.agent_rewards, [np.array([0, 0, 0, 20, 0]) * scale], rtol=1e-6)
     np.testing.assert_allclose(step.rewards, 220 * scale, rtol=1e-6)
-    assert env.render().shape == (8, 9, 3)
+    assert battles.env.render().shape == (8, 9, 3)
 
 
 def test_smaclite_is_cut_off_after_smacs_time(lite: None) -> None:
@@ -243,7 +246,7 @@ def test_unknown_maps_and_settings(lite: None) -> None:
         make_team_env("smaclite/corridor", 1)
     with pytest.raises(ValueError, match="smaclite/2s3z has no setting 'cpp'; choose from max_episode_steps"):
         make_team_env("smaclite/2s3z", 1, settings={"cpp": True})
-    with pytest.raises(ValueError, match="with reward_sparse=True nobody contributes"):
+    with pytest.raises(ValueError, match="reward_sparse=True leaves no reward but that of winning"):
         make_team_env("smac/3m", 1, credit="contribution", settings={"reward_sparse": True})
     with pytest.raises(ValueError, match=r"smac/3m has no credit 'env'; choose from contribution, team"):
         make_team_env("smac/3m", 1, credit="env")

@@ -1,4 +1,4 @@
-"""Every sub-environment gets the disturbances of the agent that its episodes are tagged with."""
+"""Every sub-environment gets the disturbances of its episodes' agent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rl_agg.envs.disturbances import as_disturbances
 from rllib_agg import A3CConfig, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.envs.unequal_envs import UnequalEnvs, register_unequal_env
-from tests.rllib.conftest import TINY, tiny_ppo
+from tests.rllib.ppo_configs import TINY, tiny_ppo
 
 SCALED = [{"agents": [agent], "reward_scale": 10.0**agent} for agent in range(1, 6)]
 """CartPole pays 1 a step, so that here a step of agent a pays 10 to the a."""
@@ -43,7 +43,7 @@ def rewards_by_agent(runner: SingleAgentEnvRunner) -> dict[int, set[float]]:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
-def test_each_sub_environment_is_its_agents(mode: str) -> None:
+def test_each_sub_environment_has_its_agents_disturbance(mode: str) -> None:
     config = scaled_ppo(gym_env_vectorize_mode=mode)
     config.validate()
     runner = SingleAgentEnvRunner(config=config, worker_index=2)
@@ -87,12 +87,14 @@ def test_agents_that_are_env_runners() -> None:
 
 
 def test_an_algorithm_learns_from_the_disturbed_returns() -> None:
-    algorithm = scaled_ppo().training(aggregation="r_weighted").build_algo()
-    for _ in range(4):
+    register_unequal_env("learned_locally", "CartPole-v1", SCALED[:2], num_envs_per_env_runner=3)
+    config = scaled_ppo(num_env_runners=0).environment("learned_locally").training(aggregation="r_weighted")
+    algorithm = config.build_algo()
+    for _ in range(3):
         algorithm.train()
     learner = algorithm.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
-    returns = learner.returns["default_policy"]
-    assert all(8 <= returns[a] / 10.0**a < 200 for a in range(6))  # CartPole's returns
+    returns = learner.aggregator("default_policy").returns
+    assert all(8 <= returns[a] / 10.0**a < 200 for a in range(3))  # CartPole's returns
     algorithm.stop()
 
 
@@ -139,7 +141,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
         register_unequal_env("bad", "CartPole-v1", **{"disturbances": SCALED, **settings})
 
 
-def test_more_environments_than_announced() -> None:
+def test_more_environments_than_registered() -> None:
     envs, context = UnequalEnvs("CartPole-v1", ()), EnvContext({}, worker_index=1)
     envs(context)
     with pytest.raises(ValueError, match="larger than the 1 that these environments were registered with"):
@@ -154,4 +156,5 @@ def test_vectorised_entry_point_is_refused() -> None:
 def test_arguments_of_the_environment() -> None:
     envs = UnequalEnvs("CartPole-v1", (), env_kwargs={"render_mode": "rgb_array"})
     env = envs(EnvContext({"sutton_barto_reward": True}, worker_index=1))
-    assert (env.render_mode, env.unwrapped._sutton_barto_reward) == ("rgb_array", True)
+    env.reset(seed=0)
+    assert (env.render_mode, env.step(0)[1]) == ("rgb_array", 0.0)  # where CartPole pays 1 without the setting

@@ -13,14 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.typing import NDArray
 
 TICKS = 4
-"""From one picture to the next; SMAX has 8 to a step."""
+"""Ticks from one picture to the next; SMAX has 8 to a step."""
 
 
 def draw(env: Any, moves: Sequence[Any]) -> Iterator[NDArray[np.uint8]]:
-    """Draw every fourth tick of the world.
+    """Draw every fourth tick of an episode.
 
     :param env: SMAX.
-    :param moves: What each step can be shown again from, see :class:`~rllib_agg.envs.smax.world.Moves`.
+    :param moves: One :class:`~rllib_agg.envs.smax.world.Moves` for each step.
     :return: Pictures ``[height, width, 3]``.
     """
     if not moves:
@@ -32,10 +32,10 @@ def draw(env: Any, moves: Sequence[Any]) -> Iterator[NDArray[np.uint8]]:
         visualizer.fig.set_size_inches(5, 5)  # SMAX's map is square
         for number, of_jax in list(enumerate(visualizer.state_seq))[::TICKS]:
             step, tick = divmod(number, env.world_steps_per_env_step)
-            shown = jax.device_get(of_jax)  # it looks at single numbers, which is slow in JAX
-            with jax.disable_jit():  # it would compile each of its conditions anew
+            shown = jax.device_get(of_jax)  # the visualiser reads single numbers, which is slow in JAX
+            with jax.disable_jit():  # each of its conditions would be compiled again
                 env.init_render(visualizer.ax, shown, tick, step)
-            visualizer.ax.images[-1].remove()  # it also shows, squeezed into a corner, the picture that it has just taken
+            visualizer.ax.images[-1].remove()  # it also draws its own last picture, into a corner
             canvas.draw()  # type: ignore[no-untyped-call]
             yield np.asarray(canvas.buffer_rgba())[:, :, :3].copy()  # type: ignore[no-untyped-call]
     finally:

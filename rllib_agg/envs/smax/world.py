@@ -1,4 +1,4 @@
-"""One battle of SMAX as pure functions of JAX arrays, with whose merit each hit was.
+"""One battle of SMAX as pure functions of JAX arrays, with the agents' contributions.
 
 Axes: n allies, m enemies, u = n + m units, T ticks of the world in a step, d and s sizes of an observation and of the state, a
 actions.
@@ -16,12 +16,12 @@ Array = jax.Array
 
 
 class Battle(NamedTuple):
-    """What goes on from step to step.
+    """State of a battle.
 
     :param key: Of the episode's random numbers.
     :param units: SMAX's state.
-    :param enemy_memory: What the enemies' heuristic remembers, each entry ``[m]``.
-    :param enemy_observations: What it decides by next ``[m, d]``.
+    :param enemy_memory: State of the enemies' heuristic, each entry ``[m]``.
+    :param enemy_observations: Input of its next decision ``[m, d]``.
     """
 
     key: Array
@@ -30,8 +30,8 @@ class Battle(NamedTuple):
     enemy_observations: Array
 
 
-class Sight(NamedTuple):
-    """What the team sees: ``[n, d]``, ``[s]``, ``[n, a]``."""
+class View(NamedTuple):
+    """The team's view: ``[n, d]``, ``[s]``, ``[n, a]``."""
 
     observations: Array
     state: Array
@@ -39,7 +39,7 @@ class Sight(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of a step; ``contributions`` ``[n]``, the others scalars."""
+    """Result of a step; ``contributions`` ``[n]``, the others scalars."""
 
     reward: Array
     contributions: Array
@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """What a step can be shown again from: SMAX's key, the units before it, and all units' actions."""
+    """A step that can be replayed: SMAX's key, the units before it, and all units' actions."""
 
     key: Array
     units: Any
@@ -60,8 +60,8 @@ class SmaxWorld:
     """SMAX against its own heuristic enemies.
 
     :param env: SMAX, of both teams.
-    :param attack_mode: Whom the enemies attack: ``"closest"`` or ``"random"``.
-    :param enemy_shoots: Whether they do.
+    :param attack_mode: Target of the enemies: ``"closest"`` or ``"random"``.
+    :param enemy_shoots: Whether the enemies shoot.
     """
 
     def __init__(self, env: Any, *, attack_mode: str = "closest", enemy_shoots: bool = True) -> None:
@@ -70,15 +70,15 @@ class SmaxWorld:
         self._enemy_policy = jax.vmap(create_heuristic_policy(env, 1, shoot=enemy_shoots, attack_mode=attack_mode))
         self._state_scale = self._scales()
 
-    def reset(self, key: Array) -> tuple[Battle, Sight]:
+    def reset(self, key: Array) -> tuple[Battle, View]:
         """Begin a battle from a key."""
         key, reset_key = jax.random.split(key)
         observations, units = self.env.reset(reset_key)
         one: Any = get_heuristic_policy_initial_state()  # type: ignore[no-untyped-call]
         memory = jax.tree.map(lambda value: jnp.stack([jnp.asarray(value)] * len(self._enemies)), one)
-        return self._look(key, units, memory, observations)
+        return self._observe(key, units, memory, observations)
 
-    def step(self, battle: Battle, actions: Array) -> tuple[Battle, Sight, Result, Moves]:
+    def step(self, battle: Battle, actions: Array) -> tuple[Battle, View, Result, Moves]:
         """Move all units for one step.
 
         :param actions: The allies' ``[n]``.
@@ -104,29 +104,29 @@ class SmaxWorld:
             ~terminated & (units.step >= env.max_steps),
             ~enemies_live & allies_live,
         )
-        return *self._look(key, units, memory, env.get_obs(units)), result, Moves(world_key, before, chosen)
+        return *self._observe(key, units, memory, env.get_obs(units)), result, Moves(world_key, before, chosen)
 
-    def _look(self, key: Array, units: Any, memory: Any, observations: dict[str, Array]) -> tuple[Battle, Sight]:
+    def _observe(self, key: Array, units: Any, memory: Any, observations: dict[str, Array]) -> tuple[Battle, View]:
         masks = self.env.get_avail_actions(units)
-        sight = Sight(
+        view = View(
             jnp.stack([observations[name] for name in self._allies]),
             self.env.get_world_state(units) * self._state_scale,
             jnp.stack([masks[name] for name in self._allies]).astype(bool),
         )
-        return Battle(key, units, memory, jnp.stack([observations[name] for name in self._enemies])), sight
+        return Battle(key, units, memory, jnp.stack([observations[name] for name in self._enemies])), view
 
     def _contributions(self, before: Any, ticks: Any) -> Array:
         """Split what the enemies lost in a step among the allies, on the scale of the reward.
 
-        A unit's weapon strikes as SMAX has it: at a tick's start both units live, the target is in range and the weapon is
-        ready. Those who strike one enemy at the same tick share what it loses in proportion to their damage, so that nobody
-        gains by overkill. What an enemy loses by running into the wall is nobody's merit: all get the same of it, that the
-        sum be the team's.
+        A unit strikes under SMAX's conditions: at a tick's start both units live, the target is in range and the weapon is
+        ready. Allies that strike one enemy in the same tick share its loss in proportion to their damage, so that overkill
+        gains nothing. An enemy's loss at the wall is no ally's contribution: all get equal shares, so that the sum is the
+        team's reward.
         """
         env, n = self.env, self.env.num_allies
         started = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later[:-1]]), before, ticks)  # [T, ...]
         types = before.unit_types
-        struck = ticks.prev_attack_actions[0, :n] - env.num_movement_actions  # [n], < 0: nobody
+        struck = ticks.prev_attack_actions[0, :n] - env.num_movement_actions  # [n], < 0: none
         aims = struck[:, None] == jnp.arange(len(self._enemies))  # [n, m]
         between = started.unit_positions[:, :n, None] - started.unit_positions[:, None, n:]
         in_range = jnp.linalg.norm(between, axis=-1) < env.unit_type_attack_ranges[types[:n]][:, None]
@@ -143,7 +143,7 @@ class SmaxWorld:
         return whole
 
     def _scales(self) -> Array:
-        """``[s]``: SMAX's state has positions in its own units, up to 32; as shares of the map they are like the rest."""
+        """Factors ``[s]`` that turn positions in SMAX's state, up to 32, into shares of the map, on the scale of the rest."""
         features = jnp.ones(len(self.env.own_features))
         features = features.at[1:3].set(1.0 / jnp.array([self.env.map_width, self.env.map_height]))
         return jnp.concatenate([jnp.tile(features, self.env.num_agents), jnp.ones(2 * self.env.num_agents)])

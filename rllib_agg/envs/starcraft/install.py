@@ -1,4 +1,4 @@
-"""What is wrong with an installation of StarCraft II and its Python packages, and what to do about it."""
+"""Checks of an installation of StarCraft II and its Python packages, with remedies."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ MAPS = {
 
 
 class StarCraftError(RuntimeError):
-    """StarCraft II cannot be played as it is installed; the message says what to change."""
+    """The installation of StarCraft II is incomplete; the message names the remedy."""
 
 
 def import_smac(module: str, remedy: str) -> ModuleType:
     """Import SMAC or SMACv2.
 
     :param module: ``smac.env`` or ``smacv2.env``.
-    :param remedy: How to install it.
-    :raises ImportError: if it is not installed, if another package of that name is, or if protobuf does not fit.
+    :param remedy: The command that installs it.
+    :raises ImportError: if it is not installed, if another package of that name is, or if its protobuf is incompatible.
     """
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         raise ImportError(f"the backend {package} needs {package}, which is not on PyPI: {remedy}")
     try:
         found = importlib.util.find_spec(module)
-    except ImportError:  # the AutoML tool's own imports may fail
+    except ImportError:  # SMAC3's own imports may fail
         found = None
     if found is None:
         raise ImportError(
@@ -42,13 +42,13 @@ def import_smac(module: str, remedy: str) -> ModuleType:
         )
     try:
         return importlib.import_module(module)
-    except Exception as error:  # protobuf has its own, and TypeError too
+    except Exception as error:  # protobuf raises its own, and TypeError
         text = f"{type(error).__name__}: {error}"
         if any(word in text.lower() for word in ("protobuf", "descriptor", "_pb2")):
             raise ImportError(
-                f"{package} cannot be imported, for s2clientprotocol is older than the installed protobuf ({text}); set "
-                "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python before Python starts, or, in an environment without Ray's "
-                "newer needs, pip install 'protobuf<3.21'"
+                f"{package} cannot be imported, because s2clientprotocol is older than the installed protobuf ({text}); set "
+                "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python before Python starts, or, in an environment without Ray, "
+                "pip install 'protobuf<3.21'"
             ) from error
         if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(package):
             raise ImportError(f"{package} needs {error.name}: pip install {error.name.partition('.')[0]}") from error
@@ -56,17 +56,15 @@ def import_smac(module: str, remedy: str) -> ModuleType:
 
 
 def check_game(package: str, map_file: str) -> None:
-    """Look for the game and a map, before the constructor succeeds and the first reset fails.
+    """Raise if the game or a map is missing, which the package itself reports at the first reset only.
 
     :param package: ``smac`` or ``smacv2``.
-    :param map_file: The map's file name, without its ending.
+    :param map_file: The map's file name, without its extension.
     :raises StarCraftError: if one of them is missing.
     """
     game = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     if not any((game / "Versions").glob("Base*")):
-        raise StarCraftError(
-            f"no StarCraft II in {game}: download it from {GAME}, unzip it, and set SC2PATH to its folder if it is another one"
-        )
+        raise StarCraftError(f"no StarCraft II in {game}: download it from {GAME}, unzip it, and set SC2PATH to its folder")
     maps = game / "Maps" / "SMAC_Maps"
     if not (maps / f"{map_file}.SC2Map").is_file():
         missing = f"the map {map_file} is not in {maps}" if maps.is_dir() else f"no maps in {maps}"

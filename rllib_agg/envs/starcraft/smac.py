@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from rl_agg.validation import check_settings, unknown_choice
-from rllib_agg.envs.starcraft.credit import Orders, Strength, contributions
+from rl_agg.validation import check_choice, check_settings
+from rllib_agg.envs.starcraft.contributions import Orders, Strength, contributions
 from rllib_agg.envs.starcraft.install import SMAC, check_game, import_smac
 from rllib_agg.envs.team.credits import check_credit
-from rllib_agg.envs.team.listed import ListedTeams, Outcome, Seen
-from rllib_agg.envs.team.team import TeamSpec
+from rllib_agg.envs.team.interface import TeamSpec
+from rllib_agg.envs.team.sequential import SequentialTeams, SingleStep, SingleView
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ ARMIES = {
     "MMM2": ("marauder",) * 2 + ("marine",) * 7 + ("medivac",),
     "bane_vs_bane": ("baneling",) * 4 + ("zergling",) * 20,
 }
-"""Unit types of the mixed maps, in the order in which SMAC numbers the agents; the other maps have one type."""
+"""Unit types of the mixed maps, in SMAC's order of the agents; the other maps have one type."""
 
 GAME_ERRORS = ("pysc2", "websocket", "s2clientprotocol")
-"""Packages whose errors mean that the game broke, not the program."""
+"""Packages whose errors mean that the game crashed and the program has no bug."""
 
 
 class SmacTeam:
-    """One game. Every crash of it costs the episode: it is told as lost, and the next reset starts another game.
+    """One game. A crash costs the episode, which is reported as lost; the next reset starts another game.
 
     :param make: Makes the environment from a seed.
     :param agent_types: ``[n]``; ``None``: all are ``unit``.
@@ -61,28 +61,24 @@ class SmacTeam:
             has_wins=True,
         )
 
-    def reset(self, seed: int) -> Seen:
-        """Begin an episode. The game takes a seed only when it starts, from the first reset; later ones go on from there."""
-        for attempt in (1, 2):
-            if self._env is None:
-                self._env = self._make(seed & 0x7FFFFFFF)
-            try:
-                self._env.reset()
-                return self._look()
-            except Exception as error:
-                if attempt == 2 or not _is_of_the_game(error):
-                    raise
-                self._give_up(error)
-        raise AssertionError("unreachable")
+    def reset(self, seed: int) -> SingleView:
+        """Begin an episode. Only the seed of the first reset counts: the game takes one when it starts."""
+        try:
+            return self._start(seed)
+        except Exception as error:
+            if not _is_game_error(error):
+                raise
+            self._abandon(error)
+            return self._start(seed)
 
-    def step(self, actions: Sequence[int]) -> Outcome:
-        """Step on. The environment calls a time-out an end too; it is one only if it says how the battle ended."""
+    def step(self, actions: Sequence[int]) -> SingleStep:
+        """Step. The environment reports a time-out as an end; the battle has ended only if it says how."""
         before = self._strength()
         orders = self._orders(actions)
         try:
             reward, over, info = self._env.step([int(action) for action in actions])
         except Exception as error:
-            if not _is_of_the_game(error):
+            if not _is_game_error(error):
                 raise
             return self._lost(error)
         if over and "battle_won" not in info:
@@ -92,7 +88,7 @@ class SmacTeam:
         shaped = reward - self._bonus(won, over, after)
         credit = contributions(shaped, orders, before, after) if self._credit == "contribution" else None
         ended = over and self._is_decided(won, after)
-        return Outcome(self._look(), float(reward), credit, ended, over and not ended, won)
+        return SingleStep(self._view(), float(reward), credit, ended, over and not ended, won)
 
     def close(self) -> None:
         """Stop the game."""
@@ -100,42 +96,41 @@ class SmacTeam:
             self._env.close()
             self._env = None
 
-    def _look(self) -> Seen:
+    def _start(self, seed: int) -> SingleView:
+        if self._env is None:
+            self._env = self._make(seed & 0x7FFFFFFF)
+        self._env.reset()
+        return self._view()
+
+    def _view(self) -> SingleView:
         env = self._env
         masks = [env.get_avail_agent_actions(agent) for agent in range(self.spec.num_agents)]
-        self._last = Seen(
+        self._last = SingleView(
             np.asarray(env.get_obs(), dtype=np.float32),
             np.asarray(env.get_state(), dtype=np.float32),
             np.asarray(masks, dtype=np.bool_),
         )
         return self._last
 
-    def _lost(self, error: Exception | None) -> Outcome:
-        self._give_up(error)
+    def _lost(self, error: Exception | None) -> SingleStep:
+        self._abandon(error)
         nothing = np.zeros(self.spec.num_agents, dtype=np.float32) if self._credit == "contribution" else None
-        return Outcome(self._last, 0.0, nothing, truncated=True, lost=True)
+        return SingleStep(self._last, 0.0, nothing, truncated=True, lost=True)
 
-    def _give_up(self, error: Exception | None) -> None:
-        """Close the game: what SMAC has restarted by itself would be started once more, and left behind, by its reset."""
+    def _abandon(self, error: Exception | None) -> None:
+        """Close the game: after a crash SMAC has restarted it, and its next reset would start yet another."""
         self.num_crashes += 1
-        told = f" ({type(error).__name__}: {error})" if error else ""
-        logger.warning("StarCraft II crashed%s, %d times so far; the episode is thrown away", told, self.num_crashes)
+        reason = f" ({type(error).__name__}: {error})" if error else ""
+        logger.warning("StarCraft II crashed%s, %d times so far; the episode is discarded", reason, self.num_crashes)
         try:
             self.close()
         except Exception as closing:
-            logger.warning("and could not be closed: %s", closing)
+            logger.warning("closing StarCraft II failed: %s", closing)
         self._env = None
 
     def _strength(self) -> Strength:
-        sides = (self._env.agents, self._env.enemies)
-        sizes = (self.spec.num_agents, len(self._env.enemies))
-        told = []
-        for units, size in zip(sides, sizes, strict=True):
-            row = np.zeros(size)
-            for number, unit in units.items():
-                row[number] = unit.health + unit.shield if unit.health > 0 else 0.0
-            told.append(row)
-        return Strength(*told)
+        env = self._env
+        return Strength.of(env.agents, self.spec.num_agents, env.enemies, len(env.enemies), health="health")
 
     def _orders(self, actions: Sequence[int]) -> Orders:
         env = self._env
@@ -145,7 +140,7 @@ class SmacTeam:
         return Orders(targets, np.asarray(heals, dtype=np.bool_))
 
     def _is_decided(self, won: bool, after: Strength) -> bool:
-        """Whether a battle is over by itself: won, or nobody is left, or only medivacs on one side, which cannot fight."""
+        """Whether the battle has ended: won, or one side has no units left that can fight, which medivacs cannot."""
         if won or not after.enemies.any():
             return True
         medivac = self._env.medivac_id
@@ -159,42 +154,44 @@ class SmacTeam:
         return float(bonus * env.reward_scale_rate / env.max_reward if env.reward_scale else bonus)
 
 
-def make_smac(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> ListedTeams:
+def make_smac(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> SequentialTeams:
     """Make E games of a map.
 
     :param settings: Arguments of SMAC's ``StarCraft2Env``.
-    :raises ImportError: if SMAC is not installed as it must be.
+    :raises ImportError: if SMAC is not installed, or not correctly.
     :raises StarCraftError: if the game or the map is missing.
     """
     check_credit(f"smac/{task}", credit, {"contribution"})
     module = import_smac("smac.env", SMAC)
     maps = importlib.import_module("smac.env.starcraft2.maps.smac_maps").get_smac_map_registry()
-    if task not in maps:
-        raise unknown_choice("SMAC map", task, maps)
+    check_choice("SMAC map", task, maps)
     check_settings(f"smac/{task}", module.StarCraft2Env.__init__, settings, given=2)
-    check_scaled(settings, credit)
+    check_shaped(settings, credit)
     check_game("smac", task)
 
     def make(seed: int) -> Any:
         return module.StarCraft2Env(map_name=task, **{"seed": seed, **settings})
 
-    return list_games(make, num_envs, credit=credit, agent_types=ARMIES.get(task))
+    return make_games(make, num_envs, credit=credit, agent_types=ARMIES.get(task))
 
 
-def list_games(make: Callable[[int], Any], num_envs: int, *, credit: str, agent_types: Collection[str] | None) -> ListedTeams:
+def make_games(
+    make: Callable[[int], Any], num_envs: int, *, credit: str, agent_types: Sequence[str] | None = None
+) -> SequentialTeams:
     """Make E games that may crash."""
-    types = None if agent_types is None else tuple(agent_types)
-    return ListedTeams(lambda _: SmacTeam(make, agent_types=types, credit=credit), num_envs, credit=credit, can_break=True)
+    return SequentialTeams(
+        lambda _: SmacTeam(make, agent_types=agent_types, credit=credit), num_envs, credit=credit, can_break=True
+    )
 
 
-def check_scaled(settings: Mapping[str, Any], credit: str) -> None:
-    """Refuse a credit for what is not there.
+def check_shaped(settings: Mapping[str, Any], credit: str) -> None:
+    """Raise if contributions are wanted of a sparse reward.
 
-    :raises ValueError: if the reward is only that of winning.
+    :raises ValueError: if the only reward is that for winning.
     """
     if credit == "contribution" and settings.get("reward_sparse"):
-        raise ValueError("with reward_sparse=True nobody contributes to anything but the win; use credit='team'")
+        raise ValueError("reward_sparse=True leaves no reward but that of winning to attribute; use credit='team'")
 
 
-def _is_of_the_game(error: Exception) -> bool:
+def _is_game_error(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in GAME_ERRORS

@@ -1,4 +1,4 @@
-"""SMAClite: SMAC's battles without StarCraft II, installed by the user: it has no licence that lets us bring it.
+"""SMAClite: SMAC's battles without StarCraft II, installed by the user, as its licence does not allow to distribute it.
 
 Axes: n agents, m enemies, d and s sizes of an observation and of the state, a actions.
 """
@@ -13,34 +13,25 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.validation import check_count, check_settings, unknown_choice
-from rllib_agg.envs.starcraft.credit import Orders, Strength, contributions
+from rl_agg.validation import check_choice, check_count, check_settings
+from rllib_agg.envs.starcraft.contributions import Orders, Strength, contributions
+from rllib_agg.envs.starcraft.time_limits import TIME_LIMITS
 from rllib_agg.envs.team.credits import check_credit
-from rllib_agg.envs.team.listed import ListedTeams, Outcome, Seen
-from rllib_agg.envs.team.team import TeamSpec
+from rllib_agg.envs.team.interface import TeamSpec
+from rllib_agg.envs.team.sequential import SequentialTeams, SingleStep, SingleView
 
 REMEDY = "pip install git+https://github.com/uoe-agents/smaclite.git"
 
-TIME_LIMITS: Mapping[str, int] = {
-    "10m_vs_11m": 150,
-    "27m_vs_30m": 180,
-    "2c_vs_64zg": 400,
-    "2s3z": 120,
-    "2s_vs_1sc": 300,
-    "3s5z": 150,
-    "3s5z_vs_3s6z": 170,
-    "3s_vs_5z": 250,
-    "bane_vs_bane": 200,
-    "corridor": 400,
-    "mmm": 150,
-    "mmm2": 180,
-}
-"""SMAC's, by map in small letters: SMAClite has none of its own."""
-
 NO_ATTACK = 6
-"""Actions before those that act on a unit."""
+"""Number of actions before those on units."""
 
 WIN = 200.0
+"""Unscaled reward of winning."""
+
+OTHER_LIMIT = 200
+"""Time limit of maps that SMAC has not."""
+
+SETTINGS = {"max_episode_steps", "render_mode", "seed", "use_cpp_rvo2"}
 
 
 class SmacliteTeam:
@@ -66,13 +57,13 @@ class SmacliteTeam:
             has_wins=True,
         )
 
-    def reset(self, seed: int) -> Seen:
+    def reset(self, seed: int) -> SingleView:
         """Begin an episode."""
         observations, info = self._env.reset(seed=seed)
-        return self._look(observations, info)
+        return self._view(observations, info)
 
-    def step(self, actions: Sequence[int]) -> Outcome:
-        """Step on; it takes nothing but Python's own integers."""
+    def step(self, actions: Sequence[int]) -> SingleStep:
+        """Step; the environment takes Python integers only."""
         before = self._strength()
         observations, reward, over, _, info = self._env.step([int(action) for action in actions])
         after = self._strength()
@@ -83,7 +74,7 @@ class SmacliteTeam:
             orders = Orders(np.asarray(actions, dtype=np.int64) - NO_ATTACK, heals)
             bonus = WIN / (self._env.max_reward / 20) if won else 0.0
             credit = contributions(reward - bonus, orders, before, after)
-        return Outcome(self._look(observations, info), float(reward), credit, bool(over), won=won)
+        return SingleStep(self._view(observations, info), float(reward), credit, bool(over), won=won)
 
     def render(self) -> NDArray[np.uint8]:
         """Draw it ``[height, width, 3]``."""
@@ -94,24 +85,19 @@ class SmacliteTeam:
         """Close the environment."""
         self._env.close()
 
-    def _look(self, observations: Any, info: Mapping[str, Any]) -> Seen:
-        return Seen(
+    def _view(self, observations: Any, info: Mapping[str, Any]) -> SingleView:
+        return SingleView(
             np.asarray(observations, dtype=np.float32),
             np.asarray(info["state"], dtype=np.float32),
             np.asarray(info["avail_actions"], dtype=np.bool_),
         )
 
     def _strength(self) -> Strength:
-        told = []
-        for units, size in ((self._env.agents, self._env.n_agents), (self._env.enemies, self._env.n_enemies)):
-            row = np.zeros(size)
-            for number, unit in units.items():  # the dead are not among them
-                row[number] = unit.hp + unit.shield
-            told.append(row)
-        return Strength(*told)
+        env = self._env
+        return Strength.of(env.agents, env.n_agents, env.enemies, env.n_enemies, health="hp")
 
 
-def make_smaclite(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> ListedTeams:
+def make_smaclite(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> SequentialTeams:
     """Make E battles of a map.
 
     :param settings: ``max_episode_steps`` (default: SMAC's), and arguments of its environment, as ``use_cpp_rvo2``.
@@ -123,13 +109,11 @@ def make_smaclite(task: str, num_envs: int, *, credit: str, settings: Mapping[st
     environment = importlib.import_module("smaclite.env").SMACliteEnv
     known = {name.removeprefix("smaclite/").removesuffix("-v0"): name for name in gym.registry if name.startswith("smaclite/")}
     known.pop("custom", None)
-    if task not in known:
-        raise unknown_choice("SMAClite map", task, known)
+    check_choice("SMAClite map", task, known)
     check_credit(f"smaclite/{task}", credit, {"contribution"})
-    settings = {"render_mode": "rgb_array", "max_episode_steps": TIME_LIMITS.get(task.lower(), 200), **settings}
+    settings = {"render_mode": "rgb_array", "max_episode_steps": TIME_LIMITS.get(task.lower(), OTHER_LIMIT), **settings}
     limit = settings.pop("max_episode_steps")
     check_count("max_episode_steps", limit, least=1)
-    known_settings = {"max_episode_steps", "render_mode", "seed", "use_cpp_rvo2"}
-    check_settings(f"smaclite/{task}", lambda: None, settings, also=known_settings)
+    check_settings(f"smaclite/{task}", lambda: None, settings, also=SETTINGS)
     arguments = {**gym.spec(known[task]).kwargs, **settings}
-    return ListedTeams(lambda _: SmacliteTeam(environment(**arguments), limit, credit=credit), num_envs, credit=credit)
+    return SequentialTeams(lambda _: SmacliteTeam(environment(**arguments), limit, credit=credit), num_envs, credit=credit)

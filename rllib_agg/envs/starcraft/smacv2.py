@@ -1,4 +1,4 @@
-"""SMACv2: StarCraft II with teams and positions drawn anew for each episode, installed by the user."""
+"""SMACv2: StarCraft II with random teams and positions in each episode, installed by the user."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_choice
 from rllib_agg.envs.starcraft.install import SMACV2, check_game, import_smac
-from rllib_agg.envs.starcraft.smac import check_scaled, list_games
+from rllib_agg.envs.starcraft.smac import check_shaped, make_games
 from rllib_agg.envs.team.credits import check_credit
-from rllib_agg.envs.team.listed import ListedTeams
+from rllib_agg.envs.team.sequential import SequentialTeams
 
 RACES: Mapping[str, tuple[list[str], list[float], list[str]]] = {
     "protoss": (["stalker", "zealot", "colossus"], [0.45, 0.45, 0.1], ["colossus"]),
     "terran": (["marine", "marauder", "medivac"], [0.45, 0.45, 0.1], ["medivac"]),
     "zerg": (["zergling", "baneling", "hydralisk"], [0.45, 0.1, 0.45], ["baneling"]),
 }
-"""Unit types, how likely each is, and which must not be a whole team, as in SMACv2's paper."""
+"""Unit types, their probabilities, and those that must not form a whole team. Source: SMACv2's paper."""
 
 SIZES = ("5_vs_5", "10_vs_10", "10_vs_11", "20_vs_20", "20_vs_23")
 
@@ -31,21 +31,20 @@ DEFAULTS = {
     "fully_observable": False,
     "num_fov_actions": 12,
 }
-"""The arguments of SMACv2's own examples."""
+"""Arguments of SMACv2's own examples."""
 
 
-def make_smacv2(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> ListedTeams:
+def make_smacv2(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> SequentialTeams:
     """Make E games, as ``terran_5_vs_5``.
 
-    :param settings: Arguments of SMACv2's ``StarCraft2Env``; it refuses those that it has not.
-    :raises ImportError: if SMACv2 is not installed as it must be.
+    :param settings: Arguments of SMACv2's ``StarCraft2Env``, which checks them.
+    :raises ImportError: if SMACv2 is not installed, or not correctly.
     :raises StarCraftError: if the game or the map is missing.
     """
     tasks = [f"{race}_{size}" for race in RACES for size in SIZES]
-    if task not in tasks:
-        raise unknown_choice("SMACv2 task", task, tasks)
+    check_choice("SMACv2 task", task, tasks)
     check_credit(f"smacv2/{task}", credit, {"contribution"})
-    check_scaled(settings, credit)
+    check_shaped(settings, credit)
     import_smac("smacv2.env", SMACV2)
     wrapper = importlib.import_module("smacv2.env.starcraft2.wrapper").StarCraftCapabilityEnvWrapper
     check_game("smacv2", "32x32_flat")
@@ -53,11 +52,11 @@ def make_smacv2(task: str, num_envs: int, *, credit: str, settings: Mapping[str,
     config = _capabilities(race, int(allies), int(enemies))
 
     def make(seed: int) -> Any:
-        # It writes into the configuration that it is given.
+        # SMACv2 changes its configuration in place
         arguments = {**DEFAULTS, "seed": seed, **settings, "capability_config": copy.deepcopy(config)}
         return wrapper(map_name=f"10gen_{race}", **arguments)
 
-    return list_games(make, num_envs, credit=credit, agent_types=None)
+    return make_games(make, num_envs, credit=credit)
 
 
 def _capabilities(race: str, allies: int, enemies: int) -> dict[str, Any]:

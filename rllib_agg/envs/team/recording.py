@@ -1,42 +1,33 @@
-"""Looking at a team: the pictures of one episode. Axes: E environments, n agents, a actions."""
+"""Pictures of one episode of a team. Axes: E environments, n agents, a actions."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rllib_agg.envs.team.team import TeamEnv, TeamSpec, TeamView
+from rllib_agg.envs.team.interface import TeamEnv, TeamSpec, TeamView
 
 Policy = Callable[[TeamView], NDArray[np.int64]]
-"""From what is seen, legal actions ``[E, n]``. What remembers, as a recurrent network, is made anew for each episode."""
+"""From the view, legal actions ``[E, n]``. It may have a state, as a recurrent network, and plays one episode only."""
 
-
-class MakesPolicy(Protocol):
-    """Makes what plays one episode."""
-
-    def __call__(self, spec: TeamSpec, seed: int) -> Policy:
-        """Make it.
-
-        :param spec: The team's.
-        :param seed: For what it draws.
-        """
+PolicyMaker = Callable[[TeamSpec, int], Policy]
+"""From a team's spec and a seed, the policy of one episode."""
 
 
 @dataclass(frozen=True)
-class Watched:
+class Recording:
     """One episode of the first copy.
 
     :param pictures: ``[height, width, 3]`` each.
-    :param pictures_per_step: How many of them there are to a step of the environment, about.
-    :param num_steps: Its length.
+    :param pictures_per_step: Their mean number per step of the environment.
+    :param num_steps: Length of the episode.
     :param team_return: The sum of the team's rewards.
-    :param won: Whether it was won; ``None`` if nobody can tell.
+    :param won: Whether it was won; ``None`` where the environment has no wins.
     """
 
     pictures: list[NDArray[np.uint8]]
@@ -47,37 +38,18 @@ class Watched:
 
 
 def random_policy(spec: TeamSpec, seed: int) -> Policy:
-    """Make what takes any legal action, all with the same chance."""
-    draws = np.random.default_rng(seed)
+    """Make a policy that draws uniformly from the legal actions."""
+    generator = np.random.default_rng(seed)
 
     def act(view: TeamView) -> NDArray[np.int64]:
-        chances = draws.random(view.masks.shape)
+        chances = generator.random(view.masks.shape)
         actions: NDArray[np.int64] = np.where(view.masks, chances, -1.0).argmax(axis=2)
         return actions
 
     return act
 
 
-def find_policy(name: str) -> MakesPolicy:
-    """Look up what a user wrote.
-
-    :param name: ``random``, a folder that QMIX was saved to, or ``MODULE:FUNCTION``.
-    :raises ValueError: if it is none of these.
-    """
-    if name == "random":
-        return random_policy
-    if Path(name).is_dir():
-        from rllib_agg.qmix.recording import CheckpointPolicy
-
-        return CheckpointPolicy(Path(name))
-    module, colon, function = name.partition(":")
-    if not colon:
-        raise ValueError(f"a policy is 'random', a folder that QMIX was saved to or MODULE:FUNCTION, got {name!r}")
-    found: MakesPolicy = getattr(importlib.import_module(module), function)
-    return found
-
-
-def watch_episode(env: TeamEnv, policy: Policy, *, seed: int = 0) -> Watched:
+def record_episode(env: TeamEnv, policy: Policy, *, seed: int = 0) -> Recording:
     """Play one episode in the first copy and draw it.
 
     :param env: One with a method ``render``, drawn once a step, or with ``film`` and ``frames``, drawn afterwards.
@@ -86,7 +58,7 @@ def watch_episode(env: TeamEnv, policy: Policy, *, seed: int = 0) -> Watched:
     drawer: Any = env
     films = hasattr(drawer, "film")
     if not films and not hasattr(drawer, "render"):
-        raise ValueError("this environment cannot be drawn")
+        raise ValueError("this environment cannot be drawn: it has neither render nor film")
     if films:
         drawer.film()
     view = env.reset(np.ones(env.num_envs, dtype=np.bool_), seed + np.arange(env.num_envs))
@@ -101,7 +73,7 @@ def watch_episode(env: TeamEnv, policy: Policy, *, seed: int = 0) -> Watched:
             pictures.append(drawer.render())
     if films:
         pictures = list(drawer.frames())
-    return Watched(pictures, len(pictures) / num_steps, num_steps, total, won)
+    return Recording(pictures, len(pictures) / num_steps, num_steps, total, won)
 
 
 def save_gif(pictures: Iterable[NDArray[np.uint8]], path: Path, *, pictures_per_second: float) -> None:

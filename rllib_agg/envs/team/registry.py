@@ -1,4 +1,4 @@
-"""Making a team's environment by the name a user writes."""
+"""Team environments by name."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any
 
 from ray.tune import register_env
 
-from rl_agg.validation import check_count, unknown_choice
+from rl_agg.validation import check_choice, check_count, unknown_choice
 from rllib_agg.aggregation._compat import registered_env
 from rllib_agg.envs.team.credits import CREDITS
 from rllib_agg.envs.team.custom import make_custom
-from rllib_agg.envs.team.team import MakesTeamEnv, TeamEnv
+from rllib_agg.envs.team.interface import TeamEnv, TeamEnvMaker
 
-BACKENDS: dict[str, str | MakesTeamEnv] = {
+BACKENDS: dict[str, str | TeamEnvMaker] = {
     "lbf": "rllib_agg.envs.lbf:make_lbf",
     "matrix": "rllib_agg.envs.matrix:make_matrix_game",
     "mpe": "rllib_agg.envs.mpe:make_mpe",
     "smac": "rllib_agg.envs.starcraft.smac:make_smac",
     "smaclite": "rllib_agg.envs.starcraft.smaclite:make_smaclite",
     "smacv2": "rllib_agg.envs.starcraft.smacv2:make_smacv2",
-    "smax": "rllib_agg.envs.smax.smax:make_smax",
+    "smax": "rllib_agg.envs.smax.backend:make_smax",
     "vmas": "rllib_agg.envs.vmas:make_vmas",
 }
-"""Makers by backend, or where they are found: importing one imports its package. Add your own by
-:func:`register_team_env`."""
+"""Makers by backend, as functions or as ``MODULE:FUNCTION``, imported when needed. :func:`register_team_env` adds one."""
 
-IN_RAY = "backend of team environments: "
-"""What Ray's registry calls one's own by, before the backend's name."""
+RAY_PREFIX = "backend of team environments: "
+"""Before the name of a user's backend in Ray's registry."""
 
 
 def make_team_env(
@@ -39,15 +38,14 @@ def make_team_env(
     :param env: ``BACKEND/TASK``, as ``"smax/3m"``; a name registered with Ray Tune; or a function of an ``EnvContext``. The
         last two make an RLlib ``MultiAgentEnv`` or a PettingZoo ``ParallelEnv``.
     :param num_envs: E.
-    :param credit: What ``agent_rewards`` are: ``contribution``, ``env`` or ``team``.
-    :param settings: The backend's, or what :class:`~rllib_agg.envs.team.custom.CustomSettings` lists; the rest of the
-        latter goes to the function.
-    :raises ValueError: naming the choices, if there is no such environment, credit or setting.
+    :param credit: Meaning of ``agent_rewards``: ``contribution``, ``env`` or ``team``.
+    :param settings: The backend's; for a function those of :class:`~rllib_agg.envs.team.named_agents.CustomSettings`, and
+        any others, which are passed on to it.
+    :raises ValueError: naming the choices, if the environment, the credit or a setting is unknown.
     :raises ImportError: naming the remedy, if the backend is not installed.
     """
     check_count("num_envs", num_envs, least=1)
-    if credit not in CREDITS:
-        raise unknown_choice("credit", credit, CREDITS)
+    check_choice("credit", credit, CREDITS)
     settings = dict(settings or {})
     creator = env if callable(env) else registered_env(env)
     if creator is not None:
@@ -64,8 +62,8 @@ def make_team_env(
     return _maker(backend)(task, num_envs, credit=credit, settings=settings)
 
 
-def register_team_env(backend: str, maker: MakesTeamEnv) -> None:
-    """Make a backend of one's own known, in this process and, by Ray, in those of env runners.
+def register_team_env(backend: str, maker: TeamEnvMaker) -> None:
+    """Register a user's backend, in this process and, by Ray, in those of env runners.
 
     :param backend: The part of the name before the slash.
     :param maker: Makes its environments.
@@ -74,17 +72,17 @@ def register_team_env(backend: str, maker: MakesTeamEnv) -> None:
     if not backend or "/" in backend:
         raise ValueError(f"a backend's name must not be empty nor have a slash, got {backend!r}")
     BACKENDS[backend] = maker
-    register_env(IN_RAY + backend, maker)
+    register_env(RAY_PREFIX + backend, maker)
 
 
-def _maker(backend: str) -> MakesTeamEnv:
+def _maker(backend: str) -> TeamEnvMaker:
     maker = BACKENDS.get(backend)
-    if not callable(maker):  # one's own may have been made known in another process
-        maker = registered_env(IN_RAY + backend) or maker
+    if not callable(maker):  # a user's may have been registered by another process
+        maker = registered_env(RAY_PREFIX + backend) or maker
     if maker is None:
         raise unknown_choice("backend", backend, BACKENDS)
     if isinstance(maker, str):
         module, _, name = maker.partition(":")
-        found: MakesTeamEnv = getattr(importlib.import_module(module), name)
+        found: TeamEnvMaker = getattr(importlib.import_module(module), name)
         return found
     return maker

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rllib_agg.envs.team.credits import check_actions
-from rllib_agg.envs.team.team import Bools, Floats, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.interface import Bools, Floats, TeamSpec, TeamStep, TeamView
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One copy's row of a :class:`~rllib_agg.envs.team.team.TeamView`: ``[n, d]``, ``[s]`` and ``[n, a]``."""
+class SingleView:
+    """One copy's row of a :class:`~rllib_agg.envs.team.interface.TeamView`: ``[n, d]``, ``[s]`` and ``[n, a]``."""
 
     observations: Floats
     state: Floats
@@ -26,10 +26,10 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One copy's row of a :class:`~rllib_agg.envs.team.team.TeamStep`; ``agent_rewards`` ``[n]``, ``None`` if it has none."""
+class SingleStep:
+    """One copy's row of a :class:`~rllib_agg.envs.team.interface.TeamStep`; ``agent_rewards`` ``[n]``, or ``None``."""
 
-    seen: Seen
+    view: SingleView
     reward: float
     agent_rewards: Floats | None = None
     terminated: bool = False
@@ -38,45 +38,45 @@ class Outcome:
     lost: bool = False
 
 
-class OneTeam(Protocol):
-    """One copy of a team's environment. Its time limit is kept for it."""
+class SingleTeamEnv(Protocol):
+    """One copy of a team's environment; :class:`SequentialTeams` enforces its time limit."""
 
     spec: TeamSpec
 
-    def reset(self, seed: int) -> Seen:
+    def reset(self, seed: int) -> SingleView:
         """Begin an episode."""
 
-    def step(self, actions: Sequence[int]) -> Outcome:
-        """Step on.
+    def step(self, actions: Sequence[int]) -> SingleStep:
+        """Step.
 
-        :param actions: ``[n]``, legal ones.
+        :param actions: Legal ones ``[n]``.
         """
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Release all resources."""
 
 
-class ListedTeams:
-    """E copies, each stepped only while its episode goes on.
+class SequentialTeams:
+    """E copies, each stepped only while its episode is active.
 
-    :param make: Makes one copy, given its number.
+    :param make: Makes one copy from its index.
     :param num_envs: E.
-    :param credit: ``team`` leaves the agents' rewards out.
+    :param credit: With ``team``, steps have no agent rewards.
     :param can_break: Whether an episode may be lost.
     """
 
-    def __init__(self, make: Callable[[int], OneTeam], num_envs: int, *, credit: str, can_break: bool = False) -> None:
+    def __init__(self, make: Callable[[int], SingleTeamEnv], num_envs: int, *, credit: str, can_break: bool = False) -> None:
         self.num_envs = num_envs
         self._credit, self._can_break = credit, can_break
-        self._teams: list[OneTeam] = []
+        self.copies: list[SingleTeamEnv] = []
         try:
             for index in range(num_envs):
-                self._teams.append(make(index))
+                self.copies.append(make(index))
         except BaseException:
             self.close()
             raise
-        self.spec = spec = self._teams[0].spec
-        self._going = np.zeros(num_envs, dtype=np.bool_)
+        self.spec = spec = self.copies[0].spec
+        self._active = np.zeros(num_envs, dtype=np.bool_)
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._observations = np.zeros((num_envs, spec.num_agents, spec.observation_size), dtype=np.float32)
         self._states = np.zeros((num_envs, spec.state_size), dtype=np.float32)
@@ -86,46 +86,46 @@ class ListedTeams:
     def reset(self, which: Bools, seeds: NDArray[np.int64]) -> TeamView:
         """Begin a new episode in some of the copies."""
         for index in np.flatnonzero(which).tolist():
-            self._look(index, self._teams[index].reset(int(seeds[index])))
-            self._going[index], self._steps[index] = True, 0
+            self._store(index, self.copies[index].reset(int(seeds[index])))
+            self._active[index], self._steps[index] = True, 0
         return self._view()
 
     def step(self, actions: NDArray[np.int64]) -> TeamStep:
-        """Step those whose episode goes on; the others stay as they are."""
-        check_actions(actions, self._masks, self._going)
+        """Step the active copies; the others stay as they are."""
+        check_actions(actions, self._masks, self._active)
         size = self.num_envs
         rewards = np.zeros(size, dtype=np.float32)
         agent_rewards = None if self._credit == "team" else np.zeros((size, self.spec.num_agents), dtype=np.float32)
         terminated, truncated, won, lost = (np.zeros(size, dtype=np.bool_) for _ in range(4))
-        self._steps += self._going
-        for index in np.flatnonzero(self._going).tolist():
-            outcome = self._teams[index].step(actions[index].tolist())
-            self._look(index, outcome.seen, over=outcome.terminated or outcome.truncated)
-            rewards[index] = outcome.reward
-            if agent_rewards is not None and outcome.agent_rewards is not None:
-                agent_rewards[index] = outcome.agent_rewards
-            terminated[index], truncated[index] = outcome.terminated, outcome.truncated
-            won[index], lost[index] = outcome.won, outcome.lost
-        truncated |= self._going & ~terminated & (self._steps >= self.spec.max_episode_steps)
-        self._going &= ~(terminated | truncated)
+        self._steps += self._active
+        for index in np.flatnonzero(self._active).tolist():
+            step = self.copies[index].step(actions[index].tolist())
+            self._store(index, step.view, over=step.terminated or step.truncated)
+            rewards[index] = step.reward
+            if agent_rewards is not None and step.agent_rewards is not None:
+                agent_rewards[index] = step.agent_rewards
+            terminated[index], truncated[index] = step.terminated, step.truncated
+            won[index], lost[index] = step.won, step.lost
+        truncated |= self._active & ~terminated & (self._steps >= self.spec.max_episode_steps)
+        self._active &= ~(terminated | truncated)
         known = won if self.spec.has_wins else None
         return TeamStep(self._view(), rewards, agent_rewards, terminated, truncated, known, lost if self._can_break else None)
 
     def render(self) -> NDArray[np.uint8]:
         """Draw the first copy ``[height, width, 3]``."""
-        team: Any = self._teams[0]
-        picture: NDArray[np.uint8] = team.render()
+        copy: Any = self.copies[0]
+        picture: NDArray[np.uint8] = copy.render()
         return picture
 
     def close(self) -> None:
-        """Close all of them."""
-        for team in self._teams:
-            team.close()
+        """Close all copies."""
+        for copy in self.copies:
+            copy.close()
 
-    def _look(self, index: int, seen: Seen, *, over: bool = False) -> None:
-        self._observations[index], self._states[index], self._masks[index] = seen.observations, seen.state, seen.masks
-        stuck = ~seen.masks.any(axis=1)
-        if over:  # nobody acts on it, and the protocol promises one
+    def _store(self, index: int, view: SingleView, *, over: bool = False) -> None:
+        self._observations[index], self._states[index], self._masks[index] = view.observations, view.state, view.masks
+        stuck = ~view.masks.any(axis=1)
+        if over:  # no action follows, but the interface promises a legal one
             self._masks[index, stuck, 0] = True
         elif stuck.any():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Importing what a backend needs, or saying how to get it."""
+"""Imports of optional packages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def import_extra(module: str, backend: str) -> Any:
-    """Import a module that the extra ``marl`` brings.
+    """Import a module of the extra ``marl``.
 
-    :param backend: What needs it, for the message.
+    :param backend: The backend that needs it, for the message.
     :raises ImportError: naming the extra, if it is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""SMAX, JaxMARL's battles in the manner of StarCraft: all copies in one compiled step.
+"""SMAX, JaxMARL's StarCraft-like battles: all copies in one compiled step.
 
 Its win rates are SMAX's: the enemies are its own heuristic, and there are no shields, medivacs or terrain. Axes: E
 environments, n agents.
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from rl_agg.validation import check_settings
 from rllib_agg.envs.smax.compiled import CompiledBattles, compiled_battles, keys_of, make_world
 from rllib_agg.envs.team.credits import check_actions, check_credit
-from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
+from rllib_agg.envs.team.interface import Bools, TeamSpec, TeamStep, TeamView
 
 
 class SmaxTeams:
     """E battles that step together.
 
-    :param compiled: What is the same for all that play this map in this process.
+    :param compiled: Shared by all users of this map in this process.
     :param num_envs: E.
     :param credit: ``contribution`` or ``team``.
     """
@@ -29,74 +29,72 @@ class SmaxTeams:
     def __init__(self, compiled: CompiledBattles, num_envs: int, *, credit: str) -> None:
         import jax
 
-        self.num_envs, self.world = num_envs, compiled.world
-        self._jax, self._credit, self._compiled = jax, credit, compiled
-        env = self.world.env
-        self.spec = TeamSpec(
-            num_agents=env.num_allies,
-            num_actions=env.num_ally_actions,
-            observation_size=env.obs_size,
-            state_size=env.state_size,
-            max_episode_steps=env.max_steps,
-            agent_types=_unit_types(env),
-            credits=frozenset({"contribution"}),
-            has_wins=True,
-        )
-        self._going = np.zeros(num_envs, dtype=np.bool_)
-        self._battles, self._sights = compiled.start
+        self.num_envs, self.compiled, self.world = num_envs, compiled, compiled.world
+        self._jax, self._credit = jax, credit
+        self.spec = team_spec(self.world.env)
+        self._active = np.zeros(num_envs, dtype=np.bool_)
+        self.battles, self._views = compiled.start
         self._view()
         self.filmed: list[Any] | None = None
 
     def reset(self, which: Bools, seeds: NDArray[np.int64]) -> TeamView:
         """Begin new battles in some of the copies, each from its own seed."""
         which = np.asarray(which, dtype=np.bool_)
-        self._battles, self._sights = self._compiled.reset(self._battles, self._sights, which, keys_of(seeds))
-        self._going |= which
+        self.battles, self._views = self.compiled.reset(self.battles, self._views, which, keys_of(seeds))
+        self._active |= which
         if self.filmed is not None and which[0]:
             self.filmed = []
         return self._view()
 
     def step(self, actions: NDArray[np.int64]) -> TeamStep:
-        """Step all battles; those that are over go on unseen."""
-        check_actions(actions, self._masks, self._going)
-        self._battles, self._sights, result, moves = self._compiled.step(self._battles, actions.astype(np.int32))
-        if self.filmed is not None and self._going[0]:
+        """Step all battles; results of those that are over are meaningless."""
+        check_actions(actions, self._masks, self._active)
+        self.battles, self._views, result, moves = self.compiled.step(self.battles, actions.astype(np.int32))
+        if self.filmed is not None and self._active[0]:
             self.filmed.append(self._jax.tree.map(lambda of_all: of_all[0], tuple(moves)))
         rewards, contributions, terminated, truncated, won = (np.array(item) for item in result)
-        self._going &= ~(terminated | truncated)
+        self._active &= ~(terminated | truncated)
         agent_rewards = contributions if self._credit == "contribution" else None
         return TeamStep(self._view(), rewards, agent_rewards, terminated, truncated, won)
 
     def film(self) -> None:
-        """Keep the first copy's moves from its next reset on, in ``filmed``, for :meth:`frames`."""
+        """Record the first copy's moves from its next reset on, in ``filmed``, for :meth:`frames`."""
         self.filmed = []
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Draw what was kept ``[height, width, 3]``, in SMAX's own manner, several to a step."""
+        """Draw the recorded moves ``[height, width, 3]`` with SMAX's visualiser, several pictures to a step."""
         from rllib_agg.envs.smax.frames import draw
 
         return draw(self.world.env, self.filmed or [])
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Nothing to release."""
 
     def _view(self) -> TeamView:
-        observations, states, masks = (np.array(item) for item in self._sights)
-        self._masks = masks.copy()  # the other is the caller's
+        observations, states, masks = (np.array(item) for item in self._views)
+        self._masks = masks.copy()  # the caller may change the view's
         return TeamView(observations, states, masks)
 
 
 def make_smax(task: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]) -> SmaxTeams:
-    """Make E copies of a map, SMAX's or our own, or one registered with SMAX."""
+    """Make E copies of a map of :mod:`~rllib_agg.envs.smax.maps`, or of one registered with SMAX."""
     check_credit(f"smax/{task}", credit, {"contribution"})
     check_settings(f"smax/{task}", make_world, settings, given=1)
     return SmaxTeams(compiled_battles(task, num_envs, tuple(sorted(settings.items()))), num_envs, credit=credit)
 
 
-def _unit_types(env: Any) -> tuple[str, ...]:
-    if env.smacv2_unit_type_generation:  # drawn anew for each episode
-        num_allies: int = env.num_allies
-        return ("unit",) * num_allies
-    names: list[str] = env.unit_type_names
-    numbers: list[int] = np.asarray(env.scenario)[: env.num_allies].tolist()
-    return tuple(names[number] for number in numbers)
+def team_spec(env: Any) -> TeamSpec:
+    """Sizes of SMAX's environment; its units have one type where SMACv2 draws them in each episode."""
+    types = ["unit"] * env.num_allies
+    if not env.smacv2_unit_type_generation:
+        types = [env.unit_type_names[number] for number in np.asarray(env.scenario)[: env.num_allies].tolist()]
+    return TeamSpec(
+        num_agents=env.num_allies,
+        num_actions=env.num_ally_actions,
+        observation_size=env.obs_size,
+        state_size=env.state_size,
+        max_episode_steps=env.max_steps,
+        agent_types=tuple(types),
+        credits=frozenset({"contribution"}),
+        has_wins=True,
+    )

@@ -1,4 +1,4 @@
-"""What the weighting paper's tables show of returns. Axes: U updates, S seeds (runs)."""
+"""Measures of runs in the papers' tables. Axes: U updates, S seeds (runs), A agents."""
 
 from __future__ import annotations
 
@@ -27,32 +27,31 @@ def end_return(returns: ArrayLike, share: float = 0.1) -> float:
     That is the mean over the last :math:`\lceil share \cdot U \rceil` updates, with ``share`` 0.1 the last tenth.
 
     :param returns: One run ``[U]``, in the environment's own units.
-    :param share: Unitless, in (0, 1]: which last part of *all* updates counts as the end, known returns or not.
+    :param share: Unitless, in (0, 1]: the last part of *all* updates, with known returns or not.
     :return: Mean over the known returns among them; NaN if there is none.
     :raises ValueError: if ``share`` is not in (0, 1].
 
-    Source: Holen et al. (2023), tables 1 to 5, which do not say how long the end is.
+    Source: Holen et al. (2023), tables 1 to 5, which do not define the end.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}")
     run = np.asarray(returns, dtype=np.float64)
-    # Rounding first: 0.1 * 30 is a little more than 3
+    # Rounded first, because 0.1 * 30 is slightly more than 3
     return mean_return(run[len(run) - math.ceil(round(share * len(run), 9)) :])
 
 
 def percent_of_baseline(values: Mapping[str, float], baseline: str) -> dict[str, float]:
     r"""Compare with a baseline as the paper does: :math:`100 \, x / x_{baseline}`.
 
-    Where more than half of the values are negative, the most negative one is first subtracted from all. Where only some are,
-    they count as 0 %.
+    If more than half of the values are negative, the most negative one is first subtracted from all. Remaining negative
+    values count as 0 %.
 
     >>> percent_of_baseline({"sum": 200.0, "loss": 250.0, "mean": -10.0}, "sum")
     {'sum': 100.0, 'loss': 125.0, 'mean': 0.0}
 
     :param values: A number for each algorithm, in the environment's own units; NaN where it is not known.
-    :param baseline: Whose number is 100 %.
-    :return: Percentages; NaN for unknown numbers, and for all where the baseline is not positive after the shift, as a
-        percentage of it means nothing then.
+    :param baseline: The algorithm whose number is 100 %.
+    :return: Percentages; NaN for unknown numbers, and for all if the baseline is not positive after the shift.
     :raises KeyError: if the baseline is not among the values.
 
     Source: Holen et al. (2023), section 4.1.
@@ -67,17 +66,17 @@ def percent_of_baseline(values: Mapping[str, float], baseline: str) -> dict[str,
 
 
 def threshold_step(returns: ArrayLike, threshold: float, smoothing: float = 0.9) -> int | None:
-    r"""Tell when the running score reaches a threshold: :math:`s_u = 0.9 \, s_{u-1} + 0.1 \, r_u`.
+    r"""First update at which the running score reaches a threshold: :math:`s_u = 0.9 \, s_{u-1} + 0.1 \, r_u`.
 
-    The score starts at the first known return. Updates without one leave it as it is.
+    The score starts at the first known return and changes only in updates with one.
 
     :param returns: One run, or the mean of several, ``[U]``.
     :param threshold: In the environment's own units.
-    :param smoothing: Unitless, in [0, 1): how much of the score is kept at each update.
-    :return: Number of the update, counted from 1; ``None`` if the score never gets there.
+    :param smoothing: Unitless, in [0, 1): the share of the score that is kept at each update.
+    :return: Number of the update, counted from 1; ``None`` if the score never reaches it.
     :raises ValueError: if ``smoothing`` is not in [0, 1).
 
-    Source: Holen et al. (2023), table 6, which does not say where the score starts.
+    Source: Holen et al. (2023), table 6, which does not define the start of the score.
     """
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
@@ -101,3 +100,20 @@ def variance_between_runs(values: ArrayLike) -> float:
     """
     present = known(values)
     return float(present.var(ddof=1)) if present.size > 1 else math.nan
+
+
+def per_agent_and_update(totals: ArrayLike, num_agents: int) -> float:
+    r"""Average of a cumulative count: :math:`\frac{1}{U A} \, n_U`.
+
+    For messages this is :math:`\mu_{frequency}`, for canonical bytes :math:`\mu_{size}`, averaged over the updates. With at
+    most one message per agent and update the former is the share of agents that send; it exceeds 1 if an update has several
+    gradient steps.
+
+    :param totals: Count after each update ``[U]``, NaN where it was not reported.
+    :param num_agents: A.
+    :return: NaN if no count is known.
+
+    Source: Gunn (2023), section 3.2, per update.
+    """
+    counted = known(totals)
+    return float(counted[-1]) / (len(np.asarray(totals)) * num_agents) if counted.size else math.nan
