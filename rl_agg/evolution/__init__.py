@@ -1,4 +1,4 @@
-"""Evolution strategies that count their messages, with or without Ray. They maximise.
+"""Evolution strategies with gates and a ledger, with or without Ray. They maximise.
 
 >>> import numpy as np
 >>> strategy = EvolutionStrategy(np.zeros(3), population=20, noise_stdev=0.1, lr=0.1, run=0)
@@ -12,15 +12,13 @@ np.True_
 """
 
 from rl_agg.evolution.evaluation import Outcomes, PopulationEvaluator
-from rl_agg.evolution.fitness import FITNESS
-from rl_agg.evolution.networks import ACTIVATIONS, MLP
+from rl_agg.evolution.mlp import ACTIVATIONS, MLP
 from rl_agg.evolution.optimizers import OPTIMIZERS
 from rl_agg.evolution.strategy import EvolutionStrategy
 from rl_agg.evolution.workers import EvolutionAgents
 
 __all__ = [
     "ACTIVATIONS",
-    "FITNESS",
     "MLP",
     "OPTIMIZERS",
     "EvolutionAgents",

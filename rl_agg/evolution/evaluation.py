@@ -1,4 +1,4 @@
-"""One episode for each of many parameter vectors. Axes: B episodes, k still going, P parameters, D observation numbers."""
+"""One episode for each of many parameter vectors. Axes: B episodes, k active ones, P parameters, D observation numbers."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.evolution.networks import MLP
+from rl_agg.evolution.mlp import MLP
 from rl_agg.evolution.normalization import normalized
 from rl_agg.population.environments import Environments, most_steps
 from rl_agg.population.spaces import ActionDecoder, ObservationEncoder
 from rl_agg.validation import check_number
 
 STEPS_AT_ONCE = 64
-"""For how many steps action noise is drawn ahead."""
+"""Number of steps for which action noise is drawn ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """How the episodes went.
+    """Results of the episodes.
 
-    :param returns: Undiscounted ``[B]``; NaN if an observation or the parameters were not finite, which ends an episode.
+    :param returns: Undiscounted ``[B]``; NaN if an observation or a parameter is not finite, which ends an episode.
     :param discounted: Discounted returns ``[B]``.
     :param lengths: Steps ``[B]``.
-    :param statistics: What :mod:`rl_agg.evolution.normalization` wants to know ``[B, 2D + 1]``; 0 rows if nobody asked.
+    :param statistics: For :mod:`rl_agg.evolution.normalization` ``[B, 2D + 1]``; 0 rows without a scale.
     """
 
     returns: NDArray[np.float64]
@@ -35,16 +35,16 @@ class Outcomes:
 
 
 class PopulationEvaluator:
-    """Runs episodes side by side: all networks in one matrix product per layer, those that finish fall out.
+    """Runs episodes in parallel, with all networks in one matrix product per layer.
 
-    :param environments: Where.
+    :param environments: Copies of the environment.
     :param hidden: Sizes of the hidden layers.
     :param activation: Of the hidden layers.
     :param gamma: Discount in [0, 1].
-    :param max_episode_steps: Ends episodes after so many steps; ``None``: only the environment's own limit does.
+    :param max_episode_steps: Time limit; ``None``: the environment's own.
     :param normalize_actions: See :class:`~rl_agg.population.spaces.ActionDecoder`.
-    :param action_noise_stdev: As well.
-    :raises ValueError: if nothing limits an episode, or a space or value cannot be.
+    :param action_noise_stdev: As ``noise_stdev`` there.
+    :raises ValueError: if episodes have no limit, a space is not supported, or a setting is out of range.
     """
 
     def __init__(
@@ -74,50 +74,50 @@ class PopulationEvaluator:
         samplers: Sequence[np.random.Generator] | None = None,
         scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     ) -> Outcomes:
-        """Run an episode with each.
+        """Run one episode for each parameter vector.
 
         :param parameters: ``[B, P]``.
         :param seeds: Of the environments ``[B]``.
-        :param samplers: One for each episode, to sample its actions with; ``None``: the best actions.
-        :param scale: Mean and standard deviation of observations ``[D]``, to normalise by and to report about.
+        :param samplers: One generator for each episode, to sample its actions; ``None``: the best actions.
+        :param scale: Mean and standard deviation ``[D]`` to normalise observations by; their statistics are returned.
         """
         size = len(parameters)
         returns, discounted = np.zeros(size), np.zeros(size)
         lengths = np.zeros(size, dtype=np.int64)
         statistics = np.zeros((size if scale else 0, 2 * self.encoder.size + 1))
-        going = np.arange(size)
-        stacked, rows = self.network.stack(parameters), going  # rows: where those still going are in the stack
+        active = np.arange(size)
+        stacked, rows = self.network.stack(parameters), active  # rows: those of the active episodes in the stack
         inputs = self.encoder(self.environments.reset(seeds))
         discount, noise = 1.0, np.empty((size, 0, 0), dtype=np.float32)
         for step in range(self.max_steps):
             if scale:
-                self._observe(statistics, going, inputs, scale[0])
+                self._observe(statistics, active, inputs, scale[0])
                 inputs = normalized(inputs, *scale)
             outputs = self._forward(stacked, rows, inputs)
             if not np.isfinite(outputs.sum()):
-                sound = np.isfinite(outputs).all(axis=1)
-                returns[going[~sound]] = discounted[going[~sound]] = np.nan
-                going, rows, outputs = going[sound], rows[sound], outputs[sound]
-                if not going.size:
+                finite = np.isfinite(outputs).all(axis=1)
+                returns[active[~finite]] = discounted[active[~finite]] = np.nan
+                active, rows, outputs = active[finite], rows[finite], outputs[finite]
+                if not active.size:
                     break
             if samplers is not None:
                 if step % STEPS_AT_ONCE == 0:
                     noise = np.stack([self.decoder.noise(sampler, STEPS_AT_ONCE) for sampler in samplers])
-                outputs = outputs + noise[going, step % STEPS_AT_ONCE]
-            observed, rewards, terminated, truncated = self.environments.step(going, self.decoder(outputs))
+                outputs = outputs + noise[active, step % STEPS_AT_ONCE]
+            observed, rewards, terminated, truncated = self.environments.step(active, self.decoder(outputs))
             inputs = self.encoder(observed)
-            returns[going] += rewards
-            discounted[going] += discount * rewards
-            lengths[going] += 1
+            returns[active] += rewards
+            discounted[active] += discount * rewards
+            lengths[active] += 1
             discount *= self.gamma
             ended = terminated | truncated
             if ended.any():
                 stay = ~ended
-                going, rows, inputs = going[stay], rows[stay], inputs[stay]
-                if not going.size:
+                active, rows, inputs = active[stay], rows[stay], inputs[stay]
+                if not active.size:
                     break
-                if 2 * len(going) <= len(stacked[0][0]):  # copying weights costs, so not at each end
-                    stacked, rows = [(weights[rows], biases[rows]) for weights, biases in stacked], np.arange(len(going))
+                if 2 * len(active) <= len(stacked[0][0]):  # copying weights at each end would be slow
+                    stacked, rows = [(weights[rows], biases[rows]) for weights, biases in stacked], np.arange(len(active))
         return Outcomes(returns, discounted, lengths, statistics.astype(np.float32))
 
     def _forward(
@@ -135,10 +135,10 @@ class PopulationEvaluator:
 
     @staticmethod
     def _observe(
-        statistics: NDArray[np.float64], going: NDArray[np.int64], inputs: NDArray[np.float32], mean: NDArray[np.float32]
+        statistics: NDArray[np.float64], active: NDArray[np.int64], inputs: NDArray[np.float32], mean: NDArray[np.float32]
     ) -> None:
         size = inputs.shape[1]
         differences = (inputs - mean).astype(np.float64)
-        statistics[going, 0] += 1
-        statistics[going, 1 : size + 1] += differences
-        statistics[going, size + 1 :] += differences**2
+        statistics[active, 0] += 1
+        statistics[active, 1 : size + 1] += differences
+        statistics[active, size + 1 :] += differences**2

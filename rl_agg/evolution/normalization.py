@@ -1,7 +1,7 @@
-"""Observations on a common scale, from statistics that agents send along. Axes: k agents, D observation numbers.
+"""Observations on a common scale, from statistics in the agents' messages. Axes: k agents, D observation numbers.
 
-An agent sends, about the observations that its networks saw: their number, the sum of their differences from the mean that it
-was told, and the sum of the squares of those. That is 2D + 1 numbers; it is told mean and scale, 2D numbers.
+An agent sends 2D + 1 numbers about its observations: their count, the sum of their differences from the broadcast mean, and
+the sum of the squared differences. Mean and deviation are broadcast, 2D numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 LEAST_DEVIATION = 1e-6
 LARGEST = 5.0
-"""Normalised observations are clipped here, as in Salimans et al.'s code."""
+"""Bound of normalised observations, as in Salimans et al.'s code."""
 
 
 class ObservationStatistics:
@@ -29,20 +29,20 @@ class ObservationStatistics:
 
     @property
     def mean(self) -> NDArray[np.float32]:
-        """What to subtract ``[D]``; 0 while nothing is known."""
+        """Mean ``[D]``; 0 before the first report."""
         return self._mean.astype(np.float32)
 
     @property
     def deviation(self) -> NDArray[np.float32]:
-        """What to divide by ``[D]``; 1 while nothing is known."""
+        """Standard deviation ``[D]``; 1 before the first report."""
         if not self.count:
             return np.ones(len(self._mean), dtype=np.float32)
         return np.maximum(np.sqrt(self._squares / self.count), LEAST_DEVIATION).astype(np.float32)
 
-    def add(self, told: NDArray[np.float32], reports: NDArray[np.float32]) -> None:
-        """Take reports in, one after the other.
+    def add(self, reference: NDArray[np.float32], reports: NDArray[np.float32]) -> None:
+        """Include reports, one after the other.
 
-        :param told: The mean that agents were told ``[D]``.
+        :param reference: The broadcast mean ``[D]``, from which the agents took differences.
         :param reports: ``[k, 2D + 1]``.
         """
         size = len(self._mean)
@@ -50,7 +50,7 @@ class ObservationStatistics:
             count, sums, squares = report[0], report[1 : size + 1], report[size + 1 :]
             if not count or not np.isfinite(report).all():
                 continue
-            mean = told + sums / count
+            mean = reference + sums / count
             spread = np.maximum(squares - sums**2 / count, 0.0)
             total = self.count + count
             difference = mean - self._mean
@@ -63,7 +63,7 @@ class ObservationStatistics:
         return {"count": self.count, "mean": self._mean, "squares": self._squares}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Restore :meth:`state_dict`."""
         self.count = state["count"]
         self._mean, self._squares = state["mean"].copy(), state["squares"].copy()
 

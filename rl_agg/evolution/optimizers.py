@@ -1,8 +1,13 @@
-"""Steps uphill, in single precision. Axis P: parameters."""
+"""Optimizers that maximise, in single precision. Axis P: parameters.
+
+torch.optim's Adam rounds differently, and would change the numbers of every recorded run.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,12 +30,11 @@ class SGD:
     def __init__(self, num_parameters: int, lr: float, *, momentum: float = 0.0) -> None:
         check_number("lr", lr, above=0)
         check_number("momentum", momentum, least=0, below=1)
-        self.lr = lr
-        self.momentum = momentum
+        self.lr, self.momentum = lr, momentum
         self._velocity = np.zeros(num_parameters, dtype=np.float32)
 
     def step(self, gradient: Vector) -> Vector:
-        """What to add to the parameters ``[P]``, for a gradient ``[P]``."""
+        """The change of the parameters ``[P]`` for a gradient ``[P]``."""
         self._velocity = np.float32(self.momentum) * self._velocity + gradient
         return np.float32(self.lr) * self._velocity
 
@@ -39,15 +43,8 @@ class SGD:
         return {"velocity": self._velocity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Restore :meth:`state_dict`."""
         self._velocity = state["velocity"].copy()
-
-
-class Momentum(SGD):
-    """:class:`SGD` with a momentum of 0.9."""
-
-    def __init__(self, num_parameters: int, lr: float, *, momentum: float = 0.9) -> None:
-        super().__init__(num_parameters, lr, momentum=momentum)
 
 
 class Adam:
@@ -70,14 +67,12 @@ class Adam:
         check_number("beta1", beta1, least=0, below=1)
         check_number("beta2", beta2, least=0, below=1)
         check_number("epsilon", epsilon, above=0)
-        self.lr = lr
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
-        self._mean = np.zeros(num_parameters, dtype=np.float32)
-        self._square = np.zeros(num_parameters, dtype=np.float32)
+        self.lr, self.beta1, self.beta2, self.epsilon = lr, beta1, beta2, epsilon
+        self._mean, self._square = np.zeros((2, num_parameters), dtype=np.float32)
         self._num_steps = 0
 
     def step(self, gradient: Vector) -> Vector:
-        """What to add to the parameters ``[P]``, for a gradient ``[P]``."""
+        """The change of the parameters ``[P]`` for a gradient ``[P]``."""
         self._num_steps += 1
         self._mean += np.float32(1 - self.beta1) * (gradient - self._mean)
         self._square += np.float32(1 - self.beta2) * (gradient * gradient - self._square)
@@ -90,10 +85,10 @@ class Adam:
         return {"mean": self._mean, "square": self._square, "num_steps": self._num_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
+        """Restore :meth:`state_dict`."""
         self._mean, self._square = state["mean"].copy(), state["square"].copy()
         self._num_steps = state["num_steps"]
 
 
-OPTIMIZERS: dict[str, type[SGD | Adam]] = {"adam": Adam, "sgd": SGD, "momentum": Momentum}
+OPTIMIZERS: dict[str, Callable[..., SGD | Adam]] = {"adam": Adam, "sgd": SGD, "momentum": partial(SGD, momentum=0.9)}
 """Optimizers by name."""

@@ -1,4 +1,4 @@
-"""The noise that agents try out, drawn again wherever it is needed. Axes: k agents, P parameters."""
+"""The agents' noise, drawn again wherever it is needed. Axes: k agents, P parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rl_agg.seeding import stream
 
 NUMBERS_AT_ONCE = 2**24
-"""Noise that is held at a time, 64 MiB: a large network's is gone through in parts."""
+"""Limit of the noise in memory at a time, 64 MiB; that of a large network is drawn in parts."""
 
 
 class Perturbations:
@@ -18,7 +18,7 @@ class Perturbations:
 
     :param run: See :mod:`rl_agg.seeding`.
     :param num_parameters: P.
-    :param antithetic: Agents 2j and 2j + 1 try out the same noise with opposite signs.
+    :param antithetic: Agents 2j and 2j + 1 have the same noise with opposite signs.
     """
 
     def __init__(self, run: int, num_parameters: int, *, antithetic: bool) -> None:

@@ -1,4 +1,4 @@
-"""The settings of an evolution strategy, checked once, at the door."""
+"""The settings of an evolution strategy, checked when created."""
 
 from __future__ import annotations
 
@@ -8,37 +8,45 @@ from typing import Any
 
 import numpy as np
 
-from rl_agg.evolution.fitness import FITNESS
+from rl_agg.combiners import COMBINERS
 from rl_agg.evolution.optimizers import OPTIMIZERS, SGD, Adam
-from rl_agg.gates import FitnessGate, make_fitness_gate
+from rl_agg.exchange import Exchange
+from rl_agg.gates import ScoreGate
 from rl_agg.population.reports import AGENT_ID
-from rl_agg.validation import check_count, check_flag, check_number, check_settings, unknown_choice
+from rl_agg.rules import RULES, Rule
+from rl_agg.scheme import Scheme
+from rl_agg.validation import check_choice, check_count, check_flag, check_number, check_settings, unknown_choice
+from rl_agg.weighting import Weighting
 
 LARGEST_POPULATION = int(np.iinfo(AGENT_ID).max)
 
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """What centre and agents agree on.
+    """Settings that server and agents share.
 
     :param population: A, agents, each one episode in an update.
     :param noise_stdev: sigma > 0, standard deviation of the noise on the parameters.
     :param lr: Step size > 0.
-    :param fitness: ``raw``, ``centered`` or ``ranks``, see :mod:`rl_agg.evolution.fitness`.
-    :param antithetic: Agents in pairs try out the same noise with opposite signs.
+    :param fitness: How much each return counts: a rule over scores of :data:`rl_agg.RULES`, ``raw``, ``centered`` or ``ranks``
+        among them, a callable ``signals -> weights [A]`` or a weighting. See :meth:`EvolutionStrategy.learn` for rules that
+        weigh losses.
+    :param fitness_kwargs: The rule's own settings, and ``normalize``.
+    :param antithetic: Agents in pairs have the same noise with opposite signs.
     :param optimizer: ``adam``, ``sgd`` or ``momentum``.
     :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.optimizers`.
     :param l2_coeff: >= 0, pulls parameters towards 0.
-    :param communication: Who sends its return, a name from :data:`rl_agg.gates.FITNESS_GATES`.
-    :param expected_messages: m, how many should; for any gate but ``every``.
+    :param communication: The gate of the returns, a name from :data:`rl_agg.GATES`.
+    :param expected_messages: m, the wanted number of messages in an update, for gates that have such a setting.
     :param communication_kwargs: The gate's own settings.
-    :raises ValueError: if one of them cannot be.
+    :raises ValueError: if one is unknown or out of range.
     """
 
     population: int = 50
     noise_stdev: float = 0.05
     lr: float = 0.01
-    fitness: str = "centered"
+    fitness: str | Rule | Weighting = "centered"
+    fitness_kwargs: Mapping[str, Any] = field(default_factory=dict)
     antithetic: bool = True
     optimizer: str = "adam"
     optimizer_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -54,21 +62,51 @@ class EvolutionSettings:
             raise ValueError(f"antithetic=True pairs agents, so population must be even, got {self.population}")
         check_number("noise_stdev", self.noise_stdev, above=0)
         check_number("l2_coeff", self.l2_coeff, least=0)
-        if not isinstance(self.fitness, str) or self.fitness not in FITNESS:
-            raise unknown_choice("fitness", self.fitness, FITNESS)
-        if self.fitness != "raw" and self.population < 2:
+        if not callable(self.fitness) and self.fitness not in (*RULES, *COMBINERS):
+            fitting = [name for name, rule in RULES.items() if "scores" in rule.payloads]
+            raise unknown_choice("fitness", self.fitness, fitting)
+        for name in ("fitness_kwargs", "communication_kwargs"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be a dict, got {getattr(self, name)!r}")
+        if self.expected_messages is not None and "expected_messages" in self.communication_kwargs:
+            raise ValueError("expected_messages is given twice; leave it out of communication_kwargs")
+        if self.fitness in ("centered", "ranks") and self.population < 2:
             raise ValueError(f"fitness {self.fitness!r} compares agents, so population must be at least 2")
         self.make_optimizer(1)
+        self.make_exchange().check()
         self.make_gate()
 
     def make_optimizer(self, num_parameters: int) -> SGD | Adam:
         """The optimizer of P parameters."""
-        if not isinstance(self.optimizer, str) or self.optimizer not in OPTIMIZERS:
-            raise unknown_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         kind = OPTIMIZERS[self.optimizer]
         check_settings(self.optimizer, kind, self.optimizer_kwargs, given=2)
         return kind(num_parameters, self.lr, **self.optimizer_kwargs)
 
-    def make_gate(self) -> FitnessGate:
-        """The gate, as it is before the first update."""
-        return make_fitness_gate(self.communication, self.population, self.expected_messages, self.communication_kwargs)
+    @property
+    def scheme(self) -> Scheme:
+        """Gate and rule, over scores."""
+        expected = {} if self.expected_messages is None else {"expected_messages": self.expected_messages}
+        return Scheme(
+            gate=self.communication,
+            gate_kwargs={**expected, **self.communication_kwargs},
+            rule=self.fitness,
+            rule_kwargs=self.fitness_kwargs,
+            payload="scores",
+        )
+
+    def make_exchange(self) -> Exchange:
+        """What carries the scheme out, before the first update."""
+        return Exchange(self.scheme, self.population)
+
+    def make_gate(self) -> ScoreGate:
+        """The gate in its state before the first update.
+
+        :raises ValueError: if it decides about scores, but not at the agents.
+        """
+        gate = self.scheme.make_gate(self.population)
+        if not isinstance(gate, ScoreGate):
+            raise ValueError(
+                f"gate {self.communication!r} decides about scores, so it must derive from rl_agg.gates.ScoreGate"
+            )
+        return gate

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from rl_agg.evolution.evaluation import Outcomes, PopulationEvaluator
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
-from rl_agg.gates.score_gate import Drawn, FitnessGate, Floats
+from rl_agg.gates.scores import Bools, Drawn, Floats, ScoreGate
 from rl_agg.population.reports import AGENT_ID, Report
 from rl_agg.seeding import chances, episode_seeds, stream
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What the centre broadcasts for an update.
+class Broadcast:
+    """What the server sends for an update.
 
     :param run: See :mod:`rl_agg.seeding`.
     :param update: Counted from 0.
     :param theta: Parameters ``[P]``.
-    :param told: What the gate broadcasts.
+    :param gate: What the gate broadcasts.
     :param memory: What agents remember ``[A, K]``, carried to wherever they run.
     :param scale: Mean and standard deviation of observations ``[D]``, if they are normalised.
     """
@@ -30,24 +30,24 @@ class Order:
     run: int
     update: int
     theta: NDArray[np.float32]
-    told: Floats
+    gate: Floats
     memory: Floats
     scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What agents are about to try.
+    """Perturbed parameters, before their episodes.
 
-    :param order: The centre's.
-    :param agents: Who ``[k]``; the centre, if there, is the last.
-    :param noise: Of all but the centre.
+    :param broadcast: The server's.
+    :param agents: Numbers of the agents, ascending ``[k]``; the server's, A, is the last.
+    :param noise: Of all but the server ``[k or k - 1, P]``.
     :param parameters: ``[k, P]``.
     :param seeds: Of their environments ``[k]``.
     :param samplers: Of their actions ``[k]``; ``None``: the best actions.
     """
 
-    order: Order
+    broadcast: Broadcast
     agents: NDArray[np.int64]
     noise: NDArray[np.float32]
     parameters: NDArray[np.float32]
@@ -55,33 +55,31 @@ class Trial:
     samplers: list[np.random.Generator] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
-    """What agents have to say: who speaks ``[k]``, and what all of them remember from now on ``[k, K]``."""
+def decide(
+    gate: ScoreGate, broadcast: Broadcast, agents: NDArray[np.int64], fitness: Floats, noise: NDArray[np.float32]
+) -> tuple[Bools, Floats]:
+    """Let agents decide whether to send; those whose return is not finite do not, and keep their memory.
 
-    speaks: NDArray[np.bool_]
-    memory: Floats
-
-
-def decide(gate: FitnessGate, order: Order, agents: NDArray[np.int64], fitness: Floats, noise: NDArray[np.float32]) -> Spoken:
-    """Let agents decide whether to speak; those whose return is not finite do not, and forget nothing.
-
-    :param agents: Who ``[k]``.
+    :param gate: The agents'.
+    :param broadcast: The server's.
+    :param agents: Numbers of the agents ``[k]``.
     :param fitness: Their returns ``[k]``.
-    :param noise: What they tried out ``[k, P]``.
+    :param noise: Their perturbations ``[k, P]``.
+    :return: Who sends ``[k]``, and what each agent remembers from now on ``[k, K]``.
     """
-    sound = np.isfinite(fitness)
-    speaks, memory = sound.copy(), order.memory[agents]
-    drawn = Drawn(fitness[sound], norms(noise[sound]), chances(order.run, order.update, gate.num_agents)[agents[sound]])
-    speaks[sound], memory[sound] = gate.decide(drawn, memory[sound], order.told)
-    return Spoken(speaks, memory)
+    finite = np.isfinite(fitness)
+    sends, memory = finite.copy(), broadcast.memory[agents]
+    own_chances = chances(broadcast.run, broadcast.update, gate.num_agents)[agents]
+    drawn = Drawn(fitness[finite], norms(noise[finite]), own_chances[finite])
+    sends[finite], memory[finite] = gate.decide_scores(drawn, memory[finite], broadcast.gate)
+    return sends, memory
 
 
 class EvolutionAgents:
-    """Evaluates any of the agents, and the unperturbed centre, whose number is A.
+    """Evaluates any of the agents, and the unperturbed server, whose number is A.
 
     :param evaluator: Runs the episodes.
-    :param settings: As the centre's.
+    :param settings: As the server's.
     :param explore: Whether actions are sampled.
     """
 
@@ -95,39 +93,43 @@ class EvolutionAgents:
         """Close the environments."""
         self.evaluator.environments.close()
 
-    def run(self, order: Order, agents: NDArray[np.int64]) -> Report:
+    def run(self, broadcast: Broadcast, agents: NDArray[np.int64]) -> Report:
         """Run an episode with each.
 
         :param agents: Which, in [0, A], ascending ``[k]``.
         """
-        trial = self.prepare(order, agents)
-        outcomes = self.evaluator(trial.parameters, trial.seeds, samplers=trial.samplers, scale=order.scale)
+        trial = self.prepare(broadcast, agents)
+        outcomes = self.evaluator(trial.parameters, trial.seeds, samplers=trial.samplers, scale=broadcast.scale)
         return self.report(trial, outcomes)
 
-    def prepare(self, order: Order, agents: NDArray[np.int64]) -> Trial:
-        """Perturb the parameters, and seed the episodes; whoever runs them then hands the outcomes to :meth:`report`."""
+    def prepare(self, broadcast: Broadcast, agents: NDArray[np.int64]) -> Trial:
+        """Perturb the parameters, and seed the episodes, whose outcomes :meth:`report` takes."""
         perturbed = agents[agents < self.settings.population]
-        noise = Perturbations(order.run, len(order.theta), antithetic=self.settings.antithetic).draw(order.update, perturbed)
-        parameters = np.empty((len(agents), len(order.theta)), dtype=np.float32)
+        noise = Perturbations(broadcast.run, len(broadcast.theta), antithetic=self.settings.antithetic).draw(
+            broadcast.update, perturbed
+        )
+        parameters = np.empty((len(agents), len(broadcast.theta)), dtype=np.float32)
         np.multiply(noise, np.float32(self.settings.noise_stdev), out=parameters[: len(perturbed)])
-        parameters[: len(perturbed)] += order.theta
-        parameters[len(perturbed) :] = order.theta
-        samplers = [stream("actions", order.run, order.update, agent) for agent in agents.tolist()] if self.explore else None
-        seeds = episode_seeds(order.run, order.update, self.settings.population + 1)[agents]
-        return Trial(order, agents, noise, parameters, seeds, samplers)
+        parameters[: len(perturbed)] += broadcast.theta
+        parameters[len(perturbed) :] = broadcast.theta
+        samplers = (
+            [stream("actions", broadcast.run, broadcast.update, agent) for agent in agents.tolist()] if self.explore else None
+        )
+        seeds = episode_seeds(broadcast.run, broadcast.update, self.settings.population + 1)[agents]
+        return Trial(broadcast, agents, noise, parameters, seeds, samplers)
 
     def report(self, trial: Trial, outcomes: Outcomes) -> Report:
-        """Let those whose episodes are over decide whether to speak."""
-        order, perturbed = trial.order, trial.agents[: len(trial.noise)]
+        """Let agents decide whether to send, after their episodes."""
+        broadcast, perturbed = trial.broadcast, trial.agents[: len(trial.noise)]
         sent = outcomes.discounted.astype(np.float32)
         fitness = sent.astype(np.float64)
-        spoken = decide(self._gate, order, perturbed, fitness[: len(perturbed)], trial.noise)
-        rows = np.flatnonzero(spoken.speaks)
+        sends, remembered = decide(self._gate, broadcast, perturbed, fitness[: len(perturbed)], trial.noise)
+        rows = np.flatnonzero(sends)
         payload = {"fitness": sent[rows]}
-        if order.scale is not None:
+        if broadcast.scale is not None:
             payload["statistics"] = outcomes.statistics[rows]
-        memory = np.full((len(trial.agents), order.memory.shape[1]), np.nan)
-        memory[: len(perturbed)] = spoken.memory
+        memory = np.full((len(trial.agents), broadcast.memory.shape[1]), np.nan)
+        memory[: len(perturbed)] = remembered
         return Report(
             agents=trial.agents,
             returns=outcomes.returns,

@@ -1,7 +1,7 @@
-"""Whole episodes of many agents at once, each seeded by itself, so that who runs beside whom changes nothing."""
+"""Whole episodes of many agents at once, each with its own seed, so that no agent's episode depends on the others."""
 
 from rl_agg.population.environments import Environments, ListedEnvironments, VectorEnvironments, open_environments, time_limit
-from rl_agg.population.reports import Report, buffer_bytes, measures, merge
+from rl_agg.population.reports import Report, buffer_bytes, measures, merge_reports
 from rl_agg.population.spaces import ActionDecoder, ObservationEncoder
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "VectorEnvironments",
     "buffer_bytes",
     "measures",
-    "merge",
+    "merge_reports",
     "open_environments",
     "time_limit",
 ]

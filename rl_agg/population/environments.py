@@ -1,4 +1,4 @@
-"""Stepping many copies of an environment in one process. Axes: B copies, k of them still going."""
+"""Stepping many copies of an environment in one process. Axes: B copies, k active ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rl_agg.validation import check_count
 
 Indices = NDArray[np.int64]
 Stepped = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
-"""Observations, rewards, terminated and truncated, of those that were stepped."""
+"""Observations, rewards, terminated and truncated, of the stepped copies."""
 
 
 class Environments(Protocol):
@@ -32,21 +32,21 @@ class Environments(Protocol):
         :return: First observations, a batch of B.
         """
 
-    def step(self, going: Indices, actions: NDArray[Any]) -> Stepped:
+    def step(self, active: Indices, actions: NDArray[Any]) -> Stepped:
         """Step some of the copies.
 
-        :param going: Which ``[k]``, ascending.
-        :param actions: Theirs, a batch of k.
+        :param active: Their indices ``[k]``, ascending.
+        :param actions: A batch of k.
         """
 
     def close(self) -> None:
-        """Let go of what they hold."""
+        """Close all copies."""
 
 
 class ListedEnvironments:
     """A list of environments, stepped one after the other.
 
-    :param make: Makes one.
+    :param make: Makes one environment.
     """
 
     def __init__(self, make: Callable[[], gym.Env[Any, Any]]) -> None:
@@ -67,23 +67,23 @@ class ListedEnvironments:
             self._environments.append(self._make())
         return [env.reset(seed=seed)[0] for env, seed in zip(self._environments, seeds.tolist(), strict=False)]
 
-    def step(self, going: Indices, actions: NDArray[Any]) -> Stepped:
-        """Step those that are still going; the others cost nothing."""
+    def step(self, active: Indices, actions: NDArray[Any]) -> Stepped:
+        """Step the active ones only."""
         chosen = actions.tolist() if self._is_discrete else actions
         environments = self._environments
-        stepped = [environments[index].step(action) for index, action in zip(going.tolist(), chosen, strict=True)]
+        stepped = [environments[index].step(action) for index, action in zip(active.tolist(), chosen, strict=True)]
         observations, rewards, terminated, truncated, _ = zip(*stepped, strict=True)
         ends = np.array(terminated, dtype=np.bool_), np.array(truncated, dtype=np.bool_)
         return observations, np.array(rewards, dtype=np.float64), *ends
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all copies."""
         for env in self._environments:
             env.close()  # type: ignore[no-untyped-call]
 
 
 def _start_cart_poles(env: Any, seeds: Indices) -> NDArray[np.float32]:
-    """What CartPoleEnv.reset(seed) draws, for each copy from its own seed."""
+    """The numbers of CartPoleEnv.reset(seed), for each copy from its own seed."""
     env.reset()
     drawn = [seeding.np_random(seed)[0].uniform(low=-0.05, high=0.05, size=4) for seed in seeds.tolist()]
     env.state[...] = np.stack(drawn, axis=1)
@@ -94,12 +94,12 @@ def _start_cart_poles(env: Any, seeds: Indices) -> NDArray[np.float32]:
 VECTOR_STARTS: dict[str, Callable[[Any, Indices], Any]] = {
     "gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv": _start_cart_poles
 }
-"""By vector entry point, how to begin an episode in each copy from a seed of its own: Gymnasium's ``reset`` of a vector
-environment takes one seed for all, with which an agent's episode would depend on who runs beside it. Add your own."""
+"""Resets by vector entry point, which begin an episode in each copy from its own seed. Gymnasium's ``reset`` of a vector
+environment has one seed for all, so that an agent's episode would depend on the others. Users may add their own."""
 
 
 class VectorEnvironments:
-    """An environment's own vector entry point; finished copies are stepped along and ignored.
+    """An environment's own vector entry point; finished copies are stepped too, and ignored.
 
     :param id_: Gymnasium's id; its vector entry point must be in :data:`VECTOR_STARTS`.
     :param settings: Arguments of ``gymnasium.make_vec``.
@@ -120,16 +120,16 @@ class VectorEnvironments:
         self._actions = np.zeros(self._env.action_space.shape, dtype=self._env.action_space.dtype)
         return self._start(self._env, seeds)
 
-    def step(self, going: Indices, actions: NDArray[Any]) -> Stepped:
-        """Step all copies and look at those that are still going."""
-        self._actions[going] = actions
+    def step(self, active: Indices, actions: NDArray[Any]) -> Stepped:
+        """Step all copies, and return the results of the active ones."""
+        self._actions[active] = actions
         observations, rewards, terminated, truncated, _ = self._env.step(self._actions)
-        if len(going) == len(observations):
+        if len(active) == len(observations):
             return observations, rewards, terminated, truncated
-        return observations[going], rewards[going], terminated[going], truncated[going]
+        return observations[active], rewards[active], terminated[active], truncated[active]
 
     def close(self) -> None:
-        """Close those of all sizes."""
+        """Close all copies."""
         for env in self._by_size.values():
             env.close()
 
@@ -141,25 +141,25 @@ class VectorEnvironments:
 
 
 def open_environments(environment: str | Callable[[], gym.Env[Any, Any]], settings: Mapping[str, Any]) -> Environments:
-    """Choose the fastest way that keeps an episode its own: the vector entry point where it is known how, else a list.
+    """Make the vector entry point of an environment if it is in :data:`VECTOR_STARTS`, else a list.
 
-    :param environment: Gymnasium's id, or what makes one.
+    :param environment: Gymnasium's id, or a function that makes one.
     :param settings: Arguments of ``gymnasium.make``; with a function, none.
     """
     if callable(environment):
         return ListedEnvironments(environment)
-    if ":" in environment:  # as gymnasium.make: import what registers it
+    if ":" in environment:  # as in gymnasium.make: the module that registers it
         module, environment = environment.split(":")
         importlib.import_module(module)
     spec = gym.spec(environment)
-    unlimited = settings.get("max_episode_steps") == -1  # as Gymnasium understands it; a vector entry point does not
+    unlimited = settings.get("max_episode_steps") == -1  # Gymnasium's, but not of vector entry points
     if str(spec.vector_entry_point) in VECTOR_STARTS and not spec.additional_wrappers and not unlimited:
         return VectorEnvironments(environment, settings)
     return ListedEnvironments(lambda: gym.make(environment, disable_env_checker=True, **settings))
 
 
 def time_limit(env: gym.Env[Any, Any]) -> int | None:
-    """After how many steps an episode is truncated; ``None`` if nothing says so."""
+    """Number of steps after which an episode is truncated; ``None`` if there is no limit."""
     if env.spec is not None and env.spec.max_episode_steps is not None:
         return int(env.spec.max_episode_steps)
     while isinstance(env, gym.Wrapper):
@@ -170,10 +170,10 @@ def time_limit(env: gym.Env[Any, Any]) -> int | None:
 
 
 def most_steps(environments: Environments, max_episode_steps: int | None) -> int:
-    """Steps after which an episode ends at the latest.
+    """The largest number of steps of an episode.
 
-    :param max_episode_steps: What the user asks for; ``None``: only the environment's own limit counts.
-    :raises ValueError: if there is no limit, or none that can be.
+    :param max_episode_steps: The user's; ``None``: the environment's own.
+    :raises ValueError: if there is no limit, or it is below 1.
     """
     if max_episode_steps is not None:
         check_count("max_episode_steps", max_episode_steps, least=1)

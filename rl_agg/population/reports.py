@@ -1,4 +1,4 @@
-"""What comes back from agents after an episode each. Axes: k agents, S message rows, K numbers that an agent remembers."""
+"""Reports of agents after one episode each. Axes: k agents, S message rows, K numbers in an agent's memory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 AGENT_ID = np.uint16
-"""How agents are named in a message; 65,535 of them at most."""
+"""Type of an agent's number in a message; at most 65,535 agents."""
 
 Payload = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Messages from some agents, and beside them what an experimenter wants to know of all, which no learner reads.
+    """Messages of some agents, and measurements of all for the experimenter, which no learner reads.
 
-    :param agents: Who ran an episode ``[k]``.
-    :param returns: Undiscounted, in the environment's own units ``[k]``; NaN if the episode was corrupt.
+    :param agents: Agents that ran an episode ``[k]``.
+    :param returns: Undiscounted, in the environment's own units ``[k]``; NaN if the episode was not finite.
     :param discounted: Discounted returns ``[k]``.
     :param lengths: Steps ``[k]``.
-    :param memory: What agents remember from now on ``[k, K]``; carried for them, they may run elsewhere next time.
-    :param senders: Whose each message row is ``[S]``.
-    :param payload: What it says, by name, each ``[S, ...]``.
+    :param memory: The agents' new memory ``[k, K]``; it travels, because they may run in another process next time.
+    :param senders: Sender of each message row ``[S]``.
+    :param payload: Contents of the messages by name, each ``[S, ...]``.
     """
 
     agents: NDArray[np.int64]
@@ -39,12 +39,12 @@ class Report:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """Whose episode was sound ``[k]``."""
+        """Agents whose episode was finite ``[k]``."""
         return np.isfinite(self.discounted)
 
 
-def merge(reports: Sequence[Report]) -> Report:
-    """Put reports together, in the agents' order, whoever ran them. Agents that come twice count once."""
+def merge_reports(reports: Sequence[Report]) -> Report:
+    """Merge reports, in the agents' order. Of agents in several reports the first counts."""
     agents = np.concatenate([report.agents for report in reports])
     _, order = np.unique(agents, return_index=True)
     kept = [set(report.agents.tolist()) for report in reports]
@@ -52,28 +52,28 @@ def merge(reports: Sequence[Report]) -> Report:
         report_agents -= set().union(*kept[:index])
     rows = np.concatenate([np.isin(report.senders, list(own)) for report, own in zip(reports, kept, strict=True)])
     senders = np.concatenate([report.senders for report in reports])
-    speaking = np.flatnonzero(rows)[np.argsort(senders[rows], kind="stable")]
+    sent = np.flatnonzero(rows)[np.argsort(senders[rows], kind="stable")]
     return Report(
         agents=agents[order],
         returns=np.concatenate([report.returns for report in reports])[order],
         discounted=np.concatenate([report.discounted for report in reports])[order],
         lengths=np.concatenate([report.lengths for report in reports])[order],
         memory=np.concatenate([report.memory for report in reports])[order],
-        senders=senders[speaking],
-        payload={name: np.concatenate([report.payload[name] for report in reports])[speaking] for name in reports[0].payload},
+        senders=senders[sent],
+        payload={name: np.concatenate([report.payload[name] for report in reports])[sent] for name in reports[0].payload},
     )
 
 
-def measures(rewards: NDArray[np.float64], speaks: NDArray[np.bool_], sizes: NDArray[np.int64]) -> dict[str, float]:
-    """The report's three measures of one update, with the 10th and 90th percentile over its agents.
+def measures(rewards: NDArray[np.float64], sends: NDArray[np.bool_], sizes: NDArray[np.int64]) -> dict[str, float]:
+    """Gunn's three measures of one update, with the 10th and 90th percentile over its agents.
 
-    :param rewards: Discounted returns of those whose episode was sound.
-    :param speaks: Who sent a message, of the whole population ``[A]``.
+    :param rewards: Discounted returns of the finite episodes.
+    :param sends: Agents that sent a message, of the whole population ``[A]``.
     :param sizes: Canonical bytes that each sent ``[A]``.
 
-    Source: Gunn (2023), section 3.2, where the last has no factor of who spoke.
+    Source: Gunn (2023), section 3.2, where the last has no factor for agents that send nothing.
     """
-    values = {"reward": rewards, "frequency": speaks.astype(np.float64), "size": np.where(speaks, sizes, 0)}
+    values = {"reward": rewards, "frequency": sends.astype(np.float64), "size": np.where(sends, sizes, 0)}
     found: dict[str, float] = {}
     for name, each in values.items():
         low, high = np.percentile(each, (10, 90)) if each.size else (np.nan, np.nan)
@@ -83,7 +83,7 @@ def measures(rewards: NDArray[np.float64], speaks: NDArray[np.bool_], sizes: NDA
 
 
 def buffer_bytes(value: Any) -> int:
-    """Bytes of all arrays in nested dataclasses, mappings and sequences: what crosses a process boundary, without framing."""
+    """Bytes of all arrays in nested dataclasses, mappings and sequences, as sent between processes, without framing."""
     if isinstance(value, np.ndarray):
         return value.nbytes
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

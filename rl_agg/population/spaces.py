@@ -1,4 +1,4 @@
-"""Between an environment's spaces and a network's numbers. Axes: k agents, D observation numbers, M outputs."""
+"""Conversions between an environment's spaces and a network's numbers. Axes: k agents, D observation numbers, M outputs."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class ObservationEncoder:
 
 
 def check_first_action(space: gym.spaces.Discrete[Any]) -> None:
-    """Refuse actions that do not begin at 0: whoever acts by the trained network elsewhere, as RLlib, takes its numbers.
+    """Raise if actions do not begin at 0, because other users of the trained network, as RLlib, count from there.
 
-    :raises ValueError: with the remedy.
+    :raises ValueError: naming the remedy.
     """
     if space.start:
         raise ValueError(
@@ -55,13 +55,13 @@ def check_first_action(space: gym.spaces.Discrete[Any]) -> None:
 
 
 class ActionDecoder:
-    """Network outputs as actions: of a Discrete the largest, of a Box the outputs themselves.
+    """Network outputs as actions: for Discrete the index of the largest, for a Box the outputs themselves.
 
-    As in RLlib, a bounded Box of floats is spanned by [-1, 1] unless ``normalize`` is off, and actions are clipped to it.
+    As in RLlib, [-1, 1] is mapped to a bounded Box of floats unless ``normalize`` is off, and actions are clipped to it.
 
     :param space: A Box of floats or Discrete.
-    :param normalize: Whether [-1, 1] stands for the range of a bounded Box.
-    :param noise_stdev: Standard deviation of the Gaussian noise on a Box's outputs where actions are sampled, >= 0.
+    :param normalize: Whether [-1, 1] is mapped to the range of a bounded Box.
+    :param noise_stdev: Standard deviation >= 0 of the Gaussian noise on a Box's outputs where actions are sampled.
     :raises ValueError: for any other space, a Discrete one that does not begin at 0, or a negative deviation.
     """
 
@@ -81,8 +81,8 @@ class ActionDecoder:
             raise ValueError(f"actions must be a Box of floats or Discrete, got {space}")
 
     def noise(self, generator: np.random.Generator, num_steps: int) -> Array:
-        """What to add to outputs so that the choice is a sample ``[num_steps, M]``: with Gumbel noise the largest is a sample
-        of the softmax."""
+        """Noise that turns the choice into a sample ``[num_steps, M]``: with Gumbel noise the largest output is a sample of
+        the softmax."""
         if self.is_discrete:
             return generator.gumbel(size=(num_steps, self.size)).astype(np.float32)
         return self._noise_stdev * generator.standard_normal((num_steps, self.size), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Learners of tables and linear functions, whose agents send samples or gradients when they are worth it."""
+"""Distributed learners of tables and linear functions; a gate selects the samples or gradients that agents send."""
 
 from rl_agg.tabular.davia import DaviaAgents, DaviaLearner, DaviaSettings, model_of
 from rl_agg.tabular.episodes import TRANSITION, TabularEpisodes

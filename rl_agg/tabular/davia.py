@@ -8,39 +8,37 @@ agent computes
     \hat H = \frac{1}{T} \sum_t \varphi_t \varphi_t^\top
 
 with J the mean squared error of its own episode, targets held; it sends :math:`\hat g` if :math:`\delta` is below a threshold,
-see :class:`~rl_agg.gates.GainThreshold`. The centre steps by :math:`-\eta` times the mean of what it received.
+see :class:`~rl_agg.gates.GainThreshold`. The server steps by :math:`-\eta` times the mean of what it received.
 
-Acting greedily on V takes a model of the environment: agents must know where actions lead, which Q-learning does not ask of
-them.
+Acting greedily on V takes a model of the environment: agents must know where actions lead, which Q-learning does not
+require.
 
 Source: Gatsis (2021), arXiv:2112.05908; Gunn (2023), section 2.4.3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from rl_agg.gates import GainThreshold
 from rl_agg.population.environments import ListedEnvironments
-from rl_agg.population.reports import AGENT_ID, Report
+from rl_agg.population.reports import Report
+from rl_agg.signals import Signals
 from rl_agg.tabular.episodes import TabularEpisodes, unpacked
-from rl_agg.tabular.server import TabularCentre, TabularOrder, check_tabular, run_episodes
-from rl_agg.validation import build
-
-Floats = NDArray[np.float64]
+from rl_agg.tabular.server import Floats, TabularAgents, TabularServer, TabularSettings
 
 
 @dataclass(frozen=True)
 class Model:
-    """What actions lead to.
+    """Where actions lead.
 
     :param rewards: Expected reward ``[C, U]``.
-    :param transitions: Probability of each next cell from which the episode goes on ``[C, U, C]``.
+    :param transitions: Probability of each next cell from which the episode continues ``[C, U, C]``.
     """
 
     rewards: Floats
@@ -77,32 +75,22 @@ def model_of(environments: Any) -> Model:
 
 
 @dataclass(frozen=True)
-class DaviaSettings:
-    """What centre and agents agree on.
+class DaviaSettings(TabularSettings):
+    """Settings of DAVIA; see :class:`TabularSettings`.
 
-    :param population: A.
-    :param lr: eta > 0.
-    :param epsilon: Share of random actions, in [0, 1].
-    :param features: phi of each cell ``[C, D]``; ``None``: one of their own for each.
-    :param communication_kwargs: Settings of :class:`~rl_agg.gates.GainThreshold`.
-    :raises ValueError: if one of them cannot be.
+    :param features: phi of each cell ``[C, D]``; ``None``: one feature for each cell.
     """
 
-    population: int = 5
-    lr: float = 1.0
-    epsilon: float = 0.1
+    payload = "gradients"
+    gate_class = GainThreshold
+
+    communication: str = "gain"
     features: ArrayLike | None = None
-    communication_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_tabular(self)
-        self.make_gate()
+        super().__post_init__()
         if self.features is not None:
             _matrix(self.features)
-
-    def make_gate(self) -> GainThreshold:
-        """The threshold."""
-        return build("DAVIA's threshold", GainThreshold, self.communication_kwargs)
 
     def make_features(self, num_cells: int) -> Floats:
         """phi ``[C, D]``.
@@ -126,10 +114,10 @@ def _matrix(features: ArrayLike) -> Floats:
 
 
 def gradient_and_gain(theta: Floats, seen: Floats, targets: Floats, lr: float) -> tuple[Floats, float]:
-    """What an agent could send, and what that would change.
+    """What an agent could send, and how that would change its loss.
 
     :param theta: ``[D]``.
-    :param seen: Features of the cells that it was in ``[T, D]``.
+    :param seen: Features of the visited cells ``[T, D]``.
     :param targets: y ``[T]``.
     :param lr: eta.
     :return: The gradient ``[D]``, and delta.
@@ -139,69 +127,54 @@ def gradient_and_gain(theta: Floats, seen: Floats, targets: Floats, lr: float) -
     return gradient, -2 * lr * float(gradient @ gradient) + lr**2 * curvature
 
 
-class DaviaAgents:
-    """Runs any of the agents, and the greedy centre, whose number is A.
+class DaviaAgents(TabularAgents):
+    """Runs the episodes of DAVIA.
 
     :param episodes: Runs the episodes.
-    :param settings: As the centre's.
+    :param settings: As the server's.
     :raises ValueError: if the environment has no model, or the features do not fit it.
     """
 
     def __init__(self, episodes: TabularEpisodes, settings: DaviaSettings) -> None:
-        self.episodes = episodes
-        self.settings = settings
+        super().__init__(episodes, settings)
+        self.lr = settings.lr
         self.model = model_of(episodes.environments)
         self.features = settings.make_features(episodes.shape[0])
         self._gate = settings.make_gate()
 
-    def close(self) -> None:
-        """Close the environments."""
-        self.episodes.environments.close()
+    def action_values(self, theta: Floats) -> Floats:
+        """By the environment's model."""
+        return self.model.action_values(self.features @ theta, self.episodes.gamma)
 
-    def run(self, order: TabularOrder, agents: NDArray[np.int64]) -> Report:
-        """Run an episode with each.
+    def empty_message(self, theta: Floats) -> NDArray[np.float32]:
+        """No gradient."""
+        return np.empty((0, len(theta)), dtype=np.float32)
 
-        :param agents: Which, in [0, A], ascending ``[k]``.
-        """
-        theta = order.theta.astype(np.float64)
-        values, gamma = self.features @ theta, self.episodes.gamma
-        table = self.model.action_values(values, gamma)
-        ran = run_episodes(self.episodes, order, agents, table, epsilon=self.settings.epsilon)
-        senders, gradients = [], []
-        for row, agent in enumerate(agents[agents < self.settings.population].tolist()):
-            if not np.isfinite(ran.returns[row]):
-                continue
-            cells, _, rewards, next_cells, goes_on = unpacked(ran.transitions[row])
-            targets = rewards + gamma * goes_on * values[next_cells]
-            gradient, gain = gradient_and_gain(theta, self.features[cells], targets, self.settings.lr)
-            if self._gate.decide(gain, order.update):
-                senders.append(agent)
-                gradients.append(gradient)
-        return Report(
-            agents,
-            ran.returns,
-            ran.discounted,
-            ran.lengths,
-            np.empty((len(agents), 0)),
-            np.array(senders, dtype=AGENT_ID),
-            {"gradient": np.array(gradients, dtype=np.float32).reshape(len(gradients), len(theta))},
-        )
+    def message(
+        self, theta: Floats, rows: NDArray[np.void], memory: Floats, update: int
+    ) -> tuple[NDArray[np.float32], Floats]:
+        """The gradient, if it gains enough."""
+        cells, _, rewards, next_cells, continues = unpacked(rows)
+        targets = rewards + self.episodes.gamma * continues * (self.features @ theta)[next_cells]
+        gradient, gain = gradient_and_gain(theta, self.features[cells], targets, self.lr)
+        sends = not isinstance(self._gate, GainThreshold) or self._gate.passes(gain, update)
+        return np.array([gradient] if sends else self.empty_message(theta), dtype=np.float32), memory
 
 
-class DaviaLearner(TabularCentre):
-    """The centre.
+class DaviaLearner(TabularServer):
+    """The server.
 
     :param features: phi ``[C, D]``.
     :param model: Of the environment.
     :param gamma: Discount in [0, 1].
-    :param run: See :class:`TabularCentre`.
+    :param run: See :class:`~rl_agg.population.server.PopulationServer`.
     :param settings: As the agents'.
     """
 
     def __init__(
         self, features: Floats, model: Model, *, gamma: float, run: int | None = None, settings: DaviaSettings
     ) -> None:
-        super().__init__(np.zeros(features.shape[1], dtype=np.float32), settings.population, 0, run)
+        super().__init__(np.zeros(features.shape[1], dtype=np.float32), settings, 0, run)
         self.features, self.model, self.gamma, self.settings = features, model, gamma, settings
 
     @property
@@ -210,11 +183,14 @@ class DaviaLearner(TabularCentre):
         values = self.features @ self.theta.astype(np.float64)
         return self.model.action_values(values, self.gamma).astype(np.float32)
 
-    def learn(self, report: Report) -> None:
-        """Step by the mean of the gradients."""
-        mean = report.payload["gradient"].astype(np.float64).mean(axis=0)
-        self.theta = (self.theta.astype(np.float64) - self.settings.lr * mean).astype(np.float32)
+    def learn(self, report: Report, present: NDArray[np.bool_]) -> None:
+        """Step by the mean of the gradients, if any arrived."""
+        gradients = report.payload["gradients"].astype(np.float64)
+        if len(gradients):
+            sends = torch.from_numpy(np.isin(np.arange(self.num_agents), report.senders))
+            weights = self.exchange.weigh(Signals(present=sends)).numpy()[report.senders]
+            self.theta = (self.theta.astype(np.float64) - self.settings.lr * (weights @ gradients)).astype(np.float32)
 
-    def content(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+    def message_content(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         """A gradient."""
         return {"gradients": self.theta.size}

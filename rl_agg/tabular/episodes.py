@@ -1,4 +1,4 @@
-"""Episodes of agents that act on a table of action values. Axes: B episodes, k still going, C cells, U actions, T steps."""
+"""Episodes of agents that act on a table of action values. Axes: B episodes, k of them active, C cells, U actions, T steps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rl_agg.population.spaces import check_first_action
 from rl_agg.validation import check_number
 
 LAST = 128
-"""Added to the action of a transition that ended the episode for good."""
+"""Added to the action of a transition that terminated the episode."""
 
 TRANSITION = np.dtype([("cell", "<u2"), ("action", "u1"), ("reward", "<f4"), ("next_cell", "<u2")])
-"""What a sample looks like on the wire: 9 bytes."""
+"""A sample in a message: 9 bytes."""
 
 STEPS_AT_ONCE = 32
-"""For how many steps random numbers are drawn ahead."""
+"""Number of steps for which random numbers are drawn at once."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectories:
-    """How the episodes went.
+    """Finished episodes.
 
     :param transitions: One array of :data:`TRANSITION` for each, ``[T]``.
     :param returns: Undiscounted ``[B]``.
@@ -45,9 +45,9 @@ class Trajectories:
 
 
 class TabularEpisodes:
-    """Runs episodes side by side, greedy but for a share of random actions; equally good actions are equally likely.
+    """Runs episodes in batches, greedily except for a share of random actions; equally good actions are equally likely.
 
-    :param environments: Where; their spaces must be Discrete.
+    :param environments: Copies of one environment; its spaces must be Discrete.
     :param gamma: Discount in [0, 1].
     :param max_episode_steps: Ends episodes after so many steps; ``None``: only the environment's own limit does.
     :raises ValueError: if a space is not Discrete or too large, actions do not begin at 0, or nothing limits an episode.
@@ -82,45 +82,52 @@ class TabularEpisodes:
         """
         size = len(seeds)
         returns, discounted = np.zeros(size), np.zeros(size)
-        going, discount = np.arange(size), 1.0
+        active, discount = np.arange(size), 1.0
         cells = np.asarray(self.environments.reset(seeds)) - self._start
         owners, steps = [], []
         draws = np.empty((size, 0, 2))
         for step in range(self.max_steps):
             if step % STEPS_AT_ONCE == 0:
                 draws = np.stack([sampler.random((STEPS_AT_ONCE, 2)) for sampler in samplers])
-            actions = self._act(table[cells], draws[going, step % STEPS_AT_ONCE], epsilons[going])
-            observed, rewards, terminated, truncated = self.environments.step(going, actions)
-            rows = np.empty(len(going), dtype=TRANSITION)
+            actions = choose_actions(table[cells], draws[active, step % STEPS_AT_ONCE], epsilons[active])
+            observed, rewards, terminated, truncated = self.environments.step(active, actions)
+            rows = np.empty(len(active), dtype=TRANSITION)
             rows["cell"], rows["action"], rows["reward"] = cells, actions + LAST * terminated, rewards
             cells = np.asarray(observed) - self._start
             rows["next_cell"] = cells
-            owners.append(going)
+            owners.append(active)
             steps.append(rows)
-            returns[going] += rewards
-            discounted[going] += discount * rewards
+            returns[active] += rewards
+            discounted[active] += discount * rewards
             discount *= self.gamma
             stay = ~(terminated | truncated)
-            going, cells = going[stay], cells[stay]
-            if not going.size:
+            active, cells = active[stay], cells[stay]
+            if not active.size:
                 break
         owner = np.concatenate(owners)
         order = np.argsort(owner, kind="stable")
         ends = np.searchsorted(owner[order], np.arange(1, size))
         return Trajectories(np.split(np.concatenate(steps)[order], ends), returns, discounted)
 
-    @staticmethod
-    def _act(values: Floats, draws: Floats, epsilons: Floats) -> NDArray[np.int64]:
-        best = values == values.max(axis=1, keepdims=True)  # [k, U]
-        best[draws[:, 0] < epsilons] = True
-        chosen = np.floor(draws[:, 1] * best.sum(axis=1))
-        actions: NDArray[np.int64] = (best.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
-        return actions
+
+def choose_actions(values: Floats, draws: Floats, epsilons: Floats) -> NDArray[np.int64]:
+    """Draw a random action with probability epsilon, otherwise one of the best.
+
+    :param values: ``[k, U]``.
+    :param draws: Uniform on [0, 1) ``[k, 2]``: whether to draw any action, and which of the candidates.
+    :param epsilons: ``[k]``.
+    :return: ``[k]``.
+    """
+    candidates = values == values.max(axis=1, keepdims=True)  # [k, U]
+    candidates[draws[:, 0] < epsilons] = True
+    chosen = np.floor(draws[:, 1] * candidates.sum(axis=1))
+    actions: NDArray[np.int64] = (candidates.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
+    return actions
 
 
 def unpacked(rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, NDArray[np.int64], Floats]:
-    """Cells, actions, rewards, next cells, and 1 where the episode goes on, 0 where it ended for good; each ``[T]``."""
+    """Cells, actions, rewards, next cells, and 1 where the episode continues, 0 where it terminated; each ``[T]``."""
     actions = rows["action"].astype(np.int64)
-    goes_on = (actions < LAST).astype(np.float64)
+    continues = (actions < LAST).astype(np.float64)
     cells, next_cells = rows["cell"].astype(np.int64), rows["next_cell"].astype(np.int64)
-    return cells, actions % LAST, rows["reward"].astype(np.float64), next_cells, goes_on
+    return cells, actions % LAST, rows["reward"].astype(np.float64), next_cells, continues

@@ -1,25 +1,29 @@
-"""What the centres and agents of tabular algorithms have in common. Axes: A agents, k of them here, P parameters."""
+"""What servers and agents of tabular algorithms share. Axes: A agents, k of them here, P parameters, K remembered numbers."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.ledger import Ledger
-from rl_agg.population.reports import AGENT_ID, Report, measures
-from rl_agg.seeding import episode_seeds, fresh_run, stream
-from rl_agg.tabular.episodes import TabularEpisodes, Trajectories
+from rl_agg.exchange import Exchange
+from rl_agg.gates import EveryGate, Gate
+from rl_agg.population.reports import AGENT_ID, Report
+from rl_agg.population.server import PopulationServer
+from rl_agg.scheme import Scheme
+from rl_agg.seeding import episode_seeds, stream
+from rl_agg.tabular.episodes import TabularEpisodes
 from rl_agg.validation import check_count, check_number
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class TabularOrder:
-    """What the centre broadcasts.
+class TabularBroadcast:
+    """What the server sends for an update.
 
     :param run: See :mod:`rl_agg.seeding`.
     :param update: Counted from 0.
@@ -30,122 +34,155 @@ class TabularOrder:
     run: int
     update: int
     theta: NDArray[np.float32]
-    memory: NDArray[np.float64]
+    memory: Floats
 
 
-class TabularSettings(Protocol):
-    """What all of them need to know."""
+@dataclass(frozen=True)
+class TabularSettings:
+    """Settings that servers and agents of all tabular algorithms share.
 
-    @property
-    def population(self) -> int:
-        """A."""
-
-    @property
-    def lr(self) -> float:
-        """Step size."""
-
-    @property
-    def epsilon(self) -> float:
-        """Share of random actions."""
-
-
-def check_tabular(settings: TabularSettings) -> None:
-    """Check what all of them need to know.
-
-    :raises ValueError: naming the setting that is wrong.
+    :param population: A.
+    :param lr: Step size > 0.
+    :param epsilon: Share of random actions, in [0, 1].
+    :param communication: The gate: ``every`` or one that derives from :attr:`gate_class`, by its name in
+        :data:`rl_agg.GATES`.
+    :param communication_kwargs: Settings of the gate.
+    :raises ValueError: if one is unknown or out of range.
     """
-    check_count("population", settings.population, least=1, most=np.iinfo(AGENT_ID).max)
-    check_number("lr", settings.lr, above=0)
-    check_number("epsilon", settings.epsilon, least=0, most=1)
+
+    payload: ClassVar[str]
+    """What agents send, a name of :data:`rl_agg.PAYLOADS`; messages have this name in a report."""
+    gate_class: ClassVar[type[Gate]]
+    """Of gates that one agent can ask by itself, after its episode."""
+
+    population: int = 5
+    lr: float = 1.0
+    epsilon: float = 0.1
+    communication: str = "every"
+    communication_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_count("population", self.population, least=1, most=np.iinfo(AGENT_ID).max)
+        check_number("lr", self.lr, above=0)
+        check_number("epsilon", self.epsilon, least=0, most=1)
+        if not isinstance(self.communication_kwargs, Mapping):
+            raise ValueError(f"communication_kwargs must be a dict, got {self.communication_kwargs!r}")
+        self.make_exchange().check()
+        self.make_gate()
+
+    @property
+    def scheme(self) -> Scheme:
+        """The gate, and the mean of what it lets agents send."""
+        return Scheme(gate=self.communication, gate_kwargs=self.communication_kwargs, rule="mean", payload=self.payload)
+
+    def make_exchange(self) -> Exchange:
+        """What carries the scheme out, before the first update."""
+        return Exchange(self.scheme, self.population, provides=frozenset({"gains"}))
+
+    def make_gate(self) -> Gate:
+        """The gate in its state before the first update.
+
+        :raises ValueError: if an agent cannot ask it by itself.
+        """
+        gate = self.scheme.make_gate(self.population)
+        if not isinstance(gate, EveryGate | self.gate_class):
+            raise ValueError(
+                f"gate {self.communication!r} decides about all agents at once, but payload {self.payload!r} is sent by each "
+                f"agent alone, after its episode; choose every, or a gate that derives from rl_agg.gates."
+                f"{self.gate_class.__name__}"
+            )
+        return gate
 
 
-def run_episodes(
-    episodes: TabularEpisodes, order: TabularOrder, agents: NDArray[np.int64], table: NDArray[np.float64], *, epsilon: float
-) -> Trajectories:
-    """Run an episode with each agent; the centre's, whose number is A, is greedy throughout.
+class TabularAgents:
+    """Runs the episodes of any agents, and of the server, whose number is A and which acts greedily.
 
-    :param agents: Which, in [0, A], ascending ``[k]``.
-    :param table: Action values.
-    :param epsilon: The agents' share of random actions.
+    :param episodes: Runs the episodes.
+    :param settings: As the server's.
     """
-    size = len(order.memory)
-    return episodes(
-        table,
-        episode_seeds(order.run, order.update, size + 1)[agents],
-        [stream("actions", order.run, order.update, agent) for agent in agents.tolist()],
-        np.where(agents < size, epsilon, 0.0),
-    )
+
+    def __init__(self, episodes: TabularEpisodes, settings: TabularSettings) -> None:
+        self.episodes = episodes
+        self.epsilon, self.payload = settings.epsilon, settings.payload
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.episodes.environments.close()
+
+    def action_values(self, theta: Floats) -> Floats:
+        """What to act on ``[C, U]``, for parameters ``[P]``."""
+        raise NotImplementedError
+
+    def empty_message(self, theta: Floats) -> NDArray[Any]:
+        """A message of no rows."""
+        raise NotImplementedError
+
+    def message(self, theta: Floats, rows: NDArray[np.void], memory: Floats, update: int) -> tuple[NDArray[Any], Floats]:
+        """What an agent sends after an episode.
+
+        :param theta: Parameters ``[P]``.
+        :param rows: The episode's transitions ``[T]``.
+        :param memory: What the agent remembers ``[K]``.
+        :param update: Counted from 0.
+        :return: Message rows, possibly none, and the new memory ``[K]``.
+        """
+        raise NotImplementedError
+
+    def run(self, broadcast: TabularBroadcast, agents: NDArray[np.int64]) -> Report:
+        """Run an episode with each agent.
+
+        :param broadcast: What the server sent.
+        :param agents: Numbers in [0, A], ascending ``[k]``.
+        """
+        run, update, size = broadcast.run, broadcast.update, len(broadcast.memory)
+        theta = broadcast.theta.astype(np.float64)
+        ran = self.episodes(
+            self.action_values(theta),
+            episode_seeds(run, update, size + 1)[agents],
+            [stream("actions", run, update, agent) for agent in agents.tolist()],
+            np.where(agents < size, self.epsilon, 0.0),
+        )
+        memory = np.zeros((len(agents), broadcast.memory.shape[1]))
+        senders, sent = [np.empty(0, AGENT_ID)], [self.empty_message(theta)]
+        for row, agent in enumerate(agents[agents < size].tolist()):
+            memory[row] = broadcast.memory[agent]
+            if np.isfinite(ran.returns[row]):
+                rows, memory[row] = self.message(theta, ran.transitions[row], memory[row], update)
+                senders.append(np.full(len(rows), agent, AGENT_ID))
+                sent.append(rows)
+        payload = {self.payload: np.concatenate(sent)}
+        return Report(agents, ran.returns, ran.discounted, ran.lengths, memory, np.concatenate(senders), payload)
 
 
-class TabularCentre:
-    """Counts updates, messages and bytes; a subclass says what it makes of messages.
+class TabularServer(PopulationServer):
+    """Adds the agents' memory; a subclass learns from the messages.
 
-    :param theta: Parameters to begin with ``[P]``.
-    :param num_agents: A.
+    :param theta: Initial parameters ``[P]``.
+    :param settings: As the agents'.
     :param num_remembered: K.
-    :param run: What all random numbers come from; ``None``: a fresh one.
+    :param run: See :class:`~rl_agg.population.server.PopulationServer`.
     """
 
-    def __init__(self, theta: NDArray[np.float32], num_agents: int, num_remembered: int, run: int | None) -> None:
-        self.theta = theta
-        self.run = fresh_run() if run is None else run
-        self.num_agents = num_agents
-        self.num_updates = 0
-        self.num_skipped = 0
-        """Updates without a single sound episode."""
-        self.num_masked = 0
-        """Episodes whose return was not finite, or that were lost with their runner."""
-        self.ledger = Ledger(num_agents)
-        self.measures: dict[str, float] = {}
-        """Of the last update, by name."""
-        self._memory = np.zeros((num_agents, num_remembered))
+    def __init__(self, theta: NDArray[np.float32], settings: TabularSettings, num_remembered: int, run: int | None) -> None:
+        super().__init__(theta, settings.make_exchange(), run)
+        self._memory = np.zeros((self.num_agents, num_remembered))
 
-    def order(self) -> TabularOrder:
+    @property
+    def memory(self) -> Floats:
+        """What agents remember ``[A, K]``."""
+        return self._memory
+
+    def broadcast(self) -> TabularBroadcast:
         """What to send to the agents for this update."""
-        return TabularOrder(self.run, self.num_updates, self.theta.copy(), self._memory.copy())
-
-    def receive(self, report: Report) -> None:
-        """Learn from the messages of an update.
-
-        :param report: All agents' together; those that are missing are masked. The centre's is not looked at.
-        """
-        agents = report.agents < self.num_agents
-        sound = agents & report.present
-        self._memory[report.agents[agents]] = report.memory[agents]
-        self.num_masked += self.num_agents - int(sound.sum())
-        self.num_skipped += int(not sound.any())
-        if len(report.senders):
-            self.learn(report)
-        rows = np.bincount(report.senders, minlength=self.num_agents)
-        before = self.ledger.bytes_per_agent
-        self.ledger.upload(rows > 0, **self.content(rows))
-        self.ledger.download(np.ones(self.num_agents), parameters=self.theta.size)
-        sizes = self.ledger.bytes_per_agent - before
-        self.measures |= measures(report.discounted[sound], rows > 0, sizes)
-        self.num_updates += 1
-
-    def learn(self, report: Report) -> None:
-        """Update the parameters from at least one message."""
-        raise NotImplementedError
-
-    def content(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-        """What each agent's message holds, for the ledger.
-
-        :param rows: Message rows that each agent sent ``[A]``.
-        """
-        raise NotImplementedError
+        return TabularBroadcast(self.run, self.num_updates, self.theta.copy(), self._memory.copy())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how it goes on, parameters included."""
-        names = ("theta", "run", "num_updates", "num_skipped", "num_masked", "_memory")
-        return copy.deepcopy({**{name: getattr(self, name) for name in names}, "ledger": self.ledger.state_dict()})
+        """A copy of all that later updates depend on, parameters and memory included."""
+        return {**super().state_dict(), "memory": self._memory.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, to the bit. Of another number of agents, all have forgotten what they remembered."""
-        fresh = np.zeros_like(self._memory)
-        for name, value in copy.deepcopy(dict(state)).items():
-            if name != "ledger":
-                setattr(self, name, value)
-        if self._memory.shape != fresh.shape:
-            self._memory = fresh
-        self.ledger.load_state_dict(state["ledger"])
+        """Restore :meth:`state_dict`, to the bit. With another gate or number of agents, all memory is reset."""
+        super().load_state_dict(state)
+        same_gate = state["exchange"]["scheme"]["gate"] == self.exchange.scheme.gate
+        fits = same_gate and state["memory"].shape == self._memory.shape
+        self._memory = state["memory"].copy() if fits else np.zeros_like(self._memory)

@@ -1,4 +1,4 @@
-"""An env runner that learns from what it samples: it sends gradients instead of episodes."""
+"""An env runner that sends gradients instead of episodes."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class A3CEnvRunner(SingleAgentEnvRunner):
     def sample_gradient(
         self, state: dict[str, Any], timesteps: dict[str, Any]
     ) -> tuple[GradientMessage, dict[str, Any], dict[str, Any]]:
-        """Take over the weights, sample a fragment with them and differentiate its loss.
+        """Set the weights, sample a fragment with them and differentiate its loss.
 
-        :param state: The weights and how many updates they have seen.
+        :param state: The weights and their number of updates.
         :param timesteps: For the schedules.
         :return: The gradient, the metrics of sampling and those of the loss.
         """
         self.set_state(state)
         episodes = self.sample()
-        # The connectors add a step to each episode, in place; what the metrics still need of it must stay as it is.
+        # The connectors add a step to each episode, in place; metrics are of the episodes as sampled.
         sampled = self.get_metrics()
         copies = [episode[:] for episode in episodes]
         message = self._learner.take_gradient(copies, seq_no=state[WEIGHTS_SEQ_NO], timesteps=timesteps)

@@ -1,4 +1,4 @@
-r"""A3C's loss, on the env runner that takes its gradient, and the step, on the central learner that applies it.
+r"""A3C's loss, differentiated on env runners, and the step, taken by the server's learner.
 
 .. math::
     d\theta = \nabla_{\theta'} \log \pi(a_t|s_t; \theta') (R_t - V(s_t; \theta_v))
@@ -29,6 +29,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
+from rl_agg.optimizers import step_scale
 from rllib_agg.aggregation.advantages import RAW_ADVANTAGES, RawAdvantageEstimation
 from rllib_agg.aggregation.agents import RETURN
 from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps
@@ -38,9 +39,9 @@ from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps
 class GradientMessage:
     """What an env runner sends.
 
-    :param gradients: One per parameter, in the module's order; ``None`` for a parameter that took no part.
-    :param seq_no: How many updates the weights had seen that it was taken with.
-    :param num_samples: Environment steps behind it; 0 if the data were corrupt and there is no gradient.
+    :param gradients: One per parameter, in the module's order; ``None`` for a parameter without gradient.
+    :param seq_no: Number of updates of the weights that it was computed with.
+    :param num_samples: Environment steps in the fragment; 0 if the data were corrupt and there is no gradient.
     :param loss: Mean loss of the fragment.
     :param episode_return: Mean raw return of the episodes that ended in the fragment, NaN if none did.
     """
@@ -56,6 +57,11 @@ class GradientMessage:
         """P."""
         return sum(gradient.size for gradient in self.gradients if gradient is not None)
 
+    def vector(self) -> Tensor:
+        """The gradients in a row ``[P]``."""
+        given = [gradient.ravel() for gradient in self.gradients if gradient is not None]
+        return torch.from_numpy(np.concatenate(given)) if given else torch.empty(0)
+
     @property
     def num_bytes(self) -> int:
         """Of the gradients' own buffers."""
@@ -63,7 +69,7 @@ class GradientMessage:
 
 
 class A3CTorchLearner(FiniteSteps):
-    """Takes gradients where it runs on an env runner, and applies them where it is the centre."""
+    """Computes gradients on env runners, and applies them in the server."""
 
     def build(self) -> None:
         """Put the n-step returns into the connector pipeline."""
@@ -101,7 +107,7 @@ class A3CTorchLearner(FiniteSteps):
         """Compute the gradient of a fragment; the weights stay as they are.
 
         :param episodes: Of the one module; extended by a step each, in place.
-        :param seq_no: How many updates these weights have seen.
+        :param seq_no: Number of updates of these weights.
         :param timesteps: For the schedules.
         """
         self.before_gradient_based_update(timesteps=timesteps)
@@ -118,16 +124,23 @@ class A3CTorchLearner(FiniteSteps):
         self.metrics.log_value((DEFAULT_MODULE_ID, self.TOTAL_LOSS_KEY), loss, window=1)
         return GradientMessage(arrays, seq_no, num_samples, loss, returns.nanmean().item())
 
-    def apply_message(self, message: GradientMessage, *, factor: float, timesteps: dict[str, Any]) -> None:
-        """Step with a gradient that was taken elsewhere.
+    def step_scale(self, message: GradientMessage) -> Tensor | None:
+        """What the optimiser multiplies each number of a message's vector by ``[P]``; ``None``: all alike."""
+        named = zip(self.parameters_by_ref.values(), message.gradients, strict=True)
+        ((_, optimizer),) = self.optimizers()
+        return step_scale(optimizer, [parameter for parameter, gradient in named if gradient is not None])
 
-        :param message: The gradient.
-        :param factor: What to multiply it by.
+    def apply_step(self, step: Tensor, message: GradientMessage, *, timesteps: dict[str, Any]) -> None:
+        """Step with what became of an env runner's gradient.
+
+        :param step: ``[P]``, in the order of the message's vector.
+        :param message: The env runner's, for the shapes.
         :param timesteps: For the schedules.
         """
         self.before_gradient_based_update(timesteps=timesteps)
+        parts = iter(torch.split(step, [array.size for array in message.gradients if array is not None]))
         gradients = {
-            ref: None if array is None else torch.tensor(array, device=self.device) * factor
+            ref: None if array is None else next(parts).view(array.shape)
             for ref, array in zip(self.parameters_by_ref, message.gradients, strict=True)
         }
         self.unfit_modules = self.modules_with_corrupt_gradient(gradients)

@@ -1,23 +1,20 @@
-"""What the settings of such algorithms have in common."""
+"""Settings that the algorithms with a server have in common, and their checks."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-from ray.rllib.env.env_context import EnvContext
 
-from rl_agg.population import Environments, ListedEnvironments, open_environments
+from rl_agg.seeding import fresh_run
 from rl_agg.validation import check_count
-from rllib_agg.aggregation._compat import UNSET, ModelDefaults, leave_runner_states, registered_env
+from rllib_agg.aggregation._compat import ModelDefaults, leave_runner_states
 from rllib_agg.aggregation.config_base import StrictConfig
 from rllib_agg.aggregation.timeouts import check_timeout
 from rllib_agg.server_loop.env_runner import EpisodicEnvRunner
-from rllib_agg.server_loop.learner import CentralLearner
+from rllib_agg.server_loop.learner import ServerLearner
 
 Settings = TypeVar("Settings")
 
@@ -27,24 +24,14 @@ SET_IN_EVALUATION = ("rollout_fragment_length", "batch_mode")
 """By RLlib itself."""
 
 
-class Agents(Protocol):
-    """What runs episodes."""
-
-    def run(self, order: Any, agents: NDArray[np.int64]) -> Any:
-        """Run an episode with each of the agents."""
-
-    def close(self) -> None:
-        """Close the environments."""
-
-
-class CentralConfig(StrictConfig, ModelDefaults):
-    """Checks what all such algorithms need; a subclass says in :meth:`open_agents` who plays."""
+class ServerConfig(StrictConfig, ModelDefaults):
+    """Checks what all such algorithms need; a subclass opens its agents in :meth:`open_agents`."""
 
     env: Any
     env_config: Any
     model_config: Any
     model_settings: ClassVar[frozenset[str]] = frozenset()
-    """What of ``model_config`` is looked at."""
+    """The keys of ``model_config`` that have an effect."""
 
     not_used: ClassVar[tuple[str, ...]] = (
         "learner_connector",
@@ -83,8 +70,12 @@ class CentralConfig(StrictConfig, ModelDefaults):
         fields = dataclasses.fields(kind)  # type: ignore[arg-type]
         return kind(**{field.name: getattr(self, field.name) for field in fields})
 
-    def open_agents(self, worker_index: int = 0) -> Agents:
-        """Make what runs episodes, with environments of its own.
+    def draw_run(self) -> int:
+        """What all random numbers of a run come from: the seed, or a fresh number without one."""
+        return fresh_run() if self.seed is None else int(self.seed)
+
+    def open_agents(self, worker_index: int = 0) -> Any:
+        """Make what runs episodes, with environments of its own and methods ``run(broadcast, agents)`` and ``close()``.
 
         :param worker_index: For the environments' config.
         :raises ValueError: if the environment cannot be used.
@@ -93,7 +84,7 @@ class CentralConfig(StrictConfig, ModelDefaults):
 
     def get_default_learner_class(self) -> type:
         """Holds the module."""
-        return CentralLearner
+        return ServerLearner
 
     def validate(self) -> None:
         """Check the settings.
@@ -106,24 +97,24 @@ class CentralConfig(StrictConfig, ModelDefaults):
         super().validate()
         if self.num_learners:
             raise ValueError(
-                f"{name} has one centre, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
+                f"{name} has one server, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
             )
         if self.is_multi_agent:
             raise ValueError(f"{name} takes single-agent environments")
         if not (isinstance(self.env_runner_cls, type) and issubclass(self.env_runner_cls, EpisodicEnvRunner)):
             raise ValueError(f"derive {self.env_runner_cls} from EpisodicEnvRunner")
-        if not issubclass(self.learner_class, CentralLearner):
-            raise ValueError(f"derive {self.learner_class} from CentralLearner")
+        if not issubclass(self.learner_class, ServerLearner):
+            raise ValueError(f"derive {self.learner_class} from ServerLearner")
         if self.env is None:
             raise ValueError(f"{name} needs an environment; name one by .environment()")
         seed: Any = self.seed
         if seed is not None:
             check_count("seed", seed, least=0)
         check_timeout(self.sample_timeout_s)
-        self._refuse_unused(name)
+        self._check_unused(name)
         self._check_module(name)
 
-    def _refuse_unused(self, name: str) -> None:
+    def _check_unused(self, name: str) -> None:
         allowed = (*self.evaluated_with, *SET_IN_EVALUATION) if self.in_evaluation else ()
         if setting := self.changed(name for name in self.not_used if name not in allowed):
             hint = " in training; evaluation_config may set it" if setting in self.evaluated_with else ""
@@ -149,46 +140,3 @@ class CentralConfig(StrictConfig, ModelDefaults):
         model = dataclasses.asdict(model) if isinstance(model, DefaultModelConfig) else model or {}
         if {**self.model_config, **model} != self.model_config:
             raise ValueError(f"{name} takes settings of its module by .rl_module(model_config=...), not in an RLModuleSpec")
-
-
-class EpisodicConfig(CentralConfig):
-    """Of a population of agents; a subclass says in :meth:`open_agents` what an agent does."""
-
-    evaluated_with = (
-        "env_to_module_connector",
-        "module_to_env_connector",
-        "clip_actions",
-        "gym_env_vectorize_mode",
-        "num_envs_per_env_runner",
-    )
-    not_used = (
-        *CentralConfig.not_used,
-        "grad_clip",
-        "grad_clip_by",
-        "train_batch_size_per_learner",
-        "num_envs_per_env_runner",
-    )
-
-    def __init__(self, algo_class: type | None = None) -> None:
-        super().__init__(algo_class=algo_class)
-        self.population = 50
-        self.max_episode_steps: int | None = None
-        self.gamma = 1.0
-
-    def training(self, *, population: int = UNSET, max_episode_steps: int | None = UNSET, **kwargs: Any) -> Self:
-        """Set up the training.
-
-        :param population: A, agents, each one episode in an update.
-        :param max_episode_steps: Ends episodes after so many steps; needed where the environment has no limit of its own.
-        :param kwargs: RLlib's own, of which ``gamma`` and ``lr`` count.
-        """
-        super().training(**kwargs)
-        return self.take(population=population, max_episode_steps=max_episode_steps)
-
-    def open_environments(self, worker_index: int) -> Environments:
-        """Make the environments."""
-        context = EnvContext(self.env_config, worker_index=worker_index, num_workers=self.num_env_runners)
-        creator = registered_env(self.env) or (self.env if callable(self.env) else None)
-        if creator is not None:
-            return ListedEnvironments(lambda: creator(context))
-        return open_environments(self.env, dict(self.env_config))

@@ -1,9 +1,10 @@
-"""Env runners that run any agent's episode, and remember nothing of it."""
+"""Env runners that run any agent's episode and keep nothing of it."""
 
 from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-
-from rl_agg.population import Report
 
 
 @dataclass(frozen=True)
@@ -26,10 +25,15 @@ class Failure:
 
 
 class EpisodicEnvRunner(SingleAgentEnvRunner):
-    """Runs agents' episodes when asked to; where it evaluates, it is RLlib's runner."""
+    """Runs agents' episodes on request; where it evaluates, it is RLlib's runner."""
 
     config: Any
     env: Any
+
+    @cached_property
+    def agents(self) -> Any:
+        """What runs episodes, with environments of its own."""
+        return self.config.open_agents(self.worker_index or 0)
 
     def make_env(self) -> None:
         """RLlib's, with the agents' time limit.
@@ -45,22 +49,20 @@ class EpisodicEnvRunner(SingleAgentEnvRunner):
             raise ValueError(f"max_episode_steps={limit} needs gym_env_vectorize_mode='sync'")
         copies.envs = [TimeLimit(env, limit) for env in copies.envs]
 
-    def run_agents(self, order: Any, agents: NDArray[np.int64]) -> Report | Failure:
-        """Run an episode with each.
+    def run_agents(self, broadcast: Any, agents: NDArray[np.int64]) -> Any:
+        """Run an episode with each of some agents.
 
-        :param order: What the centre broadcast.
-        :param agents: Which, ascending.
+        :param broadcast: What the server sent.
+        :param agents: Their numbers, ascending.
+        :return: Their report, or a :class:`Failure`: were it raised here, Ray would take a healthy runner out of service.
         """
         try:
-            if not hasattr(self, "_agents"):
-                self._agents = self.config.open_agents(self.worker_index or 0)
-            report: Report = self._agents.run(order, agents)
-            return report
-        except Exception:  # told where it can be mended; raised here, Ray would take a sound runner out of service
+            return self.agents.run(broadcast, agents)
+        except Exception:
             return Failure(traceback.format_exc())
 
     def stop(self) -> None:
         """RLlib's, then the agents' environments."""
         super().stop()  # type: ignore[no-untyped-call]
-        if hasattr(self, "_agents"):
-            self._agents.close()
+        if "agents" in vars(self):
+            self.agents.close()

@@ -1,4 +1,4 @@
-"""The learner of an algorithm whose centre is no network: it holds the module, for evaluation and checkpoints."""
+"""The learner of an algorithm whose server is no network: it holds the module, for evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from rllib_agg.aggregation._compat import HookedLearner
 
 
-class CentralLearner(HookedLearner):
-    """Holds what the centre writes into the module. There is no loss, and nothing to differentiate."""
+class ServerLearner(HookedLearner):
+    """Holds what the server writes into the module. There is no loss, and nothing to differentiate."""
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """Refuse.
+        """There is none.
 
         :raises NotImplementedError: always.
         """

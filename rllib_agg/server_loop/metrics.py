@@ -1,4 +1,4 @@
-"""How much was sampled, under RLlib's names."""
+"""Environment steps and episodes, under RLlib's names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics import (
 
 
 def log_sampled(log: Callable[..., None], num_steps: int, num_episodes: int, *, prefix: tuple[str, ...]) -> None:
-    """Log env steps and episodes, those of this time and those since the start.
+    """Log env steps and episodes, of this round and since the start.
 
     :param log: A metrics logger's ``log_value``.
     :param prefix: Of every key.

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 
 class TableModule(TorchRLModule):
-    """Acts on action values ``[C, U]``; holds what was learned ``[P]`` beside them."""
+    """Acts on action values ``[C, U]``, and holds the parameters ``[P]`` that they come from."""
 
     observation_space: Any
     action_space: Any
     model_config: Any
 
     def setup(self) -> None:
-        """Make room."""
+        """Allocate both."""
         self.shape = (int(self.observation_space.n), int(self.action_space.n))
         self.theta = nn.Parameter(torch.zeros(self.num_parameters), requires_grad=False)
         self.register_buffer("action_values", torch.zeros(self.shape))
@@ -42,21 +42,21 @@ class TableModule(TorchRLModule):
     get_exploration_action_dist_cls = get_train_action_dist_cls = get_inference_action_dist_cls
 
     def read(self) -> NDArray[np.float32]:
-        """What was learned ``[P]``."""
+        """Parameters ``[P]``."""
         theta: NDArray[np.float32] = self.theta.detach().cpu().numpy().copy()
         return theta
 
     @torch.no_grad()
     def write(self, theta: NDArray[np.float32], action_values: NDArray[np.float32]) -> None:
-        """Take over what was learned ``[P]``, and what to act on ``[C, U]``."""
+        """Take over parameters ``[P]`` and action values ``[C, U]``."""
         self.theta.copy_(torch.from_numpy(theta))
         self.action_values.copy_(torch.from_numpy(action_values.copy()))
 
 
 class LinearModule(TableModule):
-    """What was learned is a linear function of features of cells."""
+    """Parameters of a linear function of cells' features."""
 
     @property
     def num_parameters(self) -> int:
-        """P: as many as features, or cells."""
+        """P: one for each feature, or for each cell."""
         return int(self.model_config.get("num_features", self.shape[0]))

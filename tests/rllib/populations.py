@@ -11,7 +11,6 @@ from rl_agg.population import open_environments
 from rl_agg.seeding import stream
 from rllib_agg import ESConfig
 
-MODULE = "default_policy"
 GATED = {"communication": "espc", "expected_messages": 4, "fitness": "raw"}
 
 
@@ -36,10 +35,5 @@ def core(updates: int, **settings: Any) -> EvolutionStrategy:
     strategy = EvolutionStrategy(start, run=3, observation_size=size, settings=config.evolution)
     agents = EvolutionAgents(evaluator, config.evolution)
     for _ in range(updates):
-        strategy.receive(agents.run(strategy.order(), np.arange(11)))
+        strategy.receive(agents.run(strategy.broadcast(), np.arange(11)))
     return strategy
-
-
-def agg(result: dict[str, Any]) -> dict[str, Any]:
-    logged: dict[str, Any] = result["learners"][MODULE]["agg"]
-    return logged

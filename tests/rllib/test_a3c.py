@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import sys
 import time
@@ -17,15 +18,18 @@ import torch
 from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
 
-from rl_agg import Weighting
+from rl_agg import Scheme, Weighting
+from rl_agg.arrivals import ArrivalExchange
+from rl_agg.schedules import OnArrival
 from rllib_agg import A3C, A3CConfig
 from rllib_agg.a3c.running_signals import RunningSignals
 from rllib_agg.aggregation.timeouts import check_timeout, deadline_of
-from tests.rllib.conftest import TINY
+from tests.rllib.ppo_configs import TINY
+from tests.rllib.results import MODULE, agg
+from tests.states import as_arrays
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-MODULE = "default_policy"
 FRAGMENT = 10
 
 
@@ -75,7 +79,7 @@ def test_gradient_is_that_of_the_paper(algorithm: A3C, sample: Callable[[], list
 
 def test_local_iteration_counts_what_it_sends(algorithm: A3C) -> None:
     result = algorithm.train()
-    logged = result["learners"][MODULE]["agg"]
+    logged = agg(result)
     size = sum(parameter.numel() for parameter in algorithm.learner.module[MODULE].parameters())
     assert logged["messages"] == 5
     assert logged["bytes"] == logged["bytes_down"] == 5 * 4 * size
@@ -83,7 +87,7 @@ def test_local_iteration_counts_what_it_sends(algorithm: A3C) -> None:
     assert (logged["staleness"], logged["weight"]) == (0.0, 1.0)
     assert (logged["skipped_updates"], logged["masked_gradients"]) == (0, 0)
     assert result["num_env_steps_sampled_lifetime"] == 5 * FRAGMENT
-    assert algorithm.train()["learners"][MODULE]["agg"]["messages"] == 10
+    assert agg(algorithm.train())["messages"] == 10
 
 
 def test_runner_samples_with_the_module_that_it_learns_with(algorithm: A3C) -> None:
@@ -96,18 +100,16 @@ def test_runner_samples_with_the_module_that_it_learns_with(algorithm: A3C) -> N
 
 
 def test_metrics_do_not_count_the_bootstrap_step(algorithm: A3C) -> None:
-    lengths = []
-    for _ in range(20):
+    for _ in range(5):
         result = algorithm.train()["env_runners"]
-        lengths.append((result.get("episode_len_mean"), result.get("episode_return_mean")))
-    assert lengths[-1][0] == lengths[-1][1]  # CartPole pays 1 a step
+    assert result["episode_len_mean"] == result["episode_return_mean"]  # CartPole pays 1 a step
 
 
 def test_remote_runners_answer_with_what_they_were_sent(ray_session: None, tmp_path: Path) -> None:
     config = tiny_a3c(2, aggregation="r_weighted")
     algorithm = config.evaluation(evaluation_interval=100, evaluation_duration=1).build_algo()
     for _ in range(4):
-        logged = algorithm.train()["learners"][MODULE]["agg"]
+        logged = agg(algorithm.train())
     assert logged["messages"] >= 20
     gradient = logged["bytes"] / logged["messages"] - 4  # each message holds a return besides
     assert logged["bytes_down"] == gradient * (logged["messages"] + 2)  # two are under way
@@ -123,25 +125,80 @@ def test_remote_runners_answer_with_what_they_were_sent(ray_session: None, tmp_p
     np.testing.assert_equal(algorithm.signals.get_state(), signals)
     np.testing.assert_equal(algorithm.learner.module.get_state(), weights)
     assert algorithm.learner.weights_seq_no == seq_no
-    assert algorithm.train()["learners"][MODULE]["agg"]["staleness"] >= 0
+    assert agg(algorithm.train())["staleness"] >= 0
     algorithm.stop()
 
 
-def test_restored_algorithm_goes_on_to_the_bit(ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path) -> None:
+def test_a_checkpoint_restores_to_the_bit(ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path) -> None:
     algorithm = tiny_a3c(aggregation="r_weighted", entropy_coeff=[[0, 0.1], [1000, 0.0]]).build_algo()
     for _ in range(3):
-        before = algorithm.train()["learners"][MODULE]["agg"]
+        before = agg(algorithm.train())
     restored = A3C.from_checkpoint(algorithm.save_to_path(tmp_path / "checkpoint"))
     for _ in range(3):
         for one in (algorithm, restored):
-            message = one.learner.take_gradient(sample(), seq_no=one.learner.weights_seq_no, timesteps=one._timesteps())
-            assert one._receive(0, message, {}, {})
+            message = one.learner.take_gradient(sample(), seq_no=one.learner.weights_seq_no, timesteps=one.timesteps)
+            assert one.receive(0, message, {}, {})
     for part in ("rl_module", "optimizer", "weights_seq_no"):
         np.testing.assert_equal(restored.learner.get_state()[part], algorithm.learner.get_state()[part])
     np.testing.assert_equal(restored.signals.get_state(), algorithm.signals.get_state())
-    assert restored.train()["learners"][MODULE]["agg"]["messages"] == before["messages"] + 3 + 5
+    assert agg(restored.train())["messages"] == before["messages"] + 3 + 5
     algorithm.stop()
     restored.stop()
+
+
+def trained(**training: Any) -> tuple[A3C, dict[str, float]]:
+    """Two iterations in one process."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    algorithm = tiny_a3c(**training).build_algo()
+    for _ in range(2):
+        logged = agg(algorithm.train())
+    algorithm.stop()
+    return algorithm, logged
+
+
+def assert_same_parameters(one: A3C, other: A3C) -> None:
+    np.testing.assert_equal(other.learner.get_state()["rl_module"], one.learner.get_state()["rl_module"])
+
+
+def test_a_gate_that_lets_all_send_changes_nothing(ray_session: None) -> None:
+    every, counted = trained()
+    lazy, logged = trained(communication="lag", communication_kwargs={"xi": 0.0})
+    assert_same_parameters(every, lazy)
+    assert {name: logged[name] for name in ("messages", "bytes", "bytes_down")} == {
+        name: counted[name] for name in ("messages", "bytes", "bytes_down")
+    }
+    lone, logged = trained(aggregation="median")  # of one agent
+    assert_same_parameters(every, lone)
+
+
+def test_a_gate_withholds_gradients(ray_session: None) -> None:
+    algorithm, logged = trained(communication="lag", communication_kwargs={"xi": 1e6})
+    assert logged["messages"] == algorithm.learner.weights_seq_no == 1
+    assert logged["bytes_down"] == 10 * logged["bytes"]
+    assert logged["masked_gradients"] == 0
+
+
+def test_float16_halves_the_bytes(ray_session: None) -> None:
+    algorithm, logged = trained(compression="float16")
+    assert 2 * logged["bytes"] == logged["bytes_down"] > 0
+    plain, _ = trained()
+    for name, value in algorithm.learner.get_state()["rl_module"][MODULE].items():
+        np.testing.assert_allclose(value, plain.learner.get_state()["rl_module"][MODULE][name], atol=0.01)
+
+
+def test_the_exchange_is_restored(ray_session: None, sample: Callable[[], list[Any]]) -> None:
+    settings = {"communication": "lag", "aggregation": "median", "compression": "float16"}
+    algorithm, other = (tiny_a3c(**settings).build_algo() for _ in range(2))
+    algorithm.train()
+    other.set_state(algorithm.get_state())
+    np.testing.assert_equal(as_arrays(other.exchange.state_dict()), as_arrays(algorithm.exchange.state_dict()))
+    for one in (algorithm, other):
+        message = one.learner.take_gradient(sample(), seq_no=one.learner.weights_seq_no, timesteps={})
+        one.receive(0, message, {}, {})
+    assert_same_parameters(algorithm, other)
+    algorithm.stop()
+    other.stop()
 
 
 def test_tune_searches_over_aggregations(ray_session: None, tmp_path: Path) -> None:
@@ -150,7 +207,7 @@ def test_tune_searches_over_aggregations(ray_session: None, tmp_path: Path) -> N
     results = tune.Tuner(A3C, param_space=config, run_config=run_config).fit()
     assert not results.errors
     assert {result.config["aggregation"] for result in results} == {"mean", "r_weighted"}
-    assert [result.metrics["learners"][MODULE]["agg"]["messages"] for result in results] == [10, 10]
+    assert [agg(result.metrics)["messages"] for result in results] == [10, 10]
 
 
 class Pixels(gym.Env[Any, Any]):
@@ -178,7 +235,7 @@ class Pixels(gym.Env[Any, Any]):
 def test_images_and_continuous_actions(ray_session: None) -> None:
     model = {"conv_filters": [[4, 4, 2], [8, 4, 2]], "head_fcnet_hiddens": [8], "vf_share_layers": True}
     algorithm = tiny_a3c().environment(Pixels).rl_module(model_config=model).build_algo()
-    assert algorithm.train()["learners"][MODULE]["agg"]["messages"] == 5
+    assert agg(algorithm.train())["messages"] == 5
     algorithm.stop()
 
 
@@ -197,10 +254,33 @@ class Broken(gym.Wrapper[Any, Any, Any, Any]):
 def test_runner_that_pays_nan_is_masked(ray_session: None) -> None:
     algorithm = tiny_a3c(2).environment(Broken, env_config={"broken": [2]}).build_algo()
     for _ in range(3):
-        logged = algorithm.train()["learners"][MODULE]["agg"]
+        logged = agg(algorithm.train())
     assert logged["masked_gradients"] > 0
     assert logged["messages"] - logged["masked_gradients"] >= 15
     assert all(parameter.isfinite().all() for parameter in algorithm.learner.module[MODULE].parameters())
+    algorithm.stop()
+
+
+def test_median_of_runners_with_a_faulty_one(ray_session: None, sample: Callable[[], list[Any]]) -> None:
+    """The last gradient of each of the others is combined; that of the faulty one is masked."""
+    algorithm = tiny_a3c(3, aggregation="median").environment(Broken, env_config={"broken": [2]}).build_algo()
+    learner, steps = algorithm.learner, []
+    learner.apply_step = lambda step, *_, **__: steps.append(step)
+    message = learner.take_gradient(sample(), seq_no=0, timesteps={})
+    rows = np.random.default_rng(0).normal(size=(4, message.vector().numel())).astype(np.float32)
+    rows[1, 0] = np.nan
+    ends = np.cumsum([gradient.size for gradient in message.gradients])[:-1]
+    for agent, row in zip((0, 1, 2, 0), rows, strict=True):
+        parts = zip(np.split(row, ends), message.gradients, strict=True)
+        gradients = [part.reshape(gradient.shape) for part, gradient in parts]
+        algorithm.receive(agent, dataclasses.replace(message, gradients=gradients), {}, {})
+    expected = [rows[0], (rows[0] + rows[2]) / 2, (rows[3] + rows[2]) / 2]
+    np.testing.assert_allclose(torch.stack(steps), expected, rtol=1e-6)
+    del learner.apply_step
+    for _ in range(2):
+        logged = agg(algorithm.train())
+    assert logged["masked_gradients"] > 0
+    assert all(parameter.isfinite().all() for parameter in learner.module[MODULE].parameters())
     algorithm.stop()
 
 
@@ -208,7 +288,7 @@ def test_nothing_but_nan_ends_the_iteration(ray_session: None, caplog: pytest.Lo
     config = tiny_a3c(1).environment(Broken, env_config={"broken": [1]}).env_runners(sample_timeout_s=5.0)
     algorithm = config.build_algo()
     for _ in range(20):  # a busy machine takes longer than that for the first
-        logged = algorithm.train()["learners"][MODULE]["agg"]
+        logged = agg(algorithm.train())
         if logged["messages"]:
             break
     assert logged["masked_gradients"] == logged["messages"] > 0
@@ -216,29 +296,50 @@ def test_nothing_but_nan_ends_the_iteration(ray_session: None, caplog: pytest.Lo
     algorithm.stop()
 
 
-def test_gradient_that_is_not_finite_is_not_applied(algorithm: A3C, sample: Callable[[], list[Any]]) -> None:
+def test_gradient_that_is_not_finite_is_masked(algorithm: A3C, sample: Callable[[], list[Any]]) -> None:
     learner = algorithm.learner
-    before = copy.deepcopy(learner.get_state())
+    counted = agg(algorithm.train())
     message = learner.take_gradient(sample(), seq_no=learner.weights_seq_no, timesteps={})
     message.gradients[0][0] = np.nan
-    algorithm._receive(0, message, {}, {})
+    before = copy.deepcopy(learner.get_state())
+    assert not algorithm.receive(0, message, {}, {})
     for part in ("rl_module", "optimizer"):
         np.testing.assert_equal(learner.get_state()[part], before[part])
-    assert algorithm.train()["learners"][MODULE]["agg"]["skipped_updates"] == 1
+    logged = agg(algorithm.train())
+    assert logged["masked_gradients"] == counted["masked_gradients"] + 1
+    assert logged["messages"] == counted["messages"] + 1 + 5
+    assert logged["bytes"] == 4 * message.vector().numel() * logged["messages"]
+
+
+def factor(signals: RunningSignals, agent: int, rule: str) -> float:
+    scheme = Scheme(rule=rule, schedule=OnArrival())
+    return ArrivalExchange(scheme, signals.signals().num_agents).factor(agent, signals.signals())
 
 
 def test_relative_weight_of_an_arriving_gradient() -> None:
     signals = RunningSignals(3)
     signals.observe(0, returns=10.0, losses=1.0, num_samples=20)
-    assert signals.factor(0, Weighting("r_weighted")) == 1.0  # nobody to compare it with
+    assert factor(signals, 0, "r_weighted") == 1.0  # none to compare it with
     signals.observe(2, returns=30.0, losses=3.0, num_samples=20)
     weights = np.array([0 + 1 / 2, 1 + 1 / 2])
-    assert signals.factor(2, Weighting("r_weighted")) == pytest.approx(2 * weights[1] / weights.sum())
-    assert signals.factor(0, Weighting("l_weighted")) == pytest.approx(2 * (1 / 4 + 1 / 2) / 2)
-    assert signals.factor(2, Weighting("sum")) == signals.factor(2, Weighting("mean")) == 1.0
+    assert factor(signals, 2, "r_weighted") == pytest.approx(2 * weights[1] / weights.sum())
+    assert factor(signals, 0, "l_weighted") == pytest.approx(2 * (1 / 4 + 1 / 2) / 2)
+    assert factor(signals, 2, "sum") == factor(signals, 2, "mean") == 1.0
     signals.observe(2, returns=float("nan"), losses=4.0, num_samples=20)
     assert signals.get_state()["returns"][2] == 30.0
     assert signals.get_state()["losses"][2] == pytest.approx(3.1)
+
+
+@pytest.mark.parametrize("rule", ["mean", "sum", "samples", "r_weighted", "l_weighted"])
+def test_factor_is_the_weight_times_the_number_of_agents_over_all_weights(rule: str) -> None:
+    signals, generator = RunningSignals(4), np.random.default_rng(0)
+    for agent in (0, 1, 3) * 5:
+        returns, losses, num_samples = generator.uniform(-5, 50, 3)
+        signals.observe(agent, returns=returns, losses=losses, num_samples=abs(num_samples))
+    weights = Weighting(rule)(signals.signals())
+    for agent in (0, 1, 3):
+        assert factor(signals, agent, rule) == float(weights[agent] * 3) / float(weights.sum())
+    assert factor(signals, 2, rule) == 0.0  # it has not reported yet
 
 
 def test_without_a_timeout_there_is_no_deadline() -> None:
@@ -256,19 +357,19 @@ def test_signals_of_another_number_of_agents(num_agents: int) -> None:
     signals.set_state(saved.get_state())
     np.testing.assert_array_equal(signals.get_state()["returns"], [0.0, 10.0, np.nan][:num_agents])
     signals.observe(num_agents - 1, returns=5.0, losses=1.0, num_samples=20)
-    assert signals.factor(num_agents - 1, Weighting("r_weighted")) > 0
+    assert factor(signals, num_agents - 1, "r_weighted") > 0
 
 
 def test_infinite_return_masks_an_agent_until_its_next_finite_one() -> None:
     signals = RunningSignals(2)
     signals.observe(0, returns=float("inf"), losses=1.0, num_samples=20)
     signals.observe(1, returns=5.0, losses=1.0, num_samples=20)
-    assert signals.factor(0, Weighting("mean")) == 0.0
-    assert signals.factor(1, Weighting("mean")) == 1.0
+    assert factor(signals, 0, "mean") == 0.0
+    assert factor(signals, 1, "mean") == 1.0
     signals.observe(0, returns=float("nan"), losses=1.0, num_samples=20)  # no episode ended
-    assert signals.factor(0, Weighting("mean")) == 0.0
+    assert factor(signals, 0, "mean") == 0.0
     signals.observe(0, returns=5.0, losses=1.0, num_samples=20)
-    assert signals.factor(0, Weighting("mean")) == 1.0
+    assert factor(signals, 0, "mean") == 1.0
 
 
 @pytest.mark.parametrize(
@@ -276,8 +377,25 @@ def test_infinite_return_masks_an_agent_until_its_next_finite_one() -> None:
     [
         (lambda config: config.learners(num_learners=1), "set num_learners=0, not 1"),
         (lambda config: config.training(aggregation="median-ish"), "unknown aggregation 'median-ish'"),
-        (lambda config: config.training(aggregation="median"), "weighs agents by a rule; aggregation='median' is none"),
-        (lambda config: config.training(aggregation="fedavg"), "weighs agents by a rule; aggregation='fedavg' is none"),
+        (lambda config: config.training(aggregation="fedavg"), "payload 'parameters' .aggregation='fedavg'. does not fit A3C"),
+        (lambda config: config.training(aggregation="actor_sum"), "payload 'gradients_with_own' .* does not fit A3C"),
+        (lambda config: config.training(payload="parameters"), "payload 'parameters' .* leave payload='gradients'"),
+        (lambda config: config.training(interval=4), "interval=4 does not fit A3C: .* leave interval=1"),
+        (lambda config: config.training(communication="espc"), "gate 'espc' decides about scores"),
+        (
+            lambda config: config.training(communication="random", communication_kwargs={"expected_messages": 1}),
+            "gate 'random' draws among agents that exchange together",
+        ),
+        (
+            lambda config: config.training(communication="gain"),
+            "gate 'gain' reads gains, which this algorithm does not provide",
+        ),
+        (lambda config: config.training(communication_kwargs={"xi": 1.0}), "every has no setting 'xi'"),
+        (lambda config: config.training(compression="float61"), "unknown compression 'float61'"),
+        (
+            lambda config: config.training(aggregation="krum", aggregation_kwargs={"num_byzantine": 1}),
+            "krum with num_byzantine=1 needs more than 1 agents",
+        ),
         (lambda config: config.training(gradients_per_iteration=0), "gradients_per_iteration must be an integer >= 1, got 0"),
         (
             lambda config: config.training(gradients_per_iteration="5"),

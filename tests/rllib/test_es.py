@@ -1,4 +1,4 @@
-"""Evolution strategies on RLlib: the core's numbers, whoever runs the agents, and whatever dies."""
+"""Evolution strategies on RLlib: the core's numbers, for any number of env runners, also when some die."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from ray.rllib.core.columns import Columns
 from rl_agg.evolution import MLP
 from rl_agg.evolution.normalization import normalized
 from rllib_agg import ES
-from tests.rllib.populations import GATED, agg, core, tiny_es
+from tests.rllib.populations import GATED, core, tiny_es
+from tests.rllib.results import agg
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -36,7 +37,7 @@ def test_two_runners_give_the_parameters_of_the_core(remote: ES, tmp_path: Path)
     for _ in range(6):
         result = remote.train()
     expected = core(6, normalize_observations=True, **GATED)
-    assert (remote.centre.theta == expected.theta).all()
+    assert (remote.server.theta == expected.theta).all()
     assert (remote.module.read() == expected.theta).all()
     logged = agg(result)
     assert logged["messages"] == expected.ledger.messages
@@ -49,30 +50,30 @@ def test_two_runners_give_the_parameters_of_the_core(remote: ES, tmp_path: Path)
 
 
 def test_killed_runner_changes_nothing(remote: ES) -> None:
-    before = remote.centre.num_updates
+    before = remote.server.num_updates
     pids = remote.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
     os.kill(pids[0], signal.SIGKILL)
     result = remote.train()
-    assert remote.centre.num_updates == before + 1
+    assert remote.server.num_updates == before + 1
     expected = core(before + 1, normalize_observations=True, **GATED)
-    assert (remote.centre.theta == expected.theta).all()
+    assert (remote.server.theta == expected.theta).all()
     assert agg(result)["messages"] == expected.ledger.messages
     assert agg(result)["masked_agents"] == 0
 
 
-def test_all_runners_killed_tries_again(remote: ES) -> None:
+def test_with_all_runners_killed_the_update_is_repeated(remote: ES) -> None:
     remote.train()
-    before = remote.centre.num_updates
+    before = remote.server.num_updates
     pids = remote.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     for _ in range(10):
         remote.train()
-        if remote.centre.num_updates >= before + 2:
+        if remote.server.num_updates >= before + 2:
             break
-    expected = core(remote.centre.num_updates, normalize_observations=True, **GATED)
-    assert remote.centre.num_updates >= before + 2
-    assert (remote.centre.theta == expected.theta).all()
+    expected = core(remote.server.num_updates, normalize_observations=True, **GATED)
+    assert remote.server.num_updates >= before + 2
+    assert (remote.server.theta == expected.theta).all()
 
 
 class Noisy(gym.Wrapper[Any, Any, Any, Any]):
@@ -100,7 +101,7 @@ def test_nan_returns_are_masked_and_counted(ray_session: None) -> None:
     masked = agg(result)["masked_agents"]
     assert 0 < masked < 10
     assert agg(result)["messages"] == 10 - masked
-    assert np.isfinite(algorithm.centre.theta).all()
+    assert np.isfinite(algorithm.server.theta).all()
     assert np.isfinite(result["env_runners"]["episode_return_mean"])
     algorithm.stop()
 
@@ -115,11 +116,11 @@ def test_continuous_actions_and_sampling(ray_session: None) -> None:
     observations = torch.tensor([[1.0, 0.0, 8.0]])
     mean, log_stdev = module.forward_inference({Columns.OBS: observations})[Columns.ACTION_DIST_INPUTS][0]
     assert log_stdev.exp().item() == pytest.approx(0.3)
-    statistics = algorithm.centre.statistics
+    statistics = algorithm.server.statistics
     assert statistics.count == 2 * 10 * 200
     scaled = normalized(observations.numpy(), statistics.mean, statistics.deviation)
     network = MLP((3, 4, 1), "tanh")
-    expected = network.forward(network.stack(algorithm.centre.theta[None]), scaled)[0, 0]
+    expected = network.forward(network.stack(algorithm.server.theta[None]), scaled)[0, 0]
     assert mean.item() == pytest.approx(expected, abs=1e-5)
     assert algorithm.evaluate()["env_runners"]["episode_return_mean"] < 0
     algorithm.stop()
@@ -133,7 +134,7 @@ def test_grid_world(ray_session: None) -> None:
     algorithm.stop()
 
 
-def test_an_environments_error_is_told(ray_session: None) -> None:
+def test_an_environments_error_is_raised(ray_session: None) -> None:
     algorithm = tiny_es(max_episode_steps=20).environment(Noisy, env_config={"raises": True}).build_algo()
     with pytest.raises(RuntimeError, match="no power"):
         algorithm.train()

@@ -1,4 +1,4 @@
-"""Where evolution strategies go on from: checkpoints, states in memory, weights by themselves, modules."""
+"""Restoring evolution strategies from checkpoints, states in memory, weights alone and modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from rl_agg.evolution import MLP
 from rllib_agg import ES
 from rllib_agg.es import ESModule
-from tests.rllib.populations import agg, tiny_es
+from tests.rllib.populations import tiny_es
+from tests.rllib.results import agg
 
 
 @pytest.fixture(scope="module")
@@ -25,22 +26,22 @@ def local(ray_session: None) -> Iterator[ES]:
     algorithm.stop()
 
 
-def test_checkpoint_goes_on_to_the_bit(local: ES, tmp_path: Path) -> None:
+def test_a_checkpoint_restores_to_the_bit(local: ES, tmp_path: Path) -> None:
     for _ in range(4):
         local.train()
     path = local.save_to_path(tmp_path / "checkpoint")
-    saved = local.centre.state_dict()
+    saved = local.server.state_dict()
     on = [local.train() for _ in range(3)]
     restored = ES.from_checkpoint(path)
-    np.testing.assert_equal(restored.centre.state_dict(), saved)
+    np.testing.assert_equal(restored.server.state_dict(), saved)
     again = [restored.train() for _ in range(3)]
-    np.testing.assert_equal(restored.centre.state_dict(), local.centre.state_dict())
+    np.testing.assert_equal(restored.server.state_dict(), local.server.state_dict())
     for one, other in zip(on, again, strict=True):
         assert one["env_runners"]["episode_return_mean"] == other["env_runners"]["episode_return_mean"]
         assert one["num_env_steps_sampled_lifetime"] == other["num_env_steps_sampled_lifetime"]
         assert agg(one) == agg(other)
     local.restore_from_path(path)  # older than what is in place
-    np.testing.assert_equal(local.centre.state_dict(), saved)
+    np.testing.assert_equal(local.server.state_dict(), saved)
     assert (local.module.read() == saved["theta"]).all()
     restored.stop()
 
@@ -51,29 +52,29 @@ def test_module_acts_as_the_core_does(local: ES) -> None:
     network = MLP((4, 8, 2), "tanh")
     observations = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     outputs = module.forward_inference({Columns.OBS: torch.tensor(observations)})[Columns.ACTION_DIST_INPUTS]
-    parameters = np.repeat(local.centre.theta[None], 5, axis=0)
+    parameters = np.repeat(local.server.theta[None], 5, axis=0)
     np.testing.assert_allclose(outputs.numpy(), network.forward(network.stack(parameters), observations), atol=1e-6)
     assert local.evaluate()["env_runners"]["episode_return_mean"] > 0
 
 
-def test_weights_loaded_by_themselves_are_gone_on_from(local: ES) -> None:
+def test_weights_loaded_alone_are_trained_on(local: ES) -> None:
     local.module.write(np.full(58, 0.25, np.float32), None)
     local.train()
-    assert np.abs(local.centre.theta - 0.25).max() < 0.1
+    assert np.abs(local.server.theta - 0.25).max() < 0.1
 
 
 def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: None) -> None:
     algorithm = tiny_es().build_algo()
     algorithm.train()
-    state, theta = algorithm.get_state(), algorithm.centre.theta.copy()
+    state, theta = algorithm.get_state(), algorithm.server.theta.copy()
     first = algorithm.train()
-    later = algorithm.centre.theta.copy()
+    later = algorithm.server.theta.copy()
     algorithm.train()
     algorithm.set_state(state)
     np.testing.assert_array_equal(algorithm.module.read(), theta)
     algorithm.train()
-    np.testing.assert_array_equal(algorithm.centre.theta, later)
-    assert agg(first)["updates"] == algorithm.centre.num_updates == 2
+    np.testing.assert_array_equal(algorithm.server.theta, later)
+    assert agg(first)["updates"] == algorithm.server.num_updates == 2
     algorithm.stop()
 
 
@@ -86,7 +87,7 @@ def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> Non
         rl_module_spec=RLModuleSpec(module_class=ESModule, load_state_path=path, model_config=config.model_config)
     )
     algorithm = config.build_algo()
-    np.testing.assert_array_equal(algorithm.centre.theta, trained.centre.theta)
+    np.testing.assert_array_equal(algorithm.server.theta, trained.server.theta)
     with pytest.raises(ValueError, match="load_state_path does not go with normalize_observations=True"):
         config.copy(copy_frozen=False).training(normalize_observations=True).validate()
     trained.stop()
@@ -108,14 +109,14 @@ def test_another_gate_or_optimizer_begins_afresh(
     saved.train()
     other.train()
     other.restore_from_path(saved.save_to_path(tmp_path / "checkpoint"))
-    np.testing.assert_array_equal(other.centre.theta, saved.centre.theta)
+    np.testing.assert_array_equal(other.server.theta, saved.server.theta)
     fresh = tiny_es(**after).build_algo()
     for name in ("run", "num_updates", "theta"):
-        setattr(fresh.centre, name, getattr(saved.centre, name))
+        setattr(fresh.server, name, getattr(saved.server, name))
     fresh.write_module()
     other.train()
     fresh.train()
-    np.testing.assert_array_equal(other.centre.theta, fresh.centre.theta)
+    np.testing.assert_array_equal(other.server.theta, fresh.server.theta)
     for algorithm in (saved, other, fresh):
         algorithm.stop()
 
@@ -123,10 +124,10 @@ def test_another_gate_or_optimizer_begins_afresh(
 def test_a_network_that_does_not_fit_changes_nothing(ray_session: None, tmp_path: Path) -> None:
     saved, other = tiny_es().build_algo(), tiny_es().rl_module(model_config={"fcnet_hiddens": [4]}).build_algo()
     saved.train()
-    theta = other.centre.theta.copy()
+    theta = other.server.theta.copy()
     with pytest.raises(RuntimeError, match="size mismatch"):
         other.restore_from_path(saved.save_to_path(tmp_path / "checkpoint"))
     np.testing.assert_array_equal(other.module.read(), theta)
-    assert (other.centre.num_updates, other.train()["training_iteration"]) == (0, 1)
+    assert (other.server.num_updates, other.train()["training_iteration"]) == (0, 1)
     saved.stop()
     other.stop()

@@ -1,4 +1,4 @@
-"""What evolution strategies can be asked for, and what of it cannot be."""
+"""Settings of evolution strategies and their checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from rllib_agg import ESConfig
 from rllib_agg.es import ESModule
 from rllib_agg.tabular import TableModule
-from tests.rllib.populations import MODULE, tiny_es
+from tests.rllib.populations import tiny_es
+from tests.rllib.results import MODULE
 from tests.rllib.unlimited import Unlimited
 
 
@@ -35,7 +36,7 @@ def test_faithful_is_the_report() -> None:
     ("change", "message"),
     [
         (lambda c: c.training(communication="espc", expected_messages=11), "between 1 and 10, got 11"),
-        (lambda c: c.training(communication="espc"), "'espc' needs expected_messages"),
+        (lambda c: c.training(communication="espc"), "espc needs 'expected_messages'"),
         (lambda c: c.training(noise_stdev=0), "noise_stdev must be a finite number > 0, got 0"),
         (lambda c: c.training(population=11), "pairs agents, so population must be even, got 11"),
         (lambda c: c.training(lr=[[0, 0.1], [100, 0.0]]), "lr must be a finite number > 0"),
@@ -67,7 +68,9 @@ def test_faithful_is_the_report() -> None:
         (lambda c: c.env_runners(gym_env_vectorize_mode="async"), "does not use gym_env_vectorize_mode in training"),
         (lambda c: c.rl_module(model_config={"fcnet_hiddens": ["a"]}), "each of fcnet_hiddens must be an integer >= 1"),
         (lambda c: c.rl_module(model_config={"fcnet_hiddens": [8.0]}), "each of fcnet_hiddens must be .*, got 8.0"),
-        (lambda c: c.training(fitness=["raw"]), "unknown fitness .*choose from centered, ranks, raw"),
+        (lambda c: c.training(fitness=["raw"]), "unknown fitness .*choose from centered, l_weighted, r_weighted, ranks"),
+        (lambda c: c.training(fitness="median"), "rule 'median' merges gradients and parameters, but payload 'scores'"),
+        (lambda c: c.training(communication="lag"), "gate 'lag' decides about .*, but payload 'scores' exchanges scores"),
         (lambda c: c.training(optimizer=["adam"]), "unknown optimizer .*choose from adam, momentum, sgd"),
         (lambda c: c.training(communication=["every"]), "unknown communication .*choose from deviation, espc, every"),
         (lambda c: c.training(optimizer_kwargs={"epsilon": "a"}), "epsilon must be a finite number > 0, got 'a'"),
@@ -110,7 +113,7 @@ class Second(Unlimited):
         ("Blackjack-v1", {"max_episode_steps": 10}, "observations must be a Box or Discrete"),
     ],
 )
-def test_bad_environments_are_told_at_build(env: Any, settings: dict[str, Any], message: str, ray_session: None) -> None:
+def test_bad_environments_fail_at_build(env: Any, settings: dict[str, Any], message: str, ray_session: None) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_es(**settings).environment(env).build_algo()
 

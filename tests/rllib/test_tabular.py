@@ -1,4 +1,4 @@
-"""Tabular algorithms on RLlib: the core's numbers, from any number of runners, with checkpoints and Tune."""
+"""Tabular algorithms on RLlib: the core's numbers, from any number of runners, with checkpoints."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray import cloudpickle, tune
+from ray import cloudpickle
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from rl_agg import register_gate
+from rl_agg.gates import TransitionGate
 from rl_agg.population import open_environments
 from rl_agg.tabular import DaviaAgents, DaviaLearner, QAgents, QLearner, TabularEpisodes
 from rllib_agg import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
+from tests.rllib.results import agg
+from tests.states import as_arrays
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-MODULE = "default_policy"
 CONFIGS = [DQLConfig, EBCDQLConfig, DAVIAConfig]
 
 
@@ -34,17 +37,17 @@ def core(config: Any, updates: int) -> Any:
     episodes = TabularEpisodes(open_environments("rl_agg/SimpleGrid-v0", {}), gamma=config.gamma)
     if isinstance(config, DAVIAConfig):
         agents: Any = DaviaAgents(episodes, config.settings)
-        centre: Any = DaviaLearner(agents.features, agents.model, gamma=0.9, run=5, settings=config.settings)
+        server: Any = DaviaLearner(agents.features, agents.model, gamma=0.9, run=5, settings=config.settings)
     else:
         agents = QAgents(episodes, config.settings)
-        centre = QLearner(episodes.shape, gamma=0.9, run=5, settings=config.settings)
+        server = QLearner(episodes.shape, gamma=0.9, run=5, settings=config.settings)
     for _ in range(updates):
-        centre.receive(agents.run(centre.order(), np.arange(5)))
-    return centre
+        server.receive(agents.run(server.broadcast(), np.arange(5)))
+    return server
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)
-def test_same_as_the_core_and_goes_on_to_the_bit(config_class: type, ray_session: None, tmp_path: Path) -> None:
+def test_same_as_the_core_and_restores_to_the_bit(config_class: type, ray_session: None, tmp_path: Path) -> None:
     algorithm = tiny(config_class).build_algo()
     for _ in range(4):
         algorithm.train()
@@ -52,14 +55,14 @@ def test_same_as_the_core_and_goes_on_to_the_bit(config_class: type, ray_session
     for _ in range(4):
         result = algorithm.train()
     expected = core(tiny(config_class), 8)
-    np.testing.assert_equal(algorithm.centre.state_dict(), expected.state_dict())
-    logged = result["learners"][MODULE]["agg"]
+    np.testing.assert_equal(as_arrays(algorithm.server.state_dict()), as_arrays(expected.state_dict()))
+    logged = agg(result)
     assert logged["bytes"] == expected.ledger.bytes > 0
     assert logged["mu_size"] == expected.measures["mu_size"]
     restored = type(algorithm).from_checkpoint(path)
     for _ in range(4):
         restored.train()
-    np.testing.assert_equal(restored.centre.state_dict(), expected.state_dict())
+    np.testing.assert_equal(as_arrays(restored.server.state_dict()), as_arrays(expected.state_dict()))
     assert algorithm.evaluate()["env_runners"]["episode_return_mean"] < 0
     values = algorithm.get_module().forward_inference({Columns.OBS: torch.arange(25)})[Columns.ACTION_DIST_INPUTS]
     np.testing.assert_array_equal(values.numpy(), expected.action_values)
@@ -71,30 +74,36 @@ def test_two_runners_give_the_table_of_one(ray_session: None) -> None:
     algorithm = tiny(EBCDQLConfig, 2).build_algo()
     for _ in range(5):
         algorithm.train()
-    np.testing.assert_array_equal(algorithm.centre.theta, core(tiny(EBCDQLConfig), 5).theta)
-    assert algorithm.centre.ledger.physical_bytes > 0
+    np.testing.assert_array_equal(algorithm.server.theta, core(tiny(EBCDQLConfig), 5).theta)
+    assert algorithm.server.ledger.physical_bytes > 0
     algorithm.stop()
 
 
-def test_tune_searches(ray_session: None, tmp_path: Path) -> None:
-    config = tiny(DQLConfig, lr=tune.grid_search([0.5, 1.0]))
-    run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
-    results = tune.Tuner(DQL, param_space=config, run_config=run_config).fit()
-    assert not results.errors
-    assert {result.config["lr"] for result in results} == {0.5, 1.0}
+class FirstTwo(TransitionGate):
+    """Send the first two transitions of every episode."""
+
+    def decide_transitions(self, errors: np.ndarray, usual: float) -> tuple[np.ndarray, float]:
+        return np.arange(len(errors)) < 2, usual
+
+
+def test_a_gate_of_a_users_own_goes_to_the_runners(ray_session: None) -> None:
+    register_gate("first_two", FirstTwo)
+    algorithm = tiny(EBCDQLConfig, 1, communication="first_two").build_algo()
+    assert agg(algorithm.train())["bytes"] == 4 * 2 * 9
+    algorithm.stop()
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
-def test_features_of_a_users_own(kind: Callable[..., Any], ray_session: None, tmp_path: Path) -> None:
+def test_custom_features(kind: Callable[..., Any], ray_session: None, tmp_path: Path) -> None:
     features = kind(np.stack([np.ones(25), np.arange(25) // 5 + np.arange(25) % 5], axis=1))
     algorithm = tiny(DAVIAConfig, features=features, lr=0.05).build_algo()
     algorithm.train()
     spec = RLModuleSpec(load_state_path=algorithm.get_module().save_to_path(tmp_path / "module"))
     loaded = tiny(DAVIAConfig, features=features).rl_module(rl_module_spec=spec).build_algo()
-    np.testing.assert_array_equal(loaded.centre.theta, algorithm.centre.theta)
+    np.testing.assert_array_equal(loaded.server.theta, algorithm.server.theta)
     loaded.stop()
     assert algorithm.module.read().shape == (2,)
-    assert algorithm.centre.ledger.bytes == 8 * algorithm.centre.ledger.messages
+    assert algorithm.server.ledger.bytes == 8 * algorithm.server.ledger.messages
     algorithm.stop()
 
 
@@ -105,7 +114,7 @@ def test_the_time_limit_holds_in_evaluation(ray_session: None) -> None:
 
 
 @pytest.mark.parametrize("features", [[1.0, 2.0], [[1.0, 2.0], [3.0]], "abc", np.ones((3, 2))])
-def test_bad_features_are_told_at_build(features: Any, ray_session: None) -> None:
+def test_bad_features_fail_at_build(features: Any, ray_session: None) -> None:
     with pytest.raises(ValueError, match="features must be finite numbers"):
         tiny(DAVIAConfig, features=features).build_algo()
 
@@ -118,7 +127,7 @@ def test_bad_features_are_told_at_build(features: Any, ray_session: None) -> Non
         (DAVIA, "Blackjack-v1", "a table needs Discrete observations"),
     ],
 )
-def test_bad_environments_are_told_at_build(algorithm: Any, env: str, message: str, ray_session: None) -> None:
+def test_bad_environments_fail_at_build(algorithm: Any, env: str, message: str, ray_session: None) -> None:
     with pytest.raises(ValueError, match=message):
         algorithm.get_default_config().environment(env).training(max_episode_steps=9).build_algo()
 
@@ -126,7 +135,7 @@ def test_bad_environments_are_told_at_build(algorithm: Any, env: str, message: s
 @pytest.mark.parametrize(
     ("config_class", "change", "message"),
     [
-        (DQLConfig, lambda c: c.training(communication_kwargs={"rho": 1.0}), "DQL sends every sample"),
+        (DQLConfig, lambda c: c.training(communication_kwargs={"rho": 1.0}), "every has no setting 'rho'"),
         (EBCDQLConfig, lambda c: c.training(communication_kwargs={"rho": -1.0}), "rho must be a finite number >= 0"),
         (DAVIAConfig, lambda c: c.training(communication_kwargs={"lambda": 1.0}), "no setting 'lambda'; choose from lambda_"),
         (DQLConfig, lambda c: c.training(epsilon=2.0), r"epsilon must be a finite number >= 0 and <= 1, got 2.0"),
@@ -134,8 +143,10 @@ def test_bad_environments_are_told_at_build(algorithm: Any, env: str, message: s
         (DQLConfig, lambda c: c.update_from_dict({"epsilonn": 0.2}), "DQLConfig has no setting 'epsilonn'"),
         (DQLConfig, lambda c: c.rl_module(model_config={"fcnet_hiddens": [4]}), "has no model_config 'fcnet_hiddens'"),
         (DQLConfig, lambda c: c.training(initial_value="x"), "initial_value must be a finite number, got 'x'"),
-        (EBCDQLConfig, lambda c: c.training(communication_kwargs=5), "must be a mapping, got 5"),
-        (DQLConfig, lambda c: c.training(communication_kwargs=5), "DQL sends every sample .*, got 5"),
+        (EBCDQLConfig, lambda c: c.training(communication_kwargs=5), "communication_kwargs must be a dict, got 5"),
+        (EBCDQLConfig, lambda c: c.training(communication="lag"), "gate 'lag' decides about .* but payload 'transitions'"),
+        (DAVIAConfig, lambda c: c.training(communication="espc"), "gate 'espc' decides about scores, but payload 'gradients'"),
+        (DAVIAConfig, lambda c: c.training(communication="lag"), "gate 'lag' decides about all agents at once"),
     ],
 )
 def test_bad_settings(config_class: type, change: Callable[[Any], Any], message: str) -> None:
@@ -146,15 +157,15 @@ def test_bad_settings(config_class: type, change: Callable[[Any], Any], message:
 
 @pytest.mark.parametrize("config_class", [DQLConfig, EBCDQLConfig])
 @pytest.mark.parametrize("population", [2, 7])
-def test_a_run_goes_on_with_another_number_of_agents(config_class: type, population: int, ray_session: None) -> None:
+def test_a_run_continues_with_another_number_of_agents(config_class: type, population: int, ray_session: None) -> None:
     algorithm = tiny(config_class).build_algo()
     algorithm.train()
     other = tiny(config_class).training(population=population).build_algo()
     other.set_state(algorithm.get_state())
-    np.testing.assert_array_equal(other.centre.theta, algorithm.centre.theta)
+    np.testing.assert_array_equal(other.server.theta, algorithm.server.theta)
     result = other.train()
-    assert len(other.centre.ledger.messages_per_agent) == population
-    assert result["learners"][MODULE]["agg"]["updates"] == 2
+    assert len(other.server.ledger.messages_per_agent) == population
+    assert agg(result)["updates"] == 2
     algorithm.stop()
     other.stop()
 
@@ -168,7 +179,7 @@ def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> Non
     spec = config.get_default_rl_module_spec()
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=spec.module_class, load_state_path=path))
     algorithm = config.build_algo()
-    np.testing.assert_array_equal(algorithm.centre.theta, trained.centre.theta)
-    assert trained.centre.theta.any()
+    np.testing.assert_array_equal(algorithm.server.theta, trained.server.theta)
+    assert trained.server.theta.any()
     trained.stop()
     algorithm.stop()

@@ -1,4 +1,4 @@
-"""Many small networks at once: each agent's own weights, one matrix product per layer. Axes: B networks, P parameters."""
+"""Many small networks at once, each with its own weights, in one matrix product per layer. Axes: B networks, P parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_choice
 
 Array = NDArray[np.float32]
 
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * _sigmoid(x),
     "linear": lambda x: x,
 }
-"""By RLlib's names."""
+"""Activations by RLlib's names."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class MLP:
     def __post_init__(self) -> None:
         if len(self.sizes) < 2 or min(self.sizes) < 1:
             raise ValueError(f"sizes must be at least two positive numbers, got {self.sizes}")
-        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
-            raise unknown_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("activation", self.activation, ACTIVATIONS)
 
     @property
     def num_parameters(self) -> int:
@@ -56,7 +55,7 @@ class MLP:
         return list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
 
     def initial(self, generator: np.random.Generator) -> Array:
-        """Parameters to begin with ``[P]``: Gaussian weights of variance 1/in, biases 0: LeCun's, JAX's Flax's default."""
+        """Initial parameters ``[P]``: Gaussian weights of variance 1/in, as LeCun's and Flax's default, and biases 0."""
         parts = []
         for inputs, outputs in self.layers:
             parts.append(generator.standard_normal(inputs * outputs, dtype=np.float32) / np.float32(math.sqrt(inputs)))
@@ -64,7 +63,7 @@ class MLP:
         return np.concatenate(parts)
 
     def stack(self, parameters: Array) -> list[tuple[Array, Array]]:
-        """Cut parameters ``[B, P]`` into weights ``[B, out, in]`` and biases ``[B, out]``, without copying."""
+        """Views of the parameters ``[B, P]`` as weights ``[B, out, in]`` and biases ``[B, out]`` of each layer."""
         stacked, end = [], 0
         for inputs, outputs in self.layers:
             start, middle, end = end, end + inputs * outputs, end + (inputs + 1) * outputs

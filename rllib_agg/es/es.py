@@ -1,17 +1,26 @@
-"""The settings of evolution strategies."""
+"""Evolution strategies on env runners.
+
+Source: Salimans et al. (2017); Gunn (2023), section 2.4.4 and chapter 4.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rl_agg.evolution import EvolutionAgents, PopulationEvaluator
+from rl_agg import Weighting
+from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, PopulationEvaluator
+from rl_agg.evolution.normalization import LARGEST
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.rules import Rule
+from rl_agg.seeding import stream
 from rl_agg.validation import check_count, check_flag, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
-from rllib_agg.server_loop.config import EpisodicConfig
+from rllib_agg.es.module import ESModule
+from rllib_agg.server_loop.population import PopulationAlgorithm, PopulationConfig
 
 REPORTED: dict[str, dict[str, Any]] = {
     "cartpole": {
@@ -30,8 +39,8 @@ REPORTED: dict[str, dict[str, Any]] = {
 """Gunn (2023), sections 4.6 and 4.7. Of the grids it does not give the learning rate, the momentum and the noise."""
 
 
-class ESConfig(EpisodicConfig):
-    """Defines evolution strategies: agents try out noise on the parameters and tell what it returned, if their gate lets them.
+class ESConfig(PopulationConfig):
+    """Defines evolution strategies: agents run perturbed parameters and send the return, if their gate lets them.
 
     >>> config = ESConfig().environment("CartPole-v1").training(communication="deviation", expected_messages=10)
     >>> config.evolution.make_gate().expected_messages
@@ -46,28 +55,16 @@ class ESConfig(EpisodicConfig):
     model_settings = frozenset(model_defaults)
 
     def __init__(self, algo_class: type | None = None) -> None:
-        from rllib_agg.es.algorithm import ES
-
         super().__init__(algo_class=algo_class or ES)
-        defaults = EvolutionSettings()
-        self.population = defaults.population
-        self.noise_stdev = defaults.noise_stdev
-        self.lr = defaults.lr
-        self.fitness = defaults.fitness
-        self.antithetic = defaults.antithetic
-        self.optimizer: Any = defaults.optimizer
-        self.optimizer_kwargs: Mapping[str, Any] = {}
-        self.l2_coeff = defaults.l2_coeff
-        self.communication = defaults.communication
-        self.expected_messages: int | None = None
-        self.communication_kwargs: Mapping[str, Any] = {}
+        self.take(**vars(EvolutionSettings()))
         self.normalize_observations = False
 
     def training(
         self,
         *,
         noise_stdev: float = UNSET,
-        fitness: str = UNSET,
+        fitness: str | Rule | Weighting = UNSET,
+        fitness_kwargs: Mapping[str, Any] = UNSET,
         antithetic: bool = UNSET,
         optimizer: Any = UNSET,
         optimizer_kwargs: Mapping[str, Any] = UNSET,
@@ -81,21 +78,25 @@ class ESConfig(EpisodicConfig):
         """Set up the training.
 
         :param noise_stdev: sigma, standard deviation of the noise on the parameters.
-        :param fitness: What a return counts: ``raw``, ``centered`` (less the mean) or ``ranks``.
-        :param antithetic: Agents in pairs try out the same noise with opposite signs.
+        :param fitness: How much each return counts: ``raw``, ``centered`` (less the mean), ``ranks``, another rule of
+            :data:`rl_agg.RULES` that weighs scores, or ``rule(signals, **settings) -> weights [A]``.
+        :param fitness_kwargs: The rule's own settings, and ``normalize``.
+        :param antithetic: Agents in pairs have the same noise with opposite signs.
         :param optimizer: ``adam``, ``sgd`` or ``momentum``.
         :param optimizer_kwargs: The optimizer's own settings, see :mod:`rl_agg.evolution.optimizers`.
         :param l2_coeff: Pulls parameters towards 0.
-        :param communication: Who sends its return: ``every``, ``espc``, ``random`` or ``deviation``.
-        :param expected_messages: m, how many should; for any but ``every``.
+        :param communication: Which agents send their return: ``every``, ``espc``, ``random``, ``deviation`` or another gate of
+            :data:`rl_agg.GATES` that decides about scores.
+        :param expected_messages: m, the wanted number of messages in an update, for gates that have such a setting.
         :param communication_kwargs: The gate's own settings, see :mod:`rl_agg.gates`.
-        :param normalize_observations: By mean and standard deviation, which those who speak send along.
-        :param kwargs: Those of :meth:`EpisodicConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
+        :param normalize_observations: By mean and standard deviation, whose statistics senders add to their messages.
+        :param kwargs: Those of :meth:`PopulationConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
         """
         super().training(**kwargs)
         return self.take(
             noise_stdev=noise_stdev,
             fitness=fitness,
+            fitness_kwargs=fitness_kwargs,
             antithetic=antithetic,
             optimizer=optimizer,
             optimizer_kwargs=optimizer_kwargs,
@@ -107,7 +108,7 @@ class ESConfig(EpisodicConfig):
         )
 
     def faithful(self, experiment: str = "cartpole") -> Self:
-        """Set what the report's experiments set: returns as they are, no pairs, and the numbers of one experiment.
+        """Set what the report's experiments set: raw returns, no antithetic pairs, and the numbers of one experiment.
 
         :param experiment: ``cartpole``, ``ant`` or ``grid``.
         :raises ValueError: if it is none of these.
@@ -120,9 +121,9 @@ class ESConfig(EpisodicConfig):
 
     @property
     def evolution(self) -> EvolutionSettings:
-        """What centre and agents agree on.
+        """Settings that server and agents share.
 
-        :raises ValueError: if one of the settings cannot be.
+        :raises ValueError: if a setting is out of range.
         """
         return self.collect(EvolutionSettings)
 
@@ -141,13 +142,11 @@ class ESConfig(EpisodicConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """A multi-layer perceptron."""
-        from rllib_agg.es.module import ESModule
-
         return RLModuleSpec(module_class=ESModule)
 
     @property
     def model_derived(self) -> dict[str, Any]:
-        """What is done with a module's actions."""
+        """How a module's actions are scaled."""
         return {"normalize_actions": self.normalize_actions}
 
     def validate(self) -> None:
@@ -165,6 +164,29 @@ class ESConfig(EpisodicConfig):
             check_count("each of fcnet_hiddens", size, least=1)
         if self.normalize_observations and getattr(self.rl_module_spec, "load_state_path", None) is not None:
             raise ValueError(
-                "a module does not know how many observations its statistics are of, so load_state_path does not go with "
+                "a module does not store how many observations its statistics are of, so load_state_path does not go with "
                 "normalize_observations=True; restore the whole algorithm"
             )
+
+
+class ES(PopulationAlgorithm):
+    """Evolution strategies."""
+
+    config_class = ESConfig
+    server: EvolutionStrategy
+
+    def make_server(self) -> EvolutionStrategy:
+        """A strategy with initial parameters drawn from the run's number."""
+        network, run = self.agents.evaluator.network, self.config.draw_run()
+        return EvolutionStrategy(
+            network.initial(stream("start", run)),
+            run=run,
+            observation_size=network.sizes[0] if self.config.normalize_observations else None,
+            settings=self.config.evolution,
+        )
+
+    def write_module(self) -> None:
+        """Parameters, and mean and deviation of normalised observations."""
+        statistics = self.server.statistics
+        scale = None if statistics is None else (statistics.mean, statistics.deviation, np.float32(LARGEST))
+        self.module.write(self.server.theta, scale)
