@@ -1,4 +1,4 @@
-"""Env runners whose environment is a whole team's."""
+"""Env runners for environments that a team steps together."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any
 
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
-from rl_agg.seeding import fresh_run, stream
-from rllib_agg.envs.team.team import TeamSpec
+from rl_agg.seeding import stream
+from rllib_agg.envs.team.interface import TeamSpec
 from rllib_agg.qmix.metrics import log_played, smoothing
 from rllib_agg.qmix.module import spaces_of
-from rllib_agg.qmix.rollout import TeamPlayers
 from rllib_agg.server_loop.env_runner import EpisodicEnvRunner
 from rllib_agg.server_loop.metrics import log_sampled
 
 MOST_FRUITLESS = 3
-"""Groups without a single sound episode before an evaluation is given up."""
+"""Groups in a row without a valid episode after which an evaluation fails."""
 
 
 class TeamSpaces:
-    """What RLlib wants to know of an environment that this package steps itself."""
+    """The attributes that RLlib reads from an environment, for one that this package steps itself."""
 
     def __init__(self, spec: TeamSpec, num_envs: int) -> None:
         self.observation_space, self.action_space = spaces_of(spec)
@@ -29,12 +28,12 @@ class TeamSpaces:
         self.unwrapped = self
 
     def close(self) -> None:
-        """Nothing is held."""
+        """There is nothing to close."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedEpisode:
-    """As much of an episode as RLlib counts."""
+    """The counts of an episode that RLlib reads."""
 
     steps: int
     agents: int
@@ -49,24 +48,22 @@ class EvaluatedEpisode:
 
 
 class TeamEnvRunner(EpisodicEnvRunner):
-    """Plays the groups it is told to, and evaluates."""
+    """Plays groups of episodes on request, and evaluates."""
 
     env: Any
     worker_index: Any
     metrics: Any
     module: Any
-    _agents: TeamPlayers
 
     def make_env(self) -> None:
         """Make copies of the environment."""
-        self._agents = self.config.open_agents(self.worker_index or 0)
-        self.num_envs = self._agents.env.num_envs
-        self.env = TeamSpaces(self._agents.env.spec, self.num_envs)
-        self._run = fresh_run() if self.config.seed is None else int(self.config.seed)
+        self.num_envs = self.agents.env.num_envs
+        self.env = TeamSpaces(self.agents.env.spec, self.num_envs)
+        self._run = self.config.draw_run()
         self._weights_number = self._num_groups = 0
 
     def set_state(self, state: Any) -> None:
-        """RLlib's; what is evaluated next depends on nothing but the weights' number."""
+        """RLlib's; the next evaluation's random numbers depend on the weights' number alone."""
         super().set_state(state)
         number = state.get(WEIGHTS_SEQ_NO, 0)
         if number and self.env is not None:
@@ -81,26 +78,28 @@ class TeamEnvRunner(EpisodicEnvRunner):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> list[EvaluatedEpisode]:
-        """Evaluate: play whole episodes by the module's networks, in groups of as many as there are copies.
+        """Evaluate: play whole episodes by the module's networks, in groups of ``num_envs``.
 
-        :param num_timesteps: Go on until there are so many steps.
-        :param num_episodes: Go on until there are so many episodes.
+        :param num_timesteps: The least number of steps.
+        :param num_episodes: The least number of episodes.
         :param explore: Must not be ``True``: training explores by :meth:`run_agents`.
         :param random_actions: Draw all actions.
-        :param force_reset: Every episode begins with a reset.
-        :raises ValueError: if it is to explore.
-        :raises RuntimeError: if group after group has no episode that could be played to its end in finite numbers.
+        :param force_reset: Ignored: every episode begins with a reset.
+        :raises ValueError: if ``explore`` is set.
+        :raises RuntimeError: if no episode of several groups in a row is valid.
         """
         if explore or self.config.explore:
             raise ValueError("evaluation is without exploration; leave explore=False")
-        spec = self._agents.env.spec
+        spec = self.agents.env.spec
         found: list[EvaluatedEpisode] = []
         fruitless = lost = 0
-        window = max(smoothing(self.config), (num_episodes or 0) + self.num_envs)  # all of them, and the last group's rest
+        window = max(
+            smoothing(self.config), (num_episodes or 0) + self.num_envs
+        )  # all of them, and the rest of the last group
         while sum(episode.steps for episode in found) < (num_timesteps or 0) or len(found) < (num_episodes or 1):
             place = ((self.worker_index or 0) << 32) + self._num_groups
             generator = stream("evaluation", self._run, self._weights_number, place)
-            played = self._agents.play(self.module.networks, float(random_actions), generator)
+            played = self.agents.play(self.module.networks, float(random_actions), generator)
             self._num_groups += 1
             log_played(self.metrics.log_value, played, window=window, prefix=(), credits=False)
             found += [EvaluatedEpisode(length, spec.num_agents) for length in played.episodes.lengths.tolist()]
@@ -108,8 +107,8 @@ class TeamEnvRunner(EpisodicEnvRunner):
             fruitless = 0 if len(played.episodes) else fruitless + 1
             if fruitless == MOST_FRUITLESS:
                 raise RuntimeError(
-                    f"{lost} episodes broke down, or had rewards, observations or states that are no finite numbers, the last "
-                    f"{fruitless * self.num_envs} one after the other: there is nothing to evaluate"
+                    f"{lost} episodes broke down, or had rewards, observations or states that are not finite, the last "
+                    f"{fruitless * self.num_envs} in a row: there is nothing to evaluate"
                 )
         log_sampled(self.metrics.log_value, sum(episode.steps for episode in found), len(found), prefix=())
         return found
@@ -119,5 +118,5 @@ class TeamEnvRunner(EpisodicEnvRunner):
         return self.metrics.reduce()
 
     def assert_healthy(self) -> None:
-        """Its environment and module are there."""
+        """Check that the module is there."""
         assert self.module is not None

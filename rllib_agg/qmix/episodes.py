@@ -1,4 +1,4 @@
-"""Whole episodes of a team as they are sent and kept: small, and of a batch as it is learned from.
+"""Whole episodes of a team, in the compact form in which they are sent, stored and sampled.
 
 Axes: k episodes, T time, n agents, d and s sizes of an observation and of the state, a actions.
 """
@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_agg.validation import unknown_choice
-from rllib_agg.envs.team.team import Bools, TeamSpec
+from rllib_agg.envs.team.interface import Bools, TeamSpec
 
 PRECISIONS: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
-"""What observations and states are kept in."""
+"""Data types of observations and states, by name."""
 
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -37,7 +37,7 @@ def action_dtype(num_actions: int) -> np.dtype[Any]:
 
 @dataclass(frozen=True, slots=True)
 class TeamEpisodes:
-    """What happened in k episodes; rows after an episode's end are zeros.
+    """k episodes; rows after an episode's end are zeros.
 
     :param observations: ``[k, T+1, n, d]``.
     :param states: ``[k, T+1, s]``.
@@ -45,7 +45,7 @@ class TeamEpisodes:
     :param actions: ``[k, T, n]``.
     :param rewards: The team's ``[k, T]``.
     :param lengths: Steps ``[k]``.
-    :param terminated: Ended by itself, not cut off ``[k]``.
+    :param terminated: Ended by the environment, not cut off ``[k]``.
     """
 
     observations: NDArray[Any]
@@ -61,24 +61,31 @@ class TeamEpisodes:
 
     @classmethod
     def zeros(cls, episodes: int, steps: int, spec: TeamSpec, dtype: np.dtype[Any]) -> TeamEpisodes:
-        """Room for episodes; memory that is never written to is never taken.
+        """Allocate episodes; the system assigns memory at the first write.
 
         :param episodes: k.
         :param steps: T.
         :param spec: The other sizes.
         :param dtype: Of observations and states.
         """
-        shapes = _shapes(episodes, steps, spec, dtype)
-        return cls(**{name: np.zeros(shape, dtype=kind) for name, (shape, kind) in shapes.items()})
+        agents = spec.num_agents
+        return cls(
+            observations=np.zeros((episodes, steps + 1, agents, spec.observation_size), dtype),
+            states=np.zeros((episodes, steps + 1, spec.state_size), dtype),
+            masks=np.zeros((episodes, steps + 1, agents, -(-spec.num_actions // 8)), np.uint8),
+            actions=np.zeros((episodes, steps, agents), action_dtype(spec.num_actions)),
+            rewards=np.zeros((episodes, steps), np.float32),
+            lengths=np.zeros(episodes, np.int64),
+            terminated=np.zeros(episodes, np.bool_),
+        )
 
-    @staticmethod
-    def size_of(episodes: int, steps: int, spec: TeamSpec, dtype: np.dtype[Any]) -> int:
-        """Bytes of :meth:`zeros`, when all of it is written to."""
-        shapes = _shapes(episodes, steps, spec, dtype).values()
-        return sum(int(np.prod(shape, dtype=np.int64)) * kind.itemsize for shape, kind in shapes)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays().values())
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """By name."""
+        """All arrays by name."""
         return {name: getattr(self, name) for name in type(self).__dataclass_fields__}
 
     def take(self, rows: NDArray[Any], steps: int) -> TeamEpisodes:
@@ -110,18 +117,3 @@ def pack(masks: Bools) -> NDArray[np.uint8]:
 def unpack(bits: NDArray[np.uint8], num_actions: int) -> Bools:
     """Undo :func:`pack`."""
     return np.unpackbits(bits, axis=-1, count=num_actions).view(np.bool_)
-
-
-def _shapes(
-    episodes: int, steps: int, spec: TeamSpec, dtype: np.dtype[Any]
-) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    agents = spec.num_agents
-    return {
-        "observations": ((episodes, steps + 1, agents, spec.observation_size), dtype),
-        "states": ((episodes, steps + 1, spec.state_size), dtype),
-        "masks": ((episodes, steps + 1, agents, -(-spec.num_actions // 8)), np.dtype(np.uint8)),
-        "actions": ((episodes, steps, agents), action_dtype(spec.num_actions)),
-        "rewards": ((episodes, steps), np.dtype(np.float32)),
-        "lengths": ((episodes,), np.dtype(np.int64)),
-        "terminated": ((episodes,), np.dtype(np.bool_)),
-    }

@@ -1,4 +1,4 @@
-"""One gradient step of a team's values, its targets, and the agents' merges.
+"""One gradient step on a team's values.
 
 Axes: B episodes, T time, n agents, a actions, k values of a step (1 of the team, or one of each agent).
 """
@@ -11,19 +11,18 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from torch import Tensor
 
-from rl_agg.payloads import PeriodicSharing
 from rllib_agg.aggregation.finite_step import FiniteSteps
 from rllib_agg.qmix.episodes import TeamEpisodes
 from rllib_agg.qmix.mixer import mix
 from rllib_agg.qmix.module import QMIXModule
 from rllib_agg.qmix.targets import td_lambda_targets, valid_steps
-from rllib_agg.server_loop.learner import CentralLearner
+from rllib_agg.server_loop.learner import ServerLearner
 
 ILLEGAL = -1e9
-"""A value no legal action has; finite, so that steps after an episode's end stay numbers."""
+"""Value of an illegal action; finite, so that steps after an episode's end stay finite."""
 
 
-class QMIXLearner(FiniteSteps, CentralLearner):
+class QMIXLearner(FiniteSteps, ServerLearner):
     """Learns from whole episodes.
 
     Source: Rashid et al. (2018), equations 5 and 6; double Q-learning: van Hasselt et al. (2016).
@@ -47,13 +46,13 @@ class QMIXLearner(FiniteSteps, CentralLearner):
         """
         measures = self.td_loss(episodes)
         gradients = self.compute_gradients({DEFAULT_MODULE_ID: measures["total_loss"]})
-        # Before clipping: a norm that is no number would clip everything to it.
+        # Before clipping: a norm of NaN would turn all gradients into NaN.
         self.unfit_modules = self.modules_with_corrupt_gradient(gradients)
         self.apply_gradients(gradients if self.unfit_modules else self.postprocess_gradients(gradients))
         return {name: value.detach() for name, value in measures.items()}
 
     def td_loss(self, episodes: TeamEpisodes) -> dict[str, Tensor]:
-        """The mean squared error of the values of what was done.
+        """The mean squared error of the chosen actions' values.
 
         :param episodes: B of them.
         :return: ``total_loss``, to be differentiated, and what else to log.
@@ -67,16 +66,16 @@ class QMIXLearner(FiniteSteps, CentralLearner):
         )
         ended = terminated if config.bootstrap_at_time_limit else torch.ones_like(terminated)
         actions = torch.from_numpy(episodes.actions).to(device, torch.int64)
-        none = torch.full_like(actions[:, :1], -1)
-        inputs = networks.arrange(torch.from_numpy(episodes.observations).to(device), torch.cat([none, actions], dim=1))
+        no_action = torch.full_like(actions[:, :1], -1)
+        inputs = networks.arrange(torch.from_numpy(episodes.observations).to(device), torch.cat([no_action, actions], dim=1))
 
         values, _ = networks(inputs, networks.start(len(episodes)))  # [B, T+1, n, a]
         chosen = values[:, :-1].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         with torch.no_grad():
-            # From the first step on: a target's memory must be what it would have been, had it played.
+            # From the first step on, as the recurrent state of the targets depends on all steps before.
             target_values, _ = module.target_networks(inputs, networks.start(len(episodes)))
-            judge = values.detach() if config.double_q else target_values
-            best = judge[:, 1:].masked_fill(~masks[:, 1:], ILLEGAL).argmax(-1, keepdim=True)
+            selector = values.detach() if config.double_q else target_values
+            best = selector[:, 1:].masked_fill(~masks[:, 1:], ILLEGAL).argmax(-1, keepdim=True)
             next_values = target_values[:, 1:].gather(-1, best).squeeze(-1)
             targets = td_lambda_targets(
                 config.reward_scale * rewards,
@@ -96,40 +95,3 @@ class QMIXLearner(FiniteSteps, CentralLearner):
             "q_taken_mean": torch.where(valid, team, 0.0).sum() / count,
             "target_mean": torch.where(valid, targets, 0.0).sum() / count,
         }
-
-    def share(self, sharing: PeriodicSharing, rewards: Tensor) -> None:
-        """Let the agents merge.
-
-        :param sharing: How.
-        :param rewards: What each has earned ``[n]``.
-        """
-        module = self.team
-        holders = [module.networks, module.target_networks] if sharing.targets else [module.networks]
-        for holder in holders:
-            self._merge(dict(holder.named_parameters()), sharing, rewards)
-        if sharing.moments != "keep":
-            self._merge_moments(sharing, rewards)
-
-    @torch.no_grad()
-    def _merge(self, stacked: dict[str, Any], sharing: PeriodicSharing, rewards: Tensor) -> None:
-        shared = sharing.shared(stacked)
-        for name, merged in sharing.merge(shared, rewards).items():
-            shared[name].copy_(merged)
-
-    @torch.no_grad()
-    def _merge_moments(self, sharing: PeriodicSharing, rewards: Tensor) -> None:
-        shared = sharing.shared(dict(self.team.networks.named_parameters()))
-        for _, optimizer in self.optimizers():
-            for parameter in shared.values():
-                # What is not shaped like the parameter, as Adam's count of steps, is no agent's own.
-                state = optimizer.state.get(parameter, {})
-                moments = {key: value for key, value in state.items() if getattr(value, "shape", None) == parameter.shape}
-                if sharing.moments == "merge":
-                    for key, merged in sharing.merge(moments, rewards).items():
-                        moments[key].copy_(merged)
-                    continue
-                speaks = sharing.speakers(len(parameter)).to(parameter.device)
-                for value in moments.values():
-                    value[speaks] = 0
-                if bool(speaks.all()) and "step" in state:  # Adam's, by which it corrects young moments
-                    state["step"].zero_()

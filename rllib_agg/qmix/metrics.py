@@ -1,33 +1,18 @@
-"""What is logged of a team's episodes, in training and in evaluation."""
+"""Metrics of a team's episodes, in training and in evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from ray.rllib.utils.metrics import (
-    EPISODE_LEN_MAX,
-    EPISODE_LEN_MEAN,
-    EPISODE_LEN_MIN,
-    EPISODE_RETURN_MAX,
-    EPISODE_RETURN_MEAN,
-    EPISODE_RETURN_MIN,
-)
-
 from rllib_agg.qmix.rollout import Played
 
 WIN_RATE = "win_rate"
 AGENT_CREDIT_MEAN = "agent_credit_mean"
 
-REDUCED = {
-    "mean": (EPISODE_RETURN_MEAN, EPISODE_LEN_MEAN),
-    "min": (EPISODE_RETURN_MIN, EPISODE_LEN_MIN),
-    "max": (EPISODE_RETURN_MAX, EPISODE_LEN_MAX),
-}
-
 
 def log_played(log: Callable[..., None], played: Played, *, window: int, prefix: tuple[str, ...], credits: bool) -> None:
-    """Log returns, lengths and wins of a group's sound episodes.
+    """Log returns, lengths and wins of a group's valid episodes.
 
     :param log: A metrics logger's ``log_value``.
     :param window: Over how many episodes means are taken.
@@ -36,9 +21,9 @@ def log_played(log: Callable[..., None], played: Played, *, window: int, prefix:
     """
     lengths = played.episodes.lengths
     for index, (score, length) in enumerate(zip(played.returns.tolist(), lengths.tolist(), strict=True)):
-        for reduce, (of_return, of_length) in REDUCED.items():
-            log((*prefix, of_return), score, reduce=reduce, window=window)
-            log((*prefix, of_length), length, reduce=reduce, window=window)
+        for reduce in ("mean", "min", "max"):  # as RLlib calls them
+            log((*prefix, f"episode_return_{reduce}"), score, reduce=reduce, window=window)
+            log((*prefix, f"episode_len_{reduce}"), length, reduce=reduce, window=window)
         if played.won is not None:
             log((*prefix, WIN_RATE), float(played.won[index]), reduce="mean", window=window)
         for agent, earned in enumerate(played.credits[index].tolist() if credits else ()):

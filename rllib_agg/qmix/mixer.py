@@ -1,4 +1,4 @@
-"""How agents' values make up the team's. Axes: B any batch dimensions, n agents, s size of the state, e units."""
+"""Mixers: the team's value from those of its agents. Axes: B any batch dimensions, n agents, s size of the state, e units."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SumMixer(nn.Module):
 def make_mixer(name: str | None, num_agents: int, state_size: int, *, embed_dim: int, hypernet_dim: int) -> nn.Module | None:
     """Build a mixer.
 
-    :param name: ``qmix``, ``vdn``, or ``None``: agents learn by themselves.
+    :param name: ``qmix``, ``vdn``, or ``None``: agents learn independently.
     """
     if name == "qmix":
         return MonotonicMixer(num_agents, state_size, embed_dim=embed_dim, hypernet_dim=hypernet_dim)
@@ -68,7 +68,7 @@ def make_mixer(name: str | None, num_agents: int, state_size: int, *, embed_dim:
 
 
 def mix(mixer: nn.Module | None, values: Tensor, states: Tensor) -> Tensor:
-    """The team's values ``[B, 1]``, or, of agents that learn by themselves, their own ``[B, n]``."""
+    """The team's values ``[B, 1]``, or, without a mixer, the agents' own ``[B, n]``."""
     if mixer is None:
         return values
     mixed: Tensor = mixer(values, states).unsqueeze(-1)

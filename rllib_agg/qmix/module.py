@@ -1,4 +1,4 @@
-"""What a team has learned, as an RLModule."""
+"""The networks of a team, as an RLModule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
-from rllib_agg.envs.team.team import TeamSpec
+from rllib_agg.envs.team.interface import TeamSpec
 from rllib_agg.qmix.mixer import make_mixer, seed_mixer
 from rllib_agg.qmix.networks import AgentNetworks
 
@@ -22,7 +22,7 @@ OBSERVATIONS, STATE, MASKS, LAST_ACTIONS, HIDDEN = "observations", "state", "mas
 
 
 def spaces_of(spec: TeamSpec) -> tuple[gym.spaces.Dict, gym.spaces.MultiDiscrete]:
-    """What a team sees and does, as RLlib's modules are told it."""
+    """Observation and action space of a team, for RLlib's modules."""
     agents, actions = spec.num_agents, spec.num_actions
     observation_space = gym.spaces.Dict(
         {
@@ -35,7 +35,7 @@ def spaces_of(spec: TeamSpec) -> tuple[gym.spaces.Dict, gym.spaces.MultiDiscrete
 
 
 class QMIXModule(TorchRLModule, InferenceOnlyAPI):
-    """The agents' networks and, where it learns, the mixer and the targets of both."""
+    """The agents' networks and, in the learner, the mixer and the targets of both."""
 
     observation_space: Any
     action_space: Any
@@ -64,7 +64,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
                 self.target_mixer.requires_grad_(False)
 
     def get_non_inference_attributes(self) -> list[str]:
-        """What acting does not need."""
+        """What only learning needs."""
         return ["mixer", "target_networks", "target_mixer"]
 
     def initialize(self, generator: torch.Generator, *, orthogonal: bool, same: bool) -> None:
@@ -80,7 +80,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
-        """Draw the targets to what they follow.
+        """Move the targets towards the online networks.
 
         :param tau: How far; 1: all the way.
         """
@@ -104,7 +104,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
         """One step.
 
         :param batch: ``obs`` with ``observations`` ``[B, n, d]``, ``masks`` ``[B, n, a]`` and ``last_actions`` ``[B, n]``
-            (none, or -1, in the first step), and ``state_in`` with ``hidden`` ``[B, n, H]``.
+            (missing, or -1, in the first step), and ``state_in`` with ``hidden`` ``[B, n, H]``.
         :return: ``actions`` ``[B, n]``, the best legal ones; ``action_dist_inputs``, the values; and ``state_out``.
         """
         seen, networks = batch[Columns.OBS], self.networks

@@ -16,7 +16,7 @@ LAYERS = ("feature", "rnn", "head")
 
 
 class StackedLinear(nn.Module):
-    """m layers side by side.
+    """m linear layers.
 
     :param networks: m.
     """
@@ -32,7 +32,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedRecurrence(nn.Module):
-    """m gated recurrent units side by side.
+    """m gated recurrent units.
 
     :param networks: m.
     """
@@ -57,14 +57,14 @@ class StackedRecurrence(nn.Module):
 
 
 class AgentNetworks(nn.Module):
-    """Values of each agent's actions from what it has seen so far: a layer, a gated recurrent unit and a linear head.
+    """Values of each agent's actions from all its observations so far: a layer, a gated recurrent unit and a linear head.
 
     :param num_agents: n.
     :param num_actions: a.
     :param observation_size: Of each agent.
     :param hidden: H.
     :param shared: One network for all agents, instead of one for each.
-    :param agent_ids: Whether inputs tell who an agent is.
+    :param agent_ids: Whether inputs include a one-hot agent number.
 
     Source: Rashid et al. (2018), section 6.1 and appendix.
     """
@@ -114,7 +114,7 @@ class AgentNetworks(nn.Module):
         return self.head.weight.new_zeros(self.num_networks, sequences, self.hidden)
 
     def arrange(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """What the networks are fed.
+        """Inputs of the networks.
 
         :param observations: ``[B, T, n, d]``, of any precision.
         :param actions: The last ones ``[B, T, n]``; -1 where there was none.

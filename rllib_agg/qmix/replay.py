@@ -1,4 +1,4 @@
-"""The last episodes, for learning from them again and again."""
+"""A replay buffer of whole episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rl_agg.validation import check_count, check_number
-from rllib_agg.envs.team.team import TeamSpec
+from rllib_agg.envs.team.interface import TeamSpec
 from rllib_agg.qmix.episodes import TeamEpisodes, precision
 
 logger = logging.getLogger(__name__)
@@ -20,11 +20,11 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class ReplaySettings:
-    """How much is kept.
+    """Size and precision of the replay.
 
-    :param capacity: Episodes, >= 1.
+    :param capacity: Number of episodes, >= 1.
     :param dtype: Of observations and states: ``float32``, or ``float16`` for half the memory.
-    :param max_gb: More gigabytes than these are refused.
+    :param max_gb: The most memory it may take, in gigabytes.
     :raises ValueError: if a setting is out of range.
     """
 
@@ -38,11 +38,11 @@ class ReplaySettings:
         check_number("max_gb", self.max_gb, above=0)
 
     def bytes_for(self, spec: TeamSpec) -> int:
-        """What the full replay takes."""
-        return TeamEpisodes.size_of(self.capacity, spec.max_episode_steps, spec, precision(self.dtype))
+        """Bytes of the full replay."""
+        return self.capacity * TeamEpisodes.zeros(1, spec.max_episode_steps, spec, precision(self.dtype)).nbytes
 
     def check(self, spec: TeamSpec) -> None:
-        """Say what the full replay will take.
+        """Log how much memory the full replay will take.
 
         :raises ValueError: if that is more than the limit, with what would fit.
         """
@@ -64,10 +64,10 @@ class ReplaySettings:
 
 
 class EpisodeReplay:
-    """A ring of episodes.
+    """A ring buffer of episodes.
 
-    :param spec: Sizes.
-    :param settings: How many, and in which precision.
+    :param spec: The environment's sizes.
+    :param settings: Capacity and precision.
     """
 
     def __init__(self, spec: TeamSpec, settings: ReplaySettings) -> None:
@@ -81,8 +81,8 @@ class EpisodeReplay:
 
     @property
     def nbytes(self) -> int:
-        """What it takes, or will when it is full."""
-        return sum(array.nbytes for array in self._stored.arrays().values())
+        """Bytes of the full replay."""
+        return self._stored.nbytes
 
     def add(self, episodes: TeamEpisodes) -> None:
         """Store episodes in place of the oldest."""
@@ -92,7 +92,7 @@ class EpisodeReplay:
             target, source = getattr(self._stored, name), array[kept]
             if target.ndim == 1:
                 target[rows] = source
-            else:  # what an older episode left after this one's end is learned from by none
+            else:  # rows after an episode's end keep older data, which learning ignores
                 target[rows, : source.shape[1]] = source
         self.num_added += len(episodes)
 
@@ -111,7 +111,7 @@ class EpisodeReplay:
         return {"num_added": self.num_added, "episodes": self._stored.take(rows, longest).arrays()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`.
+        """Restore :meth:`state_dict`.
 
         :raises ValueError: if it is of another capacity or of another environment.
         """
@@ -127,10 +127,6 @@ class EpisodeReplay:
                 "the saved replay has another capacity, precision or environment; restore it with the environment and the "
                 "replay_buffer_config that it was saved with, or with store_buffer_in_checkpoints=False, which leaves it out"
             )
-        for name, array in saved.items():
-            own[name][...] = 0
-            if array.ndim == 1:
-                own[name][:kept] = array
-            else:
-                own[name][:kept, : array.shape[1]] = array
+        self.num_added = 0
+        self.add(TeamEpisodes(**saved))
         self.num_added = int(state["num_added"])

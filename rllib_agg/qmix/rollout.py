@@ -1,10 +1,11 @@
-"""Teams that play a whole episode each, side by side.
+"""Teams that play a whole episode each, in batches.
 
 Axes: E episodes at once, T time, n agents, a actions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 
 from rl_agg.seeding import LARGEST_EPISODE_SEED, stream
-from rllib_agg.envs.team.team import Bools, Floats, TeamEnv
+from rllib_agg.envs.team.interface import Bools, Floats, TeamEnv, TeamView
 from rllib_agg.qmix.episodes import LARGEST_HALF, TeamEpisodes, pack
 from rllib_agg.qmix.networks import AgentNetworks
 
 
 @dataclass(frozen=True, slots=True)
-class TeamOrder:
-    """What the centre tells those who play.
+class TeamBroadcast:
+    """What the server sends for a round.
 
-    :param run: Whose streams of random numbers they draw from.
-    :param round: Which round this is.
+    :param run: What all random numbers come from.
+    :param round: Counted from 0.
     :param epsilon: The share of random actions.
     :param weights: The agents' networks' parameters by name.
     """
@@ -38,14 +39,14 @@ class TeamOrder:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A group's episodes, and beside them what was seen of them.
+    """A group's episodes, with statistics.
 
-    :param episodes: Those that are sound.
-    :param credits: What each agent earned in them, by the credit that was asked for, ``[k, n]``.
+    :param episodes: Those that are finite and complete.
+    :param credits: What each agent earned in them, by the credit of the environment, ``[k, n]``.
     :param returns: Undiscounted ``[k]``.
-    :param won: ``[k]``; ``None`` where nobody can tell.
+    :param won: ``[k]``; ``None`` where the environment has no wins.
     :param num_steps: Of all episodes.
-    :param num_lost: Episodes that broke down, or had rewards, observations or states that are no finite numbers.
+    :param num_lost: Episodes that broke down, or had rewards, observations or states that are not finite.
     """
 
     episodes: TeamEpisodes
@@ -58,18 +59,18 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class TeamReport:
-    """What comes back of a round.
+    """The episodes of some groups in a round.
 
-    :param agents: Which groups played, ascending.
-    :param played: What each did.
+    :param agents: The groups' numbers, ascending.
+    :param played: Their episodes.
     """
 
     agents: NDArray[np.int64]
     played: tuple[Played, ...]
 
 
-def merge(reports: Sequence[TeamReport]) -> TeamReport:
-    """Put reports together, in the groups' order, whoever played them. Groups that come twice count once."""
+def join_team_reports(reports: Sequence[TeamReport]) -> TeamReport:
+    """Put reports together in the order of the groups. Of groups that come twice, the first counts."""
     found: dict[int, Played] = {}
     for report in reports:
         for group, played in zip(report.agents.tolist(), report.played, strict=True):
@@ -80,11 +81,11 @@ def merge(reports: Sequence[TeamReport]) -> TeamReport:
 class TeamPlayers:
     """Plays by the agents' networks.
 
-    Episodes of a group are always played side by side, by random numbers of the group's own: who plays which group, and where,
-    changes nothing.
+    Episodes of a group are always one batch, with the group's own random numbers, so that they do not depend on the process
+    that plays them.
 
     :param env: E copies of the environment.
-    :param networks: The agents'; their parameters are overwritten by every order.
+    :param networks: The agents'; their parameters are overwritten by every broadcast.
     :param dtype: What observations and states are reported in.
     :param threads: How many threads torch may use.
     """
@@ -92,87 +93,86 @@ class TeamPlayers:
     def __init__(self, env: TeamEnv, networks: AgentNetworks, *, dtype: np.dtype[Any], threads: int = 1) -> None:
         self.env, self.networks, self.dtype, self.threads = env, networks, dtype, threads
 
-    def run(self, order: TeamOrder, agents: NDArray[np.int64]) -> TeamReport:
+    def run(self, broadcast: TeamBroadcast, agents: NDArray[np.int64]) -> TeamReport:
         """Play some groups.
 
-        :param agents: Which.
+        :param agents: The groups' numbers.
         """
-        self.networks.load_state_dict({name: torch.from_numpy(value) for name, value in order.weights.items()})
-        streams = [stream("actions", order.run, order.round, group) for group in agents.tolist()]
-        return TeamReport(agents, tuple(self.play(self.networks, order.epsilon, generator) for generator in streams))
+        self.networks.load_state_dict({name: torch.from_numpy(value) for name, value in broadcast.weights.items()})
+        streams = [stream("actions", broadcast.run, broadcast.round, group) for group in agents.tolist()]
+        return TeamReport(agents, tuple(self.play(self.networks, broadcast.epsilon, generator) for generator in streams))
 
     def play(self, networks: AgentNetworks, epsilon: float, generator: np.random.Generator) -> Played:
         """Play an episode in each copy.
 
         :param networks: To act by.
-        :param epsilon: The share of random actions, drawn for each agent by itself.
+        :param epsilon: The share of random actions, drawn for each agent independently.
         :param generator: For the environments' seeds and the random actions.
-        :raises RuntimeError: if an episode goes on beyond the environment's limit.
+        :raises RuntimeError: if an episode exceeds the environment's limit.
         :raises ValueError: if an agent has no legal action.
         """
         spec, count = self.env.spec, self.env.num_envs
         record = TeamEpisodes.zeros(count, spec.max_episode_steps, spec, np.dtype(np.float32))
         credits = np.zeros((count, spec.num_agents))
-        alive, won, lost = np.ones(count, np.bool_), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        with one_pool(self.threads), torch.no_grad():
-            view = self.env.reset(alive.copy(), generator.integers(LARGEST_EPISODE_SEED, size=count))
+        active = np.ones(count, np.bool_)
+        won, lost = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        with torch_threads(self.threads), torch.no_grad():
+            view = self.env.reset(active.copy(), generator.integers(LARGEST_EPISODE_SEED, size=count))
             hidden, last = networks.start(count), np.full((count, spec.num_agents), -1)
             for step in range(spec.max_episode_steps):
-                record.observations[:, step], record.states[:, step] = view.observations, view.states
-                record.masks[:, step] = pack(view.masks)
-                check_masks(view.masks[alive])
-                # Advanced on random steps too: what an agent remembers is what it saw and did, however it chose.
+                store(record, step, view)
+                check_masks(view.masks[active])
+                # Also on random steps: hidden states depend on all observations and actions, however chosen.
                 inputs = networks.arrange(
                     torch.from_numpy(record.observations[:, step, None]), torch.from_numpy(last[:, None])
                 )
                 values, hidden = networks(inputs, hidden)
-                last = choose(values[:, 0].numpy(), view.masks, epsilon, generator)
+                last = choose_actions(values[:, 0].numpy(), view.masks, epsilon, generator)
                 outcome = self.env.step(last)
                 view = outcome.view
                 record.actions[:, step] = last
-                record.rewards[alive, step] = outcome.rewards[alive]
+                record.rewards[active, step] = outcome.rewards[active]
                 shares = outcome.rewards[:, None] if outcome.agent_rewards is None else outcome.agent_rewards
-                credits[alive] += shares[alive]
-                broken = alive & outcome.lost if outcome.lost is not None else np.zeros_like(alive)
-                over = alive & (outcome.terminated | outcome.truncated | broken)
+                credits[active] += shares[active]
+                broken = active & (False if outcome.lost is None else outcome.lost)
+                over = active & (outcome.terminated | outcome.truncated | broken)
                 record.lengths[over] = step + 1
                 record.terminated[over] = outcome.terminated[over]
-                won[over] = outcome.won[over] if outcome.won is not None else False
+                won[over] = False if outcome.won is None else outcome.won[over]
                 lost |= broken
-                alive = alive & ~over
-                if not alive.any():
+                active &= ~over
+                if not active.any():
                     break
-        if alive.any():
-            raise RuntimeError(f"an episode went on for more than max_episode_steps={spec.max_episode_steps} steps")
+        if active.any():
+            raise RuntimeError(f"an episode took more than max_episode_steps={spec.max_episode_steps} steps")
         steps = int(record.lengths.max())
-        record.observations[:, steps], record.states[:, steps] = view.observations, view.states
-        record.masks[:, steps] = pack(view.masks)
-        return self._sound(record.take(np.arange(count), steps), credits, won, lost)
+        store(record, steps, view)
+        return self._keep_finite(record.take(np.arange(count), steps), credits, won, lost)
 
-    def _sound(self, record: TeamEpisodes, credits: NDArray[np.float64], won: Bools, lost: Bools) -> Played:
+    def _keep_finite(self, record: TeamEpisodes, credits: NDArray[np.float64], won: Bools, lost: Bools) -> Played:
         steps = record.actions.shape[1]
         after = np.arange(steps + 1) > record.lengths[:, None]
         for array in (record.observations, record.states, record.masks):
             array[after] = 0
         record.actions[after[:, 1:]] = 0
         finite = [np.isfinite(array).reshape(len(record), -1).all(1) for array in (*record.arrays().values(), credits)]
-        sound = np.flatnonzero(~lost & np.logical_and.reduce(finite))
-        kept = record.take(sound, steps)
+        valid = np.flatnonzero(~lost & np.logical_and.reduce(finite))
+        kept = record.take(valid, steps)
         if self.dtype == np.float16:
             for name, array in (("observation", kept.observations), ("state", kept.states)):
                 if np.abs(array).max(initial=0) > LARGEST_HALF:
                     raise ValueError(f"an {name} of {np.abs(array).max():g} does not fit into float16; set dtype='float32'")
-        halved = {
-            "observations": kept.observations.astype(self.dtype, copy=False),
-            "states": kept.states.astype(self.dtype, copy=False),
-        }
         return Played(
-            episodes=TeamEpisodes(**{**kept.arrays(), **halved}),
-            credits=credits[sound],
+            episodes=dataclasses.replace(
+                kept,
+                observations=kept.observations.astype(self.dtype, copy=False),
+                states=kept.states.astype(self.dtype, copy=False),
+            ),
+            credits=credits[valid],
             returns=kept.rewards.sum(1, dtype=np.float64),
-            won=won[sound] if self.env.spec.has_wins else None,
+            won=won[valid] if self.env.spec.has_wins else None,
             num_steps=int(record.lengths.sum()),
-            num_lost=len(record) - len(sound),
+            num_lost=len(record) - len(valid),
         )
 
     def close(self) -> None:
@@ -180,19 +180,28 @@ class TeamPlayers:
         self.env.close()
 
 
+def store(record: TeamEpisodes, step: int, view: TeamView) -> None:
+    """Write what a team observes before a step."""
+    record.observations[:, step], record.states[:, step] = view.observations, view.states
+    record.masks[:, step] = pack(view.masks)
+
+
 def check_masks(masks: Bools) -> None:
-    """Refuse masks ``[E, n, a]`` that leave an agent nothing to do."""
+    """Check that masks ``[E, n, a]`` leave each agent a legal action.
+
+    :raises ValueError: naming the first agent without one.
+    """
     idle = np.argwhere(~masks.any(-1))
     if len(idle):
         raise ValueError(f"agent {idle[0, 1]} has no legal action; an environment must leave each agent at least one")
 
 
-def choose(values: Floats, masks: Bools, epsilon: float, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Take the best legal action, or, each agent for itself, any.
+def choose_actions(values: Floats, masks: Bools, epsilon: float, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Take the best legal action or, with probability epsilon, independently for each agent, a random one.
 
     :param values: ``[E, n, a]``.
-    :param masks: Legal ones ``[E, n, a]``.
-    :param epsilon: How often any.
+    :param masks: Legal actions ``[E, n, a]``.
+    :param epsilon: In [0, 1].
     :return: ``[E, n]``.
     """
     best: NDArray[np.int64] = np.where(masks, values, -np.inf).argmax(-1)
@@ -205,8 +214,8 @@ def choose(values: Floats, masks: Bools, epsilon: float, generator: np.random.Ge
 
 
 @contextmanager
-def one_pool(threads: int) -> Iterator[None]:
-    """Let torch use so many threads: products this small lose more by waiting for each other than they gain."""
+def torch_threads(threads: int) -> Iterator[None]:
+    """Temporarily set the number of torch's threads: small products lose more by synchronising than they gain."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,4 +1,4 @@
-r"""What values are drawn to. Axes: B episodes, T time, k values of a step (1 of the team, or one of each agent)."""
+r"""Targets of the values. Axes: B episodes, T time, k values of a step (1 of the team, or one of each agent)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ def valid_steps(lengths: Tensor, steps: int) -> Tensor:
 def td_lambda_targets(
     rewards: Tensor, next_values: Tensor, lengths: Tensor, terminated: Tensor, *, gamma: float, lambda_: float
 ) -> Tensor:
-    r"""Mix the targets of all numbers of steps.
+    r"""Average the n-step targets of all n.
 
     :math:`y_t = r_t + \gamma \left((1 - \lambda) V_{t+1} + \lambda y_{t+1}\right)`
 
-    The last step's is :math:`r_t + \gamma V_{t+1}` where the episode was cut off, and :math:`r_t` where it ended by itself.
+    The last step's is :math:`r_t + \gamma V_{t+1}` where the episode was cut off, and :math:`r_t` where it terminated.
 
     :param rewards: ``[B, T]``.
-    :param next_values: V of what is seen after each step ``[B, T, k]``.
+    :param next_values: V after each step ``[B, T, k]``.
     :param lengths: Steps of each episode ``[B]``.
-    :param terminated: Which episodes ended by themselves ``[B]``.
+    :param terminated: Which episodes terminated ``[B]``.
     :param gamma: Discount.
     :param lambda_: 0: one step's.
-    :return: ``[B, T, k]``; what it says of steps after an episode's end means nothing.
+    :return: ``[B, T, k]``; undefined after an episode's end.
 
     Source: Sutton and Barto (2018), section 12.1; of QMIX, Hu et al. (2021).
     """

@@ -8,7 +8,6 @@ import torch
 
 from rllib_agg import QMIX, QMIXConfig
 
-MODULE = "default_policy"
 SMALL = {"hidden_dim": 8, "hypernet_dim": 8}
 
 
@@ -33,11 +32,6 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert (value == other[name]).all(), name
-
-
-def agg(result: dict[str, Any]) -> dict[str, Any]:
-    logged: dict[str, Any] = result["learners"][MODULE]["agg"]
-    return logged
 
 
 def built(config: QMIXConfig, iterations: int = 0) -> QMIX:

@@ -18,15 +18,14 @@ from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
 
 from rllib_agg import QMIX
-from rllib_agg.envs.team import registry
+from rllib_agg.envs.team.interface import TeamView
 from rllib_agg.envs.team.registry import BACKENDS, register_team_env
-from rllib_agg.envs.team.team import TeamView
-from tests.rllib import team_worlds
-from tests.rllib.qmix_runs import MODULE, agg, assert_equal, built, parameters, tiny
+from tests.rllib.qmix_runs import assert_equal, built, parameters, tiny
+from tests.rllib.results import MODULE, agg
 from tests.rllib.team_worlds import make_corridor
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-cloudpickle.register_pickle_by_value(team_worlds)
+cloudpickle.register_pickle_by_value(sys.modules[make_corridor.__module__])
 
 pytestmark = pytest.mark.usefixtures("corridor")
 
@@ -42,50 +41,45 @@ def test_the_two_step_game(mixer: str, score: float, ray_session: None) -> None:
     algorithm.stop()
 
 
+SHARING = {"parameter_sharing": "a_pps", "sharing_interval": 7}
+
+
 @pytest.fixture(scope="module")
 def remote(ray_session: None) -> Iterator[QMIX]:
-    """Two runners."""
-    algorithm = tiny(num_env_runners=2, parameter_sharing="a_pps", sharing_interval=7).build_algo()
+    """Two runners, with a custom backend."""
+    register_team_env("stroll", make_corridor)
+    algorithm = tiny("stroll/corridor", num_env_runners=2, **SHARING).build_algo()
     yield algorithm
     algorithm.stop()
+    del BACKENDS["stroll"]
 
 
 def test_the_number_of_runners_changes_nothing(remote: QMIX) -> None:
-    results = [remote.train() for _ in range(4)]
-    for runners in (0, 1):
-        other = tiny(num_env_runners=runners, parameter_sharing="a_pps", sharing_interval=7).build_algo()
-        for result in results:
-            same = other.train()
-            assert same["env_runners"]["episode_return_mean"] == result["env_runners"]["episode_return_mean"]
-        assert_equal(parameters(other), parameters(remote))
-        other.stop()
-    assert agg(results[-1])["updates"] == 32
-    assert agg(results[-1])["physical_bytes"] > 0
+    local = tiny("stroll/corridor", **SHARING).build_algo()
+    for _ in range(4):
+        result, same = remote.train(), local.train()
+        assert same["env_runners"]["episode_return_mean"] == result["env_runners"]["episode_return_mean"]
+    assert_equal(parameters(local), parameters(remote))
+    local.stop()
+    assert agg(result)["updates"] == 32
+    assert agg(result)["physical_bytes"] > 0
 
 
-def test_a_backend_of_ones_own_reaches_other_processes(monkeypatch: pytest.MonkeyPatch, ray_session: None) -> None:
-    monkeypatch.setattr(registry, "BACKENDS", dict(BACKENDS))
-    register_team_env("stroll", make_corridor)
-    algorithm = built(tiny("stroll/corridor", num_env_runners=1), 1)
-    assert algorithm.centre.num_rounds == 1
-    algorithm.stop()
+def test_killed_runner_changes_nothing(remote: QMIX) -> None:
+    before = remote.server.num_rounds
+    pids = remote.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+    os.kill(pids[0], signal.SIGKILL)
+    remote.train()
+    assert remote.server.num_rounds == before + 1
+    other = built(tiny("stroll/corridor", **SHARING), before + 1)
+    assert_equal(parameters(other), parameters(remote))
+    other.stop()
 
 
 def test_another_seed_is_another_run(ray_session: None) -> None:
     one, other = built(tiny(), 2), built(tiny().debugging(seed=4), 2)
     assert not all((value == parameters(other)[name]).all() for name, value in parameters(one).items())
     one.stop()
-    other.stop()
-
-
-def test_killed_runner_changes_nothing(remote: QMIX) -> None:
-    before = remote.centre.num_rounds
-    pids = remote.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
-    os.kill(pids[0], signal.SIGKILL)
-    remote.train()
-    assert remote.centre.num_rounds == before + 1
-    other = built(tiny(parameter_sharing="a_pps", sharing_interval=7), before + 1)
-    assert_equal(parameters(other), parameters(remote))
     other.stop()
 
 
@@ -97,7 +91,7 @@ def test_evaluation_leaves_no_trace(ray_session: None) -> None:
     evaluated = result["evaluation"]["env_runners"]
     assert evaluated["num_episodes"] == 12  # groups of 4
     assert 0 <= evaluated["win_rate"] <= 1
-    assert algorithm.centre.replay.num_added == 24
+    assert algorithm.server.replay.num_added == 24
     assert result["env_runners"]["num_env_steps_sampled_lifetime"] == other["env_runners"]["num_env_steps_sampled_lifetime"]
     assert_equal(parameters(algorithm), parameters(plain))
     algorithm.stop()
@@ -107,7 +101,7 @@ def test_evaluation_leaves_no_trace(ray_session: None) -> None:
 def test_evaluation_explores_nothing(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     algorithm = built(tiny("walk/corridor", epsilon=1.0).evaluation(evaluation_duration=10), 1)
     runner, module = algorithm.eval_env_runner or algorithm.env_runner, algorithm.get_module()
-    env, begun = runner._agents.env, []
+    env, begun = runner.agents.env, []
 
     def reset(*args: Any) -> TeamView:
         view = type(env).reset(env, *args)
@@ -143,21 +137,21 @@ def test_an_evaluations_mean_is_of_all_its_episodes(ray_session: None, monkeypat
 
     def play(*args: Any) -> Any:
         group = next(groups)
-        played = type(runner._agents).play(runner._agents, *args)
+        played = type(runner.agents).play(runner.agents, *args)
         return dataclasses.replace(played, returns=np.full_like(played.returns, group))
 
-    monkeypatch.setattr(runner._agents, "play", play)
+    monkeypatch.setattr(runner.agents, "play", play)
     evaluated = algorithm.evaluate()["env_runners"]
     assert (evaluated["num_episodes"], evaluated["episode_return_mean"]) == (140, 17.0)  # 35 groups of 4
     algorithm.stop()
 
 
-def test_epsilon_goes_by_environment_steps(ray_session: None) -> None:
+def test_epsilon_follows_environment_steps(ray_session: None) -> None:
     algorithm = built(tiny(epsilon=[[0, 1.0], [64, 0.2]]))
     found = [agg(algorithm.train())["epsilon"] for _ in range(5)]
     np.testing.assert_allclose(found, [0.8, 0.6, 0.4, 0.2, 0.2])
     algorithm.evaluate()
-    assert algorithm.centre.epsilon == pytest.approx(0.2)
+    assert algorithm.server.epsilon == pytest.approx(0.2)
     algorithm.stop()
 
 
@@ -180,7 +174,7 @@ def test_broken_episodes_are_counted_and_not_learned_from(ray_session: None) -> 
     algorithm.stop()
 
 
-def test_an_evaluation_without_a_sound_episode_ends_with_an_error(ray_session: None) -> None:
+def test_an_evaluation_without_a_valid_episode_fails(ray_session: None) -> None:
     config = tiny("walk/corridor").environment("walk/corridor", env_config={"faults": "always nan"})
     algorithm = built(config.evaluation(evaluation_interval=1, evaluation_duration=4))
     with pytest.raises(RuntimeError, match=r"12 episodes broke down, or had .* there is nothing to evaluate"):
@@ -188,7 +182,7 @@ def test_an_evaluation_without_a_sound_episode_ends_with_an_error(ray_session: N
     algorithm.stop()
 
 
-def test_an_environments_error_is_told(ray_session: None) -> None:
+def test_an_environments_error_is_raised(ray_session: None) -> None:
     algorithm = built(tiny().environment("walk/corridor", env_config={"faults": "raises"}))
     with pytest.raises(RuntimeError, match="no power"):
         algorithm.train()
@@ -201,7 +195,7 @@ def test_one_agent(mixer: str | None, sharing: str, ray_session: None) -> None:
     config = tiny(mixer=mixer, parameter_sharing=sharing, sharing_interval=1)
     algorithm = built(config.environment("walk/corridor", env_config={"agents": 1}), 1)
     assert np.isfinite(algorithm.train()["learners"][MODULE]["total_loss"])
-    assert algorithm.centre.ledger.messages == 0
+    assert algorithm.server.ledger.messages == 0
     algorithm.stop()
 
 

@@ -1,4 +1,4 @@
-"""How teams play, what is stored of it, and how it comes back out of the replay."""
+"""Episodes of teams, and their way through the replay."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rllib_agg.envs.team.team import TeamSpec
+from rllib_agg.envs.team.interface import TeamSpec
 from rllib_agg.qmix.episodes import TeamEpisodes, action_dtype, pack, unpack
 from rllib_agg.qmix.networks import AgentNetworks
 from rllib_agg.qmix.replay import EpisodeReplay, ReplaySettings
-from rllib_agg.qmix.rollout import Played, TeamOrder, TeamPlayers, TeamReport, choose, merge
+from rllib_agg.qmix.rollout import Played, TeamBroadcast, TeamPlayers, TeamReport, choose_actions, join_team_reports
 from tests.rllib.team_worlds import Corridor
 
 
@@ -34,7 +34,7 @@ def test_what_is_stored_is_what_happened() -> None:
     env, episodes = team.env, played.episodes
     assert len(episodes) == 6
     assert played.won is not None
-    assert (played.won == episodes.terminated).all()  # here, who ends by itself has won
+    assert (played.won == episodes.terminated).all()  # here, termination is a win
     assert {True, False} == set(episodes.terminated.tolist())
     masks = episodes.unpacked_masks(3)
     for episode, length in enumerate(episodes.lengths.tolist()):
@@ -66,7 +66,7 @@ def test_team_credit_is_the_teams_reward_for_each() -> None:
     assert (played.credits == played.returns[:, None]).all()
 
 
-def test_hidden_states_and_last_actions_go_on_through_random_steps() -> None:
+def test_hidden_states_and_last_actions_advance_on_random_steps() -> None:
     """What is played greedily last equals what the learner computes of the stored episode from t = 0."""
     team = players(limit=5)
     seen: list[torch.Tensor] = []
@@ -94,7 +94,7 @@ def test_each_agent_draws_its_own_epsilon() -> None:
     values, masks = np.zeros((4000, 3, 5), np.float32), np.ones((4000, 3, 5), bool)
     values[..., 4] = 1.0
     masks[..., 3] = False
-    actions = choose(values, masks, 0.4, np.random.default_rng(0))
+    actions = choose_actions(values, masks, 0.4, np.random.default_rng(0))
     random = actions != 4
     share = 0.4 * 3 / 4  # of the random ones, one in four is the best
     assert random.mean() == pytest.approx(share, abs=0.02)
@@ -103,31 +103,31 @@ def test_each_agent_draws_its_own_epsilon() -> None:
     assert not (actions == 3).any()
     for action in range(3):
         assert (actions == action).mean() == pytest.approx(0.1, abs=0.01)
-    assert (choose(values, masks, 0.0, np.random.default_rng(0)) == 4).all()
+    assert (choose_actions(values, masks, 0.0, np.random.default_rng(0)) == 4).all()
 
 
 def test_the_best_is_the_best_of_the_legal_ones() -> None:
     values = np.array([[[1.0, 5.0, 3.0]]], np.float32)
-    assert choose(values, np.array([[[True, False, True]]]), 0.0, np.random.default_rng(0)).item() == 2
+    assert choose_actions(values, np.array([[[True, False, True]]]), 0.0, np.random.default_rng(0)).item() == 2
 
 
-def test_groups_are_the_same_whoever_plays_them_in_whatever_order() -> None:
+def test_groups_do_not_depend_on_process_and_order() -> None:
     team = players()
     weights = {name: value.numpy().copy() for name, value in team.networks.state_dict().items()}
-    order = TeamOrder(run=3, round=7, epsilon=0.5, weights=weights)
-    whole = team.run(order, np.arange(4))
+    broadcast = TeamBroadcast(run=3, round=7, epsilon=0.5, weights=weights)
+    whole = team.run(broadcast, np.arange(4))
     parts = [
-        players().run(order, np.array([1, 3])),
-        players().run(order, np.array([0, 2])),
-        players().run(order, np.array([2])),
+        players().run(broadcast, np.array([1, 3])),
+        players().run(broadcast, np.array([0, 2])),
+        players().run(broadcast, np.array([2])),
     ]
-    merged = merge(parts)
+    merged = join_team_reports(parts)
     assert merged.agents.tolist() == [0, 1, 2, 3]
     for one, two in zip(whole.played, merged.played, strict=True):
         for name, array in one.episodes.arrays().items():
             assert (array == getattr(two.episodes, name)).all()
     assert not np.array_equal(whole.played[0].returns, whole.played[1].returns)
-    assert merge([TeamReport(np.arange(4), whole.played)]).played == whole.played
+    assert join_team_reports([TeamReport(np.arange(4), whole.played)]).played == whole.played
 
 
 @pytest.mark.parametrize("faults", ["lost", "nan"])
@@ -142,7 +142,7 @@ def test_broken_episodes_are_thrown_away_and_counted(faults: str) -> None:
     assert played.num_steps > played.episodes.lengths.sum()
 
 
-def test_an_agent_without_a_legal_action_is_told() -> None:
+def test_an_agent_without_a_legal_action_raises() -> None:
     with pytest.raises(ValueError, match="agent 2 has no legal action"):
         play(players(faults="stuck"))
 
@@ -203,7 +203,7 @@ def test_more_episodes_at_once_than_it_holds() -> None:
     assert sorted(replay.sample(np.random.default_rng(0), 3).rewards[:, 0].tolist()) == [4, 5, 6]
 
 
-def test_a_saved_replay_goes_on_to_the_bit() -> None:
+def test_a_saved_replay_restores_to_the_bit() -> None:
     replay = EpisodeReplay(SPEC, ReplaySettings(capacity=5))
     for index in range(7):
         replay.add(episode_of(index, 3 + index % 3))
@@ -246,7 +246,7 @@ def test_5000_corridor_episodes_fit_into_5_gb_of_halves() -> None:
     assert EpisodeReplay(SPEC, ReplaySettings(capacity=9)).nbytes == ReplaySettings(capacity=9).bytes_for(SPEC)
 
 
-def test_the_replays_size_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_replays_size_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="rllib_agg.qmix.replay"):
         ReplaySettings(dtype="float16").check(CORRIDOR)
     assert "5000 episodes of up to 400 steps of 6 agents take 4.95 GB in float16, when it is full" in caplog.text

@@ -1,21 +1,34 @@
-"""Where QMIX goes on from: checkpoints with and without the replay, states in memory, modules."""
+"""Restoring QMIX from checkpoints with and without the replay, states in memory and modules."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rllib_agg import QMIX
-from tests.rllib.qmix_runs import MODULE, agg, assert_equal, built, parameters, tiny
+from tests.rllib.qmix_runs import assert_equal, built, parameters, tiny
+from tests.rllib.results import MODULE, agg
 
 pytestmark = pytest.mark.usefixtures("corridor")
 
 
-@pytest.mark.parametrize("sharing", ["none", "full", "rs_pps"])
-def test_checkpoint_goes_on_to_the_bit(sharing: str, ray_session: None, tmp_path: Path) -> None:
-    config = tiny("walk/corridor", parameter_sharing=sharing, sharing_interval=5, updates_per_episode=0.7, td_lambda=0.5)
+LAG = {"communication": "lag", "communication_kwargs": {"xi": 1.0, "window": 2}, "compression": "float16"}
+
+
+@pytest.mark.parametrize(
+    "sharing",
+    [
+        {"parameter_sharing": "none"},
+        {"parameter_sharing": "full"},
+        {"parameter_sharing": "rs_pps"},
+        {"parameter_sharing": "rs_pps", **LAG, "merge_targets": True, "moments": "merge", "within_type": True},
+    ],
+)
+def test_a_checkpoint_restores_to_the_bit(sharing: dict[str, Any], ray_session: None, tmp_path: Path) -> None:
+    config = tiny("walk/corridor", **sharing, sharing_interval=5, updates_per_episode=0.7, td_lambda=0.5)
     algorithm = built(config, 4)
     path = algorithm.save_to_path(tmp_path / "checkpoint")
     saved = parameters(algorithm)
@@ -43,8 +56,8 @@ def test_checkpoint_without_the_replay(ray_session: None, tmp_path: Path) -> Non
     path = algorithm.save_to_path(tmp_path / "checkpoint")
     restored = QMIX.from_checkpoint(path)
     assert_equal(parameters(restored), parameters(algorithm))
-    assert len(restored.centre.replay) == 0
-    assert restored.centre.num_steps == algorithm.centre.num_steps > 0
+    assert len(restored.server.replay) == 0
+    assert restored.server.num_steps == algorithm.server.num_steps > 0
     assert agg(restored.train())["replay_episodes"] == 8
     restored.stop()
     algorithm.stop()
@@ -65,19 +78,9 @@ def test_a_replay_that_does_not_fit_changes_nothing(ray_session: None, tmp_path:
     without = built(tiny(replay_buffer_config={"capacity": 80}, store_buffer_in_checkpoints=False))
     without.restore_from_path(path)
     assert_equal(parameters(without), parameters(saved))
-    assert len(without.centre.replay) == 0
+    assert len(without.server.replay) == 0
     for each in (saved, other, untouched, without):
         each.stop()
-
-
-def test_a_checkpoint_that_counts_masked_agents_is_gone_on_from(ray_session: None) -> None:
-    algorithm = built(tiny(), 1)
-    assert "masked_agents" not in agg(algorithm.train())
-    state = algorithm.get_state()
-    state["centre"]["num_masked"] = 0  # until 0.1
-    algorithm.set_state(state)
-    assert agg(algorithm.train())["updates"] == 24
-    algorithm.stop()
 
 
 def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: None) -> None:
@@ -86,7 +89,7 @@ def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: 
     for _ in range(3):
         algorithm.train()
     assert any((value != before[name]).any() for name, value in parameters(algorithm).items())
-    for _ in range(2):  # what is restored does not learn along
+    for _ in range(2):  # a restored state must not share memory with what learns on
         algorithm.set_state(state)
         assert_equal(parameters(algorithm), before)
         algorithm.train()

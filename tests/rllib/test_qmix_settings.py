@@ -1,4 +1,4 @@
-"""What QMIX can be asked for, and what of it cannot be."""
+"""QMIX's settings and their checks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ import pytest
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
+from rl_agg import Weighting
+from rl_agg.combiners.krum import Krum
+from rl_agg.local_schemes import AveragePPS
 from rllib_agg import QMIXConfig
 from rllib_agg.es import ESModule
-from tests.rllib.qmix_runs import agg, built, tiny
+from tests.rllib.qmix_runs import built, tiny
+from tests.rllib.results import agg
 
 
 @pytest.mark.parametrize("setting", [{"capacity": 40}, {"dtype": "float16"}, {"max_gb": 1.0}])
@@ -26,8 +30,8 @@ def test_replay_settings_train(setting: dict[str, Any], ray_session: None) -> No
 
 def test_faithful_trains(ray_session: None) -> None:
     algorithm = built(tiny().faithful().training(train_batch_size_per_learner=8), 2)
-    assert algorithm.centre.replay.capacity == 5000
-    assert algorithm.centre.num_updates == 16
+    assert algorithm.server.replay.capacity == 5000
+    assert algorithm.server.num_updates == 16
     algorithm.stop()
 
 
@@ -77,12 +81,12 @@ def test_epsilon_may_be_an_array() -> None:
         (lambda c: c.training(mixer="qmx"), r"unknown mixer 'qmx' \(did you mean 'qmix'\?\); choose from None, qmix, vdn"),
         (
             lambda c: c.training(parameter_sharing="rspps"),
-            "unknown parameter_sharing 'rspps' .*choose from a_pps, full, none, pp_pps",
+            "unknown parameter_sharing 'rspps' .*choose from a_pps, .*full, .*krum, .*none, pp_pps",
         ),
-        (lambda c: c.training(credit="agent"), "unknown credit 'agent'; choose from contribution, env, team"),
+        (lambda c: c.training(credit="agent"), "unknown credit 'agent'; choose from None, contribution, env, team"),
         (lambda c: c.training(moments="mean"), "unknown moments 'mean'.* choose from keep, merge, reset"),
-        (lambda c: c.training(shared_layers="head"), "shared_layers must be a sequence of feature, rnn, head, got 'head'"),
-        (lambda c: c.training(shared_layers=["heads"]), r"unknown shared layer 'heads' \(did you mean 'head'\?\)"),
+        (lambda c: c.training(shared_layers="head"), "layers must be names of modules, or None for all, got 'head'"),
+        (lambda c: c.training(shared_layers=["heads"]), r"unknown layer 'heads' \(did you mean 'head'\?\)"),
         (lambda c: c.training(sharing_interval=0), "sharing_interval must be an integer >= 1, got 0"),
         (lambda c: c.training(target_network_update_freq=0.5), "target_network_update_freq must be an integer >= 1, got 0.5"),
         (lambda c: c.training(tau=0), "tau must be a finite number > 0 and <= 1, got 0"),
@@ -121,7 +125,7 @@ def test_epsilon_may_be_an_array() -> None:
         (lambda c: c.training(lr=-0.5), "lr must be a finite number >= 0, got -0.5"),
         (lambda c: c.training(lr=None), "lr must be a finite number >= 0, got None"),
         (lambda c: c.training(lr=[[0, 1e-3], [9, -1e-3]]), "lr must be a finite number >= 0, got -0.001"),
-        (lambda c: c.training(credit=["env"]), "unknown credit .*choose from contribution, env, team"),
+        (lambda c: c.training(credit=["env"]), "unknown credit .*choose from None, contribution, env, team"),
         (lambda c: c.training(replay_buffer_config={"dtype": ["float16"]}), "unknown dtype .*choose from float16, float32"),
         (lambda c: c.env_runners(rollout_fragment_length=7), "QMIXConfig does not use rollout_fragment_length$"),
         (
@@ -138,6 +142,53 @@ def test_bad_settings(change: Callable[[QMIXConfig], Any], message: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"communication": "lag"}, "parameter_sharing='none' exchanges nothing, but communication='lag' was given"),
+        (
+            {"parameter_sharing": "full", "compression": "float16"},
+            "parameter_sharing='full' exchanges nothing, but compression='float16'",
+        ),
+        ({"parameter_sharing_kwargs": {"h": 3}}, "parameter_sharing='none' .* parameter_sharing_kwargs={'h': 3}"),
+        ({"parameter_sharing": "fedprox"}, "unknown parameter_sharing 'fedprox'"),
+        ({"parameter_sharing": "l_weighted"}, "parameter_sharing='l_weighted' reads each agent's loss, but .* one loss"),
+        ({"parameter_sharing": "ranks"}, "rule 'ranks' merges scores, but payload 'parameters' exchanges parameters"),
+        ({"parameter_sharing": AveragePPS(interval=3)}, "has settings of its own; give one of a_pps, rs_pps, pp_pps"),
+        ({"parameter_sharing": Krum}, "Krum is a class; give its name 'krum'"),
+        ({"parameter_sharing": 5}, "a rule is a name or a callable, got 5"),
+        ({"parameter_sharing": "a_pps", "parameter_sharing_kwargs": {"h": 3}}, "mean has no setting 'h'"),
+        (
+            {"parameter_sharing": "mean", "communication": "espc"},
+            "gate 'espc' decides about scores, but payload 'parameters' exchanges parameters",
+        ),
+        (
+            {"parameter_sharing": "mean", "communication": "gain"},
+            "gate 'gain' decides about gradients, but payload 'parameters' exchanges parameters; choose every, lag, random",
+        ),
+        ({"parameter_sharing": "mean", "communication": "lagg"}, r"unknown communication 'lagg' \(did you mean 'lag'\?\)"),
+        ({"parameter_sharing": "mean", "compression": "float61"}, "unknown compression 'float61'"),
+        (
+            {"parameter_sharing": "mean", "compression_kwargs": {"error_feedback": True}},
+            "error_feedback=True has nothing to feed back: codec 'identity' is lossless",
+        ),
+    ],
+)
+def test_ways_of_sharing_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(**settings).validate()
+
+
+@pytest.mark.parametrize(
+    "sharing", ["sum", "samples", "median", Krum(num_selected=2), Weighting("r_weighted", normalize=True)]
+)
+def test_rules_and_combiners_are_ways_of_sharing(sharing: Any) -> None:
+    config = tiny(parameter_sharing=sharing, sharing_interval=7)
+    config.validate()
+    assert config.sharing.payload.content == "parameters"
+    assert config.sharing.schedule.interval == 7
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (
@@ -146,13 +197,20 @@ def test_bad_settings(change: Callable[[QMIXConfig], Any], message: str) -> None
         ),
         (lambda c: c.environment("matrx/two_step"), "unknown backend 'matrx'"),
         (lambda c: c.training(credit="env"), "has no credit 'env'; choose from team"),
+        (lambda c: c.training(parameter_sharing="krum", parameter_sharing_kwargs={"num_byzantine": 1}), "krum.*num_byzantine"),
+        (
+            lambda c: c.training(
+                parameter_sharing="mean", communication="random", communication_kwargs={"expected_messages": 3}
+            ),
+            "expected_messages must be an integer between 1 and 2, got 3",
+        ),
         (
             lambda c: c.training(replay_buffer_config={"max_gb": 1e-6}),
             "the replay is too large: 5000 episodes of up to 2 steps",
         ),
     ],
 )
-def test_what_does_not_fit_the_environment_is_told_at_build(
+def test_what_does_not_fit_the_environment_fails_at_build(
     change: Callable[[QMIXConfig], Any], message: str, ray_session: None
 ) -> None:
     with pytest.raises(ValueError, match=message):

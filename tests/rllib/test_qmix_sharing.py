@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_agg.payloads import pp_pps, rs_pps
-from rllib_agg import QMIX, QMIXConfig
+from rl_agg import Signals, weights
+from rl_agg.payloads import merge
+from rllib_agg import QMIX
+from tests.rllib.qmix_runs import built, tiny
+from tests.rllib.results import agg
 
 pytestmark = pytest.mark.usefixtures("ray_session", "corridor")
 
 
-def built(**training: Any) -> QMIX:
-    config = QMIXConfig().environment("walk/corridor").env_runners(num_env_runners=0, num_envs_per_env_runner=4)
-    config.rl_module(model_config={"hidden_dim": 8, "hypernet_dim": 8})
+def shared(**training: Any) -> QMIX:
     settings = {"train_batch_size_per_learner": 4, "sharing_interval": 4, "same_init": False, "epsilon": 1.0, **training}
-    return config.training(**settings).debugging(seed=3).build_algo()
+    return built(tiny("walk/corridor", rollouts_per_iteration=None, target_network_update_freq=200, **settings))
 
 
 def online(algorithm: QMIX) -> dict[str, Tensor]:
@@ -32,7 +33,7 @@ def target(algorithm: QMIX) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("mixer", ["qmix", "vdn", None])
 def test_a_pps_makes_online_networks_equal(mixer: str | None) -> None:
-    algorithm, alone = built(mixer=mixer, parameter_sharing="a_pps"), built(mixer=mixer)
+    algorithm, alone = shared(mixer=mixer, parameter_sharing="a_pps"), shared(mixer=mixer)
     algorithm.train()
     alone.train()  # 4 updates each
     for name, value in online(algorithm).items():
@@ -47,17 +48,17 @@ def test_a_pps_makes_online_networks_equal(mixer: str | None) -> None:
 
 
 def test_rs_pps_weighs_by_what_each_earned() -> None:
-    algorithm, alone = built(parameter_sharing="rs_pps"), built(credit="contribution")
+    algorithm, alone = shared(parameter_sharing="rs_pps"), shared(credit="contribution")
     algorithm.train()
     alone.train()
     assert algorithm.config.credit_for(algorithm.agents.env.spec) == "contribution"
     earned = np.sum([played.credits.sum(0) for played in algorithm.report.played], axis=0)
     assert len(set(earned.tolist())) == 3
-    assert (algorithm.centre.earned == earned).all()
-    assert (alone.centre.earned == earned).all()
-    expected = rs_pps(online(alone), torch.from_numpy(earned))
+    assert (algorithm.server.earned == earned).all()
+    assert (alone.server.earned == earned).all()
+    shares = weights("reward_shares", Signals(returns=earned))
     for name, value in online(algorithm).items():
-        assert (value == expected[name]).all()
+        assert (value == merge([online(alone)[name]], shares)[0]).all()
         by_hand = sum(share * online(alone)[name][agent].double() for agent, share in enumerate(earned / earned.sum()))
         torch.testing.assert_close(value[1].double(), by_hand, rtol=1e-5, atol=1e-6)
     algorithm.stop()
@@ -68,8 +69,8 @@ def test_rs_pps_with_team_credit_is_a_pps_and_warns() -> None:
     with pytest.warns(
         UserWarning, match="parameter_sharing='rs_pps' with credit='team' counts all agents alike, which is 'a_pps'"
     ):
-        algorithm = built(parameter_sharing="rs_pps", credit="team")
-    plain = built(parameter_sharing="a_pps")
+        algorithm = shared(parameter_sharing="rs_pps", credit="team")
+    plain = shared(parameter_sharing="a_pps")
     for _ in range(3):
         algorithm.train()
         plain.train()
@@ -78,32 +79,33 @@ def test_rs_pps_with_team_credit_is_a_pps_and_warns() -> None:
     plain.stop()
 
 
-@pytest.mark.parametrize("shared", [("head",), ("feature", "rnn")])
-def test_pp_pps_leaves_personal_layers_to_the_bit(shared: tuple[str, ...]) -> None:
-    algorithm, alone = built(parameter_sharing="pp_pps", shared_layers=shared), built(credit="contribution")
+@pytest.mark.parametrize("layers", [("head",), ("feature", "rnn")])
+def test_pp_pps_leaves_personal_layers_to_the_bit(layers: tuple[str, ...]) -> None:
+    algorithm, alone = shared(parameter_sharing="pp_pps", shared_layers=layers), shared(credit="contribution")
     algorithm.train()
     alone.train()
-    expected = pp_pps(online(alone), torch.from_numpy(alone.centre.earned), shared_layers=shared)
+    shares = weights("reward_shares", Signals(returns=alone.server.earned))
     for name, value in online(algorithm).items():
-        assert (value == expected[name]).all()
-        assert (value == value[:1]).all() == (name.split(".")[0] in shared)
+        own = online(alone)[name]
+        assert (value == (merge([own], shares)[0] if name.split(".")[0] in layers else own)).all()
+        assert (value == value[:1]).all() == (name.split(".")[0] in layers)
     algorithm.stop()
     alone.stop()
 
 
 def test_types_merge_among_themselves() -> None:
-    algorithm = built(parameter_sharing="a_pps", within_type=True)
+    algorithm = shared(parameter_sharing="a_pps", within_type=True)
     algorithm.train()
     weight = online(algorithm)["head.weight"]
     assert (weight[1] == weight[2]).all()
     assert not (weight[0] == weight[1]).all()
-    assert algorithm.centre.ledger.messages_per_agent.tolist() == [0, 1, 1]
+    assert algorithm.server.ledger.messages_per_agent.tolist() == [0, 1, 1]
     algorithm.stop()
 
 
 @pytest.mark.parametrize("moments", ["keep", "merge", "reset"])
 def test_targets_and_moments(moments: str) -> None:
-    algorithm, alone = built(parameter_sharing="a_pps", merge_targets=True, moments=moments), built()
+    algorithm, alone = shared(parameter_sharing="a_pps", merge_targets=True, moments=moments), shared()
     algorithm.train()
     alone.train()
     for name, value in target(algorithm).items():
@@ -124,7 +126,7 @@ def test_targets_and_moments(moments: str) -> None:
 
 
 def test_moments_of_several_layers_are_merged() -> None:
-    algorithm = built(parameter_sharing="pp_pps", shared_layers=("feature", "rnn"), moments="merge")
+    algorithm = shared(parameter_sharing="pp_pps", shared_layers=("feature", "rnn"), moments="merge")
     algorithm.train()
     names = dict(algorithm.learner.team.networks.named_parameters())
     (_, optimizer), *_ = algorithm.learner.optimizers()
@@ -146,10 +148,10 @@ def test_moments_of_several_layers_are_merged() -> None:
     ],
 )
 def test_what_is_sent_is_counted(settings: dict[str, Any], layers: tuple[str, ...], copies: int, scalars: int) -> None:
-    algorithm = built(**settings)
+    algorithm = shared(**settings)
     for _ in range(3):
         result = algorithm.train()
-    logged = result["learners"]["default_policy"]["agg"]
+    logged = agg(result)
     sizes = {"feature": (4 + 3) * 8 + 8, "rnn": 2 * (8 * 24 + 24), "head": 8 * 3 + 3}
     numbers = copies * sum(sizes[layer] for layer in layers)
     merges = 3 if layers else 0
@@ -160,19 +162,133 @@ def test_what_is_sent_is_counted(settings: dict[str, Any], layers: tuple[str, ..
     algorithm.stop()
 
 
+@pytest.mark.parametrize("layers", [None, ("feature", "rnn")])
+def test_lag_with_a_bound_of_0_is_a_pps_to_the_bit(layers: Any) -> None:
+    gated = shared(parameter_sharing="a_pps", communication="lag", communication_kwargs={"xi": 0.0}, shared_layers=layers)
+    plain = shared(parameter_sharing="a_pps", shared_layers=layers)
+    for _ in range(3):
+        logged, expected = agg(gated.train()), agg(plain.train())
+    assert all((value == online(plain)[name]).all() for name, value in online(gated).items())
+    assert [logged[name] for name in ("messages", "bytes")] == [expected[name] for name in ("messages", "bytes")]
+    gated.stop()
+    plain.stop()
+
+
+def test_lag_sends_less() -> None:
+    algorithm = shared(parameter_sharing="mean", communication="lag", communication_kwargs={"xi": 10.0})
+    for _ in range(4):
+        logged = agg(algorithm.train())
+    assert 3 <= logged["messages"] < 3 * logged["merges"] == 12
+    assert all((value == value[:1]).all() for value in online(algorithm).values())
+    algorithm.stop()
+
+
+def test_krum_leaves_a_corrupted_network_out() -> None:
+    algorithm = shared(parameter_sharing="krum", parameter_sharing_kwargs={"num_byzantine": 0}, same_init=True)
+    alone = shared(same_init=True)
+    for each in (algorithm, alone):
+        with torch.no_grad():
+            each.learner.team.networks.head.bias[1] = 1e6
+        each.train()
+    for name, value in online(algorithm).items():
+        assert (value == value[:1]).all()
+        assert any((value[0] == online(alone)[name][agent]).all() for agent in (0, 2))
+    algorithm.stop()
+    alone.stop()
+
+
+def test_a_network_that_is_not_finite_is_masked_and_replaced() -> None:
+    algorithm = shared(parameter_sharing="a_pps")
+    algorithm.train()
+    before = online(algorithm)
+    with torch.no_grad():
+        algorithm.learner.team.networks.head.bias[1] = torch.nan
+    algorithm.train()  # no gradient is finite: networks change by the merge alone
+    assert all(torch.allclose(value, before[name]) for name, value in online(algorithm).items())
+    assert algorithm.server.ledger.messages_per_agent.tolist() == [2, 1, 2]
+    algorithm.stop()
+
+
+def test_r_weighted_weighs_networks_as_it_weighs_gradients() -> None:
+    algorithm, alone = shared(parameter_sharing="r_weighted", parameter_sharing_kwargs={"h": 2}), shared(credit="contribution")
+    algorithm.train()
+    alone.train()
+    assert algorithm.config.credit_for(algorithm.agents.env.spec) == "contribution"
+    earned = alone.server.earned
+    counts = (earned - earned.min()) / (earned - earned.min()).sum() + 1 / 2
+    for name, value in online(algorithm).items():
+        by_hand = sum(share * online(alone)[name][agent].double() for agent, share in enumerate(counts / counts.sum()))
+        torch.testing.assert_close(value[2].double(), by_hand, rtol=1e-5, atol=1e-6)
+    algorithm.stop()
+    alone.stop()
+
+
+def first_agent(signals: Signals) -> Tensor:
+    assert signals.returns is not None
+    return torch.eye(signals.num_agents)[0]
+
+
+def test_a_function_weighs_networks() -> None:
+    algorithm, alone = shared(parameter_sharing=first_agent), shared()
+    algorithm.train()
+    alone.train()
+    assert all((value == online(alone)[name][0]).all() for name, value in online(algorithm).items())
+    algorithm.stop()
+    alone.stop()
+
+
+def test_float16_halves_bytes_and_only_rounds() -> None:
+    settings: dict[str, Any] = {"parameter_sharing": "pp_pps", "merge_targets": True}
+    plain, coded = shared(**settings), shared(**settings, compression="float16")
+    expected, logged = agg(plain.train()), agg(coded.train())
+    scalars = 3 * 4
+    assert logged["bytes"] - scalars == (expected["bytes"] - scalars) / 2
+    assert logged["bytes_down"] == expected["bytes_down"]
+    for name, value in online(coded).items():
+        exact = online(plain)[name]
+        if name.startswith("head"):
+            torch.testing.assert_close(value, exact, rtol=0, atol=1e-3)
+            assert (value == value[:1]).all()
+            assert not (value == exact).all()
+        else:
+            assert (value == exact).all()
+    plain.stop()
+    coded.stop()
+
+
+def test_moments_are_averaged_over_those_that_send() -> None:
+    algorithm = shared(
+        parameter_sharing="mean",
+        moments="merge",
+        communication="random",
+        communication_kwargs={"expected_messages": 1, "seed": 2},
+    )
+    alone = shared()
+    algorithm.train()
+    alone.train()
+    (sender,) = np.flatnonzero(algorithm.server.ledger.messages_per_agent).tolist()
+    (_, optimizer), *_ = algorithm.learner.optimizers()
+    (_, other), *_ = alone.learner.optimizers()
+    for mine, its in zip(algorithm.learner.team.networks.parameters(), alone.learner.team.networks.parameters(), strict=True):
+        assert (mine == its[sender]).all()
+        assert (optimizer.state[mine]["exp_avg"] == other.state[its]["exp_avg"][sender]).all()
+    algorithm.stop()
+    alone.stop()
+
+
 def test_same_starts() -> None:
     for same in (True, False):
-        algorithm = built(same_init=same)
+        algorithm = shared(same_init=same)
         assert (online(algorithm)["head.weight"] == online(algorithm)["head.weight"][:1]).all() == same
         assert all((value == online(algorithm)[name]).all() for name, value in target(algorithm).items())
         algorithm.stop()
 
 
 def test_rewards_are_those_of_the_last_episodes() -> None:
-    algorithm = built(parameter_sharing="rs_pps", reward_buffer_size=6)
+    algorithm = shared(parameter_sharing="rs_pps", reward_buffer_size=6)
     played = []
     for _ in range(3):
         algorithm.train()
         played += [credits for group in algorithm.report.played for credits in group.credits]
-    np.testing.assert_allclose(algorithm.centre.earned, np.sum(played[-6:], axis=0))
+    np.testing.assert_allclose(algorithm.server.earned, np.sum(played[-6:], axis=0))
     algorithm.stop()

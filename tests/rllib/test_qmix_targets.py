@@ -10,7 +10,7 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from rllib_agg import QMIXConfig
-from rllib_agg.envs.team.team import TeamSpec
+from rllib_agg.envs.team.interface import TeamSpec
 from rllib_agg.qmix.episodes import TeamEpisodes, pack
 from rllib_agg.qmix.learner import QMIXLearner
 from rllib_agg.qmix.module import spaces_of

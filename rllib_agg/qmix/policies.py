@@ -1,7 +1,8 @@
-"""Letting what was learned play where somebody watches. Axes: E environments, n agents."""
+"""Policies by name, to record episodes with. Axes: E environments, n agents."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModule
 
-from rllib_agg.envs.team.team import TeamSpec, TeamView
+from rllib_agg.envs.team.interface import TeamSpec, TeamView
+from rllib_agg.envs.team.recording import PolicyMaker, random_policy
 from rllib_agg.qmix.module import HIDDEN, LAST_ACTIONS, MASKS, OBSERVATIONS, QMIXModule, spaces_of
 
-WHERE_RLLIB_SAVES_IT = Path("learner_group", "learner", "rl_module", DEFAULT_MODULE_ID)
+MODULE_PATH = Path("learner_group", "learner", "rl_module", DEFAULT_MODULE_ID)
 """Within an algorithm's checkpoint."""
 
 
 class GreedyTeam:
-    """Acts by a module for one episode, remembering what its agents saw and did.
+    """Acts greedily by a module for one episode, with the agents' hidden states and last actions.
 
     :param module: With the agents' networks.
     """
@@ -45,28 +47,47 @@ class GreedyTeam:
 
 
 class CheckpointPolicy:
-    """Makes what plays by a checkpoint.
+    """Makes greedy policies from a checkpoint.
 
-    :param folder: That an algorithm was saved to.
-    :raises ValueError: if it holds no team's module.
+    :param folder: Where an algorithm was saved.
+    :raises ValueError: if it is not a checkpoint of QMIX.
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder.resolve() / WHERE_RLLIB_SAVES_IT
+        path = folder.resolve() / MODULE_PATH
         module = RLModule.from_checkpoint(path) if path.is_dir() else None
         if not isinstance(module, QMIXModule):
-            raise ValueError(f"{folder} is no checkpoint of QMIX")
+            raise ValueError(f"{folder} is not a checkpoint of QMIX")
         self._module = module
 
     def __call__(self, spec: TeamSpec, seed: int) -> GreedyTeam:
         """For one episode.
 
-        :param seed: Not looked at: the best action is always taken.
-        :raises ValueError: if it learned on another team.
+        :param seed: Ignored: the best action is always taken.
+        :raises ValueError: if it was trained on a team of other sizes.
         """
         learned, here = self._module.observation_space, spaces_of(spec)[0]
         for name in (OBSERVATIONS, MASKS):
             shapes = learned[name].shape, here[name].shape
             if shapes[0] != shapes[1]:
-                raise ValueError(f"it learned on another team: its {name} were {shapes[0]}, here they are {shapes[1]}")
+                raise ValueError(
+                    f"the checkpoint is of another team: its {name} are {shapes[0]}, those of this environment {shapes[1]}"
+                )
         return GreedyTeam(self._module)
+
+
+def find_policy(name: str) -> PolicyMaker:
+    """Find a policy by the name a user writes.
+
+    :param name: ``random``, a folder that QMIX was saved to, or ``MODULE:FUNCTION``.
+    :raises ValueError: if it is none of these.
+    """
+    if name == "random":
+        return random_policy
+    if Path(name).is_dir():
+        return CheckpointPolicy(Path(name))
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise ValueError(f"a policy is 'random', a folder that QMIX was saved to or MODULE:FUNCTION, got {name!r}")
+    found: PolicyMaker = getattr(importlib.import_module(module), function)
+    return found
