@@ -1,4 +1,4 @@
-"""Aggregation across agents for any of RLlib's torch learners: tagging, weighting, sharding, finite steps."""
+"""Aggregation across agents for any of RLlib's torch learners."""
 
 from rllib_agg.aggregation.agents import AgentTagging
 from rllib_agg.aggregation.config import AggConfigMixin

@@ -75,14 +75,14 @@ def _attribute(owner: Any, name: str) -> Any:
 
 
 UNSET: Any = NotProvided
-"""Tells a setting that was not given from one that was given as ``None``."""
+"""Marks a setting that was not given, as opposed to one that was given as ``None``."""
 
 
 def own_arrays(state: dict[str, Any]) -> dict[str, Any]:
     """Copy a learner's weights and moments.
 
-    RLlib's arrays share their memory with the tensors that they came from and go to: on a CPU a state would go on changing
-    with the learner, and learners that are handed one state would all step with the same moments.
+    RLlib's arrays share their memory with the tensors that they came from and go to: on a CPU a state would change
+    with the learner, and learners that are given one state would all step with the same moments.
 
     :param state: A learner's state, or a part of it; left as it is.
     """
@@ -100,7 +100,7 @@ class HookedLearner(TorchLearner):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """RLlib's. A state with the optimizer is a restore: it holds even if it is older than what is here, where RLlib would
-        keep the newer weights beside the older optimizer."""
+        keep the newer weights with the older optimizer."""
         if COMPONENT_OPTIMIZER in state:
             self.weights_seq_no = 0
         super().set_state(own_arrays(state))
@@ -120,7 +120,7 @@ class HookedLearner(TorchLearner):
         return False
 
     def own_schedule(self, num_epochs: int, num_total_minibatches: int) -> tuple[int, int]:
-        """How long this learner goes on in an update.
+        """Epochs and minibatches of this learner in an update.
 
         :param num_epochs: What the update asks for.
         :param num_total_minibatches: The same in minibatches; 0: as many as the epochs have.

@@ -18,7 +18,7 @@ class AdaptiveKLMixin(AggLearnerMixin):
     curr_kl_coeffs_per_module: Any
 
     def log_report(self, module_id: str, report: dict[str, Any]) -> None:
-        """Let all learners adapt to one KL divergence; left alone, their coefficients, and then their losses, drift apart."""
+        """Let all learners adapt to one KL divergence; otherwise their coefficients, and then their losses, drift apart."""
         if self.config.num_learners > 1 and self.config.get_config_for_module(module_id).use_kl_loss:
             # What RLlib adapts the coefficient by.
             report = {**report, LEARNER_RESULTS_KL_KEY: self._mean_over_learners(report[LEARNER_RESULTS_KL_KEY])}

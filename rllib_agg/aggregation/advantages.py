@@ -1,7 +1,8 @@
 r"""Advantages, and over whom they are standardised.
 
-RLlib standardises over the learner's whole shard, bootstrap steps included, so that one agent's scale decides another's and
-the result depends on the number of learners. ``"agent"`` standardises each agent's own, over all learners.
+RLlib standardises over the learner's whole shard, bootstrap steps included, so that one agent's scale affects another's and
+the result depends on the number of learners. ``"agent"`` standardises each agent's own, over all learners, as
+:func:`rl_agg.advantages.standardized` says.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
+from rl_agg.advantages import standardized
 from rllib_agg.aggregation.agents import AGENT
-from rllib_agg.aggregation.masking import exclude_corrupt_agents
 from rllib_agg.aggregation.weighted_loss import sum_by_agent
 
 RAW_ADVANTAGES = "agg_raw_advantages"
@@ -25,18 +26,12 @@ MIN_STD = 1e-4
 
 
 class RawAdvantageEstimation(GeneralAdvantageEstimation):
-    """RLlib's GAE, which also keeps the advantages as they were before standardisation.
-
-    Agents with corrupt data are excluded first: the recursion multiplies across episode borders by zero, and zero times
-    NaN would carry one agent's NaN to all agents before it in the batch.
-    """
+    """RLlib's GAE, which also keeps the advantages as they were before standardisation."""
 
     def __init__(self, *, gamma: float, lambda_: float) -> None:
         super().__init__(gamma=gamma, lambda_=lambda_)  # type: ignore[no-untyped-call]
 
     def __call__(self, *, rl_module: Any, episodes: list[Any], batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        for module_id in batch:
-            exclude_corrupt_agents(batch[module_id])
         values: Any = _RecordedValues(rl_module)
         batch = super().__call__(rl_module=values, episodes=episodes, batch=batch, **kwargs)
         for module_id, predictions in values.recorded.items():
@@ -47,7 +42,7 @@ class RawAdvantageEstimation(GeneralAdvantageEstimation):
 
 
 class _RecordedValues:
-    """A MultiRLModule that remembers the value predictions it gave: GAE computes them and throws them away."""
+    """A MultiRLModule that keeps the value predictions it made, which GAE computes and drops."""
 
     def __init__(self, rl_module: Any) -> None:
         self._rl_module = rl_module
@@ -65,15 +60,15 @@ class _RecordedValues:
 
 
 def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_learners: int, excluded: bool) -> None:
-    """Replace the advantages by what ``norm`` asks for and drop the raw ones.
+    """Replace the advantages by those that ``norm`` asks for and drop the raw ones.
 
     :param data: One module's columns; changed in place.
     :param norm: ``"stock"``, ``"agent"`` or ``"none"``.
     :param num_agents: A.
     :param num_learners: All of them must call this at the same point.
-    :param excluded: Whether some agent was taken out of this batch: its blank rows then must not stay in the statistics
-        that ``"stock"`` has already taken. New ones are taken of the valid rows alone, for what RLlib computes at a bootstrap
-        step depends on which episode comes next in the batch.
+    :param excluded: Whether an agent is excluded from this batch: its blank rows must not stay in the statistics that
+        ``"stock"`` has already taken. New ones are taken of the valid rows alone, for what RLlib computes at a bootstrap step
+        depends on which episode comes next in the batch.
     """
     raw = data.pop(RAW_ADVANTAGES)
     valid = data[Columns.LOSS_MASK]
@@ -100,9 +95,8 @@ def standardise_by_agent(raw: Tensor, agents: Tensor, valid: Tensor, num_agents:
     rows, counts, whose = raw.double(), valid.double(), agents.reshape(-1)
     first = torch.stack([(rows * counts).reshape(-1), counts.reshape(-1)])
     total, n = sum_by_agent(first, whose, num_agents, num_learners=num_learners)
-    n = n.clamp(min=1.0)
-    centred = rows - (total / n)[agents]
-    squares = (centred.square() * counts).reshape(1, -1)
-    variance = sum_by_agent(squares, whose, num_agents, num_learners=num_learners)[0] / n
-    standardised: Tensor = (centred / variance.sqrt().clamp(min=MIN_STD)[agents]).to(raw.dtype)
+    mean = total / n.clamp(min=1.0)
+    squares = ((rows - mean[agents]).square() * counts).reshape(1, -1)
+    sums = sum_by_agent(squares, whose, num_agents, num_learners=num_learners)[0]
+    standardised: Tensor = standardized(rows, mean[agents], sums[agents], n[agents]).to(raw.dtype)
     return standardised

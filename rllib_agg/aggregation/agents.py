@@ -74,7 +74,7 @@ class AgentTagging(RLlibCallback):
         self._so_far: dict[str, dict[Any, float]] = {}
 
     def on_episode_created(self, *, episode: Any, env_runner: Any = None, env_index: int, **kwargs: Any) -> None:
-        """Note which agent the episode belongs to."""
+        """Record which agent the episode belongs to."""
         config, index = env_runner.config, env_runner.worker_index
         self._agents[episode.id_] = agent_number(config.agents, index, config.num_envs_per_env_runner, env_index)
         self._newest[env_index] = episode.id_
@@ -86,7 +86,7 @@ class AgentTagging(RLlibCallback):
             for chunk in single_agent_episodes(episode):
                 if len(chunk):
                     self._write(chunk, self._agents[episode.id_], so_far)
-        # An episode that is over, or was thrown away by a reset, is never heard of again.
+        # An episode that is over, or was thrown away by a reset, does not come again.
         alive = set(self._newest.values())
         self._agents = {id_: agent for id_, agent in self._agents.items() if id_ in alive}
         self._so_far = {id_: returns for id_, returns in self._so_far.items() if id_ in alive}
@@ -97,7 +97,7 @@ class AgentTagging(RLlibCallback):
         returns = np.full(len(chunk), np.nan, np.float32)
         if chunk.is_done:
             total = so_far.pop(chunk.agent_id)
-            # NaN means "nothing to say"; an agent that returns NaN does say something: that it is to be masked.
+            # NaN stands for an unknown return; an agent whose return is NaN has to be masked, which infinity stands for.
             returns[-1] = np.inf if math.isnan(total) else total
         write_column(chunk, AGENT, np.full(len(chunk), agent, np.int64))
         write_column(chunk, RETURN, returns)

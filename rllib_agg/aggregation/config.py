@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.utils import force_list
-from torch import Tensor
 
-from rl_agg import LOCAL_SCHEMES, Combiner, Weighting
+from rl_agg import Exchange, Payload, Schedule, Scheme
 from rl_agg.attacks import Attack
-from rl_agg.exchange import ParameterServer, make_server
-from rl_agg.payloads import ActorSum, FedAvg, LocalScheme
-from rl_agg.scheme import Aggregation, make_aggregation
+from rl_agg.codecs import Codec
+from rl_agg.local_schemes import LocalScheme
+from rl_agg.payloads import Parameters
+from rl_agg.schedules import OnArrival
+from rl_agg.scheme import Aggregation, make_scheme
 from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
 from rllib_agg.aggregation.config_base import StrictConfig
 from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
-from rllib_agg.envs.unequal_envs import UnequalEnvs
+from rllib_agg.aggregation.masking import MaskCorruptAgents
 
 
 class AggregationSettings(StrictConfig):
-    """Adds the rule and its settings, and tags episodes with their agent.
+    """Adds the choices of a scheme, tags episodes with their agent, and masks corrupt samples.
 
     The algorithm's own config comes after it in the bases; a subclass says in ``agents`` who an agent is.
     """
@@ -33,57 +35,91 @@ class AggregationSettings(StrictConfig):
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
-        self.aggregation: str | Callable[..., Tensor] | Combiner | LocalScheme = "mean"
+        self.aggregation: Aggregation | LocalScheme = "mean"
         self.aggregation_kwargs: dict[str, Any] = {}
+        self.communication: str = "every"
+        self.communication_kwargs: dict[str, Any] = {}
+        self.compression: str | Codec = "identity"
+        self.compression_kwargs: dict[str, Any] = {}
+        self.payload: str | Payload = "gradients"
+        self.interval: int | str | Schedule = 1
+        self.attack: Attack | Mapping[str, Any] | None = None
 
     def training(
         self,
         *,
-        aggregation: str | Callable[..., Tensor] | Combiner | LocalScheme = UNSET,
+        aggregation: Aggregation | LocalScheme = UNSET,
         aggregation_kwargs: dict[str, Any] = UNSET,
+        communication: str = UNSET,
+        communication_kwargs: dict[str, Any] = UNSET,
+        compression: str | Codec = UNSET,
+        compression_kwargs: dict[str, Any] = UNSET,
+        payload: str | Payload = UNSET,
+        interval: int | str | Schedule = UNSET,
+        attack: Attack | Mapping[str, Any] | None = UNSET,
         **kwargs: Any,
     ) -> Self:
         """Set up the training, aggregation included.
 
-        :param aggregation: What becomes of the agents' gradients: a rule of :data:`rl_agg.RULES`, or
-            ``rule(signals, **settings) -> weights [A]``; where the algorithm's learner sees all agents also a combiner of
-            :data:`rl_agg.COMBINERS`, ``torchjd:NAME`` or a :class:`rl_agg.Combiner`; for AggPPO also ``fedavg`` or
-            ``fedprox``, whose clients are the learners.
+        :param aggregation: How much each agent counts: a name of :data:`rl_agg.RULES` or :data:`rl_agg.COMBINERS`,
+            ``torchjd:NAME``, a :class:`rl_agg.Combiner`, or ``rule(signals, **settings) -> weights [A]``. A name of
+            :data:`rl_agg.LOCAL_SCHEMES` stands for a rule, a payload and an interval.
         :param aggregation_kwargs: Settings of what is named; of a rule also ``normalize``, to divide by the sum of the
             weights.
+        :param communication: Which agents transmit: a name of :data:`rl_agg.GATES`.
+        :param communication_kwargs: Settings of ``communication``.
+        :param compression: How a message is encoded: a name of :data:`rl_agg.CODECS`, or a codec.
+        :param compression_kwargs: Settings of ``compression``, and ``error_feedback``.
+        :param payload: What is exchanged: a name of :data:`rl_agg.PAYLOADS`, or a payload.
+        :param interval: Optimiser steps between two exchanges of gradients, which are averaged in between; updates between two
+            of parameters. Or a :class:`rl_agg.Schedule`.
+        :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
         :param kwargs: The algorithm's own settings.
         """
         super().training(**kwargs)
-        return self.take(aggregation=aggregation, aggregation_kwargs=aggregation_kwargs)
+        return self.take(
+            aggregation=aggregation,
+            aggregation_kwargs=aggregation_kwargs,
+            communication=communication,
+            communication_kwargs=communication_kwargs,
+            compression=compression,
+            compression_kwargs=compression_kwargs,
+            payload=payload,
+            interval=interval,
+            attack=attack,
+        )
 
     @property
     def num_agents(self) -> int:
         """A."""
         return count_agents(self.agents, self.num_env_runners, self.num_envs_per_env_runner)
 
-    def make_aggregation(self) -> Aggregation:
-        """The rule, combiner or scheme, checked.
+    def make_scheme(self) -> Scheme:
+        """The scheme that the settings ask for.
 
-        :raises ValueError: if it or one of its settings is unknown.
+        :raises ValueError: if a name, a setting or a value is unknown, or two choices do not go together.
         """
-        if not isinstance(self.aggregation_kwargs, Mapping):
-            raise ValueError(f"aggregation_kwargs must be a dict, got {self.aggregation_kwargs!r}")
-        return make_aggregation(self.aggregation, self.aggregation_kwargs)
-
-    def weighting(self) -> Weighting:
-        """The rule, where nothing else will do.
-
-        :raises ValueError: if it or one of its settings is unknown, or if it is no rule.
-        """
-        made = self.make_aggregation()
-        if not isinstance(made, Weighting):
-            raise ValueError(f"{type(self).__name__} weighs agents by a rule; aggregation={self.aggregation!r} is none")
-        return made
+        return make_scheme(
+            self.aggregation,
+            self.aggregation_kwargs,
+            communication=self.communication,
+            communication_kwargs=self.communication_kwargs,
+            compression=self.compression,
+            compression_kwargs=self.compression_kwargs,
+            payload=self.payload,
+            interval=self.interval,
+        )
 
     def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:
         """RLlib's, ending in :class:`FiniteObservations`."""
         pipeline: Any = super().build_env_to_module_connector(*args, **kwargs)
         pipeline.append(FiniteObservations())
+        return pipeline
+
+    def build_learner_connector(self, *args: Any, **kwargs: Any) -> Any:
+        """RLlib's, ending in :class:`MaskCorruptAgents`; a learner appends its estimation of advantages."""
+        pipeline: Any = super().build_learner_connector(*args, **kwargs)
+        pipeline.append(MaskCorruptAgents())
         return pipeline
 
     def validate(self) -> None:
@@ -96,9 +132,9 @@ class AggregationSettings(StrictConfig):
         super().validate()
         if not self.add_default_connectors_to_learner_pipeline:
             raise ValueError(f"{type(self).__name__} needs RLlib's default learner connectors; add yours to them")
-        envs = registered_env(self.env)
-        if isinstance(envs, UnequalEnvs) and not self.in_evaluation:
-            envs.check(self)
+        check_env = getattr(registered_env(self.env), "check", None)  # of unequal environments
+        if check_env is not None and not self.in_evaluation:
+            check_env(self)
         self.check_module_settings()
         for module_id, overrides in self.algorithm_config_overrides_per_module.items():
             shared = sorted(self.whole_algorithm & set(overrides))
@@ -117,10 +153,10 @@ class AggregationSettings(StrictConfig):
 
         :raises ValueError: naming the one that is wrong.
         """
-        self.make_aggregation()
+        self.make_scheme()
 
     def check_override(self, module_config: Self) -> None:
-        """Check one module's settings beside those of all.
+        """Check one module's settings together with those of all.
 
         :raises ValueError: naming the one that is wrong.
         """
@@ -130,67 +166,56 @@ class AggregationSettings(StrictConfig):
 class AggConfigMixin(AggregationSettings):
     """The settings of an algorithm whose learner aggregates, with the learner group that goes with it."""
 
-    local_schemes: ClassVar[tuple[type[LocalScheme], ...]] = ()
-    """Schemes of local models that the algorithm can do."""
+    merges_learners: ClassVar[bool] = False
+    """Whether all learners take their updates together, so that their parameters can be merged in between."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
         self.agents = "sub_env"
-        self.communication = "every"
-        self.communication_kwargs: dict[str, Any] = {}
-        self.attack: Attack | dict[str, Any] | None = None
 
-    def training(
-        self,
-        *,
-        agents: str = UNSET,
-        communication: str = UNSET,
-        communication_kwargs: dict[str, Any] = UNSET,
-        attack: Attack | dict[str, Any] | None = UNSET,
-        **kwargs: Any,
-    ) -> Self:
+    def training(self, *, agents: str = UNSET, **kwargs: Any) -> Self:
         """Set up the training, aggregation included.
 
         :param agents: ``"sub_env"``: every sub-environment of every env runner is an agent; ``"env_runner"``: every runner.
-        :param communication: Who sends its gradient: ``"every"`` agent at every step, or those that ``"lag"`` lets speak, see
-            :class:`~rl_agg.gates.LazyGate`.
-        :param communication_kwargs: Settings of ``communication``.
-        :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
+            Where parameters are exchanged, every learner is one.
         :param kwargs: Those of :meth:`AggregationSettings.training` and the algorithm's own.
         """
         super().training(**kwargs)
-        return self.take(agents=agents, communication=communication, communication_kwargs=communication_kwargs, attack=attack)
+        return self.take(agents=agents)
 
-    def make_server(self) -> ParameterServer | None:
-        """What merges the gradients; ``None`` where nobody needs to see an agent's own.
+    def make_exchange(self) -> Exchange:
+        """What carries the scheme out: among the agents or, where parameters are exchanged, among the learners.
 
         :raises ValueError: if a setting is unknown, or does not go with the number of agents.
         """
-        server = make_server(
-            self.make_aggregation(),
-            self.num_agents,
-            communication=self.communication,
-            communication_kwargs=self.communication_kwargs,
-            attack=self.attack,
-        )
-        if server is not None:
-            server.check(self.num_agents)
-        return server
-
-    def make_scheme(self) -> FedAvg | None:
-        """The scheme of local models; ``None`` where gradients are merged."""
-        named = isinstance(self.aggregation, str) and self.aggregation in LOCAL_SCHEMES
-        if not named and not isinstance(self.aggregation, LocalScheme):
-            return None  # asked for in every update: nothing is built for nothing
-        made = self.make_aggregation()
-        return made if isinstance(made, FedAvg) else None
+        scheme = self.make_scheme()
+        merges_learners = scheme.payload.content == "parameters"
+        exchange = Exchange(scheme, self.num_learners if merges_learners else self.num_agents, attack=self.attack)
+        try:
+            exchange.check()
+        except ValueError as error:
+            if not merges_learners:
+                raise
+            raise ValueError(f"each learner is an agent of payload {scheme.described['payload']!r}: {error}") from error
+        return exchange
 
     def build_learner_group(
         self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
     ) -> AggLearnerGroup:
-        """RLlib's, with our class."""
+        """RLlib's, with our class.
+
+        :raises ValueError: if a layer that is to be merged is not in the module.
+        """
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        self._check_layers(spec)
         return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
+
+    def _check_layers(self, spec: MultiRLModuleSpec) -> None:
+        payload = self.make_scheme().payload
+        if isinstance(payload, Parameters) and payload.layers is not None:
+            modules: Any = spec.build()
+            for module in modules.values():
+                payload.selected([name for name, parameter in module.named_parameters() if parameter.requires_grad])
 
     def validate(self) -> None:
         """Check that the learner can aggregate.
@@ -214,48 +239,55 @@ class AggConfigMixin(AggregationSettings):
         super().check_module_settings()
         if self.in_evaluation:  # whose env runners are not the agents
             return
-        made = self.make_aggregation()
-        if isinstance(made, ActorSum):
+        scheme = self.make_scheme()
+        payload, name = scheme.payload, scheme.described["payload"]
+        if payload.content not in ("gradients", "parameters"):
             raise ValueError(
-                f"aggregation={self.aggregation!r} keeps a model for each agent, and RLlib's learners hold one for all; it is "
-                "there in sb3_agg"
+                f"payload {name!r} exchanges {payload.content}, which {type(self).__name__} does not have; choose "
+                "'gradients' or 'parameters'"
             )
-        if isinstance(made, LocalScheme):
-            self._check_scheme(made)
-        if self.make_server() is not None and uses_grad_scaler(self):
+        if isinstance(payload, Parameters):
+            self._check_parameters(scheme)
+        elif payload.local:
             raise ValueError(
-                f"aggregation={self.aggregation!r}, communication={self.communication!r} and attack={self.attack!r} need each "
-                "agent's gradient as it is; switch the gradient scaler of mixed precision off"
+                f"payload {name!r} (aggregation={self.aggregation!r}) keeps parameters for each agent, but RLlib's learners "
+                "have one set for all; it is available in sb3_agg"
+            )
+        if isinstance(scheme.schedule, OnArrival):
+            raise ValueError(
+                f"schedule 'on_arrival' exchanges with one agent at a time, but {type(self).__name__}'s train batches hold "
+                "samples of several; use A3CConfig"
+            )
+        exchange = self.make_exchange()
+        if payload.content == "gradients" and not exchange.weights_only and uses_grad_scaler(self):
+            raise ValueError(
+                f"aggregation={self.aggregation!r}, communication={self.communication!r}, compression={self.compression!r}, "
+                f"interval={self.interval!r} and attack={self.attack!r} need each agent's gradient as it is; switch the "
+                "gradient scaler of mixed precision off"
             )
 
-    def _check_scheme(self, scheme: LocalScheme) -> None:
-        if not isinstance(scheme, self.local_schemes):
+    def _check_parameters(self, scheme: Scheme) -> None:
+        payload, name = scheme.payload, scheme.described["payload"]
+        assert isinstance(payload, Parameters)
+        if not self.merges_learners:
             raise ValueError(
-                f"aggregation={self.aggregation!r} merges learners between updates that all of them take together; "
-                f"{type(self).__name__} has none, AggPPOConfig does"
+                f"payload {name!r} merges learners between updates that all of them take together; {type(self).__name__}'s "
+                "learners update whenever a batch arrives. Use AggPPOConfig, or payload='gradients'"
             )
         if self.num_learners < 2:
             raise ValueError(
-                f"aggregation={self.aggregation!r} takes each learner for a client; set num_learners to 2 or more, not "
-                f"{self.num_learners}"
+                f"payload {name!r} takes each learner for an agent; set num_learners to 2 or more, not {self.num_learners}"
             )
-        try:
-            scheme.check(self.num_learners)
-        except ValueError as error:
-            raise ValueError(f"each learner is an agent of {self.aggregation!r}: {error}") from error
-        epochs = getattr(scheme, "local_epochs", None)
-        num_epochs = getattr(self, "num_epochs", None)
+        epochs, num_epochs = payload.local_epochs, getattr(self, "num_epochs", None)
         if epochs is not None and num_epochs is not None and max(epochs) > num_epochs:
             raise ValueError(f"local_epochs are some of an update's num_epochs={num_epochs}, got {epochs!r}")
 
     def check_override(self, module_config: Self) -> None:
-        """Check one module's settings beside those of all.
+        """Check one module's settings together with those of all.
 
         :raises ValueError: naming the one that is wrong.
         """
         super().check_override(module_config)
-        if module_config.make_scheme() != self.make_scheme():
-            raise ValueError(
-                f"aggregation={module_config.aggregation!r} beside {self.aggregation!r}: a scheme of local models holds for "
-                "all modules alike"
-            )
+        own, common = module_config.make_scheme().payload, self.make_scheme().payload
+        if isinstance(own, Parameters) != isinstance(common, Parameters) or (isinstance(own, Parameters) and own != common):
+            raise ValueError(f"payload {own!r} and {common!r} differ, but parameters are exchanged of all modules alike")

@@ -1,4 +1,4 @@
-"""A config that refuses what it does not know."""
+"""A config that raises on unknown settings, and that other processes read like the one that made it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from ray.tune.result import STDERR_FILE, STDOUT_FILE
 
 from rl_agg.validation import check_number, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
+from rllib_agg.aggregation.registered_members import named_members
 
-TUNE_NOTES = (STDERR_FILE, STDOUT_FILE)
-"""What Ray Tune writes into every trial's config for itself."""
+MEMBERS = "registered_members"
+"""Where the state of a config holds the registered members that it names."""
+
+NOT_SETTINGS = (STDERR_FILE, STDOUT_FILE, MEMBERS)
+"""Entries of a trial's config that are no settings: Ray Tune writes its own into it."""
 
 
 class StrictConfig(AlgorithmConfig):
-    """Refuses settings that it does not know; RLlib keeps them and never reads them."""
+    """Raises on unknown settings, which RLlib keeps and never reads.
+
+    Pickled, or as a dict, it carries the gates, codecs, rules and other members that it names and that users registered.
+    """
 
     callbacks_class: Any
     grad_clip: Any
@@ -31,7 +38,7 @@ class StrictConfig(AlgorithmConfig):
         :raises ValueError: naming the settings that do not exist.
         """
         before = set(vars(self))
-        settings = {name: value for name, value in config_dict.items() if name not in TUNE_NOTES}
+        settings = {name: value for name, value in config_dict.items() if name not in NOT_SETTINGS}
         super().update_from_dict(settings)
         unknown = sorted(set(vars(self)) - before)
         if unknown:
@@ -45,7 +52,21 @@ class StrictConfig(AlgorithmConfig):
     def get_state(self) -> dict[str, Any]:
         """RLlib's, from which it drops whatever equals -1, its mark of settings that are gone."""
         dropped = {name: value for name, value in vars(self).items() if isinstance(value, int | float) and value == -1}
-        return {**super().get_state(), **dropped}
+        return self._with_members({**super().get_state(), **dropped})
+
+    def to_dict(self) -> dict[str, Any]:
+        """RLlib's, which Ray Tune sends to its trials."""
+        return self._with_members(super().to_dict())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._with_members(vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state.items() if name != MEMBERS})
+
+    def _with_members(self, state: dict[str, Any]) -> dict[str, Any]:
+        members = named_members(vars(self))
+        return {**state, MEMBERS: members} if members else state
 
     def take(self, **settings: Any) -> Self:
         """Set what was given.
@@ -58,7 +79,7 @@ class StrictConfig(AlgorithmConfig):
         return self
 
     def changed(self, names: Iterable[str]) -> str | None:
-        """The first of some settings that differs from this algorithm's default, however RLlib calls its attribute."""
+        """The first of some settings that differs from the default, whatever RLlib calls its attribute."""
         defaults = type(self)()
         for name in names:
             for attribute in (name, f"_{name}"):
@@ -67,7 +88,7 @@ class StrictConfig(AlgorithmConfig):
         return None
 
     def check_lr(self) -> None:
-        """Refuse a learning rate, or a schedule with one, that is negative or no number.
+        """Raise if a learning rate, alone or in a schedule, is negative or not a number.
 
         :raises ValueError: naming the value.
         """
@@ -75,7 +96,7 @@ class StrictConfig(AlgorithmConfig):
             check_number("lr", rate, least=0)
 
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        """Refuse a value that is not among the choices.
+        """Raise if a value is not among the choices.
 
         :raises ValueError: listing them.
         """

@@ -1,7 +1,7 @@
-"""Lets an env runner go on when an environment of its own sends NaN or infinity.
+"""Keeps an env runner alive when one of its environments sends NaN or infinity.
 
-The distribution over actions would be NaN, sampling from it an error, and the whole runner, with its sound environments, out
-of service. The module sees zeros instead; the episode keeps what the environment sent, so that the learner masks the agent.
+The distribution over actions would be NaN, sampling from it would raise, and the runner's other environments would be lost
+too. The module sees zeros instead; the episode keeps what the environment sent, so that the learner masks the agent.
 """
 
 from __future__ import annotations

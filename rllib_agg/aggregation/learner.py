@@ -1,187 +1,279 @@
-r"""The learner side of aggregation, the same on every learner. A: agents, P: parameters, L: learners.
+"""A learner whose modules are aggregated, each by its :class:`~rllib_agg.aggregation.aggregator.ModuleAggregator`.
 
-A rule's gradient is that of one weighted loss, so that one backward pass does:
-
-.. math:: g = \sum_a w_a \nabla L_a, \qquad w = \mathrm{rule}(\text{returns, losses, sample counts})
-
-Where someone must see each agent's own gradient, the matrix of them goes through a parameter server; in a scheme of local
-models each learner steps with its own gradient.
-
-Source: Holen et al. (2023), section 3; the reductions are in :mod:`rllib_agg.aggregation.weighted_loss` and
-:mod:`rllib_agg.aggregation.per_agent_gradients`.
+Every decision is the same on all learners. If a gradient is not finite, it is computed again without the agents that made it
+so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.policy.sample_batch import MultiAgentBatch
+from ray.util import log_once
 from torch import Tensor, distributed
 
-from rl_agg import Signals
+from rl_agg.per_agent_gradients import trained_parameters
 from rllib_agg.aggregation._compat import average_gradients, own_arrays
-from rllib_agg.aggregation.agent_gradients import AgentGradients
-from rllib_agg.aggregation.agents import AGENT, RETURN
-from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES
-from rllib_agg.aggregation.masking import exclude_corrupt_agents, exclude_rows, loss_mask
-from rllib_agg.aggregation.per_agent_gradients import trained_parameters
-from rllib_agg.aggregation.update_stats import UpdateRecord, log_counts, log_weights
-from rllib_agg.aggregation.weighted_loss import sum_by_agent, weighted_loss
+from rllib_agg.aggregation.agents import AGENT
+from rllib_agg.aggregation.aggregator import ModuleAggregator
+from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps, is_finite
+from rllib_agg.aggregation.local_client import LocalClient
+from rllib_agg.aggregation.masking import exclude_rows, loss_mask
+from rllib_agg.aggregation.update_stats import log_counts
+
+logger = logging.getLogger(__name__)
 
 STATE = "aggregation"
+"""Where a learner's state holds what aggregation remembers."""
+
+CLIENTS = "clients"
+"""Where a full state of a learner group holds what each of its learners has for itself, by rank."""
 
 
-class AggLearnerMixin(AgentGradients):
+class AggLearnerMixin(FiniteSteps):
     """Goes in front of a TorchLearner whose loss is a mean over samples; the subclass says what is averaged."""
 
-    def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool) -> None:
+    def build(self) -> None:
+        """Start with nothing seen."""
+        super().build()
+        self.reports: dict[str, Callable[[], dict[str, Any]]] = {}
+        """The stock metrics of each module's last minibatch, to be computed when the update is over."""
+        self.aggregators: dict[str, ModuleAggregator] = {}
+        """What aggregates each module that has been trained."""
+        self._trained: list[str] = []  # modules of the current update, in the same order on all learners
+        self._minibatch: dict[str, dict[str, Any]] = {}
+        self._gradients: dict[str, Tensor] = {}  # of agents [A, P], by module
+        self._sits_out = False
+
+    @abstractmethod
+    def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
+        """What the stock loss averages; puts what computes the stock metrics into ``reports``.
+
+        :param module_id: The module.
+        :param config: Its algorithm config.
+        :param batch: Its minibatch.
+        :param fwd_out: What its ``forward_train`` made of it.
+        :return: In the shape of the agent column, ``[B]`` or ``[B, T]``.
+        """
+
+    def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool, num_learners: int) -> None:
         """Called with each module's columns once it is known who takes part; may change them in place.
 
         :param config: The module's algorithm config.
         :param data: Its columns.
-        :param excluded: Whether an agent was taken out.
+        :param excluded: Whether an agent is excluded.
+        :param num_learners: Learners whose samples make one gradient.
         """
+
+    def aggregator(self, module_id: str) -> ModuleAggregator:
+        """What aggregates a module."""
+        if module_id not in self.aggregators:
+            self.aggregators[module_id] = ModuleAggregator(
+                self.config.get_config_for_module(module_id),
+                self.module[module_id].unwrapped(),
+                [optimizer for id_, optimizer in self.optimizers() if id_ == module_id],
+                num_learners=self.config.num_learners,
+            )
+        return self.aggregators[module_id]
 
     # Before the first minibatch -------------------------------------------------------------------------------------------
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
-        """Exclude agents with corrupt data and take the returns down, over all learners."""
+        """Begin an update of each module."""
+        self._trained = list(batch.policy_batches)
         for module_id, data in batch.policy_batches.items():
-            average_gradients(self.module[module_id], self.aggregation_of(module_id).one_backward)
-            self.records[module_id] = UpdateRecord(self._observe_module(module_id, data))
+            own = self.aggregator(module_id)
+            average_gradients(self.module[module_id], own.averages_gradients)
+            config, excluded = self.config.get_config_for_module(module_id), own.begin_update(data)
+            self.finish_batch(config, data, excluded=excluded, num_learners=own.num_sharing)
 
     def mixes(self, module_id: str) -> bool:
-        """Where agents are told apart; a mean over samples, be it of all or of a learner's own, is RLlib's."""
-        own = self.aggregation_of(module_id)
-        return own.scheme is None and (own.weighting is None or own.weighting.rule != "samples")
+        """Where agents count by more than their samples."""
+        return self.aggregator(module_id).mixes_minibatches
 
-    def _observe_module(self, module_id: str, data: dict[str, Any]) -> Tensor:
-        config = self.config.get_config_for_module(module_id)
-        exclude_corrupt_agents(data)
-        agents, valid = data[AGENT].reshape(-1), loss_mask(data).reshape(-1)
-        # APPO's buffer replays batches whose returns were taken down before, each learner's another one: to sit out the sums
-        # below would leave the other learners waiting.
-        returns = data.pop(RETURN, valid.new_full(valid.shape, torch.nan, dtype=torch.float32)).reshape(-1)
-        ended = valid & ~returns.isnan()
-        columns = torch.stack([valid.double(), (~valid).double(), returns.where(ended, 0.0).double(), ended.double()])
-        sums = sum_by_agent(columns, agents, config.num_agents, num_learners=1)
-        # An agent is excluded here if it has samples and none of them is valid; anywhere, if it is excluded anywhere.
-        shared = torch.stack([(sums[0] == 0) & (sums[1] > 0), sums[2], sums[3]])
-        if self.config.num_learners > 1:
-            distributed.all_reduce(shared)
-        excluded = shared[0] > 0
-        if bool(excluded.any()):
-            exclude_rows(data, excluded[data[AGENT]])
-        known = self.returns.get(module_id)
-        unknown = torch.full_like(shared[1], torch.nan)
-        # A restored run may have had fewer agents, or more
-        known = unknown if known is None else torch.cat([known, unknown])[: len(unknown)]
-        mean = (shared[1] / shared[2]).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
-        self.returns[module_id] = known.where(shared[2] == 0, mean)
-        self.finish_batch(config, data, excluded=bool(excluded.any()))
-        return excluded
+    def own_schedule(self, num_epochs: int, num_total_minibatches: int) -> tuple[int, int]:
+        """A client goes through its own epochs of its own samples."""
+        clients = self._clients
+        if not clients:
+            return num_epochs, num_total_minibatches
+        own_epochs = next(iter(clients.values())).num_epochs  # the same for all modules
+        epochs = num_epochs if own_epochs is None else own_epochs
+        self._sits_out = epochs == 0
+        return (1, 1) if self._sits_out else (epochs, 0)  # RLlib's update takes one minibatch at least
+
+    @property
+    def _clients(self) -> dict[str, LocalClient]:
+        return {id_: own.client for id_, own in self.aggregators.items() if own.client is not None}
 
     # In each minibatch ----------------------------------------------------------------------------------------------------
+
+    def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        """RLlib's, keeping the minibatch in case an agent must be taken out of it."""
+        self._minibatch = batch
+        losses: dict[str, Any] = super().compute_losses(fwd_out=fwd_out, batch=batch)
+        return losses
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """Weigh the agents and reduce, or leave it to the parameter server."""
-        losses = self.losses_per_sample(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out).reshape(-1)
-        agents, valid = batch[AGENT].reshape(-1), loss_mask(batch).reshape(-1)
-        detached = losses.detach().where(valid, 0.0)
-        total, n = sum_by_agent(
-            torch.stack([detached, valid.to(detached.dtype)]),
-            agents,
-            config.num_agents,
-            num_learners=self.learners_per_gradient,
-        )
-        mean = total / n.clamp(min=1.0)
-        own, present = self.aggregation_of(module_id), (n > 0) & ~self.returns[module_id].isinf() & ~mean.isinf()
-        if own.server is not None:
-            self.leave_to_server(module_id, losses, agents, valid)
-            self.records[module_id].add(mean, n, present=present)
-            average: Tensor = mean.sum() / (n > 0).sum().clamp(min=1)
-            return average.to(losses.dtype)  # only for the record
-        weights = self._weigh(module_id, mean, n, present)
-        self.records[module_id].add(mean, n, present=present, weights=weights)
-        factors = weights / n.clamp(min=1.0) * max(1, self.learners_per_gradient)
-        return weighted_loss(losses, agents, valid, factors)
+        """Reduce the losses by agent."""
+        losses = self.losses_per_sample(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
+        return self.aggregator(module_id).reduce(losses.reshape(-1), batch[AGENT].reshape(-1), loss_mask(batch).reshape(-1))
 
-    def _weigh(self, module_id: str, losses: Tensor, num_samples: Tensor, present: Tensor) -> Tensor:
-        weighting = self.aggregation_of(module_id).weighting
-        if weighting is None:  # a model of its own: the mean over its samples
-            return num_samples / num_samples.sum().clamp(min=1.0)
-        if weighting.needs <= {"returns"}:  # which do not change within an update
-            before = self.records[module_id].weights_of(present)
-            if before is not None:
-                return before
-        told = {"returns": self.returns[module_id], "losses": losses, "num_samples": num_samples}
-        return weighting(Signals(**{name: told[name] for name in weighting.needs}, present=present))
+    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
+        """RLlib's, and what is merged of the agents' own gradients."""
+        gradients, corrupt = self._finite_gradients(loss_per_module, **kwargs)
+        corrupt -= self._gradients.keys()
+        waiting = set(loss_per_module) if self._sits_out else set()
+        for module_id, own_gradients in self._gradients.items():
+            merged = self.aggregator(module_id).merge(own_gradients)
+            if merged is None:
+                waiting.add(module_id)
+                continue
+            gradients.update((self.get_param_ref(parameter), part) for parameter, part in merged)
+            if not is_finite([part for _, part in merged]):
+                corrupt.add(module_id)
+        unfit = {module_id for module_id in loss_per_module if self.aggregator(module_id).is_unfit}
+        self.waiting_modules, self.unfit_modules = waiting, (corrupt | unfit) - waiting
+        return gradients
+
+    def _finite_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> tuple[dict[Any, Tensor | None], set[str]]:
+        """Differentiate; if the outcome is not finite, again without the agents that made it so.
+
+        :return: RLlib's gradients, and the modules where even this was to no avail.
+        """
+        gradients = self._differentiate(loss_per_module, **kwargs)
+        for search in (self._agents_with_corrupt_loss, self._agents_with_corrupt_gradient):
+            corrupt = self._corrupt_modules(gradients)
+            if not corrupt:
+                return gradients, corrupt
+            found = {module_id: search(module_id) for module_id in sorted(corrupt)}
+            if any(bool(agents.any()) for agents in found.values()):
+                self._exclude(found)
+                losses = self.compute_losses(fwd_out=self.module.forward_train(self._minibatch), batch=self._minibatch)
+                gradients = self._differentiate(losses, **kwargs)
+        return gradients, self._corrupt_modules(gradients)
+
+    def _differentiate(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
+        separate = sorted(id_ for id_ in loss_per_module if self.aggregator(id_).is_separate)
+        summed = {id_: loss for id_, loss in loss_per_module.items() if id_ not in separate}
+        gradients: dict[Any, Tensor | None] = super().compute_gradients(summed, **kwargs)
+        taken = {id_: self.aggregator(id_).differentiate() for id_ in separate}
+        self._gradients = {id_: own for id_, own in taken.items() if own is not None}
+        return gradients
+
+    # Where a gradient is not finite ---------------------------------------------------------------------------------------
+
+    def _corrupt_modules(self, gradients: dict[Any, Tensor | None]) -> set[str]:
+        separate = {id_ for id_, own in self._gradients.items() if not bool(own.norm(dim=1).isfinite().all())}
+        return self.modules_with_corrupt_gradient(gradients) | separate
+
+    def _exclude(self, found: dict[str, Tensor]) -> None:
+        for module_id in self._minibatch:
+            self.aggregator(module_id).stats.remove_last()
+        for module_id, agents in found.items():
+            self.aggregator(module_id).stats.excluded |= agents
+            data = self._minibatch[module_id]
+            exclude_rows(data, agents[data[AGENT]])
+            if log_once(f"agg_masked_agent_{module_id}"):
+                names = agents.nonzero().flatten().tolist()
+                logger.warning("Agents %s of %s had a non-finite loss or gradient and were masked.", names, module_id)
+
+    def _agents_with_corrupt_loss(self, module_id: str) -> Tensor:
+        return self.aggregator(module_id).stats.corrupt_losses()
+
+    def _agents_with_corrupt_gradient(self, module_id: str) -> Tensor:
+        """Search agent by agent; slow, and only done for a minibatch whose gradient is already lost.
+
+        :return: bool ``[A]``, over all learners.
+        """
+        config, data, own = (
+            self.config.get_config_for_module(module_id),
+            self._minibatch[module_id],
+            self.aggregator(module_id),
+        )
+        module = self.module[module_id].unwrapped()  # under DDP a partial backward would wait for the other learners
+        parameters = trained_parameters(module)
+        corrupt = torch.zeros(own.num_agents, dtype=torch.float64, device=self.device)
+        for agent in data[AGENT][loss_mask(data)].unique():
+            part = dict(data)
+            exclude_rows(part, data[AGENT] != agent)
+            losses = self.losses_per_sample(module_id=module_id, config=config, batch=part, fwd_out=module.forward_train(part))
+            gradients = torch.autograd.grad(losses[loss_mask(part)].mean(), parameters, allow_unused=True)
+            corrupt[agent] = not is_finite([gradient for gradient in gradients if gradient is not None])
+        if own.num_sharing > 1:
+            distributed.all_reduce(corrupt)
+        return corrupt > 0
 
     # After the last minibatch ---------------------------------------------------------------------------------------------
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """Report what became of the gradients."""
-        for module_id, record in self.records.items():
+        """Close the update, and log it."""
+        for module_id in self._trained:
             self.log_report(module_id, self.reports.pop(module_id)())
-            key, own = (module_id, "agg"), self.aggregation_of(module_id)
-            weights = self.settle_update(module_id, record)
-            if weights is not None:
-                log_weights(self.metrics, key, weights)
-            masked = record.masked() | self.returns[module_id].isinf()
-            self.metrics.log_value((*key, "masked_agents"), float(masked.sum()), window=1)
-            # Those that all learners share are logged by one, for RLlib adds them up.
-            counts_here = self.learners_per_gradient < 2 or distributed.get_rank() == 0
-            mixed = record.num_mixed_sign() if "losses" in own.needs else 0
-            counts = {"mixed_sign_updates": mixed, SKIPPED_UPDATES: self.num_skipped.pop(module_id, 0)}
-            log_counts(self.metrics, key, counts, counts_here=counts_here)
-            totals = own.ledger.summary()
+            key, own = (module_id, "agg"), self.aggregator(module_id)
+            logged = {**own.end_update(), "masked_agents": float(own.masked.sum())}
+            self.metrics.log_dict(logged, key=key, window=1)
+            # Counts that all learners share are logged by one, for RLlib adds them up.
+            counts_here = own.num_sharing < 2 or distributed.get_rank() == 0
+            log_counts(
+                self.metrics,
+                key,
+                {**own.counts, SKIPPED_UPDATES: self.num_skipped.pop(module_id, 0)},
+                counts_here=counts_here,
+            )
+            totals = own.exchange.ledger.summary()
             del totals["physical_bytes"]  # samples and all-reduced sums are what moves, and Ray's and torch's to count
             self.metrics.log_dict(totals, key=key, reduce="max", window=1)
-        self.records = {}
+        self._trained = []
         super().after_gradient_based_update(timesteps=timesteps)
 
     def log_report(self, module_id: str, report: dict[str, Any]) -> None:
         """Log the stock metrics of the last minibatch: RLlib logs each minibatch's and keeps the last."""
         self.metrics.log_dict(report, key=module_id, window=1)
 
-    def settle_update(self, module_id: str, record: UpdateRecord) -> Tensor | None:
-        """Close the books on an update.
-
-        :return: The weights ``[M, A]`` of its minibatches, if there were any.
-        """
-        own = self.aggregation_of(module_id)
-        size = sum(parameter.numel() for parameter in trained_parameters(self.module[module_id].unwrapped()))
-        own.ledger.upload(record.num_sent(), gradients=size, scalars=len(own.needs))
-        own.ledger.download(record.num_answered(), parameters=size)
-        return record.weights()
-
     # Checkpoints ----------------------------------------------------------------------------------------------------------
 
     def get_state(
         self, components: str | Collection[str] | None = None, *, not_components: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """RLlib's, with what is remembered of the agents in a full state."""
-        state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+        """RLlib's, with the last merge in place of a client's own weights; a full one with what aggregation remembers."""
+        with ExitStack() as stack:
+            for client in self._clients.values():
+                stack.enter_context(client.showing_last_merge())
+            state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
+            if components is None or self._clients:
+                state = own_arrays(state)
         if components is None:
-            state = own_arrays(state)
-            state[STATE] = {
-                "returns": {id_: known.tolist() for id_, known in self.returns.items()},
-                "modules": {id_: own.get_state() for id_, own in self._aggregations.items()},
-            }
+            state[STATE] = {"modules": {id_: own.get_state() for id_, own in self.aggregators.items()}}
         return state
 
+    def get_client_state(self) -> tuple[int, dict[str, Any]]:
+        """This learner's rank, and what it has for itself: its weights and its optimiser's moments."""
+        own = {module_id: client.get_state() for module_id, client in self._clients.items()}
+        moments = super().get_state(COMPONENT_OPTIMIZER)[COMPONENT_OPTIMIZER]
+        return distributed.get_rank(), {COMPONENT_OPTIMIZER: moments, "modules": own}
+
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, with what is remembered of the agents."""
+        """RLlib's, with what aggregation remembers, and what a client had for itself if there are as many as there were."""
+        if STATE in state or COMPONENT_RL_MODULE in state:
+            for client in self._clients.values():
+                client.forget()
         if STATE in state:
-            known = state[STATE]["returns"]
-            self.returns = {
-                id_: torch.tensor(values, dtype=torch.float64, device=self.device) for id_, values in known.items()
-            }
-            self._aggregations = {}
+            self.aggregators = {}
             for module_id, own in state[STATE]["modules"].items():
-                self.aggregation_of(module_id).set_state(own)
+                if module_id in self.module:
+                    self.aggregator(module_id).set_state(own)
         super().set_state(state)
+        saved = state.get(STATE, {}).get(CLIENTS, {})
+        if self._clients and len(saved) == self.config.num_learners:
+            mine = saved[distributed.get_rank()]
+            super().set_state({COMPONENT_OPTIMIZER: mine[COMPONENT_OPTIMIZER]})
+            for module_id, own in mine["modules"].items():
+                self._clients[module_id].set_state(own)

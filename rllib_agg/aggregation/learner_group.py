@@ -12,16 +12,15 @@ from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_agg.aggregation._compat import num_lost_learners
 from rllib_agg.aggregation.agents import agent_of, single_agent_episodes
-from rllib_agg.aggregation.learner import STATE
-from rllib_agg.aggregation.local_learning import CLIENTS
+from rllib_agg.aggregation.learner import CLIENTS, STATE
 
 
 class LearnerLostError(RuntimeError):
-    """A remote learner died; the learners that are left cannot go on without it."""
+    """A remote learner died; the others cannot continue without it."""
 
 
 ADVICE = (
-    "The learners cannot go on without it, and a lost one is not started again. Build the algorithm anew from its last "
+    "The others cannot continue without it, and a lost learner is not restarted. Build the algorithm anew from its last "
     "checkpoint (Algorithm.from_checkpoint(path)), or run it under ray.tune with "
     "RunConfig(failure_config=FailureConfig(max_failures=...), "
     "checkpoint_config=CheckpointConfig(checkpoint_frequency=...)), which does so by itself"
@@ -32,11 +31,11 @@ class AgentTrainingData(TrainingData):
     """Episodes that are sharded such that every learner gets some, and goes through as many minibatches as the others.
 
     Learners wait for each other in every minibatch: one without data, or with fewer minibatches, would stop them for good.
-    Only those with models of their own do not; they see the same agents in each update, as far as these are not cut up.
+    Learners with parameters of their own do not; they get the same agents in each update, where agents are not split.
 
     :param episodes: What to shard.
-    :param by_agent: Whether no agent is cut up.
-    :param local: Whether each learner has a model of its own.
+    :param by_agent: Whether no agent is split over learners.
+    :param local: Whether each learner has parameters of its own.
     """
 
     episodes: Any
@@ -75,15 +74,15 @@ class AgentTrainingData(TrainingData):
         return [(TrainingData(episodes=episodes), extra) for episodes in shards]
 
     def _whole_agents(self, num_shards: int) -> list[list[Any]] | None:
-        """Hand the agents out, largest first, to the learner with the least; ``None`` if there are too few of them.
+        """Assign the agents, largest first, to the learner with the fewest samples; ``None`` if there are too few of them.
 
-        Where each learner has a model of its own, agent a is always that of learner a modulo L.
+        Where each learner has parameters of its own, agent a always belongs to learner a modulo L.
         """
         by_agent = defaultdict(list)
         for episode in self.episodes:
             by_agent[agent_of(episode)].append(episode)
         if len(by_agent) < num_shards:
-            return None  # agents have died: better cut one than leave a learner without data
+            return None  # agents have died: it is better to split one than to leave a learner without data
         shards: list[list[Any]] = [[] for _ in range(num_shards)]
         if self._local:
             for agent in sorted(by_agent):
@@ -108,7 +107,7 @@ def _steps_by_module(episodes: list[Any]) -> dict[Any, int]:
 
 
 class AggLearnerGroup(LearnerGroup):
-    """RLlib's, with sharding by agent, learners that may have models of their own, and a plain word when one is gone."""
+    """RLlib's, with sharding by agent, learners that may have parameters of their own, and an error when one is lost."""
 
     config: Any
 
@@ -117,12 +116,12 @@ class AggLearnerGroup(LearnerGroup):
 
         :param episodes: Where the data comes as episodes.
         :param kwargs: As RLlib's.
-        :raises LearnerLostError: if a remote learner does not answer any more.
+        :raises LearnerLostError: if a remote learner failed or died.
         """
         if episodes is not None:
             by_agent, local = getattr(self.config, "shard_by_agent", False), self._has_clients
             kwargs["training_data"] = AgentTrainingData(episodes, by_agent=by_agent, local=local)
-        # Left alone, RLlib leaves out of the update whom it has found dead in another call: with one learner, all there are.
+        # RLlib leaves learners that it found dead in another call out of the update: with one learner, all of them.
         lost = 0 if self.is_local else num_lost_learners(self)
         if lost:
             raise LearnerLostError(f"{lost} of {len(self)} learners died\n{ADVICE}")
@@ -136,14 +135,17 @@ class AggLearnerGroup(LearnerGroup):
 
     @property
     def _has_clients(self) -> bool:
-        return self.config.make_scheme() is not None
+        return bool(self.config.make_scheme().payload.content == "parameters")
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's, which is that of the first learner, with what the others have for themselves in a full state."""
+        """RLlib's, which is that of the first learner; a full one with what each learner has for itself."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         learner = state.get(COMPONENT_LEARNER, {})
         if STATE in learner and self._has_clients:
-            read: Any = lambda learner: (learner.rank, learner.get_client_state())  # noqa: E731
-            results: Any = self.foreach_learner(read)
+            results: Any = self.foreach_learner(_client_state)
             learner[STATE][CLIENTS] = dict(result.get() for result in results)
         return state
+
+
+def _client_state(learner: Any, index: Any = None) -> Any:
+    return learner.get_client_state()

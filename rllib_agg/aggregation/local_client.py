@@ -1,144 +1,209 @@
-r"""A learner with parameters of its own, for FedAvg and FedProx. L: learners, each of which is a client.
+r"""A learner with parameters of its own, which are merged between updates. Axes: L learners, P numbers that each sends.
 
-Between two merges each learner steps with the gradient of its own samples alone; then all take over
+Between two merges each learner steps with the gradient of its own samples alone. At a merge every learner gathers the
+parameters of all and runs the same exchange on them, so that all get the same result to the bit:
 
-.. math:: \theta = \sum_l \frac{n_l}{\sum_m n_m} \theta_l,
+.. math:: \theta = \mathrm{merge}(\theta_1, \dots, \theta_L), \quad \text{in FedAvg } \theta = \sum_l n_l \theta_l / \sum_m n_m
 
-where :math:`n_l` are the samples that learner l has trained on since the last merge. Env runners, evaluation and whoever else
-asks for weights get those of the last merge.
+with :math:`n_l` the samples that learner l has trained on since the last merge. Env runners and evaluation get what was merged
+last.
 
 Source: McMahan et al. (2017), algorithm 1; Li et al. (2020), algorithm 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from rl_agg.payloads import FedAvg, FedProx
-from rllib_agg.aggregation.per_agent_gradients import trained_parameters
+from rl_agg import Exchange, Signals
+from rl_agg.exchange import Merged
+from rl_agg.payloads import Parameters
+from rl_agg.payloads import merge as average
 
 
 class LocalClient:
-    """One learner's part in a scheme, for one module.
+    """One learner's part in an exchange of parameters, for one module.
 
-    :param scheme: The scheme.
-    :param module: Unwrapped: averaging gradients over learners is what this does without.
+    Buffers that are numbers, and moments with ``moments="merge"``, are averaged by the weights of the parameters, or evenly
+    where a combiner has none; no codec encodes them.
+
+    :param exchange: Between L agents, with parameters as payload.
+    :param module: Not wrapped in DDP, which would average gradients over learners.
+    :raises ValueError: if the module lacks a layer that is to be merged.
     """
 
-    def __init__(self, scheme: FedAvg, module: nn.Module) -> None:
-        self.scheme = scheme
-        self._module = module
-        self._merged = [tensor.detach().clone() for tensor in self._tensors()]
-        self._num_updates = 0
-        self._num_samples = 0.0
+    def __init__(self, exchange: Exchange, module: nn.Module) -> None:
+        payload = exchange.scheme.payload
+        assert isinstance(payload, Parameters)
+        self.payload = payload
+        self._exchange = exchange
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+        self._own: list[Tensor] = [*trained.values(), *buffers.values()]
+        self._parameters: list[Tensor] = [trained[name] for name in payload.selected(trained)]
+        chosen = payload.selected({**trained, **buffers})
+        self._buffers: list[Tensor] = [buffers[name] for name in chosen if name in buffers]
+        self._last_merge = _copies([*self._parameters, *self._buffers])
+        self._is_merged = True
+        self._num_samples = self._loss_sum = self._loss_count = 0.0
         self.divergence = 0.0
-        """Distance of this learner's parameters from the average, when they were merged last."""
+        """Distance of this learner's parameters from the merged ones, when they were merged last."""
 
-    def _tensors(self) -> list[Tensor]:
-        """What is merged: trained parameters, and what layers keep of the data they saw."""
-        kept = [buffer for buffer in self._module.buffers() if buffer.is_floating_point()]
-        return [*trained_parameters(self._module), *kept]
+    @property
+    def num_epochs(self) -> int | None:
+        """Epochs of this learner in an update; ``None``: those of the update."""
+        epochs = self.payload.local_epochs
+        return None if epochs is None else int(epochs[distributed.get_rank()])
 
-    @torch.no_grad()
     def begin_update(self, num_samples: float) -> None:
         """Called before the first step of an update.
 
         :param num_samples: Samples of this learner in it.
         """
-        if self._num_updates == 0:
-            self._merged = [tensor.detach().clone() for tensor in self._tensors()]
-        self._num_updates += 1
+        if self._is_merged:
+            self._last_merge = _copies([*self._parameters, *self._buffers])  # whoever restores weights writes to the module
+        self._is_merged = False
         self._num_samples += num_samples
 
     def proximal_term(self) -> Tensor | None:
-        r""":math:`\frac{\mu}{2} \lVert \theta_l - \theta \rVert^2`, differentiable; ``None`` in FedAvg."""
-        if not isinstance(self.scheme, FedProx):
+        r""":math:`\frac{\mu}{2} \lVert \theta_l - \theta \rVert^2`, differentiable; ``None`` where :math:`\mu` is 0."""
+        if not self.payload.mu:
             return None
-        pairs = zip(trained_parameters(self._module), self._merged, strict=False)  # buffers come last
-        return 0.5 * self.scheme.mu * torch.stack([(own - merged).square().sum() for own, merged in pairs]).sum()
-
-    def shares(self) -> Tensor:
-        """What part of the samples since the last merge each learner has ``[L]``; all learners must call this together."""
-        samples = torch.zeros(distributed.get_world_size(), dtype=torch.float64, device=self._merged[0].device)
-        samples[distributed.get_rank()] = self._num_samples
-        distributed.all_reduce(samples)
-        return samples / samples.sum().clamp(min=1.0)
+        pairs = zip(self._parameters, self._last_merge, strict=False)  # buffers come last
+        return 0.5 * self.payload.mu * torch.stack([(own - merged).square().sum() for own, merged in pairs]).sum()
 
     @torch.no_grad()
-    def merge(self, shares: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> int:
-        """Merge, if an interval is over; all learners must call this together.
+    def end_update(
+        self, loss_sum: Tensor, loss_count: Tensor, own_return: float, optimizers: Sequence[torch.optim.Optimizer]
+    ) -> Merged | None:
+        """Merge, if the schedule asks for it; all learners must call this together.
 
-        :param shares: :meth:`shares`.
+        :param loss_sum: Sum of this learner's losses in this update, over all minibatches.
+        :param loss_count: How many.
+        :param own_return: Mean return of this learner's agents; NaN if none is known.
         :param optimizers: Those of the module's parameters.
-        :return: How many numbers each learner sent; 0 if there was nothing to merge.
+        :return: What was merged; ``None`` if nothing was.
         """
-        if self._num_updates < self.scheme.interval:
-            return 0
-        self._num_updates, self._num_samples = 0, 0.0
-        if not bool(shares.any()):  # nobody has trained
-            return 0
-        merged = self._tensors()
-        own = [tensor.detach().clone() for tensor in trained_parameters(self._module)]
-        for optimizer in optimizers:
-            if self.scheme.moments == "reset":
-                optimizer.state.clear()
-            elif self.scheme.moments == "merge":
-                merged += _moments(optimizer)
-        _average(merged, float(shares[distributed.get_rank()]))
-        distances = [(now - before).norm() for now, before in zip(merged, own, strict=False)]  # parameters come first
-        self.divergence = float(torch.stack(distances).norm())
-        return sum(tensor.numel() for tensor in merged)
+        self._loss_sum, self._loss_count = self._loss_sum + float(loss_sum), self._loss_count + float(loss_count)
+        if not self._exchange.due():
+            return None
+        loss = self._loss_sum / self._loss_count if self._loss_count else torch.nan
+        reported = self._gather(torch.tensor([own_return, loss, self._num_samples], dtype=torch.float64))
+        returns, losses, num_samples = reported.unbind(1)
+        present = num_samples > 0
+        signals = Signals(returns=returns, losses=losses, num_samples=num_samples, present=present)
+        self._num_samples = self._loss_sum = self._loss_count = 0.0
+        if not bool(present.any()):
+            return None
+        moments = [tensor for optimizer in optimizers for tensor in self._moments(optimizer)]
+        uncompressed = [*self._buffers, *moments]
+        merged = self._exchange.merge(
+            self._gather(_flat(self._parameters)),
+            signals,
+            reference=_flat(self._last_merge[: len(self._parameters)]),
+            extra=sum(tensor.numel() for tensor in uncompressed),
+        )
+        weights = merged.present.double() if merged.weights is None else merged.weights
+        if not bool(weights.any()):  # no agent has sent its parameters: there is nothing to go by
+            return None
+        before = _flat(self._parameters)
+        _write(merged.vector, self._parameters)
+        if uncompressed:
+            _write(average([self._gather(_flat(uncompressed))], weights)[0], uncompressed)
+        self._reset_moments(optimizers)
+        self.divergence = float((_flat(self._parameters) - before).norm())
+        self._is_merged = True
+        return merged
+
+    def _gather(self, own: Tensor) -> Tensor:
+        """``[N]`` of each learner as ``[L, N]``, in float64: parameters that all share then stay as they are when averaged."""
+        row = own.to(self._own[0].device)
+        rows = row.new_empty(distributed.get_world_size(), len(row))
+        distributed.all_gather(list(rows.unbind()), row)
+        return rows
+
+    def _moments(self, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+        """What an optimiser remembers of the gradients of merged parameters, if it is merged too, and its step counts."""
+        if self.payload.moments != "merge":
+            return []
+        if not optimizer.state:
+            _start(optimizer)
+        states = [optimizer.state[own] for own in self._parameters if own in optimizer.state]
+        tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        return [tensor for tensor in tensors if tensor.is_floating_point()]
+
+    def _reset_moments(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        if self.payload.moments == "reset":
+            for optimizer in optimizers:
+                for own in self._parameters:
+                    optimizer.state.pop(own, None)
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def showing_merged(self) -> Iterator[None]:
-        """Let the module hold what was merged last, where learners are on their own ways."""
-        if self._num_updates == 0:
+    def showing_last_merge(self) -> Iterator[None]:
+        """Let the module hold what was merged last, between two merges."""
+        if self._is_merged:
             yield
             return
-        own = [tensor.detach().clone() for tensor in self._tensors()]
-        self._put(self._merged)
+        shared = [*self._parameters, *self._buffers]
+        own = _copies(shared)
+        _put(shared, self._last_merge)
         try:
             yield
         finally:
-            self._put(own)
+            _put(shared, own)
 
-    @torch.no_grad()
-    def _put(self, values: list[Tensor]) -> None:
-        for tensor, value in zip(self._tensors(), values, strict=True):
-            tensor.copy_(value)
+    def forget(self) -> None:
+        """Take the module's parameters, which are about to be replaced, for those merged last."""
+        self._is_merged = True
+        self._num_samples = self._loss_sum = self._loss_count = 0.0
 
     def get_state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """What this learner has for itself."""
         return {
-            "num_updates": self._num_updates,
+            "is_merged": self._is_merged,
             "num_samples": self._num_samples,
-            "own": [tensor.detach().cpu().numpy().copy() for tensor in self._tensors()],
+            "losses": (self._loss_sum, self._loss_count),
+            "own": [tensor.detach().cpu().numpy().copy() for tensor in self._own],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """From a checkpoint, once the module holds what was merged last."""
-        self._merged = [tensor.detach().clone() for tensor in self._tensors()]
-        self._num_updates, self._num_samples = state["num_updates"], state["num_samples"]
-        self._put([torch.tensor(value) for value in state["own"]])
+        """Restore :meth:`get_state`, once the module holds what was merged last."""
+        self._last_merge = _copies([*self._parameters, *self._buffers])
+        self._is_merged, self._num_samples = state["is_merged"], state["num_samples"]
+        self._loss_sum, self._loss_count = state["losses"]
+        _put(self._own, [torch.tensor(value) for value in state["own"]])
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """What an optimiser remembers of gradients, and how many steps it has made."""
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@torch.no_grad()
+def _put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """``[N]``, float64, where the first of them is."""
+    return torch.cat([tensor.detach().flatten().double().to(tensors[0].device) for tensor in tensors])
+
+
+def _write(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    _put(tensors, [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
+
+
+def _start(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser that has made no step yet the moments that it starts from: zeros, in the shapes of the others'."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
-    if not optimizer.state:
-        _start(optimizer, parameters)
-    states = [optimizer.state[parameter] for parameter in parameters if parameter in optimizer.state]
-    tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-    return [tensor for tensor in tensors if tensor.is_floating_point()]
-
-
-def _start(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
-    """Give a learner that has made no step yet the moments that it would start from: zeros, in the shapes of the others'."""
     rates, gradients = [group["lr"] for group in optimizer.param_groups], [parameter.grad for parameter in parameters]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -152,12 +217,3 @@ def _start(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
         for value in optimizer.state[parameter].values():
             if isinstance(value, Tensor):
                 value.zero_()
-
-
-def _average(tensors: list[Tensor], share: float) -> None:
-    """Replace tensors by their weighted sum over all learners, to the bit the same on all of them."""
-    # In float64, parameters that are equal everywhere stay what they are.
-    flat = share * torch.cat([tensor.flatten().double().to(tensors[0].device) for tensor in tensors])
-    distributed.all_reduce(flat)
-    for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(part.view_as(tensor))

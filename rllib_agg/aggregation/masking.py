@@ -1,4 +1,4 @@
-"""Taking an agent out of a batch before its data can poison the others'."""
+"""Taking agents with corrupt data out of a batch before their data reach those of others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,41 @@ from typing import Any
 
 import torch
 import tree  # type: ignore[import-untyped]
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core.columns import Columns
 from torch import Tensor
 
 from rllib_agg.aggregation.agents import AGENT
 
 INPUTS = (Columns.OBS, Columns.REWARDS, Columns.ACTION_LOGP)
+
+
+class MaskCorruptAgents(ConnectorV2):
+    """A piece of a learner's pipeline that excludes every sample of an agent that has a corrupt one.
+
+    It comes before advantages are estimated: that recursion multiplies across episode borders by zero, and zero times NaN
+    would carry one agent's NaN to all agents before it in the batch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Mask the samples, in place.
+
+        :param batch: Modules to their columns.
+        :raises ValueError: if the batch does not say whose samples it holds.
+        """
+        for data in batch.values():
+            if AGENT not in data:
+                raise ValueError(
+                    f"the batch does not say whose samples it holds: column {AGENT!r} is missing; sample it with env runners "
+                    "that run rllib_agg's AgentTagging callback"
+                )
+            rows = corrupt_rows(data)
+            if bool(rows.any()):
+                exclude_rows(data, torch.isin(data[AGENT], data[AGENT][rows]))
+        return batch
 
 
 def loss_mask(data: dict[str, Any]) -> Tensor:
@@ -24,7 +53,7 @@ def corrupt_rows(data: dict[str, Any]) -> Tensor:
     """Find samples whose observation, reward or log-probability is not finite.
 
     :param data: One module's columns, each ``[B, ...]`` or ``[B, T, ...]``.
-    :return: bool, in the shape of the agent column. Logits are not looked at: minus infinity masks an action there.
+    :return: bool, in the shape of the agent column. Logits are not checked: minus infinity masks an action there.
     """
     rows = torch.zeros_like(data[AGENT], dtype=torch.bool)
     for leaf in tree.flatten([data[name] for name in INPUTS if name in data]):
@@ -34,7 +63,7 @@ def corrupt_rows(data: dict[str, Any]) -> Tensor:
 
 
 def exclude_rows(data: dict[str, Any], rows: Tensor) -> None:
-    """Take samples out of the loss, and keep their data from reaching anything else.
+    """Take samples out of the loss, and replace their data by zeros.
 
     A mask on the loss is not enough: the backward pass multiplies a zero gradient with the infinite input.
 
@@ -52,19 +81,3 @@ def exclude_rows(data: dict[str, Any], rows: Tensor) -> None:
     for name, column in list(data.items()):
         if name not in (Columns.STATE_IN, Columns.SEQ_LENS):
             data[name] = tree.map_structure(blank, column)
-
-
-def exclude_corrupt_agents(data: dict[str, Any]) -> None:
-    """Exclude every sample of an agent that has one corrupt sample.
-
-    :param data: One module's columns; changed in place.
-    :raises ValueError: if the batch does not say whose samples it holds.
-    """
-    if AGENT not in data:
-        raise ValueError(
-            f"the batch does not say whose samples it holds: column {AGENT!r} is missing; sample it with env runners that "
-            "run rllib_agg's AgentTagging callback"
-        )
-    rows = corrupt_rows(data)
-    if bool(rows.any()):
-        exclude_rows(data, torch.isin(data[AGENT], data[AGENT][rows]))

@@ -1,4 +1,4 @@
-"""What every algorithm of this package adds to RLlib's: restoring an older checkpoint in place reaches the env runners."""
+"""Restoring an older checkpoint in place, such that it reaches the env runners."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 
 class RestoringAlgorithm(Algorithm):
-    """Env runners of Ray 2.60 keep weights that have seen more updates than those they are sent."""
+    """RLlib's, whose env runners in Ray 2.60 keep their weights if these have seen more updates than those they are sent."""
 
     config: Any
     learner_group: Any

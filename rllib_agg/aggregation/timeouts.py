@@ -9,7 +9,7 @@ from rl_agg.validation import check_number
 
 
 def check_timeout(seconds: float | None) -> None:
-    """Refuse a ``sample_timeout_s`` that is not above 0; ``None`` waits as long as it takes.
+    """Raise if ``sample_timeout_s`` is not above 0; ``None`` waits without limit.
 
     :raises ValueError: naming the value.
     """

@@ -1,4 +1,7 @@
-"""What happened in one update, kept as tensors until it is over: logging each minibatch would cost more than it."""
+"""What happened in one update, kept as tensors until it is over: logging each minibatch would cost more than the minibatch.
+
+Axes: A agents, M minibatches.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rl_agg.diagnostics import weight_summary
 from rl_agg.exchange import Merged
-from rl_agg.weighting import has_mixed_signs
+from rl_agg.rules import has_mixed_signs
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +26,21 @@ class Minibatch:
     :param losses: Mean loss of each agent ``[A]``.
     :param num_samples: ``[A]``.
     :param present: Whose gradient counts ``[A]``, bool.
-    :param sends: Who sends a gradient ``[A]``, bool.
-    :param weights: ``[A]``; ``None`` where they are not known yet, or a combiner decides.
+    :param masked: Who has samples that do not count ``[A]``, bool.
+    :param weights: ``[A]``; ``None`` where a combiner decides, or nothing was merged.
     """
 
     losses: Tensor
     num_samples: Tensor
     present: Tensor
-    sends: Tensor
+    masked: Tensor
     weights: Tensor | None
 
 
-class UpdateRecord:
+class UpdateStats:
     """The minibatches of one update.
 
-    :param excluded: Agents taken out because of their data, bool ``[A]``.
+    :param excluded: Agents excluded because of their data ``[A]``, bool.
     """
 
     def __init__(self, excluded: Tensor) -> None:
@@ -44,21 +48,25 @@ class UpdateRecord:
         self._minibatches: list[Minibatch] = []
 
     def add(self, losses: Tensor, num_samples: Tensor, *, present: Tensor, weights: Tensor | None = None) -> None:
-        """Note a minibatch, in which all that are present send.
+        """Record a minibatch.
 
         :param losses: Mean loss of each agent ``[A]``.
         :param num_samples: ``[A]``.
         :param present: Whose gradient counts ``[A]``, bool.
         :param weights: ``[A]``, if they are known.
         """
-        self._minibatches.append(Minibatch(losses, num_samples, present, present, weights))
+        masked = (num_samples > 0) & ~present
+        self._minibatches.append(Minibatch(losses, num_samples, present, masked, weights))
 
-    def settle(self, merged: Merged) -> None:
-        """Note what a parameter server made of the last minibatch."""
+    def add_merged(self, merged: Merged) -> None:
+        """Record what the exchange made of the last minibatch."""
         last = self._minibatches.pop()
-        present = merged.present & (last.num_samples > 0)
-        settled = dataclasses.replace(last, present=present, sends=merged.sends, weights=merged.weights)
-        self._minibatches.append(settled)
+        has_samples = last.num_samples > 0
+        self._minibatches.append(
+            dataclasses.replace(
+                last, present=merged.present & has_samples, masked=merged.masked & has_samples, weights=merged.weights
+            )
+        )
 
     @property
     def last(self) -> Minibatch:
@@ -68,78 +76,64 @@ class UpdateRecord:
     def weights_of(self, present: Tensor) -> Tensor | None:
         """The last minibatch's weights, if the same agents' gradients counted in it.
 
-        :param present: Whose, bool ``[A]``.
+        :param present: Whose, ``[A]``, bool.
         """
         if not self._minibatches:
             return None
         return self.last.weights if torch.equal(self.last.present, present) else None
 
-    def retract(self) -> None:
-        """Forget the last minibatch, which is done again."""
+    def remove_last(self) -> None:
+        """Remove the last minibatch, which is repeated without some agents."""
         self._minibatches.pop()
 
     def corrupt_losses(self) -> Tensor:
-        """Agents whose loss in the last minibatch is not finite, bool ``[A]``."""
+        """Agents whose loss in the last minibatch is not finite ``[A]``, bool."""
         return ~self.last.losses.isfinite()
 
     def masked(self) -> Tensor:
-        """Agents taken out for their data, return, loss or gradient, bool ``[A]``."""
-        left_out = [(own.num_samples > 0) & ~(own.present & own.losses.isfinite()) for own in self._minibatches]
+        """Agents left out because of their data, return, loss or gradient ``[A]``, bool."""
+        left_out = [own.masked | ((own.num_samples > 0) & ~own.losses.isfinite()) for own in self._minibatches]
         return self.excluded | torch.stack(left_out).any(0)
 
     @property
-    def nobody_left(self) -> bool:
-        """Whether every agent of the last minibatch was masked."""
-        return not bool((self.last.present if self.last.weights is None else self.last.weights).any())
+    def num_minibatches(self) -> int:
+        """M."""
+        return len(self._minibatches)
 
-    def num_sent(self) -> NDArray[np.int64]:
-        """Gradients that each agent sent ``[A]``."""
-        sent: NDArray[np.int64] = torch.stack([minibatch.sends for minibatch in self._minibatches]).sum(0).cpu().numpy()
-        return sent
+    def num_present(self) -> NDArray[np.int64]:
+        """Minibatches in which each agent's gradient counted ``[A]``."""
+        counts: NDArray[np.int64] = torch.stack([own.present for own in self._minibatches]).sum(0).cpu().numpy()
+        return counts
 
-    def num_answered(self) -> NDArray[np.int64]:
-        """Answers to each agent ``[A]``: one a minibatch, to whoever took part in any of them."""
-        took_part = torch.stack([minibatch.present for minibatch in self._minibatches]).any(0).cpu().numpy()
-        return len(self._minibatches) * took_part.astype(np.int64)
+    def loss_and_samples(self) -> tuple[Tensor, Tensor]:
+        """Sum of all losses, and how many there were; scalars."""
+        losses, n = (torch.stack([getattr(own, name) for own in self._minibatches]) for name in ("losses", "num_samples"))
+        return (losses * n).where(n > 0, 0.0).sum(), n.sum()
 
     def num_mixed_sign(self) -> int:
         """Minibatches in which the agents' losses had mixed signs."""
-        losses = torch.stack([minibatch.losses for minibatch in self._minibatches])
-        took_part = torch.stack([minibatch.num_samples for minibatch in self._minibatches]) > 0
-        return int(has_mixed_signs(losses.where(took_part, torch.nan)).sum())
+        losses = torch.stack([own.losses for own in self._minibatches])
+        has_samples = torch.stack([own.num_samples for own in self._minibatches]) > 0
+        return int(has_mixed_signs(losses.where(has_samples, torch.nan)).sum())
 
-    def weights(self) -> Tensor | None:
-        """``[M, A]``, NaN for agents without samples; ``None`` where a combiner decides."""
-        weights = [minibatch.weights for minibatch in self._minibatches]
-        if any(own is None for own in weights):
-            return None
-        took_part = torch.stack([minibatch.num_samples for minibatch in self._minibatches]) > 0
-        return torch.stack([own for own in weights if own is not None]).where(took_part, torch.nan)
-
-
-def log_weights(metrics: Any, key: tuple[str, ...], weights: Tensor) -> None:
-    """Log what weights were, as means over an update's minibatches.
-
-    :param metrics: The learner's MetricsLogger.
-    :param key: Where.
-    :param weights: ``[M, A]``, NaN for agents that took no part.
-    """
-    zeroed = weights.nan_to_num()
-    values = {
-        "weight_min": weights.nan_to_num(nan=torch.inf).amin(-1).nan_to_num(posinf=0.0),
-        "weight_max": zeroed.amax(-1),
-        "effective_agents": (zeroed.sum(-1).square() / zeroed.square().sum(-1)).nan_to_num(),
-    }
-    metrics.log_dict({name: value.mean().item() for name, value in values.items()}, key=key, window=1)
+    def weight_summary(self) -> dict[str, float]:
+        """See :func:`rl_agg.diagnostics.weight_summary`; empty where there are no weights."""
+        weighed = [(own.weights, own.present) for own in self._minibatches if own.weights is not None]
+        if not weighed:
+            return {}
+        weights, present = (torch.stack(parts) for parts in zip(*weighed, strict=True))
+        return weight_summary(weights, present)
 
 
 def log_counts(metrics: Any, key: tuple[str, ...], counts: dict[str, int], *, counts_here: bool) -> None:
-    """Log counts that go on from update to update.
+    """Log counts of this update, and the same since the start as ``NAME_lifetime``.
 
     :param metrics: The learner's MetricsLogger.
     :param key: Where.
     :param counts: This update's.
     :param counts_here: Whether this learner reports counts that all learners share: RLlib adds them up.
     """
-    for name, value in counts.items():
-        metrics.log_value((*key, name), value if counts_here else 0, reduce="lifetime_sum")
+    for name, count in counts.items():
+        value = count if counts_here else 0
+        metrics.log_value((*key, name), value, reduce="sum")
+        metrics.log_value((*key, f"{name}_lifetime"), value, reduce="lifetime_sum")

@@ -3,7 +3,7 @@ r"""From per-sample losses to one loss whose gradient is the weighted sum of the
 .. math::
     \sum_a w_a \nabla L_a = \nabla \sum_t c_t\, l_t, \qquad c_t = w_{a_t} m_t / n_{a_t}, \quad n_a = \sum_{t: a_t = a} m_t
 
-One backward therefore does for all agents. With L >= 2 learners the sums run over all of them, and since
+One backward pass does for all agents. With L >= 2 learners the sums run over all of them, and since
 ``DistributedDataParallel`` averages gradients, each learner's own loss is multiplied by L.
 """
 

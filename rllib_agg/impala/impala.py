@@ -12,10 +12,10 @@ from rllib_agg.impala.learner import AggIMPALATorchLearner
 
 
 class AsynchronousSharding(AggConfigMixin):
-    """What IMPALA's way of spreading samples over learners demands: RLlib hands out whole fragments, unopened."""
+    """Settings that IMPALA's way of spreading samples over learners allows: RLlib hands out whole fragments."""
 
     def validate(self) -> None:
-        """Refuse what would leave a learner without data, for which the others would wait for good.
+        """Raise if a learner could be left without data: the others would wait for it forever.
 
         :raises ValueError: naming the setting that is wrong.
         """

@@ -20,30 +20,25 @@ from torch import Tensor
 
 from rllib_agg.aggregation.adaptive_kl import AdaptiveKLMixin
 from rllib_agg.aggregation.advantages import RawAdvantageEstimation, finish_advantages
-from rllib_agg.aggregation.local_learning import LocalLearningMixin
 
 
-class AggPPOTorchLearner(LocalLearningMixin, AdaptiveKLMixin, PPOTorchLearner):
+class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
     """PPO's learner with the agents' gradients weighted.
 
     Source: Schulman et al. (2017), equation 9, as RLlib has it; Holen et al. (2023), section 3.
     """
 
     def build(self) -> None:
-        """Swap RLlib's advantage estimation for the one that keeps them raw."""
+        """Replace RLlib's advantage estimation by the one that keeps raw advantages."""
         super().build()
         pipeline = self.connector_pipeline
         pipeline.remove(GeneralAdvantageEstimation)
         pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
 
-    def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool) -> None:
-        """Standardise the advantages as asked."""
+    def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool, num_learners: int) -> None:
+        """Standardise the advantages as ``advantage_norm`` says."""
         finish_advantages(
-            data,
-            config.advantage_norm,
-            num_agents=config.num_agents,
-            num_learners=self.learners_per_gradient,
-            excluded=excluded,
+            data, config.advantage_norm, num_agents=config.num_agents, num_learners=num_learners, excluded=excluded
         )
 
     def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:

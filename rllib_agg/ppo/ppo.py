@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
-from rl_agg.payloads import FedAvg
 from rl_agg.validation import check_flag
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.advantages import NORM_CHOICES
@@ -24,7 +23,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
     """
 
     whole_algorithm = AggConfigMixin.whole_algorithm | {"shard_by_agent"}
-    local_schemes = (FedAvg,)
+    merges_learners = True
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or AggPPO)
@@ -45,8 +44,8 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         """Set up the learners.
 
         :param shard_by_agent: Give each learner whole agents. RLlib cuts episodes so that all learners have the same number
-            of samples; the gradient is the same either way with one minibatch, and exact for each minibatch. With
-            ``fedavg`` and ``fedprox`` a learner keeps its agents from update to update.
+            of samples; the gradient is the same either way with one minibatch, and exact for each minibatch. Where parameters
+            are exchanged, a learner keeps its agents from update to update.
         :param kwargs: RLlib's own.
         """
         super().learners(**kwargs)

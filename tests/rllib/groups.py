@@ -1,15 +1,17 @@
-"""Learner groups whose settings change while they live, for starting one takes seconds."""
+"""Learner groups whose settings change while they live, because starting one takes seconds."""
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any
 
+import tree
 from ray import cloudpickle
 from torch import Tensor
 
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
-from tests.rllib.conftest import tiny_ppo
+from tests.rllib.ppo_configs import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -25,12 +27,12 @@ def start_group(spaces: dict[str, Any], num_learners: int, **training: Any) -> A
 
 
 def configure(group: AggLearnerGroup, **training: Any) -> None:
-    """Change a live group's training settings; what it remembers of gradients starts afresh."""
+    """Change a live group's training settings; what aggregation remembers starts afresh."""
     group.config = group.config.copy(copy_frozen=False).training(**training)
 
     def change(learner: Any) -> None:
         learner.config = learner.config.copy(copy_frozen=False).training(**training)
-        learner._aggregations.clear()
+        learner.aggregators.clear()
 
     on_each(group, change)
 
@@ -48,3 +50,8 @@ def gradients(group: AggLearnerGroup) -> list[dict[str, Tensor]]:
 def gradients_of(learner: Any) -> dict[str, Tensor]:
     """What the last minibatch left."""
     return {name: parameter.grad.clone() for name, parameter in learner.module[MODULE].unwrapped().named_parameters()}
+
+
+def plain(state: Any) -> Any:
+    """A state with copies of its tensors as arrays, which can be compared."""
+    return tree.map_structure(lambda leaf: leaf.numpy().copy() if isinstance(leaf, Tensor) else copy.deepcopy(leaf), state)

@@ -7,18 +7,17 @@ import sys
 from collections import defaultdict
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from ray import cloudpickle
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.env.multi_agent_env import MultiAgentEnv
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_agg.aggregation.agents import AGENT, RETURN, AgentTagging, agent_of
-from tests.rllib.conftest import TINY, tiny_ppo
+from tests.rllib.ppo_configs import TINY, tiny_ppo
+from tests.rllib.two_players import TwoPlayers, gradients_by_module
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -97,28 +96,6 @@ def test_second_runner_holds_the_next_agents(agents: str, expected: set[int], ra
     assert {agent_of(episode) for episode in runner.sample(num_timesteps=30)} == expected
 
 
-class TwoPlayers(MultiAgentEnv):
-    """Two agents, one of which leaves after two steps; rewards are 1 for one and 10 for the other."""
-
-    def __init__(self, config: Any = None) -> None:
-        super().__init__()
-        self.agents = self.possible_agents = ["one", "ten"]
-        space = gym.spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_spaces = dict.fromkeys(self.agents, space)
-        self.action_spaces = dict.fromkeys(self.agents, gym.spaces.Discrete(2))
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        self.t = 0
-        return {agent: np.zeros(2, np.float32) for agent in self.possible_agents}, {}
-
-    def step(self, action_dict: dict[str, Any]) -> Any:
-        self.t += 1
-        gone, over = self.t >= 2, self.t >= 5
-        rewards = {agent: {"one": 1.0, "ten": 10.0}[agent] for agent in action_dict}
-        observations = {agent: np.full(2, self.t / 5, np.float32) for agent in action_dict}
-        return observations, rewards, {"ten": gone, "__all__": over}, {"__all__": False}, {}
-
-
 @pytest.fixture
 def two_modules() -> Any:
     return (
@@ -141,8 +118,8 @@ def test_each_policy_gets_its_own_returns_and_rule(two_modules: Any, ray_session
     learner = two_modules.build_learner(spaces=runner.get_spaces())
     for _ in range(3):
         results = learner.update(episodes=copy.deepcopy(runner.sample(num_timesteps=33)), timesteps={})
-    assert learner.returns["p_one"].tolist() == [5.0] * 3
-    assert learner.returns["p_ten"].tolist() == [20.0] * 3
+    assert learner.aggregator("p_one").returns.tolist() == [5.0] * 3
+    assert learner.aggregator("p_ten").returns.tolist() == [20.0] * 3
     assert results["p_ten"]["agg"]["weight_max"].peek() == 1.0
     assert results["p_one"]["agg"]["weight_max"].peek() == pytest.approx(2 / 3)
     assert all(torch.isfinite(p).all() for module in learner.module.values() for p in module.parameters())
@@ -177,12 +154,7 @@ def test_two_learners_agree_on_policies_that_come_in_another_order(two_modules: 
         if agent_of(episode) == 1:  # alone on the second learner
             episode.agent_episodes = dict(reversed(episode.agent_episodes.items()))
     group.update(episodes=episodes, num_epochs=1, minibatch_size=None, timesteps={})
-    expected = gradients(alone)
-    for result in group.foreach_learner(gradients):
+    expected = gradients_by_module(alone)
+    for result in group.foreach_learner(gradients_by_module):
         torch.testing.assert_close(result.get(), expected, rtol=1e-5, atol=1e-5)
     group.shutdown()
-
-
-def gradients(learner: Any) -> dict[str, dict[str, Any]]:
-    modules = {id_: learner.module[id_].unwrapped() for id_ in ("p_one", "p_ten")}
-    return {id_: {name: p.grad.clone() for name, p in module.named_parameters()} for id_, module in modules.items()}

@@ -13,11 +13,7 @@ from typing import Any
 import pytest
 import torch
 from ray import cloudpickle, tune
-from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
-from ray.rllib.core.columns import Columns
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
-from ray.rllib.evaluation.postprocessing import Postprocessing
 from torch import Tensor
 
 from rl_agg import Combiner, combine
@@ -25,10 +21,10 @@ from rllib_agg import AggPPO, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.per_agent_gradients import sum_gradients_by_agent
-from tests.rllib.conftest import TINY, tiny_ppo
 from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, start_group
-from tests.rllib.test_agents import TwoPlayers
-from tests.rllib.test_agents import gradients as gradients_by_module
+from tests.rllib.ppo_configs import TINY, tiny_ppo
+from tests.rllib.separate_gradients import flat, separate_gradients, spy_on
+from tests.rllib.two_players import TwoPlayers, gradients_by_module
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -48,36 +44,6 @@ def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[Ag
     group = start_group(spaces, request.param, aggregation="median", advantage_norm="none")
     yield group
     group.shutdown()
-
-
-def separate_gradients(group: AggLearnerGroup, episodes: list[Any], spaces: dict[str, Any]) -> Tensor:
-    """One backward of RLlib's own loss for each agent alone ``[A, P]``, with the group's weights."""
-    config = PPOConfig().environment("CartPole-v1").rl_module(model_config=dict(tiny_ppo().model_config))
-    learner = config.build_learner(spaces=spaces)
-    assert type(learner) is PPOTorchLearner
-    learner.module.set_state(group.get_weights())
-    coefficient = on_each(group, lambda learner: learner.curr_kl_coeffs_per_module[MODULE].item())[0]
-    learner.curr_kl_coeffs_per_module[MODULE].data.fill_(coefficient)
-    columns = learner._learner_connector(
-        rl_module=learner.module, batch={}, episodes=episodes, shared_data={}, metrics=learner.metrics
-    )[MODULE]
-    module = learner.module[MODULE]
-    columns[Postprocessing.ADVANTAGES] = columns[Postprocessing.VALUE_TARGETS] - module.compute_values(columns).detach()
-    rows = []
-    for agent in range(NUM_AGENTS):
-        chosen = (columns["agg_agent"] == agent) & columns[Columns.LOSS_MASK]
-        own = {name: column[chosen] for name, column in columns.items() if torch.is_tensor(column)}
-        loss = learner.compute_loss_for_module(
-            module_id=MODULE, config=learner.config, batch=own, fwd_out=module.forward_train(own)
-        )
-        module.zero_grad()
-        loss.backward()
-        rows.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
-    return torch.stack(rows)
-
-
-def flat(named: dict[str, Tensor]) -> Tensor:
-    return torch.cat([gradient.flatten() for gradient in named.values()])
 
 
 @pytest.mark.parametrize("shard_by_agent", [False, True], ids=["sliced", "whole_agents"])
@@ -171,24 +137,13 @@ def test_agents_without_samples_are_not_taken_for_faulty_ones(group: AggLearnerG
     configure(group, aggregation="trimmed_mean", aggregation_kwargs={"num_byzantine": 1})
     group.config.shard_by_agent = True
     episodes = [episode for episode in sample() if agent_of(episode) < 3]
-    on_each(group, lambda learner: spy_on(learner.aggregation_of(MODULE).server))
+    on_each(group, lambda learner: spy_on(learner.aggregator(MODULE).exchange))
     group.update(episodes=episodes, **UPDATE)
-    seen = on_each(group, lambda learner: learner.aggregation_of(MODULE).server.seen)
+    seen = on_each(group, lambda learner: learner.aggregator(MODULE).exchange.seen)
     for matrix, present, idle in seen:
         assert (present.tolist(), idle.tolist()) == ([True] * 5, [False] * 3 + [True] * 2)
         expected = matrix[:3].sort(0).values[1]
         torch.testing.assert_close(flat(gradients(group)[0]), expected, rtol=1e-5, atol=1e-5)
-
-
-def spy_on(server: Any) -> None:
-    """Have a server remember what it was last given."""
-    merge = server.merge
-
-    def noted(matrix: Tensor, signals: Any, *, idle: Tensor, **kwargs: Any) -> Any:
-        server.seen = matrix.clone(), signals.present, idle
-        return merge(matrix, signals, idle=idle, **kwargs)
-
-    server.merge = noted
 
 
 @pytest.mark.slow
@@ -217,7 +172,7 @@ def test_tune_searches_over_everything_that_has_a_name(ray_session: None, tmp_pa
         ({"aggregation": "mixtailor", "aggregation_kwargs": {"combiners": []}}, "combiners must be several names"),
         (
             {"aggregation": "actor_mean"},
-            "keeps a model for each agent, and RLlib's learners hold one for all; it is there in sb3",
+            "keeps parameters for each agent, but RLlib's learners have one set for all; it is available in sb3_agg",
         ),
     ],
 )
@@ -256,7 +211,7 @@ def two_players(num_learners: int, num_envs: int = 3) -> AggPPOConfig:
     return config
 
 
-def test_a_module_beside_one_that_is_skipped_steps_without_the_scale(ray_session: None) -> None:
+def test_a_module_next_to_a_skipped_one_steps_without_the_scale(ray_session: None) -> None:
     """Of mixed precision, whose scaler takes it off the gradients."""
     config = two_players(0).training(aggregation="mean")
     config.experimental(_torch_grad_scaler_class=partial(torch.amp.GradScaler, device="cpu"))

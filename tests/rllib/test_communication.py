@@ -1,8 +1,7 @@
-"""Who speaks, what it costs and who lies, on any number of learners, and that a restored run goes on with it."""
+"""Which agents transmit, what it costs, and attacks, on any number of learners; a restored run continues with it."""
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +17,12 @@ from rl_agg.attacks import Attack
 from rllib_agg import AggPPO, AggPPOConfig
 from rllib_agg.aggregation.agents import AGENT, agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
-from tests.rllib.conftest import tiny_ppo
-from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, start_group
-from tests.rllib.test_combiners import flat, separate_gradients
+from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, plain, start_group
+from tests.rllib.ppo_configs import tiny_ppo
+from tests.rllib.separate_gradients import NUM_AGENTS, flat, separate_gradients
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-NUM_AGENTS = 5
 EVERY = {"communication": "every", "communication_kwargs": {}, "attack": None}
 
 
@@ -58,7 +56,7 @@ def updates(group: AggLearnerGroup, sample: Callable[[], list[Any]], number: int
 
 
 @pytest.mark.parametrize("rule", ["median", "l_weighted"])
-def test_lag_that_lets_everyone_speak(rule: str, group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+def test_lag_that_lets_everyone_send(rule: str, group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
     """To the bit, where the same matrix is merged; a rule's one backward pass is rounded otherwise."""
     start_over(group, aggregation=rule)
     everyone = updates(group, sample, 3)
@@ -89,7 +87,7 @@ def test_lag_is_written_out(spaces: dict[str, Any], sample: Callable[[], list[An
     matrices: list[Tensor] = []
     ((_, optimizer),) = learner.optimizers()
     optimizer.step = lambda: None
-    merge = learner.aggregation_of(MODULE).server.merge
+    merge = learner.aggregator(MODULE).exchange.merge
 
     def noisy(gradients: Tensor, signals: Any, **kwargs: Any) -> Any:
         generator = torch.Generator().manual_seed(len(matrices))
@@ -97,16 +95,16 @@ def test_lag_is_written_out(spaces: dict[str, Any], sample: Callable[[], list[An
         matrices.append(gradients + 0.01 * gradients.abs().mean() * noise)
         return merge(matrices[-1], signals, **kwargs)
 
-    learner.aggregation_of(MODULE).server.merge = noisy
+    learner.aggregator(MODULE).exchange.merge = noisy
     sent, steps, messages = None, [], 0
     for _ in range(6):
         result = learner.update(episodes=sample(), timesteps={})
         matrix = matrices[-1]
         bound = 0.1 * sum(float(step.square().sum()) for step in steps[-2:])
-        speaks = [sent is None or float((matrix[a] - sent[a]).square().sum()) >= bound for a in range(NUM_AGENTS)]
-        sent = torch.stack([matrix[a] if speaks[a] else sent[a] for a in range(NUM_AGENTS)])
+        sends = [sent is None or float((matrix[a] - sent[a]).square().sum()) >= bound for a in range(NUM_AGENTS)]
+        sent = torch.stack([matrix[a] if sends[a] else sent[a] for a in range(NUM_AGENTS)])
         steps.append(sent.mean(0))
-        messages += sum(speaks)
+        messages += sum(sends)
         assert result[MODULE]["agg"]["messages"].peek() == messages
         actual = torch.cat([parameter.grad.flatten() for parameter in learner.module[MODULE].parameters()])
         torch.testing.assert_close(actual, steps[-1], rtol=1e-4, atol=1e-6)
@@ -160,7 +158,7 @@ def test_agent_that_is_no_number_by_itself_is_masked(group: AggLearnerGroup, sam
     torch.testing.assert_close(flat(gradients(group)[0]), without, rtol=1e-4, atol=1e-5)
 
 
-def test_nobody_left_skips_the_step(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+def test_no_agent_left_skips_the_step(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
     start_over(group, aggregation="median", attack=Attack("nan", list(range(NUM_AGENTS))))
     before = weights_of(group)
     logged = updates(group, sample, 1)
@@ -184,7 +182,7 @@ def test_ledger_counts_every_gradient_and_every_answer(
         assert logged["bytes"] == 3 * NUM_AGENTS * 4 * (size + num_scalars)
         assert logged["bytes_down"] == 3 * NUM_AGENTS * 4 * size
         assert "physical_bytes" not in logged
-    ledgers = on_each(group, lambda learner: learner.aggregation_of(MODULE).ledger.state_dict())
+    ledgers = on_each(group, lambda learner: learner.aggregator(MODULE).exchange.ledger.state_dict())
     assert all(ledger == ledgers[0] for ledger in ledgers)
     assert ledgers[0]["messages"] == [3] * NUM_AGENTS
 
@@ -192,9 +190,9 @@ def test_ledger_counts_every_gradient_and_every_answer(
 def test_ledger_counts_the_agents_of_each_minibatch(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
     start_over(group, aggregation="mean")
     group.update(episodes=[episode for episode in sample() if agent_of(episode) in {0, 4}], **UPDATE)
-    ledger = on_each(group, lambda learner: learner.aggregation_of(MODULE).ledger)[0]
+    ledger = on_each(group, lambda learner: learner.aggregator(MODULE).exchange.ledger)[0]
     assert ledger.messages_per_agent.tolist() == [1, 0, 0, 0, 1]
-    assert ledger.bytes_down == 2 * 4 * num_parameters(group)
+    assert ledger.bytes_down == NUM_AGENTS * 4 * num_parameters(group)  # all act by the answer
 
 
 def test_ledger_counts_minibatches_that_an_agent_is_not_in(spaces: dict[str, Any], sample: Callable[[], list[Any]]) -> None:
@@ -205,7 +203,7 @@ def test_ledger_counts_minibatches_that_an_agent_is_not_in(spaces: dict[str, Any
     rows = learner.make_batch(sample())[MODULE]
     steps = [set(rows[AGENT][i : i + 2][rows["loss_mask"][i : i + 2]].tolist()) for i in range(0, len(rows[AGENT]) - 1, 2)]
     learner.update(episodes=sample(), num_epochs=1, minibatch_size=2, num_total_minibatches=len(steps), timesteps={})
-    ledger = learner.aggregation_of(MODULE).ledger
+    ledger = learner.aggregator(MODULE).exchange.ledger
     assert ledger.messages_per_agent.tolist() == [sum(agent in step for step in steps) for agent in range(NUM_AGENTS)]
     assert ledger.bytes_down == len(steps) * NUM_AGENTS * 4 * 107
 
@@ -219,24 +217,24 @@ def learner_of(algorithm: AggPPO) -> Any:
     return algorithm.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
 
 
-def test_restored_run_goes_on_to_the_bit(ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path) -> None:
+def test_restored_run_continues_to_the_bit(ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path) -> None:
     algorithm = lazy_ppo().build_algo()
     for _ in range(3):
         result = algorithm.train()
     path = algorithm.save_to_path(tmp_path / "checkpoint")
     restored = AggPPO.from_checkpoint(path)
-    saved = copy.deepcopy(learner_of(algorithm).get_state()["aggregation"])
-    np.testing.assert_equal(learner_of(restored).get_state()["aggregation"], saved)
-    assert result["learners"][MODULE]["agg"]["messages"] == sum(saved["modules"][MODULE]["ledger"]["messages"])
+    saved = plain(learner_of(algorithm).get_state()["aggregation"])
+    np.testing.assert_equal(plain(learner_of(restored).get_state()["aggregation"]), saved)
+    assert result["learners"][MODULE]["agg"]["messages"] == sum(saved["modules"][MODULE]["exchange"]["ledger"]["messages"])
     for one in (algorithm, restored):
         for _ in range(3):
             logged = learner_of(one).update(episodes=sample(), timesteps={})[MODULE]["agg"]
         one.counted = logged["messages"].peek()
     for part in ("rl_module", "optimizer", "aggregation"):
-        np.testing.assert_equal(learner_of(restored).get_state()[part], learner_of(algorithm).get_state()[part])
+        np.testing.assert_equal(plain(learner_of(restored).get_state()[part]), plain(learner_of(algorithm).get_state()[part]))
     assert restored.counted == algorithm.counted < 6 * NUM_AGENTS
     algorithm.restore_from_path(path)  # older than what is in place
-    np.testing.assert_equal(learner_of(algorithm).get_state()["aggregation"], saved)
+    np.testing.assert_equal(plain(learner_of(algorithm).get_state()["aggregation"]), saved)
     algorithm.stop()
     restored.stop()
 
@@ -258,7 +256,7 @@ def test_restored_learners_share_what_one_of_them_saved(group: AggLearnerGroup, 
         ({"communication": "lagg"}, r"unknown communication 'lagg' \(did you mean 'lag'\?\)"),
         ({"communication": "lag", "communication_kwargs": {"xi": -1}}, "xi must be a finite number >= 0, got -1"),
         ({"communication": "lag", "communication_kwargs": {"zeta": 1}}, "lag has no setting 'zeta'; choose from window, xi"),
-        ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi'; it has none"),
+        ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi'; choose from expected_messages"),
         ({"communication_kwargs": "xi"}, "communication_kwargs must be a dict, got 'xi'"),
         ({"attack": {"kind": "sign_flop", "agents": [0]}}, r"unknown attack 'sign_flop' \(did you mean 'sign_flip'"),
         ({"attack": {"kind": "nan"}}, "attack needs 'agents'"),

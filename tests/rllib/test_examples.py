@@ -14,7 +14,7 @@ SCRIPTS = [
     ("rllib_quickstart.py", ["--iterations", "2", "--train-batch-size", "500"], "effective agents"),
     ("rllib_multi_learner.py", ["--iterations", "2", "--train-batch-size", "250"], "mixed sign"),
     ("rllib_a3c.py", ["--iterations", "2", "--gradients-per-iteration", "5"], "staleness"),
-    ("rllib_es.py", ["--iterations", "2", "--population", "6", "--expected-messages", "2"], "spoke"),
+    ("rllib_es.py", ["--iterations", "2", "--population", "6", "--expected-messages", "2"], "sent"),
 ]
 
 

@@ -15,7 +15,7 @@ from ray import cloudpickle, tune
 
 from rllib_agg import A3CConfig, AggIMPALAConfig, AggPPO, LearnerLostError
 from rllib_agg.aggregation.agents import agent_of
-from tests.rllib.conftest import TINY, remote_ppo, tiny_ppo
+from tests.rllib.ppo_configs import TINY, remote_ppo, tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -16,7 +16,7 @@ from rllib_agg.aggregation.advantages import RAW_ADVANTAGES, finish_advantages
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.ppo import learner as ppo_learner
-from tests.rllib.conftest import tiny_ppo
+from tests.rllib.ppo_configs import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -168,7 +168,7 @@ def test_a_corrupt_agent_does_not_touch_the_standardisation(
     learner = tiny_ppo(advantage_norm="stock", use_kl_loss=False).build_learner(spaces=spaces)
     learner.update(episodes=episodes, timesteps={})
     (batch,) = batches
-    sound = batch["loss_mask"]
-    assert set(batch["agg_agent"][sound]) == {0, 1, 3, 4}
-    kept = batch["raw"][sound]
-    np.testing.assert_allclose(batch["advantages"][sound], (kept - kept.mean()) / kept.std(), rtol=1e-5, atol=1e-5)
+    finite = batch["loss_mask"]
+    assert set(batch["agg_agent"][finite]) == {0, 1, 3, 4}
+    kept = batch["raw"][finite]
+    np.testing.assert_allclose(batch["advantages"][finite], (kept - kept.mean()) / kept.std(), rtol=1e-5, atol=1e-5)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rl_agg import Signals, weights
 from rllib_agg.aggregation.learner_group import AgentTrainingData, AggLearnerGroup
-from tests.rllib.conftest import tiny_ppo
 from tests.rllib.groups import MODULE, UPDATE, configure, gradients, start_group
+from tests.rllib.ppo_configs import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -64,7 +64,7 @@ def separate_backwards(
         rows = (columns["agg_agent"] == agent) & valid
         own = {name: column[rows] for name, column in columns.items()}
         raw = own["raw"]
-        own[Postprocessing.ADVANTAGES] = (raw - raw.mean()) / raw.std(correction=0) if norm == "agent" else raw
+        own[Postprocessing.ADVANTAGES] = (raw - raw.mean()) / (raw.std() + 1e-8) if norm == "agent" else raw
         if norm == "stock":
             own[Postprocessing.ADVANTAGES] = columns[Postprocessing.ADVANTAGES][rows]
         loss = learner.compute_loss_for_module(
@@ -127,7 +127,7 @@ def test_learners_stay_identical_to_the_bit(group: AggLearnerGroup, sample: Call
         group.update(episodes=sample(), num_epochs=2, minibatch_size=32, shuffle_batch_per_epoch=True, timesteps={})
     read = lambda learner: (  # noqa: E731
         learner.module[MODULE].unwrapped().get_state(),
-        learner.returns[MODULE],
+        learner.aggregator(MODULE).returns,
         learner.curr_kl_coeffs_per_module[MODULE].item(),
     )
     first, *others = [result.get() for result in group.foreach_learner(read)]

@@ -1,4 +1,4 @@
-"""FedAvg and FedProx, each learner a client: as independent learners whose parameters someone averages."""
+"""Exchanged parameters, each learner an agent: as independent learners whose parameters are averaged by hand."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ from ray import cloudpickle
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
-from rl_agg.payloads import FedAvg
+from rl_agg.local_schemes import FedAvg
+from rl_agg.payloads import Parameters
 from rllib_agg import AggPPO, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AgentTrainingData, AggLearnerGroup
-from tests.rllib.conftest import tiny_ppo
 from tests.rllib.groups import MODULE, configure, on_each, start_group
+from tests.rllib.ppo_configs import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Weights = dict[str, NDArray[np.float32]]
 SETTINGS = {"aggregation": "fedavg", "advantage_norm": "stock", "use_kl_loss": False, "num_epochs": 3, "lr": 1e-3}
+DEFAULTS: dict[str, Any] = {
+    "aggregation_kwargs": {},
+    "communication": "every",
+    "communication_kwargs": {},
+    "compression": "identity",
+    "payload": "gradients",
+    "interval": 1,
+    "attack": None,
+}
 EPOCHS = {"num_epochs": 3, "minibatch_size": 32, "timesteps": {}}
 
 
@@ -38,7 +48,7 @@ def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[Ag
 
 
 def start_over(group: AggLearnerGroup, **training: Any) -> None:
-    configure(group, **{"aggregation_kwargs": {}, **SETTINGS, **training})
+    configure(group, **{**DEFAULTS, **SETTINGS, **training})
     group.config.shard_by_agent = False
     group.set_state(group.start)
 
@@ -238,7 +248,8 @@ def test_ledger_counts_a_model_each_way_for_each_merge(group: AggLearnerGroup, s
         results = group.update(episodes=sample(), **EPOCHS)
         seen.append({name: stats.peek() for name, stats in results[0][MODULE]["agg"].items()})
     assert [logged["messages"] for logged in seen] == [0, len(group), len(group), 2 * len(group)]
-    assert seen[-1]["bytes"] == seen[-1]["bytes_down"] == 2 * len(group) * 4 * size
+    assert seen[-1]["bytes"] == 2 * len(group) * 4 * (size + 1)  # with the number of samples
+    assert seen[-1]["bytes_down"] == 2 * len(group) * 4 * size
     assert 1 < seen[-1]["effective_agents"] <= len(group)
     assert seen[-1]["weight_min"] + (len(group) - 1) * seen[-1]["weight_max"] == pytest.approx(1.0, abs=0.05)
 
@@ -261,7 +272,9 @@ def federated_ppo(**settings: Any) -> AggPPOConfig:
     return config.learners(num_learners=2, shard_by_agent=True)
 
 
-def test_restored_learners_go_on_their_own_ways(ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path) -> None:
+def test_restored_learners_keep_their_own_parameters(
+    ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path
+) -> None:
     """Saved between two merges, in files and in memory."""
     algorithm = federated_ppo().build_algo()
     for _ in range(3):
@@ -284,7 +297,7 @@ def test_restored_learners_go_on_their_own_ways(ray_session: None, sample: Calla
     np.testing.assert_equal(restored.env_runner.module.get_state(), sent)
     restored.learner_group.update(episodes=sample(), **EPOCHS)
     np.testing.assert_equal(assert_equal_learners(restored.learner_group), expected)
-    ledgers = on_each(restored.learner_group, lambda learner: learner.aggregation_of(MODULE).ledger.messages)
+    ledgers = on_each(restored.learner_group, lambda learner: learner.aggregator(MODULE).exchange.ledger.messages)
     assert ledgers == [4, 4]
     restored.stop()
     algorithm.stop()
@@ -293,19 +306,20 @@ def test_restored_learners_go_on_their_own_ways(ray_session: None, sample: Calla
 @pytest.mark.parametrize(
     ("num_learners", "training", "message"),
     [
-        (1, {}, "takes each learner for a client; set num_learners to 2 or more, not 1"),
+        (1, {}, "takes each learner for an agent; set num_learners to 2 or more, not 1"),
         (0, {"aggregation": FedAvg()}, "set num_learners to 2 or more, not 0"),
         (
             2,
             {"aggregation_kwargs": {"local_epochs": [1, 2, 3]}},
-            "each learner is an agent of 'fedavg': local_epochs must be one integer for each of 2",
+            "each learner is an agent of payload 'parameters': local_epochs must be one integer for each of 2",
         ),
         (2, {"aggregation_kwargs": {"local_epochs": [1, 4]}}, "some of an update's num_epochs=3"),
         (2, {"aggregation_kwargs": {"mu": 0.1}}, "fedavg has no setting 'mu'"),
         (2, {"aggregation_kwargs": {"moments": "mix"}}, "unknown moments 'mix'; choose from"),
-        (2, {"communication": "lag"}, "merges parameters; communication and attack are about gradients"),
-        (2, {"attack": {"kind": "nan", "agents": [0]}}, "communication and attack are about gradients"),
-        (2, {"aggregation": "actor_sum"}, "keeps a model for each agent"),
+        (2, {"attack": {"kind": "nan", "agents": [2]}}, "payload 'parameters': agent 2 cannot attack"),
+        (2, {"communication": "gain"}, "gate 'gain' decides about gradients, but payload 'parameters'"),
+        (2, {"aggregation": "pp_pps"}, r"unknown layer 'head'; choose from encoder, pi, vf"),
+        (2, {"aggregation": "actor_sum"}, "keeps parameters for each agent"),
     ],
 )
 def test_bad_settings(num_learners: int, training: dict[str, Any], message: str, ray_session: None) -> None:
@@ -321,6 +335,94 @@ def test_scheme_for_one_module_only() -> None:
         algorithm_config_overrides_per_module={"p0": {"aggregation": "fedavg"}},
     )
     with pytest.raises(
-        ValueError, match=r"in the overrides for module 'p0': .* a scheme of local models holds for all modules"
+        ValueError, match=r"in the overrides for module 'p0': payload .* differ, but parameters are exchanged of all modules"
     ):
         config.validate()
+
+
+SCHEMES: list[dict[str, Any]] = [
+    {"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 0}, "payload": "parameters"},
+    {"aggregation": "r_weighted", "payload": "parameters", "compression": "float16"},
+    {"aggregation": "l_weighted", "payload": "parameter_differences", "interval": 2},
+    {"aggregation": "fedprox", "aggregation_kwargs": {"moments": "merge"}, "communication": "lag"},
+    {"aggregation": "median", "payload": Parameters(moments="reset"), "attack": {"kind": "nan", "agents": [0]}},
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=[f"{scheme['aggregation']}" for scheme in SCHEMES])
+def test_any_scheme_of_parameters(scheme: dict[str, Any], group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    if scheme["aggregation"] == "krum" and len(group) < 3:
+        pytest.skip("Krum needs three")
+    start_over(group, **scheme)
+    for _ in range(2):
+        results = group.update(episodes=sample(), **EPOCHS)
+    weights = assert_equal_learners(group)
+    assert all(np.isfinite(value).all() for value in weights.values())
+    logged = {name: stats.peek() for name, stats in results[0][MODULE]["agg"].items()}
+    num_merges = 2 // scheme.get("interval", 1)
+    size = sum(value.size for value in weights.values())
+    most = num_merges * (len(group) - ("attack" in scheme))
+    assert 0 < logged["messages"] <= most
+    assert logged["messages"] == most or "communication" in scheme
+    assert logged["bytes_down"] >= num_merges * len(group) * 4 * size
+
+
+def test_lag_that_lets_all_send_is_fedavg(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    """To the bit."""
+    outcomes = []
+    for settings in ({}, {"communication": "lag", "communication_kwargs": {"xi": 0}}):
+        start_over(group, **settings)
+        for _ in range(3):
+            group.update(episodes=sample(), **EPOCHS)
+        outcomes.append(assert_equal_learners(group))
+    np.testing.assert_equal(outcomes[1], outcomes[0])
+
+
+def test_lag_holds_learners_back(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    start_over(group, communication="lag", communication_kwargs={"xi": 100.0})
+    for _ in range(3):
+        results = group.update(episodes=sample(), **EPOCHS)
+        assert_equal_learners(group)
+    assert len(group) <= results[0][MODULE]["agg"]["messages"].peek() < 3 * len(group)
+
+
+def test_some_layers_stay_with_their_learner(
+    group: AggLearnerGroup, sample: Callable[[], list[Any]], spaces: dict[str, Any]
+) -> None:
+    start_over(group, aggregation="pp_pps", aggregation_kwargs={"layers": ("vf",)})
+    group.update(episodes=sample(), **EPOCHS)
+    first, second, *_ = own_weights(group)
+    for name, value in first.items():
+        if not name.endswith("_const"):
+            assert (value == second[name]).all() == name.startswith("vf."), name
+
+
+def test_rules_see_returns_and_losses_of_a_learners_agents(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    start_over(group, aggregation="mean", payload="parameters")
+    group.config.shard_by_agent = True
+    on_each(group, note_signals)
+    group.update(episodes=sample(), **EPOCHS)
+    total = {agent: sum(e.get_return() for e in sample() if agent_of(e) == agent and e.is_done) for agent in range(5)}
+    ended = {agent: sum(e.is_done for e in sample() if agent_of(e) == agent) for agent in range(5)}
+    known = on_each(group, lambda learner: learner.aggregator(MODULE).returns.tolist())[0]
+    assert sum(ended.values())
+    assert all(total[agent] <= known[agent] * ended[agent] for agent in total if ended[agent])
+    for returns, losses, num_samples in on_each(group, lambda learner: learner.aggregator(MODULE).exchange.reported):
+        assert sum(num_samples) == sum(map(len, sample()))
+        assert np.isfinite(losses).all()
+        assert len(set(losses)) == len(group)
+        for rank, found in enumerate(returns):
+            own = [known[agent] for agent in range(5) if agent % len(group) == rank and ended[agent]]
+            assert found == pytest.approx(np.mean(own)) if own else np.isnan(found)
+
+
+def note_signals(learner: Any) -> None:
+    """Have an exchange keep the signals that it was last given."""
+    exchange = learner.aggregator(MODULE).exchange
+    merge = exchange.merge
+
+    def noted(vectors: Any, signals: Any, **kwargs: Any) -> Any:
+        exchange.reported = [getattr(signals, name).tolist() for name in ("returns", "losses", "num_samples")]
+        return merge(vectors, signals, **kwargs)
+
+    exchange.merge = noted

@@ -10,7 +10,7 @@ import torch
 
 from rl_agg import Combiner, Signals
 from rllib_agg.aggregation.agents import agent_of
-from tests.rllib.conftest import tiny_ppo
+from tests.rllib.ppo_configs import tiny_ppo
 
 AGENTS = 5
 

@@ -14,7 +14,7 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from rl_agg import Signals
 from rllib_agg import AggPPO, AggPPOConfig, DQLConfig, QMIXConfig
 from rllib_agg.aggregation import AggConfigMixin, _compat
-from tests.rllib.conftest import tiny_ppo
+from tests.rllib.ppo_configs import tiny_ppo
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from tests.rllib.conftest import tiny_ppo
     [
         (
             {"aggregation": "r_weigthed"},
-            r"unknown aggregation 'r_weigthed' \(did you mean 'r_weighted'\?\); choose from actor_mean, actor_sum, fed",
+            r"unknown aggregation 'r_weigthed' \(did you mean 'r_weighted'\?\); choose from a_pps, actor_mean",
         ),
         ({"aggregation": "sum", "aggregation_kwargs": {"h": 3}}, "sum has no setting 'h'"),
         ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": -1}}, "h must be a positive number"),
@@ -138,7 +138,7 @@ def test_callable_rule() -> None:
 
     config = tiny_ppo(aggregation=by_rank, aggregation_kwargs={"best": 5.0})
     config.validate()
-    assert config.weighting()(Signals(returns=[1.0, 2.0])).tolist() == [1.0, 5.0]
+    assert config.make_scheme().rule(Signals(returns=[1.0, 2.0])).tolist() == [1.0, 5.0]
 
 
 def test_untagged_batch_says_what_is_missing(spaces: dict[str, Any], sample: Any) -> None:

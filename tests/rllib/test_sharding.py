@@ -14,7 +14,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 
 from rllib_agg.aggregation.agents import RETURN, agent_of
 from rllib_agg.aggregation.learner_group import AgentTrainingData, AggLearnerGroup
-from tests.rllib.conftest import tiny_ppo
+from tests.rllib.ppo_configs import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -89,9 +89,9 @@ def test_learner_that_replays_a_batch_goes_in_step(group: AggLearnerGroup, sampl
         batch = MultiAgentBatch({MODULE: SampleBatch(learner.make_batch(copy.deepcopy(episodes))[MODULE])}, env_steps=200)
         if torch.distributed.get_rank() == 1:
             del batch[MODULE][RETURN]
-        learner.returns.clear()
+        learner.aggregators.clear()
         learner.observe_batch(batch)
-        return learner.returns[MODULE]
+        return learner.aggregator(MODULE).returns
 
     ended = {agent_of(episode) for episode in episodes if episode.is_done}
     known = [result.get() for result in group.foreach_learner(observe, timeout_seconds=60)]

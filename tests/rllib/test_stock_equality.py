@@ -13,7 +13,7 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_agg.aggregation.agents import AGENT, RETURN, agent_of
-from tests.rllib.conftest import TINY, tiny_ppo
+from tests.rllib.ppo_configs import TINY, tiny_ppo
 
 
 def stock_learner(spaces: dict[str, Any], model: dict[str, Any] = TINY) -> Any:

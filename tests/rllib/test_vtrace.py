@@ -18,8 +18,8 @@ from torch import Tensor
 from rl_agg import Signals, combine, weights
 from rllib_agg import AggAPPOConfig, AggIMPALAConfig
 from rllib_agg.aggregation.agents import AGENT, agent_of
-from rllib_agg.aggregation.update_stats import UpdateRecord
-from tests.rllib.conftest import TINY
+from rllib_agg.aggregation.masking import MaskCorruptAgents
+from tests.rllib.ppo_configs import TINY
 
 MODULE = "default_policy"
 T = 10
@@ -66,7 +66,7 @@ def test_gradient_is_the_weighted_sum_of_separate_backwards(
     agents = batch[AGENT].unique().tolist()
     returns = torch.full((5,), torch.nan, dtype=torch.float64)
     returns[agents] = torch.arange(1.0, len(agents) + 1, dtype=torch.float64)
-    learner.returns[MODULE], learner.records[MODULE] = returns, UpdateRecord(torch.zeros(5, dtype=torch.bool))
+    learner.aggregator(MODULE).returns = returns
 
     losses, parts = [], []
     for agent in agents:
@@ -94,7 +94,7 @@ def test_combined_gradient_is_that_of_separate_backwards(
         rows.append(torch.cat([part.flatten() for part in gradient(reference, loss_of(reference, own)).values()]))
     actual = torch.cat([part.flatten() for part in masked_gradient(learner, batch)])
     torch.testing.assert_close(actual, combine("median", torch.stack(rows)), rtol=1e-5, atol=1e-5)
-    assert learner.records[MODULE].num_sent().sum() == len(rows)
+    assert learner.aggregator(MODULE).exchange.ledger.messages == len(rows)
 
 
 @pytest.mark.parametrize(("ours", "stock"), CONFIGS)
@@ -104,8 +104,7 @@ def test_samples_is_stock_however_the_rows_fall(
     learner, reference = build(ours, spaces, aggregation="samples"), build(stock, spaces)
     reference.module.set_state(learner.module.get_state())
     batch = learner.make_batch(sample())[MODULE]
-    learner.returns[MODULE] = torch.full((5,), torch.nan, dtype=torch.float64)
-    learner.records[MODULE] = UpdateRecord(torch.zeros(5, dtype=torch.bool))
+    learner.aggregator(MODULE).returns = torch.full((5,), torch.nan, dtype=torch.float64)
     ours_loss, stock_loss = loss_of(learner, copy.copy(batch)), loss_of(reference, batch)
     torch.testing.assert_close(ours_loss, stock_loss, rtol=1e-5, atol=1e-5)
     report = {name: float(value) for name, value in learner.reports[MODULE]().items()}
@@ -133,19 +132,20 @@ def test_one_corrupt_agent_is_masked(
     learner = build(ours, spaces, aggregation="l_weighted")
     batch = learner.make_batch(fragments)[MODULE]
     bad = batch[AGENT].unique()[1]
-    sound = {name: column[batch[AGENT] != bad] for name, column in batch.items()}
-    expected = masked_gradient(learner, sound)
-    assert not learner.records[MODULE].masked().any()
+    others = {name: column[batch[AGENT] != bad] for name, column in batch.items()}
+    expected = masked_gradient(learner, others)
+    assert not learner.aggregator(MODULE).masked.any()
     fault(batch, first=int((batch[AGENT] == bad).nonzero()[0]))
     actual = masked_gradient(learner, batch)
-    assert learner.records[MODULE].masked().nonzero().flatten().tolist() == [bad]
+    assert learner.aggregator(MODULE).masked.nonzero().flatten().tolist() == [bad]
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def masked_gradient(learner: Any, data: dict[str, Any]) -> list[Tensor]:
     """What an update would step with; RLlib's own update of these learners runs in a thread."""
-    batch = MultiAgentBatch({MODULE: SampleBatch({name: column.clone() for name, column in data.items()})}, env_steps=1)
+    masked = MaskCorruptAgents()(batch={MODULE: {name: column.clone() for name, column in data.items()}})
+    batch = MultiAgentBatch({MODULE: SampleBatch(masked[MODULE])}, env_steps=1)
     learner.observe_batch(batch)
     losses = learner.compute_losses(fwd_out=learner.module.forward_train(batch.policy_batches), batch=batch.policy_batches)
     gradients = learner.compute_gradients(losses)
@@ -157,7 +157,7 @@ def masked_gradient(learner: Any, data: dict[str, Any]) -> list[Tensor]:
 @pytest.mark.parametrize("scheme", ["fedavg", "fedprox"])
 def test_local_models_are_refused(config_class: type, scheme: str) -> None:
     config = config_class().environment("CartPole-v1").learners(num_learners=2).training(aggregation=scheme)
-    with pytest.raises(ValueError, match=r"updates that all of them take together; .*Config has none, AggPPOConfig does"):
+    with pytest.raises(ValueError, match=r"payload 'parameters' merges learners .* update whenever.*Use AggPPOConfig"):
         config.validate()
 
 

@@ -1,0 +1,242 @@
+r"""What becomes of one module's samples on one learner. Axes: A agents, B samples, P parameters, L learners.
+
+A rule's gradient is that of one weighted loss, so that one backward pass does:
+
+.. math:: g = \sum_a w_a \nabla L_a, \qquad w = \mathrm{rule}(\text{returns, losses, sample counts})
+
+Where messages have to be seen one by one, each agent's own gradient goes through the exchange. Where parameters are exchanged,
+this learner is a client that steps with the mean over its own samples.
+
+Source: Holen et al. (2023), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from rl_agg import Combiner, Signals
+from rl_agg.diagnostics import weight_summary
+from rl_agg.optimizers import step_scale
+from rl_agg.per_agent_gradients import trained_parameters, unflatten
+from rllib_agg.aggregation.agents import AGENT, RETURN
+from rllib_agg.aggregation.local_client import LocalClient
+from rllib_agg.aggregation.masking import exclude_rows, loss_mask
+from rllib_agg.aggregation.per_agent_gradients import sum_gradients_by_agent
+from rllib_agg.aggregation.update_stats import UpdateStats
+from rllib_agg.aggregation.weighted_loss import sum_by_agent, weighted_loss
+
+
+class ModuleAggregator:
+    """One module's exchange on one learner, and what it knows of the agents.
+
+    :param config: The module's algorithm config.
+    :param module: Not wrapped in DDP.
+    :param optimizers: Those of the module's parameters.
+    :param num_learners: L.
+    """
+
+    def __init__(
+        self, config: Any, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, num_learners: int
+    ) -> None:
+        self.num_agents: int = config.num_agents
+        self.exchange = config.make_exchange()
+        self.client = LocalClient(self.exchange, module) if self.exchange.scheme.payload.content == "parameters" else None
+        self.num_sharing = num_learners if self.client is None else 1
+        """Learners whose samples make one gradient."""
+        self.returns: Tensor | None = None
+        """Each agent's last known return ``[A]``: NaN where none is known, infinite where that of this update is not finite;
+        ``None`` before the first update."""
+        self._known: Tensor | None = None  # the last that was finite [A]
+        self.stats = UpdateStats(torch.zeros(self.num_agents, dtype=torch.bool))
+        """Of the current update."""
+        self.is_separate = self.client is None and not self.exchange.weights_only
+        """Whether each agent's gradient is taken by itself."""
+        self._module = module
+        self._optimizers = optimizers
+        self._num_learners = num_learners
+        self._samples: tuple[Tensor, Tensor, Tensor] | None = None  # losses, agents and valid of the current minibatch, [B]
+        self._own_agents: Tensor | None = None  # that have samples here in this update [A]
+
+    @property
+    def averages_gradients(self) -> bool:
+        """Whether one backward pass, averaged over learners, yields the gradient."""
+        return self.client is None and not self.is_separate
+
+    @property
+    def mixes_minibatches(self) -> bool:
+        """Whether minibatches are drawn at random from the first epoch on: where agents count by more than their samples."""
+        rule = self.exchange.scheme.rule
+        return self.client is None and (isinstance(rule, Combiner) or rule.rule != "samples")
+
+    # Before the first minibatch -------------------------------------------------------------------------------------------
+
+    def begin_update(self, data: dict[str, Any]) -> bool:
+        """Note returns and excluded agents, over all learners.
+
+        :param data: The module's columns; samples of agents that another learner excludes are excluded here too, in place.
+        :return: Whether an agent is excluded.
+        """
+        agents, valid = data[AGENT].reshape(-1), loss_mask(data).reshape(-1)
+        # APPO replays batches whose returns were noted before, each learner another one. It must take part in the sums below
+        # all the same: the other learners wait for it.
+        returns = data.pop(RETURN, valid.new_full(valid.shape, torch.nan, dtype=torch.float32)).reshape(-1)
+        ended = valid & ~returns.isnan()
+        columns = torch.stack([valid.double(), (~valid).double(), returns.where(ended, 0.0).double(), ended.double()])
+        sums = sum_by_agent(columns, agents, self.num_agents, num_learners=1)
+        # An agent is excluded here if it has samples and none of them is valid; anywhere, if it is excluded anywhere.
+        shared = torch.stack([(sums[0] == 0) & (sums[1] > 0), sums[2], sums[3]])
+        if self._num_learners > 1:
+            distributed.all_reduce(shared)
+        excluded = shared[0] > 0
+        if bool(excluded.any()):
+            exclude_rows(data, excluded[data[AGENT]])
+        mean = (shared[1] / shared[2]).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=torch.inf)
+        known = self._known_returns(mean)
+        self.returns = known.where(shared[2] == 0, mean)
+        self._known = known.where(self.returns.isinf(), self.returns)
+        self.stats = UpdateStats(excluded)
+        if self.client is not None:
+            self._own_agents = (sums[0] > 0) & ~excluded
+            self.client.begin_update(float(sums[0][~excluded].sum()))
+        return bool(excluded.any())
+
+    def _known_returns(self, like: Tensor) -> Tensor:
+        """Those before this update; a restored run may have had fewer agents, or more."""
+        unknown = torch.full_like(like, torch.nan)
+        return unknown if self._known is None else torch.cat([self._known.to(unknown), unknown])[: self.num_agents]
+
+    # In each minibatch ----------------------------------------------------------------------------------------------------
+
+    def reduce(self, losses: Tensor, agents: Tensor, valid: Tensor) -> Tensor:
+        """Weigh the agents' losses, or keep them to be differentiated agent by agent.
+
+        :param losses: Of each sample ``[B]``, differentiable.
+        :param agents: Whose sample it is, ``[B]``.
+        :param valid: Samples that count ``[B]``, bool.
+        :return: What RLlib differentiates, or logs.
+        """
+        detached = losses.detach().where(valid, 0.0)
+        columns = torch.stack([detached, valid.to(detached.dtype)])
+        total, n = sum_by_agent(columns, agents, self.num_agents, num_learners=self.num_sharing)
+        mean = total / n.clamp(min=1.0)
+        assert self.returns is not None
+        present = (n > 0) & ~self.returns.isinf() & ~mean.isinf()
+        if self.is_separate:
+            self._samples = losses, agents, valid
+            self.stats.add(mean, n, present=present)
+            average: Tensor = mean.sum() / (n > 0).sum().clamp(min=1)
+            return average.to(losses.dtype)  # only for the log
+        weights = self._weigh(mean, n, present) if self.client is None else n / n.sum().clamp(min=1.0)
+        self.stats.add(mean, n, present=present, weights=weights)
+        loss = weighted_loss(losses, agents, valid, weights / n.clamp(min=1.0) * max(1, self.num_sharing))
+        term = None if self.client is None else self.client.proximal_term()
+        return loss if term is None else loss + term
+
+    def _weigh(self, losses: Tensor, num_samples: Tensor, present: Tensor) -> Tensor:
+        needs = self.exchange.scheme.needs
+        if needs <= {"returns"}:  # which do not change within an update
+            before = self.stats.weights_of(present)
+            if before is not None:
+                return before
+        reported = {"returns": self.returns, "losses": losses, "num_samples": num_samples}
+        weights: Tensor = self.exchange.weigh(Signals(**{name: reported[name] for name in needs}, present=present))
+        return weights
+
+    def differentiate(self) -> Tensor | None:
+        """Gradients of the agents' mean losses ``[A, P]``, over all learners; ``None`` if nothing in the module is trained."""
+        assert self._samples is not None
+        samples, self._samples = self._samples, None
+        if not samples[0].requires_grad:
+            return None
+        n = self.stats.last.num_samples
+        sums = sum_gradients_by_agent(*samples, self._module, len(n), num_learners=self._num_learners)
+        return sums / n.clamp(min=1.0).to(sums.dtype)[:, None]
+
+    def merge(self, gradients: Tensor) -> list[tuple[nn.Parameter, Tensor]] | None:
+        """Exchange the agents' gradients.
+
+        A rule weighs the agents that have samples in the minibatch. A combiner has to know who has none by chance, because it
+        counts masked agents among the faulty ones that it tolerates.
+
+        :param gradients: ``[A, P]``.
+        :return: Parameters and their gradients, the same on all learners to the bit; ``None`` until the schedule asks for an
+            exchange.
+        """
+        n = self.stats.last.num_samples
+        present, idle = n > 0, None
+        if isinstance(self.exchange.scheme.rule, Combiner):
+            present = present | ~self.stats.excluded
+            idle = (n == 0) & present
+        signals = Signals(returns=self.returns, losses=self.stats.last.losses, num_samples=n, present=present)
+        parameters = trained_parameters(self._module)
+        scales = self.exchange.scales and len(self._optimizers) == 1
+        scale = step_scale(self._optimizers[0], parameters) if scales else None
+        merged = self.exchange.step(gradients, signals, idle=idle, scale=scale)
+        if merged is None:
+            return None
+        self.stats.add_merged(merged)
+        gradient = merged.vector.clone()  # RLlib clips it in place, and a gate may remember it
+        return list(zip(parameters, unflatten(gradient, parameters), strict=True))
+
+    @property
+    def is_unfit(self) -> bool:
+        """Whether no agent counts in the last minibatch."""
+        last = self.stats.last
+        return not bool((last.present if last.weights is None else last.weights).any())
+
+    # After the last minibatch ---------------------------------------------------------------------------------------------
+
+    def end_update(self) -> dict[str, float]:
+        """Charge the ledger; where parameters are exchanged, merge them if that is due.
+
+        :return: What is logged of the weights.
+        """
+        if self.client is not None:
+            return self._merge_parameters(self.client)
+        if self.exchange.weights_only:
+            size = sum(parameter.numel() for parameter in trained_parameters(self._module))
+            answers = np.full(self.num_agents, self.stats.num_minibatches)  # every agent acts by the answer, masked ones too
+            self.exchange.charge(self.stats.num_present(), answers, up={"gradients": size}, down={"parameters": size})
+        return self.stats.weight_summary()
+
+    def _merge_parameters(self, client: LocalClient) -> dict[str, float]:
+        masked = self.stats.masked().double()
+        distributed.all_reduce(masked)
+        self.stats.excluded = masked > 0
+        assert self.returns is not None
+        assert self._own_agents is not None
+        own = self.returns[self._own_agents & self.returns.isfinite()]
+        merged = client.end_update(*self.stats.loss_and_samples(), float(own.mean()), self._optimizers)
+        divergence = {"divergence": client.divergence}
+        if merged is None or merged.weights is None:
+            return divergence
+        return {**weight_summary(merged.weights[None], merged.present[None]), **divergence}
+
+    @property
+    def masked(self) -> Tensor:
+        """Agents left out of this update ``[A]``, bool."""
+        assert self.returns is not None
+        return self.stats.masked() | self.returns.isinf()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often something happened in this update, by the names that it is logged by."""
+        return {"mixed_sign_updates": self.stats.num_mixed_sign() if "losses" in self.exchange.scheme.needs else 0}
+
+    # Checkpoints ----------------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """What all learners know alike."""
+        returns = None if self._known is None else self._known.tolist()
+        return {"returns": returns, "exchange": self.exchange.state_dict()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`get_state`; what belongs to other settings starts afresh."""
+        known = state["returns"]
+        self.returns = self._known = None if known is None else torch.tensor(known, dtype=torch.float64)
+        self.exchange.load_state_dict(state["exchange"])
