@@ -1,4 +1,4 @@
-"""Studies: run systems x environments x seeds, and report what came out.
+"""Studies: run systems x environments x seeds, and report the results.
 
 >>> from rl_agg.study import load_study, run_study, write_report
 """
@@ -40,7 +40,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: what needs which extra differs, and Ray alone takes seconds."""
+    """Import on first use: each name needs another extra, and Ray alone takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from rl_agg.study.errors import extras_named

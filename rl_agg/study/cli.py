@@ -1,4 +1,4 @@
-"""The ``rl-agg`` command: errors a user can mend are one line, without a traceback."""
+"""The ``rl-agg`` command: errors that a user can correct are one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from rl_agg.study import commands
 
             return commands.run(arguments)
-    except StudyError as error:
-        print(f"rl-agg: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
+    except (StudyError, OSError) as error:
         print(f"rl-agg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("rl-agg: stopped; the same command goes on with what is not finished", file=sys.stderr)
+        print("rl-agg: stopped; the same command continues with what is not finished", file=sys.stderr)
         return 130
 
 

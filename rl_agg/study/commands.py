@@ -1,4 +1,4 @@
-"""What ``rl-agg`` can do."""
+"""The commands of ``rl-agg``."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from rich.console import Console
 from rich.markup import escape
 
 from rl_agg.study.analysis.results import Results
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
 from rl_agg.study.report.tables import terminal_tables
 from rl_agg.study.report.verdict import verdicts
 from rl_agg.study.report.writing import write_report
 from rl_agg.study.run.merging import differing_cells, merge_studies
-from rl_agg.study.run.store import Store
 from rl_agg.study.spec.loading import load_study
-from rl_agg.study.spec.systems import RELATIVES, SYSTEMS
+from rl_agg.study.spec.systems import catalogues
 
 
 def compare(
     spec: tyro.conf.Positional[Path],
     /,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    quick: Annotated[bool, tyro.conf.arg(help="Apply the spec's 'quick' overrides: a look at whether all runs.")] = False,
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help="Cells at a time; one for each CPU unless given.")] = None,
+    quick: Annotated[bool, tyro.conf.arg(help="Apply the spec's 'quick' overrides: a short trial.")] = False,
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help="Cells at a time; one per CPU unless given.")] = None,
     address: Annotated[
         str | None,
         tyro.conf.arg(metavar="ADDRESS", help="Run on the Ray cluster there; 'auto' is this machine's."),
     ] = None,
     retry_failed: Annotated[bool, tyro.conf.arg(help="Run cells again that failed before.")] = False,
 ) -> int:
-    """Run a study and write its report. Killed and started again, it goes on where it stopped.
+    """Run a study and write its report. Killed and started again, it continues where it stopped.
 
     :param spec: The study, a YAML file.
     :param out: Folder for its records and report.
     """
-    from rl_agg.study.run.engine import run_study  # Ray takes seconds to import, which the other commands need not wait for
+    from rl_agg.study.run.engine import run_study  # Ray takes seconds to import
 
     console = Console()
     sys.path.insert(0, os.getcwd())  # so that a study can name classes of the user's own modules
@@ -58,7 +58,7 @@ def compare(
 
 
 def report(directory: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]], /) -> int:
-    """Write the report of a study again, finished or not.
+    """Write the report of a study again, whether it is finished or not.
 
     :param directory: The folder given to compare as --out.
     """
@@ -71,7 +71,7 @@ def merge(
     /,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
 ) -> int:
-    """Unite the results that several machines made of one study, or of parts of it, and write their report.
+    """Merge the results of several machines for one study, or for parts of it, and write the report.
 
     :param directories: Folders given to compare as --out.
     :param out: Folder for all of their records.
@@ -86,17 +86,22 @@ def merge(
 
 
 def systems() -> int:
-    """List the systems that exist, by their choice on each of four axes."""
-    console = Console()
-    width = max(len(system.name) for system in SYSTEMS)
-    console.print(f"{'System':{width}}  gate · rule · payload · schedule (paper)\n  its entry in a study\n", highlight=False)
-    for system in SYSTEMS:
-        axes = " · ".join((system.gate, system.rule, system.payload, system.schedule))
-        entry = {system.name: {"system": system.path, "settings": system.settings}}
-        text = yaml.safe_dump(entry, default_flow_style=True, width=999, sort_keys=False).strip()[1:-1]
-        console.print(f"[bold]{escape(system.name):{width}}[/]  {axes} ({system.paper})", highlight=False, soft_wrap=True)
-        console.print(f"  [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
-    console.print(f"\nWhat works with sb3_agg:AggPPO works with {', '.join(RELATIVES)}.", highlight=False)
+    """List the known systems, by their choice on each of four axes."""
+    console, known = Console(), catalogues()
+    width = max((len(name) for catalogue in known for name in catalogue.systems), default=0)
+    console.print(
+        f"{'System':{width}}  gate · codec · rule · payload · schedule (paper)\n  its entry in a study", highlight=False
+    )
+    for catalogue in known:
+        console.print()
+        for name, system in catalogue.systems.items():
+            axes = " · ".join((system.gate, system.codec, system.rule, system.payload, system.schedule))
+            entry = {name: {"system": system.system, "settings": system.settings}}
+            text = yaml.safe_dump(entry, default_flow_style=True, width=999, sort_keys=False).strip()[1:-1]
+            console.print(f"[bold]{escape(name):{width}}[/]  {axes} ({system.paper})", highlight=False, soft_wrap=True)
+            console.print(f"  [dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
+        if catalogue.note:
+            console.print(f"\n{escape(catalogue.note)}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -108,7 +113,7 @@ def bench(arguments: tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(met
     """
     script = Path(__file__).parents[2] / "benchmarks" / "run.py"
     if not script.is_file():
-        raise StudyError("the benchmarks come with the repository, not with the package: clone it and install it by pip -e")
+        raise StudyError("the benchmarks come with the repository, not with the package; clone it and run pip install -e .")
     return subprocess.run([sys.executable, str(script), *arguments], check=False).returncode
 
 
@@ -118,7 +123,7 @@ def run(arguments: Sequence[str] | None) -> int:
     :return: Exit status.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["bench"]:  # whose options are the benchmark's own
+    if arguments[:1] == ["bench"]:  # the benchmark parses its own options
         return bench(arguments[1:])
     commands: dict[str, Callable[..., int]] = {
         "compare": compare,

@@ -1,26 +1,14 @@
-"""What a user can mend: told in one message, without a traceback."""
+"""Errors that a user can correct: reported in one message, without a traceback."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
-EXTRAS = {
-    "pandas": "study",
-    "plotly": "study",
-    "pyarrow": "study",
-    "ray": "study",
-    "rich": "study",
-    "tyro": "study",
-    "yaml": "study",
-    "stable_baselines3": "sb3",
-    "sb3_contrib": "sb3",
-    "Box2D": "envs",
-    "gymnasium": "envs",
-    "matplotlib": "study",
-    "mujoco": "envs",
-}
-"""Which extra of rl-agg brings a module."""
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+"""Of modules that have another name than their distribution."""
 
 
 class StudyError(ValueError):
@@ -31,16 +19,32 @@ class MissingExtraError(StudyError, ImportError):
     """A package is not installed; the message names the extra that brings it."""
 
 
+def extra_of(module: str) -> str | None:
+    """The extra of rl-agg that brings a top-level module; ``None`` if none does."""
+    name = _normalized(DISTRIBUTIONS.get(module, module))
+    extras = {
+        found["extra"]
+        for requirement in metadata.requires("rl-agg") or ()
+        if (found := re.match(r"(?P<name>[\w.-]+).*extra == ['\"](?P<extra>[\w-]+)", requirement))
+        and _normalized(found["name"]) == name
+    }
+    return min(extras, key=lambda extra: (extra != "study", extra == "all", extra), default=None)  # the one most to the point
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 @contextmanager
 def extras_named() -> Iterator[None]:
     """Turn a missing optional package into an error that names its extra.
 
-    :raises MissingExtraError: where a module of :data:`EXTRAS` was not found.
+    :raises MissingExtraError: where a module that an extra brings was not found.
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        module = error.name or ""
-        if module not in EXTRAS:  # a module within one is a mistake in its name
+        extra = extra_of(error.name or "")
+        if extra is None:  # a module within an installed package is a mistake in its name
             raise
-        raise MissingExtraError(f"{module} is not installed: pip install 'rl-agg[{EXTRAS[module]}]'") from error
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'rl-agg[{extra}]'") from error

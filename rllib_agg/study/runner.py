@@ -1,20 +1,16 @@
-"""Running a cell with RLlib: any algorithm of its new API stack, stock or with aggregation. Axis A: agents.
+"""A study's runner for RLlib: any algorithm of its new API stack, stock or with aggregation. Axis A: agents.
 
-An update is what one ``train()`` does: for PPO a rollout and the training after it; for asynchronous algorithms, whose updates
-nobody waits for, as many as fit into an iteration.
+An update is one ``train()``: for PPO a rollout and the training after it, for asynchronous algorithms an iteration.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.env_context import EnvContext
@@ -23,107 +19,100 @@ from ray.tune.registry import register_env
 
 from rl_agg.envs.disturbances import as_disturbances
 from rl_agg.network_sizes import hidden_layers
-from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import OnUpdate, Update, find_modules_in, import_system, refuse_what_the_study_sets, wrapped
+from rl_agg.study.run.cells import check_settings, extend_path, import_system, wrapped
 from rl_agg.study.spec.study import Cell
 from rl_agg.validation import unknown_choice
 from rllib_agg.aggregation.agents import agent_number
 from rllib_agg.envs.unequal_envs import UnequalEnvs
+from rllib_agg.study.base import STEPS, AlgorithmRunner, Observed, Observer
 
-SET_BY_STUDY = {
+RESERVED = {
     "env": "environments",
     "env_config": "env_kwargs",
     "seed": "seeds",
     "num_envs_per_env_runner": "num_agents",
     "callbacks_class": "systems",
 }
+"""Settings that the study itself makes, and its key for each."""
 UNUSED = ("normalize", "policy")
-"""What a study may say of an environment that RLlib's algorithms have no use for."""
+"""Keys of a study that RLlib's algorithms do not use."""
 
 RAW_RETURN = "rl_agg_raw_return"
 AGENTS, RETURNS = "agents", "returns"
 STUDY = "study"
 
 
-class RllibRunner:
-    """Runs RLlib's algorithms, with workers of their own where they ask for some; see :class:`~rl_agg.study.run.cells.Runner`.
+class RllibRunner(AlgorithmRunner):
+    """Runs RLlib's algorithms, with their workers if they have any.
 
     Settings are attributes of the algorithm's config. The environment's ``num_agents`` are spread evenly over the env runners,
     of which there are none but the cell's own process unless a setting says so.
     """
 
-    def check(self, cell: Cell) -> None:
-        """Refuse bad settings.
-
-        :raises StudyError: naming the system, the environment and the reason.
-        """
-        refuse_what_the_study_sets(cell, SET_BY_STUDY, UNUSED)
-        try:
-            _config(cell).validate()
-        except (Exception, SystemExit) as error:  # whatever a config or an environment raises, it is about its settings
-            raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
+    def check_keys(self, cell: Cell) -> None:
+        """Raise on settings that are not a cell's to make."""
+        check_settings(cell, RESERVED, UNUSED)
 
     def bundles(self, cell: Cell) -> list[dict[str, float]]:
         """One CPU for the algorithm, and what its env runners and learners ask for."""
-        factory = import_system(cell).default_resource_request(_config(cell))
+        factory = import_system(cell).default_resource_request(self.config(cell))
         return [dict(bundle) for bundle in factory.bundles]
 
-    def run(self, cell: Cell, on_update: OnUpdate) -> list[Update]:
-        """Train for the cell's budget."""
-        torch.set_num_threads(1)
-        algorithm = _config(cell).build_algo()
-        recorder = _Recorder(cell)
-        try:
-            while recorder.fraction() < 1:
-                update = recorder.record(algorithm.train())
-                on_update(update, recorder.fraction())
-        finally:
-            algorithm.stop()
-            shutil.rmtree(algorithm.logdir, ignore_errors=True)  # an empty folder in the user's home for each cell
-        return recorder.updates
+    def observer(self, cell: Cell) -> Observer:
+        """One that remembers each agent's last return."""
+        return _Observer(cell)
+
+    def config(self, cell: Cell) -> Any:
+        """The algorithm's config, with an environment registered for the cell."""
+        environment = cell.environment
+        config = import_system(cell).get_default_config().env_runners(num_env_runners=0)  # unless the settings say more
+        if environment.network:
+            layers = {
+                "fcnet_hiddens": hidden_layers(environment.network),
+                "fcnet_activation": "tanh",
+                "vf_share_layers": False,
+            }
+            config.rl_module(model_config={**config.model_config, **layers})
+        known = set(vars(config))
+        config.update_from_dict({**environment.settings, **cell.system.settings})
+        for name in sorted(set(vars(config)) - known):  # which RLlib would keep and never read
+            raise unknown_choice(f"setting of {type(config).__name__}", name, known)
+        num_agents, runners = environment.num_agents or 1, max(1, config.num_env_runners)
+        if num_agents % runners:
+            raise ValueError(f"num_agents={num_agents} cannot be spread evenly over num_env_runners={runners}")
+        creator = _creator(cell, num_agents // runners)
+        creator(EnvContext({}, worker_index=0)).close()
+        name = f"rl-agg {cell.id}"
+        register_env(name, creator)
+        config.environment(name).debugging(seed=cell.seed).env_runners(num_envs_per_env_runner=num_agents // runners)
+        config.callbacks_class = [*force_list(config.callbacks_class), EpisodeReturns]
+        return config
 
 
-class _Recorder:
-    """Keeps one :class:`Update` for each ``train()``."""
+class _Observer:
+    """Reads the result of each ``train()``."""
 
     def __init__(self, cell: Cell) -> None:
-        self.updates: list[Update] = []
-        self._budget = cell.budget
         scored = cell.environment.scored_agents
         self._scored = slice(None) if scored is None else scored
         self._returns = np.full(cell.environment.num_agents or 1, np.nan)  # [A], last known
-        self._start = time.perf_counter()
+        self._env_steps = 0
 
-    def fraction(self) -> float:
-        """How much of the budget is used up, in [0, 1]."""
-        if not self.updates:
-            return 0.0
-        return self._budget.used(len(self.updates), self.updates[-1].env_steps, self.updates[-1].wall_time)
-
-    def record(self, result: Mapping[str, Any]) -> Update:
-        """Note what a ``train()`` reports."""
+    def __call__(self, algorithm: Any, result: Mapping[str, Any]) -> Observed:
         runners = result.get("env_runners", {})
         agents, returns = _episodes(runners.get(STUDY, {}))
         for agent in np.unique(agents):
             self._returns[agent] = returns[agents == agent].mean()
         known = self._returns[self._scored]
         known = known[np.isfinite(known)]
-        before = self.updates[-1].env_steps if self.updates else 0
-        update = Update(
-            update=len(self.updates) + 1,
-            env_steps=int(runners.get("num_env_steps_sampled_lifetime", before)),
-            wall_time=time.perf_counter() - self._start,
-            mean_return=float(known.mean()) if known.size else float("nan"),
-            episodes=len(returns),
-            agent_returns=self._returns.tolist(),
-            scalars=_scalars(result.get("learners", {})),
-        )
-        self.updates.append(update)
-        return update
+        self._env_steps = int(runners.get(STEPS, self._env_steps))
+        mean_return = float(known.mean()) if known.size else float("nan")
+        scalars = _scalars(result.get("learners", {}))
+        return Observed(self._env_steps, mean_return, len(returns), self._returns.tolist(), scalars)
 
 
 class EpisodeReturns(RLlibCallback):
-    """Tells each episode's raw return, and whose it was."""
+    """Logs each episode's raw return and its agent."""
 
     def on_episode_end(
         self, *, episode: Any, env_runner: Any = None, metrics_logger: Any = None, env_index: int = 0, **kwargs: Any
@@ -139,7 +128,7 @@ class EpisodeReturns(RLlibCallback):
 
 
 class _RawReturn(gym.Wrapper[Any, Any, Any, Any]):
-    """Tells the sum of an episode's rewards so far, whatever other wrappers make of them, and whichever ends it."""
+    """Reports the sum of an episode's rewards so far, before other wrappers change them, whichever wrapper ends it."""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self._sum = 0.0
@@ -158,7 +147,7 @@ def _episodes(logged: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _scalars(learners: Mapping[str, Any]) -> dict[str, float]:
-    """What modules say about aggregation, by name."""
+    """What modules log about aggregation, by name."""
     return {
         f"agg/{name}": float(value)
         for module in learners.values()
@@ -169,7 +158,7 @@ def _scalars(learners: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _creator(cell: Cell, num_envs_per_env_runner: int) -> Callable[[EnvContext], Any]:
-    """What makes a sub-environment."""
+    """The creator of a sub-environment."""
     environment = cell.environment
     disturbances = as_disturbances(environment.unequal)
     for disturbance in disturbances:
@@ -179,30 +168,8 @@ def _creator(cell: Cell, num_envs_per_env_runner: int) -> Callable[[EnvContext],
     folders = list(sys.path)
 
     def create(context: EnvContext) -> Any:
-        find_modules_in(folders)
+        extend_path(folders)
         env = unequal(context) if disturbances else gym.make(unequal.env_id, **environment.env_kwargs)
         return wrapped(cell, _RawReturn(env))
 
     return create
-
-
-def _config(cell: Cell) -> Any:
-    environment = cell.environment
-    config = import_system(cell).get_default_config().env_runners(num_env_runners=0)  # unless the settings say more
-    if environment.network:
-        layers = {"fcnet_hiddens": hidden_layers(environment.network), "fcnet_activation": "tanh", "vf_share_layers": False}
-        config.rl_module(model_config={**config.model_config, **layers})
-    known = set(vars(config))
-    config.update_from_dict({**environment.settings, **cell.system.settings})
-    for name in sorted(set(vars(config)) - known):  # which RLlib would keep and never read
-        raise unknown_choice(f"setting of {type(config).__name__}", name, known)
-    num_agents, runners = environment.num_agents or 1, max(1, config.num_env_runners)
-    if num_agents % runners:
-        raise ValueError(f"num_agents={num_agents} cannot be spread evenly over num_env_runners={runners}")
-    creator = _creator(cell, num_agents // runners)
-    creator(EnvContext({}, worker_index=0)).close()
-    name = f"rl-agg {cell.id}"
-    register_env(name, creator)
-    config.environment(name).debugging(seed=cell.seed).env_runners(num_envs_per_env_runner=num_agents // runners)
-    config.callbacks_class = [*force_list(config.callbacks_class), EpisodeReturns]
-    return config

@@ -1,4 +1,4 @@
-"""Running a cell with a team's algorithm: QMIX, VDN, independent Q-learning. Axis n: agents."""
+"""A study's runner for teams: QMIX, VDN, independent Q-learning. Axis n: agents."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 
 from rl_agg.study.analysis.costs import WIN_RATE
 from rllib_agg.qmix import QMIX
-from rllib_agg.study.server_loop import CentralRunner, Seen
+from rllib_agg.study.base import STEPS, Observed
+from rllib_agg.study.server_loop import ServerLoopRunner
 
 
-class TeamRunner(CentralRunner):
+class TeamRunner(ServerLoopRunner):
     """Takes ``evaluation_interval`` and ``evaluation_duration`` as well: an update then is what lies between two evaluations,
     and its return and wins are those of the greedy team; without them it is a ``train()``, with those of its last round.
     Each agent's return is what it earned in the last round of training, in both cases.
     ``min_sample_timesteps_per_iteration`` makes a ``train()`` longer.
 
-    The environment's ``num_agents`` are copies that play side by side.
+    The environment's ``num_agents`` are copies that play in parallel.
     """
 
     num_agents = "num_envs_per_env_runner"
@@ -29,7 +30,7 @@ class TeamRunner(CentralRunner):
         "min_sample_timesteps_per_iteration": "reporting",
     }
 
-    def look(self, algorithm: QMIX, result: Mapping[str, Any]) -> Seen | None:
+    def observe(self, algorithm: QMIX, result: Mapping[str, Any]) -> Observed | None:
         """The last round's episodes, or those of an evaluation."""
         played = algorithm.report.played
         agents = np.concatenate([group.credits for group in played]).mean(axis=0)  # [n]
@@ -48,4 +49,4 @@ class TeamRunner(CentralRunner):
             episodes = sum(len(group.episodes) for group in played)
         if won is not None:
             scalars[WIN_RATE] = float(won)
-        return Seen(float(mean), int(episodes), agents.tolist(), scalars)
+        return Observed(int(result[STEPS]), float(mean), int(episodes), agents.tolist(), scalars)

@@ -63,7 +63,7 @@ class Page:
         feature = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
-    def told(self) -> tuple[list[str], list[str]]:
+    def log(self) -> tuple[list[str], list[str]]:
         """Addresses that were asked for, and errors and warnings of the console, since it was opened."""
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]

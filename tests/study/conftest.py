@@ -1,34 +1,22 @@
-"""Studies that take seconds to run, records that need no run, and one Ray for all tests."""
+"""Studies that take seconds to run, and records that need no run."""
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.analysis.results import Results, results_of
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.report.writing import write_report
-from rl_agg.study.run.cells import Update
-from rl_agg.study.run.engine import ray_session
-from rl_agg.study.run.store import Store
 from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.study import Budget, Environment, Study, System
-
-torch.set_num_threads(1)
+from tests.study.returns import keep
 
 NASTY = "</script><img src=x onerror=\"alert('1')\">@DATA@ %{y} $x$"
 LINE = '<b>"Line" & @VERDICT@</b>'
-
-
-@pytest.fixture(scope="session")
-def ray_running() -> Iterator[None]:
-    sys.path.insert(0, str(Path(__file__).parent))  # workers get it from here, and with it failing_systems.py
-    with ray_session(2):
-        yield
-    sys.path.remove(str(Path(__file__).parent))
 
 
 @pytest.fixture
@@ -54,13 +42,13 @@ def tiny() -> Callable[..., Study]:
 
 
 @pytest.fixture
-def updates_of() -> Callable[..., list[Update]]:
+def updates_of() -> Callable[..., list[CellUpdate]]:
     """``updates_of(returns)``: a record with these returns, 100 steps and half a second for each update."""
 
-    def make(returns: list[float], num_agents: int = 2, **scalars: float) -> list[Update]:
-        told = {"agg/weight_max": 1.0} | {f"agg/{name}": value for name, value in scalars.items()}
+    def make(returns: list[float], num_agents: int = 2, **scalars: float) -> list[CellUpdate]:
+        scalars = {"agg/weight_max": 1.0} | {f"agg/{name}": value for name, value in scalars.items()}
         return [
-            Update(number, 100 * number, 0.5 * number, value, 3, [value] * num_agents, told)
+            CellUpdate(number, 100 * number, 0.5 * number, value, 3, [value] * num_agents, scalars)
             for number, value in enumerate(returns, start=1)
         ]
 
@@ -68,7 +56,7 @@ def updates_of() -> Callable[..., list[Update]]:
 
 
 @pytest.fixture
-def results(tmp_path: Path, tiny: Callable[..., Study], updates_of: Callable[..., list[Update]]) -> Callable[..., Results]:
+def results(tmp_path: Path, tiny: Callable[..., Study], updates_of: Callable[..., list[CellUpdate]]) -> Callable[..., Results]:
     """``results(records, **changes)``: of a study whose cells returned what ``records[system][environment]`` says, by seed."""
 
     def make(records: dict[str, dict[str, list[Any]]], **changes: Any) -> Results:
@@ -82,7 +70,7 @@ def results(tmp_path: Path, tiny: Callable[..., Study], updates_of: Callable[...
                 runs = records.get(cell.system_name, {}).get(cell.environment_name, [])
                 if cell.seed < len(runs):
                     run = runs[cell.seed]
-                    store.write(cell, updates_of(run) if isinstance(run[0], float) else run)
+                    keep(store, cell, updates_of(run) if isinstance(run[0], float) else run)
         return results_of(store)
 
     return make
@@ -113,15 +101,17 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 continue
             ahead = {"stock": 0, NASTY: 50, "_thrifty": 100}[cell.system_name]
             updates = [
-                Update(n, 100 * n, 0.5 * n, float("nan") if n == 1 else n - 2.0 + cell.seed + ahead, 3, [1.0, 1.0])
+                CellUpdate(n, 100 * n, 0.5 * n, float("nan") if n == 1 else n - 2.0 + cell.seed + ahead, 3, [1.0, 1.0])
                 for n in range(1, 901)
             ]
             if cell.system_name != "stock":
                 size = 10 if cell.system_name == NASTY else 1
                 updates = [
-                    dataclasses.replace(update, scalars={"agg/messages": update.update, "agg/bytes": size * update.update})
+                    dataclasses.replace(
+                        update, scalars={"agg/messages": update.update, "agg/bytes": size * update.update, "agg/win_rate": 0.5}
+                    )
                     for update in updates
                 ]
-            store.write(cell, updates, ["mind the <gap>"])
+            keep(store, cell, updates, ["mind the <gap>"])
     write_report(store.directory)
     return store.directory

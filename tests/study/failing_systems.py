@@ -6,7 +6,7 @@ from stable_baselines3 import PPO
 
 
 class RaisesInTraining(PPO):
-    """Builds like any other, so that only running it tells."""
+    """Builds like any other, so that only running it shows the error."""
 
     def train(self) -> None:
         raise RuntimeError("the update went wrong")
@@ -20,7 +20,7 @@ class NeverTrains(PPO):
 
 
 class EndsEarly(PPO):
-    """Takes one rollout for enough, whatever it was told."""
+    """Takes one rollout for enough, whatever its budget."""
 
     def learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> "EndsEarly":
         return super().learn(1, *args, **kwargs)

@@ -1,17 +1,20 @@
 """The command line: exit statuses, one-line errors, help."""
 
+import re
 import subprocess
 import sys
 
 import pytest
+from returns import keep
 
+from rl_agg import LOCAL_SCHEMES
 from rl_agg.combiners import COMBINERS
-from rl_agg.payloads import LOCAL_SCHEMES
 from rl_agg.study import cli, commands
-from rl_agg.study.run.cells import import_system
-from rl_agg.study.run.store import Store
+from rl_agg.study.analysis.store import Store
+from rl_agg.study.errors import extra_of
+from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.study import System
-from rl_agg.study.spec.systems import RELATIVES, SYSTEMS
+from rl_agg.study.spec.systems import catalogues
 from rl_agg.weighting import RULES
 
 SPEC = """
@@ -31,8 +34,8 @@ def spec(tmp_path):
     return path
 
 
-@pytest.mark.usefixtures("ray_running")
-def test_compare_then_report(spec, tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("ray_session")
+def test_compare_then_report_then_the_resolved_study(spec, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compare", "spec.yaml", "--out", "out", "--quick", "--workers", "1"]) == 0
     shown = capsys.readouterr().out
@@ -41,9 +44,11 @@ def test_compare_then_report(spec, tmp_path, capsys, monkeypatch):
     (tmp_path / "out" / "report.html").unlink()
     assert cli.main(["report", "out"]) == 0
     assert (tmp_path / "out" / "report.html").exists()
+    assert cli.main(["compare", "out/study.yaml", "--out", "out"]) == 0
+    assert "1 of 1 cells are already finished" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("ray_running")
+@pytest.mark.usefixtures("ray_session")
 def test_failed_cells_and_the_users_own_modules(tmp_path, capsys, monkeypatch):
     (tmp_path / "my_systems.py").write_text(
         "from stable_baselines3 import PPO\nclass Mine(PPO):\n    def train(self):\n        raise RuntimeError('mine')\n"
@@ -57,7 +62,6 @@ def test_failed_cells_and_the_users_own_modules(tmp_path, capsys, monkeypatch):
     assert "out/failures" in shown
 
 
-@pytest.mark.usefixtures("ray_running")
 def test_the_users_own_spec_is_not_overwritten(spec, tmp_path, capsys):
     out = tmp_path / "mine"
     out.mkdir()
@@ -67,9 +71,6 @@ def test_the_users_own_spec_is_not_overwritten(spec, tmp_path, capsys):
         assert cli.main(["compare", str(spec), "--out", str(out), *more]) == 2
         assert "study.yaml would be overwritten with the resolved study" in capsys.readouterr().err
         assert spec.read_bytes() == written
-    assert cli.main(["compare", str(spec), "--out", str(tmp_path / "out"), "--quick", "--workers", "1"]) == 0
-    resolved = tmp_path / "out" / "study.yaml"
-    assert cli.main(["compare", str(resolved), "--out", str(resolved.parent)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_an_interrupted_study_says_how_to_go_on(spec, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr("rl_agg.study.run.engine.run_study", interrupt)
     assert cli.main(["compare", str(spec), "--out", str(tmp_path / "out")]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
 
 
 GONE = """
@@ -109,9 +110,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("module", "extra"), [("tyro", "study"), ("ray", "study"), ("matplotlib", "study"), ("stable_baselines3", "sb3")]
-)
+@pytest.mark.parametrize(("module", "extra"), [("tyro", "study"), ("stable_baselines3", "sb3")])
 def test_a_missing_extra_is_named(spec, tmp_path, module, extra):
     command = [sys.executable, "-c", GONE, module, "compare", str(spec), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -119,6 +118,17 @@ def test_a_missing_extra_is_named(spec, tmp_path, module, extra):
     assert f"pip install 'rl-agg[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        *(("ray", "study"), ("matplotlib", "study"), ("rich", "study"), ("yaml", "study"), ("sb3_contrib", "sb3")),
+        *(("Box2D", "envs"), ("jaxmarl", "marl"), ("ray.rllib", None), ("toy", None), ("", None)),
+    ],
+)
+def test_extras_are_those_of_the_distribution(module, extra):
+    assert extra_of(module) == extra
 
 
 @pytest.mark.parametrize(
@@ -135,7 +145,7 @@ def test_a_missing_extra_is_named(spec, tmp_path, module, extra):
         ("mine:Ends", "stock on CartPole-v1, seed 0 cannot be built: SystemExit: 4"),
     ],
 )
-def test_a_system_that_cannot_be_imported_is_told_in_one_line(spec, tmp_path, capsys, monkeypatch, path, words):
+def test_a_system_that_cannot_be_imported_is_one_line(spec, tmp_path, capsys, monkeypatch, path, words):
     modules = {
         "mine": "import sys\nfrom stable_baselines3 import PPO\n"
         "class Ends(PPO):\n    def __init__(self, *_, **__):\n        sys.exit(4)\n",
@@ -168,40 +178,53 @@ def test_help_names_the_commands(capsys):
 def test_systems_are_listed(capsys):
     assert cli.main(["systems"]) == 0
     shown = capsys.readouterr().out
-    for system in SYSTEMS:
-        assert system.name in shown
-        assert f"{system.gate} · {system.rule} · {system.payload} · {system.schedule}" in shown
-        assert system.path in shown
+    for catalogue in catalogues():
+        assert catalogue.note in shown
+        for name, system in catalogue.systems.items():
+            assert name in shown
+            assert (
+                f"{system.gate} · {system.codec} · {system.rule} · {system.payload} · {system.schedule} ({system.paper})"
+                in shown
+            )
+            assert system.system in shown
 
 
 def test_listed_systems_exist(tiny):
-    for path in {*RELATIVES, *(system.path for system in SYSTEMS)}:
-        import_system(tiny(systems={"stock": System(path)}).cells[0])
-    named = {system.settings["aggregation"] for system in SYSTEMS if system.path == "sb3_agg:AggPPO"}
-    assert named == {*RULES, *COMBINERS, *LOCAL_SCHEMES}
+    systems = [system for catalogue in catalogues() for system in catalogue.systems.values()]
+    notes = " ".join(catalogue.note for catalogue in catalogues())
+    for path in {*re.findall(r"\w+:\w+", notes), *(system.system for system in systems)}:
+        assert runner_for(tiny(systems={"stock": System(path)}).cells[0])
+    named = {system.settings["aggregation"] for system in systems if system.system == "sb3_agg:AggPPO"}
+    pps = {"a_pps", "rs_pps", "pp_pps", "reward_shares"}  # listed as QMIX's
+    over_gradients = {name for name, rule in RULES.items() if "gradients" in rule.payloads}
+    assert named == {*over_gradients, *COMBINERS, *LOCAL_SCHEMES} - pps
 
 
-def test_reading_a_report_needs_no_ray(tmp_path, tiny, updates_of):
+def test_listing_systems_and_reading_a_report_import_no_host(tmp_path, tiny, updates_of):
+    """So that what an extra would bring is listed without it, and a report can be written anywhere."""
     store = Store(tmp_path)
     with store.writing(tiny()):
-        store.write(tiny().cells[0], updates_of([1.0]))
+        keep(store, tiny().cells[0], updates_of([1.0]))
     script = (
-        "import sys; from rl_agg.study.cli import main; assert main(['report', sys.argv[1]]) == 0; print('ray' in sys.modules)"
+        "import sys; from rl_agg.study.cli import main; assert main(['systems']) == main(['report', sys.argv[1]]) == 0;"
+        "print({'ray', 'stable_baselines3', 'sb3_agg', 'rllib_agg'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("False\n")
+    assert done.stdout.endswith("set()\n")
+    assert "QMIX" in done.stdout
+    assert "Krum" in done.stdout
 
 
-def test_a_full_disk_is_told_in_one_line(spec, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_one_line(spec, tmp_path, capsys, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device", str(tmp_path / "report.html"))
 
     monkeypatch.setattr("rl_agg.study.commands.run", fail)
     assert cli.main(["report", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("rl-agg: ")
-    assert "No space left on device" in told
-    assert told.count("\n") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("rl-agg: ")
+    assert "No space left on device" in error
+    assert error.count("\n") == 1
 
 
 def test_a_benchmark_has_its_own_options(capfd):

@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from rl_agg.study.analysis.records import CellUpdate, encoded
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.cli import main
+from rl_agg.study.run.cluster import SentRecords
 from rl_agg.study.run.engine import run_study
-from rl_agg.study.run.store import Store
+from rl_agg.study.run.provenance import provenance
 from rl_agg.study.spec.study import Environment, Study, System
 
 CLUSTER = """
@@ -41,12 +44,29 @@ sys.exit(status)
 """
 
 
+def test_records_are_written_by_another_process(
+    ray_session: None, tiny: Callable[..., Study], updates_of: Callable[..., list[CellUpdate]], tmp_path: Path
+) -> None:
+    store, (finished, failed, *_) = Store(tmp_path), tiny().cells
+    with store.writing(tiny()):
+        records = SentRecords(tmp_path)
+        records.keep(finished, encoded(finished, updates_of([1.0, 2.0]), provenance()))
+        records.write_failure(failed, "it went wrong")
+        assert store.failure(failed) == "it went wrong"
+        records.clear_failure(failed)
+        assert store.failure(failed) is None
+    record = store.read(finished)
+    assert record is not None
+    assert record.updates["return"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("joined_after", [0, 20], ids=lambda seconds: f"{seconds} s")
 def test_a_cluster_gives_the_same_records(
-    joined_after: int, ray_running: None, tiny: Callable[..., Study], tmp_path: Path
+    joined_after: int, ray_session: None, tiny: Callable[..., Study], tmp_path: Path
 ) -> None:
     """The machine that holds the folder has no CPU to spare, so that every record comes from another one."""
-    study = tiny()
+    study = tiny(seeds=1)
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(study.to_mapping()))
     there = subprocess.run(
@@ -63,7 +83,7 @@ def test_a_cluster_gives_the_same_records(
         pd.testing.assert_frame_equal(sent, written, check_exact=True)
 
 
-def test_no_cluster_is_told(tiny: Callable[..., Study], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_cluster_is_reported(tiny: Callable[..., Study], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """And nothing else is: RLlib's news of its versions stays away."""
     spec = tmp_path / "spec.yaml"
     of_rllib = {"stock": System("ray.rllib.algorithms.ppo:PPO"), "A3C": System("rllib_agg:A3C")}

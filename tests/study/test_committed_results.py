@@ -33,7 +33,7 @@ TABLES = {
     "pps_2s3z": ("docs/qmix.md", {"updates"}),
     "broken_sensors": ("docs/unequal.md", {"updates"}),
 }
-"""On which page a study's table is, and what it tells besides mean returns: end returns, differences at equal what."""
+"""On which page a study's table is, and what it contains apart from mean returns: end returns, differences at equal what."""
 
 
 class Figure(NamedTuple):
@@ -45,11 +45,11 @@ class Figure(NamedTuple):
     high: float
 
 
-def figures(study: str, told: set[str]) -> list[Figure]:
-    """Mean returns, and what else is told."""
+def figures(study: str, extra: set[str]) -> list[Figure]:
+    """Mean returns, and the extra figures."""
     rows, pairs = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("report", "comparisons"))
-    pairs = pairs[pairs.basis.isin(told)]
-    tables = [(rows, "mean_return"), *([(rows, "end_return")] if "end" in told else []), (pairs, "difference")]
+    pairs = pairs[pairs.basis.isin(extra)]
+    tables = [(rows, "mean_return"), *([(rows, "end_return")] if "end" in extra else []), (pairs, "difference")]
     return [
         Figure(name, *numbers)
         for table, name in tables
@@ -57,7 +57,7 @@ def figures(study: str, told: set[str]) -> list[Figure]:
     ]
 
 
-def is_told(page: str, figure: Figure, among: list[Figure]) -> bool:
+def is_on(page: str, figure: Figure, among: list[Figure]) -> bool:
     """Whether ``value [low, high]`` is there, rounded to as many digits each, after its system's and its environment's name.
 
     Percent of a baseline may be between value and interval. A name is a figure's if no other of the study's comes between.
@@ -89,10 +89,10 @@ def last_named(text: str, labels: dict[str, str]) -> str | None:
 
 @pytest.mark.parametrize("study", TABLES)
 def test_figures_of_the_docs_are_those_of_the_records(study: str) -> None:
-    page, told = TABLES[study]
-    found = figures(study, told)
+    page, extra = TABLES[study]
+    found = figures(study, extra)
     assert len(found) >= 3
-    assert [figure for figure in found if not is_told(page, figure, found)] == []
+    assert [figure for figure in found if not is_on(page, figure, found)] == []
 
 
 @pytest.mark.parametrize("study", ["cartpole", "lunar_lander"])
@@ -100,4 +100,4 @@ def test_claims_of_the_readme_are_those_of_the_records(study: str) -> None:
     found = figures(study, {"updates"})
     claims = [figure for figure in found if figure.what == "difference" and figure.system in ("R-Weighted", "L-Weighted")]
     assert len(claims) == 2
-    assert [claim for claim in claims if not is_told("README.md", claim, found)] == []
+    assert [claim for claim in claims if not is_on("README.md", claim, found)] == []

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,13 +14,15 @@ import pytest
 import yaml
 from rich.console import Console
 
+import rl_agg
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run import engine
 from rl_agg.study.run.engine import run_study
-from rl_agg.study.run.store import Store
+from rl_agg.study.run.stopping import termination_as_interrupt
 from rl_agg.study.spec.study import Budget, System
 
-pytestmark = pytest.mark.usefixtures("ray_running")
+pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.fixture
@@ -50,21 +53,23 @@ def files_of(store):
     return {file.name: file.stat().st_mtime_ns for file in (store.directory / "cells").glob("*.parquet")}
 
 
-def test_finished_cells_are_not_run_again_and_damaged_ones_are(run, tiny):
-    study = tiny()
+def test_finished_cells_are_not_run_again_and_damaged_ones_are(run, tiny, tmp_path):
+    study = tiny(seeds=1)
     failed, shown = run(study)
     assert not failed
+    assert sorted(path.name for path in run.store.directory.iterdir()) == [".lock", "cells", "study.yaml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
     before, records = files_of(run.store), records_of(run.store, study)
-    assert len(before) == 4
-    for count in range(1, 5):
-        assert f"[{count}/4]" in shown
+    assert len(before) == 2
+    assert "[1/2]" in shown
+    assert "[2/2]" in shown
 
     failed, shown = run(study)
     assert not failed
-    assert "4 of 4 cells are already finished" in shown
+    assert "2 of 2 cells are already finished" in shown
     assert files_of(run.store) == before
 
-    damaged = run.store.directory / "cells" / f"{study.cells[2].id}.parquet"
+    damaged = run.store.directory / "cells" / f"{study.cells[1].id}.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-20])
     run(study)
     after = files_of(run.store)
@@ -72,44 +77,29 @@ def test_finished_cells_are_not_run_again_and_damaged_ones_are(run, tiny):
     assert_same(records_of(run.store, study), records)
 
 
-def test_a_failing_cell_is_recorded_and_the_others_go_on(run, tiny):
-    systems = {"bad": System("failing_systems:RaisesInTraining"), "stock": System("stable_baselines3:PPO")}
-    study = tiny(systems=systems)
+def test_failing_cells_are_recorded_and_the_others_finish(run, tiny):
+    systems = {name: System(f"failing_systems:{name}") for name in ("RaisesInTraining", "NeverTrains", "EndsEarly")}
+    study = tiny(systems={"stock": System("stable_baselines3:PPO"), **systems}, seeds=1)
+    stock, raises, never, early = study.cells
     failed, shown = run(study)
-    assert {str(cell) for cell in failed} == {"bad on CartPole-v1, seed 0", "bad on CartPole-v1, seed 1"}
-    assert "FAILED bad on CartPole-v1, seed 0: RuntimeError: the update went wrong" in shown
-    for cell in study.cells:
-        assert (run.store.read(cell) is None) == (cell in failed)
-    text = run.store.failure(failed[0])
+    assert set(failed) == {raises, never}
+    assert "FAILED RaisesInTraining on CartPole-v1, seed 0: RuntimeError: the update went wrong" in shown
+    reason = "StudyError: failing_systems:NeverTrains ended without a single update"
+    assert f"FAILED NeverTrains on CartPole-v1, seed 0: {reason}" in shown
+    text = run.store.failure(raises)
     assert text.startswith("Traceback")
     assert "in train" in text
     assert text.rstrip().endswith("RuntimeError: the update went wrong")
+    assert run.store.failure(never).rstrip().endswith(reason.removeprefix("StudyError"))
+    assert not run.store.read(stock).metadata["warnings"]
+    assert run.store.read(early).metadata["warnings"] == ["it ended by itself after 33 % of its budget"]
     again, shown = run(study)
     assert set(again) == set(failed)
     assert "2 cells failed before; --retry-failed runs them again" in shown
     assert "FAILED" not in shown  # they were not tried
     again, shown = run(study, retry_failed=True)
     assert set(again) == set(failed)
-    assert "FAILED bad on CartPole-v1, seed 0: RuntimeError" in shown
-
-
-def test_a_run_without_an_update_failed_and_one_that_ended_early_warns(run, tiny):
-    systems = {name: System(f"failing_systems:{name}") for name in ("NeverTrains", "EndsEarly")}
-    study = tiny(systems=systems, baseline="EndsEarly", seeds=1)
-    (failed,), shown = run(study)
-    reason = "StudyError: failing_systems:NeverTrains ended without a single update"
-    assert f"FAILED NeverTrains on CartPole-v1, seed 0: {reason}" in shown
-    assert run.store.failure(failed).rstrip().endswith(reason.removeprefix("StudyError"))
-    _, shown = run(study)
-    assert "1 cells failed before" in shown
-    (early,) = (cell for cell in study.cells if cell != failed)
-    assert run.store.read(early).metadata["warnings"] == ["it ended by itself after 33 % of its budget"]
-
-
-def test_the_users_folder_holds_the_study_and_nothing_else(run, tiny, tmp_path):
-    run(tiny(seeds=1))
-    assert sorted(path.name for path in run.store.directory.iterdir()) == [".lock", "cells", "study.yaml"]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert "FAILED RaisesInTraining on CartPole-v1, seed 0: RuntimeError" in shown
 
 
 def test_a_study_that_cannot_start_starts_nothing(run, tiny):
@@ -119,8 +109,9 @@ def test_a_study_that_cannot_start_starts_nothing(run, tiny):
     assert not run.store.directory.exists()
 
 
-def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_path):
-    study = tiny(budget=Budget(updates=10), seeds=4)
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_killed_study_continues_to_the_same_records(run, tiny, tmp_path, kills):
+    study = tiny(budget=Budget(updates=10), seeds=kills + 1)
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(study.to_mapping()))
     command = [
@@ -134,10 +125,10 @@ def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_p
         "--workers",
         "1",
     ]
-    moments, survivors = np.random.default_rng().uniform(size=3), {}
+    moments, survivors = np.random.default_rng().uniform(size=kills), {}
     for kill, moment in enumerate(moments):
-        # The first kill is before any cell is finished, or soon after; the others are within the cell after one more is
-        num_cells = len(survivors) + 1 if kill else 0
+        # The first of several kills is before any cell is finished, or soon after; the others within a later cell
+        num_cells = len(survivors) + 1 if kill or kills == 1 else 0
         with killed(command) as process:
             wait_for_cells(process, run.store, num_cells)
             time.sleep(moment * seconds_of_a_cell(run.store, study))
@@ -152,6 +143,14 @@ def test_a_study_killed_three_times_goes_on_to_the_same_records(run, tiny, tmp_p
     assert_same(records_of(run.store, study), records_of(Store(tmp_path / "undisturbed"), study))
 
 
+def test_termination_is_an_interrupt():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), termination_as_interrupt():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
 def test_a_study_that_is_terminated_ends_as_by_ctrl_c(run, tiny, tmp_path):
     study = tiny(systems={"stock": System("stable_baselines3:PPO")}, seeds=1000)
     spec = tmp_path / "spec.yaml"
@@ -163,14 +162,14 @@ def test_a_study_that_is_terminated_ends_as_by_ctrl_c(run, tiny, tmp_path):
         process.terminate()
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "rl-agg: stopped; the same command goes on with what is not finished" in shown
+    assert "rl-agg: stopped; the same command continues with what is not finished" in shown
     assert not (run.store.directory / "failures").exists()
 
 
 @contextmanager
 def killed(command):
     """A command that is killed at the end of the block."""
-    # A session of its own, so that its Ray can be told from the one these tests share
+    # A session of its own, so that its Ray is not the one these tests share
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
         yield process
@@ -198,13 +197,15 @@ def test_a_record_names_the_code_that_its_run_began_with(tmp_path, tiny, monkeyp
     calls = []
 
     class Runner:
+        packages = ("ray",)
+
         def run(self, cell, on_update):
             calls.append("run")
             raise RuntimeError
 
-    monkeypatch.setattr(engine, "provenance", lambda: calls.append("provenance"))
+    monkeypatch.setattr(engine, "provenance", lambda packages: calls.append("provenance"))
     monkeypatch.setattr(engine, "runner_for", lambda cell: Runner())
-    monkeypatch.setattr(engine.tune, "report", lambda told: None)
+    monkeypatch.setattr(engine.tune, "report", lambda result: None)
     store = Store(tmp_path)
     with store.writing(tiny(seeds=1)):
         engine.run_cell(tiny(seeds=1).cells[0], store)
@@ -228,16 +229,22 @@ def test_a_full_disk_fails_the_cell_and_leaves_no_half_record(tmp_path, tiny):
     code = (
         "import resource, signal, sys; from pathlib import Path; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "from rl_agg.study.run.engine import run_cell; import rl_agg.study.run.engine as engine;"
-        "from rl_agg.study.spec.loading import load_study; from rl_agg.study.run.store import Store;"
-        "told = []; engine.tune.report = told.append;"
+        "from rl_agg.study.spec.loading import load_study; from rl_agg.study.analysis.store import Store;"
+        "reports = []; engine.tune.report = reports.append;"
         "study, store = load_study(Path(sys.argv[1])), Store(Path(sys.argv[2]));"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "run_cell(study.cells[0], store); print(told[-1])"
+        "run_cell(study.cells[0], store); print(reports[-1])"
     )
     done = subprocess.run([sys.executable, "-c", code, spec, store.directory], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "'failed': 'OSError: [Errno 27] File too large'" in done.stdout
     assert list((store.directory / "cells").iterdir()) == []
     assert store.read(study.cells[0]) is None
-    run_study(study, store.directory, workers=1, retry_failed=True, console=Console(file=io.StringIO()))
-    assert store.read(study.cells[0]) is not None
+
+
+def test_what_the_user_registered_is_registered_in_a_trial(monkeypatch):
+    received = []
+    monkeypatch.setattr(rl_agg, "registered", lambda: {"gates": {"mine": lambda: 1}}, raising=False)
+    monkeypatch.setattr(rl_agg, "register_all", received.append, raising=False)
+    engine._register(engine._registered())
+    assert received[0]["gates"]["mine"]() == 1

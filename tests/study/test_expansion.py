@@ -37,13 +37,16 @@ def test_one_entry_for_each_combination() -> None:
         ({"matrix": {"h": 3}}, "must be a mapping of names to lists"),
         ({"matrix": {"h": []}}, "must be a mapping of names to lists"),
         ({"matrix": {}}, "must be a mapping of names to lists"),
-        ({"matrix": {"h": [1]}, "settings": {"x": "{hh}"}}, "systems.a {h}.settings.x: unknown place 'hh' .did you mean 'h'"),
+        (
+            {"matrix": {"h": [1]}, "settings": {"x": "{hh}"}},
+            "systems.a {h}.settings.x: unknown placeholder 'hh' .did you mean 'h'",
+        ),
         ({"matrix": {"h": [1], "k": [1, 2]}}, "'a 1' comes twice; name every value of the matrix in it"),
         ({"matrix": {1: [2]}}, "must be a mapping of names"),
         ({"matrix": {"h": [[1]]}, "settings": {"{h}": 3}}, r"settings: a name must be text, got \[1\] for '{h}'"),
     ],
 )
-def test_what_cannot_be_expanded_is_refused(entry: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_expanded_is_an_error(entry: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         expand({"a {h}": entry}, "systems")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import runner_for
+from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.hyperparams import load_hyperparams
 from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.parsing import load_yaml
@@ -75,13 +75,13 @@ def test_an_entry_is_read(tmp_path):
         ('  policy_kwargs: "dict(net_arch={(1, 2): 3})"\n', "only dict"),
     ],
 )
-def test_what_would_be_another_experiment_is_refused(tmp_path, entry, words):
+def test_what_would_be_another_experiment_is_an_error(tmp_path, entry, words):
     with pytest.raises(StudyError, match="CartPole-v1") as caught:
         load_hyperparams(write(tmp_path, entry), "CartPole-v1")
     assert words in str(caught.value)
 
 
-def test_an_environment_without_an_entry_is_refused(tmp_path):
+def test_an_environment_without_an_entry_is_an_error(tmp_path):
     with pytest.raises(StudyError, match="did you mean 'CartPole-v1'"):
         load_hyperparams(write(tmp_path, ""), "CartPole-v0")
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from returns import keep
 
+from rl_agg.study.analysis.records import CellUpdate
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.cli import main
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import Update
 from rl_agg.study.run.merging import merge_studies
-from rl_agg.study.run.store import Store
 from rl_agg.study.spec.study import Study, System
 
 Tiny = Callable[..., Study]
-UpdatesOf = Callable[..., list[Update]]
+UpdatesOf = Callable[..., list[CellUpdate]]
 
 
 def part(folder: Path, study: Study, updates_of: UpdatesOf, values: dict[str, float]) -> Store:
@@ -26,7 +27,7 @@ def part(folder: Path, study: Study, updates_of: UpdatesOf, values: dict[str, fl
     with store.writing(study):
         for cell in study.cells:
             if str(cell) in values:
-                store.write(cell, updates_of([values[str(cell)]]))
+                keep(store, cell, updates_of([values[str(cell)]]))
     return store
 
 
@@ -89,19 +90,19 @@ def test_the_target_comes_first_and_a_threshold_is_not_lost(tmp_path: Path, tiny
         assert united.environments["CartPole-v1"].threshold == pole.threshold
 
 
-def test_different_numbers_of_one_run_are_told(
+def test_different_numbers_of_one_run_are_reported(
     tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = part(tmp_path / "a", tiny(), updates_of, {cell_name("stock", 0): 1.0, cell_name("stock", 1): 2.0})
     second = part(tmp_path / "b", tiny(), updates_of, {cell_name("stock", 0): 1.0, cell_name("stock", 1): 9.0})
     assert main(["merge", str(first.directory), str(second.directory), "--out", str(tmp_path / "all")]) == 0
-    told = f"1 of them differ between the folders, for example {cell_name('stock', 1)}; the first ones were kept"
-    assert told in capsys.readouterr().out
+    warning = f"1 of them differ between the folders, for example {cell_name('stock', 1)}; the first ones were kept"
+    assert warning in capsys.readouterr().out
     assert main(["merge", str(first.directory), "--out", str(tmp_path / "other")]) == 0
     assert "the first ones" not in capsys.readouterr().out
 
 
-def test_one_name_for_different_things_is_refused(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
+def test_one_name_for_different_things_is_an_error(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
     first = part(tmp_path / "a", tiny(), updates_of, {})
     other = {"stock": System("stable_baselines3:PPO", {"gamma": 0.9}), "loss": tiny().systems["loss"]}
     second = part(tmp_path / "b", tiny(systems=other), updates_of, {})

@@ -12,8 +12,8 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
 ]
-CURVES = "document.querySelectorAll('#curves0 .scatterlayer .js-line').length"
-TITLE = "document.querySelector('#curves0 .xtitle').textContent"
+CURVES = "document.querySelectorAll('#curves-0-0 .scatterlayer .js-line').length"
+TITLE = "document.querySelector('#curves-0-0 .xtitle').textContent"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def open_page(hostile):
 
 def look_at_curves(page):
     """Charts are drawn as they come into sight."""
-    page.run("document.getElementById('curves0').scrollIntoView({block: 'center'})")
+    page.run("document.getElementById('curves-0-0').scrollIntoView({block: 'center'})")
 
 
 def press(page, selector):
@@ -59,9 +59,9 @@ def luminance(page, selector="body"):
 
 def test_it_loads_complains_of_nothing_and_asks_the_network_for_nothing(open_page, hostile):
     page = open_page()
-    page.run("document.getElementById('profile1').scrollIntoView()")
-    page.wait("document.querySelectorAll('#profile1 .js-line').length > 0")
-    requests, complaints = page.told()
+    page.run("document.getElementById('profile-1').scrollIntoView()")
+    page.wait("document.querySelectorAll('#profile-1 .js-line').length > 0")
+    requests, complaints = page.log()
     assert complaints == []
     assert {address for address in requests if not address.startswith("data:")} == {(hostile / "report.html").as_uri()}
 
@@ -88,7 +88,7 @@ def test_a_system_can_be_hidden_and_shown_again(open_page):
     page.wait(f"{CURVES} === 0")
     press(page, "button[data-all='1']")
     page.wait(f"{CURVES} === {before}")
-    assert page.told()[1] == []
+    assert page.log()[1] == []
 
 
 def test_the_axis_can_be_switched(open_page):
@@ -99,10 +99,10 @@ def test_the_axis_can_be_switched(open_page):
         page.wait(f"{TITLE} === '{title}'")
         lines[axis] = page.run(CURVES)
     assert lines["bytes"] < lines["steps"]  # the stock system records none, which is said
-    assert page.run("document.querySelector('#curves0').parentElement.querySelector('.absent').innerText") == (
+    assert page.run("document.querySelector('#curves-0-0').parentElement.querySelector('.absent').innerText") == (
         "Without a record of bytes sent by agents: stock."
     )
-    assert page.told()[1] == []
+    assert page.log()[1] == []
 
 
 def test_the_keyboard_reaches_the_switches_and_shows_where_it_is(open_page):
@@ -127,7 +127,7 @@ def test_the_keyboard_reaches_the_switches_and_shows_where_it_is(open_page):
 
 def test_a_phone_never_scrolls_sideways(open_page):
     page = open_page(360, 740)
-    for anchor in ("#overall", "#curves0", "#frontier0", "#profile1"):
+    for anchor in ("#overall", "#curves-0-0", "#frontier-0", "#profile-1"):
         page.run(f"document.querySelector('{anchor}').scrollIntoView()")
         page.wait(f"document.querySelectorAll('{anchor} .scatterlayer').length > 0")
     page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
@@ -147,16 +147,18 @@ def test_dark_and_light_follow_the_system_and_the_switch(open_page):
     page.click("input[name=theme][value=dark]")
     page.wait("document.documentElement.dataset.theme === 'dark'")
     assert luminance(page) < 0.2
-    page.wait("[...document.querySelectorAll('#curves0 .js-line')].some(line => line.style.stroke === 'rgb(106, 165, 255)')")
+    page.wait(
+        "[...document.querySelectorAll('#curves-0-0 .js-line')].some(line => line.style.stroke === 'rgb(106, 165, 255)')"
+    )
 
 
-def test_hovering_tells_names_as_text(open_page, names):
+def test_hovering_shows_names_as_text(open_page, names):
     page = open_page()
-    page.driver.execute_script("Plotly.Fx.hover('curves0', {xval: 400}, 'xy')")
-    page.wait("document.querySelectorAll('#curves0 .hoverlayer text').length > 0")
-    told = page.run("document.querySelector('#curves0 .hoverlayer').textContent").replace("\xa0", " ")
-    assert "stock" in told
-    assert names["system"][:20] in told
+    page.driver.execute_script("Plotly.Fx.hover('curves-0-0', {xval: 400}, 'xy')")
+    page.wait("document.querySelectorAll('#curves-0-0 .hoverlayer text').length > 0")
+    shown = page.run("document.querySelector('#curves-0-0 .hoverlayer').textContent").replace("\xa0", " ")
+    assert "stock" in shown
+    assert names["system"][:20] in shown
     assert page.run("document.querySelectorAll('img').length") == 0
 
 
@@ -168,4 +170,4 @@ def test_paper_gets_every_chart_in_light_colours(open_page):
     assert page.run("[...document.querySelectorAll('.chart .main-svg')].every(svg => svg.clientWidth <= 680)")
     page.driver.execute_script("dispatchEvent(new Event('afterprint'))")
     assert page.run("document.documentElement.dataset.theme") == "dark"
-    assert page.told()[1] == []
+    assert page.log()[1] == []

@@ -34,14 +34,14 @@ def test_names_are_printed_as_they_are(name: str, terminal: bool) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, -1])
-def test_fewer_than_one_worker_is_refused(workers: int, tmp_path: Path) -> None:
+def test_fewer_than_one_worker_is_an_error(workers: int, tmp_path: Path) -> None:
     systems = {"it": System("stable_baselines3:PPO")}
     study = resolve(Study("workers", "it", systems, {"CartPole-v1": Environment()}, budget=Budget(updates=1)))
     with pytest.raises(StudyError, match=f"workers must be at least 1, got {workers}"):
         run_study(study, tmp_path / "out", workers=workers)
 
 
-def test_the_best_so_far_is_told_once_there_are_several(tiny: Callable[..., Study]) -> None:
+def test_the_best_so_far_is_reported_once_there_are_several(tiny: Callable[..., Study]) -> None:
     shown = io.StringIO()
     cells = {(cell.system_name, cell.seed): cell for cell in tiny().cells}
     with StudyProgress(Console(file=shown, width=200), len(cells), 0) as progress:

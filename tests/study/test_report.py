@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from matplotlib import image
 from plotly.offline import get_plotlyjs
+from returns import keep
 
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.report.charts import MAX_POINTS, charts_of
 from rl_agg.study.report.figures import _style
 from rl_agg.study.report.page_data import _numbers
 from rl_agg.study.report.writing import write_report
-from rl_agg.study.run.store import Store
 from rl_agg.study.spec.study import Budget, Environment, System
 
 
@@ -47,7 +48,7 @@ def data_of(html):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html).group(1))
 
 
-def test_every_system_is_told_in_every_format(hostile, html, names):
+def test_every_system_is_reported_in_every_format(hostile, html, names):
     data = data_of(html)
     assert data["systems"] == ["stock", names["system"], "_thrifty", "broken"]
     assert [chart["title"] for chart in data["charts"]] == [names["environment"], "Pole"]
@@ -88,36 +89,36 @@ def test_markdown_keeps_names_harmless(hostile):
     assert "<img src=x" in code  # in a fence nothing is carried out
 
 
-def test_the_page_tells_the_verdict_before_anything_else(html):
+def test_the_page_gives_the_verdict_before_anything_else(html):
     text = Tags(html).text
     assert text.index("established") < text.index("Updates") < text.index("Threshold step")
 
 
-def test_warnings_failures_versions_and_the_study_are_told(hostile, html):
+def test_warnings_failures_versions_and_the_study_are_reported(hostile, html):
     text = Tags(html).text
-    for told in ("12 of 12 runs warned: mind the <gap>", "12 of 16 runs finished so far", "torch", "sb3_agg:AggPPO"):
-        assert told in text
-        assert told.replace("<", "&lt;").replace(">", "&gt;") in (hostile / "report.md").read_text()
+    for expected in ("12 of 12 runs warned: mind the <gap>", "12 of 16 runs finished so far", "torch", "sb3_agg:AggPPO"):
+        assert expected in text
+        assert expected.replace("<", "&lt;").replace(">", "&gt;") in (hostile / "report.md").read_text()
     assert "Failed: 4 cells: ValueError: <b>no</b>" in text
     assert "broken on Pole, seed 1" in text
 
 
 def test_long_curves_are_thinned_by_averaging(html):
     chart = data_of(html)["charts"][1]
-    x, mean, low, high = chart["curves"]["updates"]["0"]
+    x, mean, low, high = chart["measures"][0]["axes"]["updates"]["0"]
     assert {len(part) for part in (x, mean, low, high)} == {MAX_POINTS}
     # 900 updates into 250 points: the first three are NaN, 0 and 1, and one more for seed 1
     assert (x[0], mean[0], low[0], high[0]) == pytest.approx((2.0, 1.0, 0.5, 1.5))
-    steps = chart["curves"]["steps"]["0"][0]
+    steps = chart["measures"][0]["axes"]["steps"]["0"][0]
     assert steps[-1] == pytest.approx(100 * x[-1])
 
 
 def test_what_did_not_record_an_axis_is_left_out_there(html):
     chart = data_of(html)["charts"][1]
-    assert sorted(chart["curves"]["bytes"]) == ["1", "2"]
-    assert {number: told[0] for number, told in chart["frontier"].items()} == {"1": 9000, "2": 900}
+    assert sorted(chart["measures"][0]["axes"]["bytes"]) == ["1", "2"]
+    assert {number: point[0] for number, point in chart["frontier"].items()} == {"1": 9000, "2": 900}
     assert chart["cheapest"] == [2]  # the other returns less for ten times the bytes
-    assert sorted(chart["curves"]["seconds"]) == ["0", "1", "2"]
+    assert sorted(chart["measures"][0]["axes"]["seconds"]) == ["0", "1", "2"]
 
 
 def test_profiles_fall_from_all_runs_to_none(html):
@@ -137,7 +138,7 @@ def test_the_page_carries_plotly_unchanged(html):
 
 def test_figures_show_something(hostile):
     files = sorted((hostile / "figures").glob("*.png"))
-    assert len(files) == 5  # curves and bytes of two environments, and the profiles
+    assert len(files) == 7  # returns, wins and bytes of two environments, and the profiles
     for file in files:
         pixels = image.imread(file)
         assert min(pixels.shape[:2]) > 300
@@ -150,12 +151,15 @@ def test_wins_are_drawn_where_episodes_are_won(tmp_path, tiny, updates_of):
     with store.writing(study):
         for cell in study.cells:
             wins = {"winner": {"win_rate": 0.9}, "loser": {"win_rate": 0.1}, "lone": {}}[cell.system_name]
-            store.write(cell, updates_of([1.0, 2.0, 3.0], **wins))
-    chart = charts_of(write_report(store.directory))[0]
-    assert {name: curve.mean.tolist() for name, curve in chart.win_rates["steps"].items()} == {
+            keep(store, cell, updates_of([1.0, 2.0, 3.0], **wins))
+    wins = charts_of(write_report(store.directory))[0].measures[1]
+    assert {name: curve.mean.tolist() for name, curve in wins.by_axis["steps"].items()} == {
         "winner": [0.9] * 3,
         "loser": [0.1] * 3,
     }
+    page = (store.directory / "report.html").read_text()
+    assert data_of(page)["charts"][0]["measures"][1]["label"] == "Share of episodes won"
+    assert 'id="curves-0-1"' in page
     assert (store.directory / "figures" / "CartPole-v1_wins.png").exists()
 
 
@@ -175,7 +179,7 @@ def test_the_best_are_drawn_first_where_systems_are_many(tmp_path, tiny, updates
     store = Store(tmp_path / "out")
     with store.writing(study):
         for cell in study.cells:
-            store.write(cell, updates_of([float(cell.system_name[1:])] * 2))
+            keep(store, cell, updates_of([float(cell.system_name[1:])] * 2))
     write_report(store.directory)
     tags = Tags((store.directory / "report.html").read_text()).tags
     boxes = [attrs for tag, attrs in tags if attrs.get("name") == "system"]
@@ -191,7 +195,7 @@ def test_what_is_drawn_first_looks_different_where_systems_are_many(tmp_path, ti
     with store.writing(study):
         for cell in study.cells:
             ahead = cell.system_name in {"s1", *(f"s{number}" for number in range(30, 40))}
-            store.write(cell, updates_of([float(ahead)] * 2))  # s1 and s33 once were drawn alike
+            keep(store, cell, updates_of([float(ahead)] * 2))  # s1 and s33 once were drawn alike
 
     def style(name, names):
         styles[name] = tuple(_style(name, names).values())
@@ -216,7 +220,7 @@ def test_an_environment_with_a_long_name_has_its_figures(tmp_path, tiny, updates
     store = Store(tmp_path / "out")
     with store.writing(study):
         for cell in study.cells:
-            store.write(cell, updates_of([1.0, 2.0]))
+            keep(store, cell, updates_of([1.0, 2.0]))
     write_report(store.directory)
     assert len(list((store.directory / "figures").iterdir())) == 4
 
@@ -226,6 +230,9 @@ def test_an_infinite_return_does_not_spoil_the_page(tmp_path, tiny, updates_of):
     store, study = Store(tmp_path / "out"), tiny(seeds=1, budget=Budget(updates=2))
     with store.writing(study):
         for cell in study.cells:
-            store.write(cell, updates_of([1.0, float("inf")]))
+            keep(store, cell, updates_of([1.0, float("inf")]))
     write_report(store.directory)
-    assert data_of((store.directory / "report.html").read_text())["charts"][0]["curves"]["updates"]["0"][1] == [1, None]
+    assert data_of((store.directory / "report.html").read_text())["charts"][0]["measures"][0]["axes"]["updates"]["0"][1] == [
+        1,
+        None,
+    ]

@@ -4,10 +4,11 @@ import time
 
 import numpy as np
 import pytest
+from returns import keep
 
+from rl_agg.study.analysis.records import CellUpdate
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.report.writing import write_report
-from rl_agg.study.run.cells import Update
-from rl_agg.study.run.store import Store
 from rl_agg.study.spec.study import Budget, Environment, System
 
 
@@ -27,8 +28,8 @@ def written(directory, tiny, systems, environments, seeds, updates):
             returns, times = np.cumsum(rng.normal(0.5, 5, updates)), np.cumsum(rng.uniform(0.4, 0.6, updates))
             scalars = [{"agg/messages": 80.0 * n, "agg/bytes": 1e5 * n * (1 + cell.seed)} for n in range(1, updates + 1)]
             numbers = range(1, updates + 1)
-            told = zip(numbers, times, returns, scalars, strict=True)
-            store.write(cell, [Update(n, 4096 * n, at, value, 5, [value] * 8, more) for n, at, value, more in told])
+            rows = zip(numbers, times, returns, scalars, strict=True)
+            keep(store, cell, [CellUpdate(n, 4096 * n, at, value, 5, [value] * 8, more) for n, at, value, more in rows])
     before = time.process_time()
     write_report(store.directory)
     return time.process_time() - before, (store.directory / "report.html").stat().st_size

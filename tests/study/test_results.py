@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from returns import FLAT, RAMP, rows_of, told
+from returns import FLAT, RAMP, rows_of, run_of
 
 from rl_agg.study.analysis.comparisons import scores_of
+from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.report.tables import comparison_frame, comparison_tables, cost_tables, tables_of
 from rl_agg.study.report.verdict import verdicts
-from rl_agg.study.run.cells import Update
 from rl_agg.study.spec.study import Budget, Environment
 
 
@@ -74,8 +74,8 @@ def test_a_system_missing_on_one_environment_is_not_pooled(results):
 
 def test_better_by_updates_is_not_better_by_steps(results):
     # Twice the steps in each update: ahead after as many updates, behind after as many steps
-    loss = [told([1.0 + seed, 3.0 + seed, 5.0 + seed], steps=200) for seed in range(6)]
-    stock = [told([0.5 + seed, 2.0 + seed, 3.5 + seed, 5.0 + seed, 6.5 + seed, 8.0 + seed]) for seed in range(6)]
+    loss = [run_of([1.0 + seed, 3.0 + seed, 5.0 + seed], steps=200) for seed in range(6)]
+    stock = [run_of([0.5 + seed, 2.0 + seed, 3.5 + seed, 5.0 + seed, 6.5 + seed, 8.0 + seed]) for seed in range(6)]
     made = results({"loss": {"Pole": loss}, "stock": {"Pole": stock}})
     by_updates, by_steps = made.comparisons("Pole", "loss", "stock")
     assert by_updates.difference.value == pytest.approx(3.0 - 2.0)
@@ -87,14 +87,14 @@ def test_better_by_updates_is_not_better_by_steps(results):
     assert comparison_tables(made)["Pole"][1][-1] == "better at equal updates; worse at equal env steps"
     (verdict,) = verdicts(made)
     assert verdict.headline == "Pole: not established that stock is better than loss."
-    assert "At equal updates: it is worse." in verdict.detail
+    assert "Difference from loss at equal updates: \u22121.00 [\u22121.00, \u22121.00], worse." in verdict.detail
     frame = comparison_frame(made)
     assert frame["outcome"].tolist() == ["better", "worse"]
     assert frame["difference"].tolist() == pytest.approx([1.0, -2.0])
 
 
 def test_runs_without_steps_in_common_are_not_compared_at_equal_steps(results):
-    loss, stock = [told([1.0, 2.0]) for _ in range(6)], [told([0.0, 1.0], steps=1000) for _ in range(6)]
+    loss, stock = [run_of([1.0, 2.0]) for _ in range(6)], [run_of([0.0, 1.0], steps=1000) for _ in range(6)]
     made = results({"loss": {"Pole": loss}, "stock": {"Pole": stock}})
     by_updates, by_steps = made.comparisons("Pole", "loss", "stock")
     assert by_updates.outcome == "better"
@@ -106,7 +106,9 @@ def test_runs_without_steps_in_common_are_not_compared_at_equal_steps(results):
 
 
 def test_costs_by_hand(results):
-    made = results({"loss": {"Pole": [told([2.0, 4.0], messages=3), told([4.0, 8.0], messages=5)]}, "stock": {"Pole": FLAT}})
+    made = results(
+        {"loss": {"Pole": [run_of([2.0, 4.0], messages=3), run_of([4.0, 8.0], messages=5)]}, "stock": {"Pole": FLAT}}
+    )
     loss, stock = sorted(made.costs, key=lambda cost: cost.system)
     assert (loss.messages, loss.bytes) == (8.0, 80.0)
     assert loss.mu_frequency.value == pytest.approx((3 / 4 + 5 / 4) / 2)
@@ -135,7 +137,7 @@ def test_there_is_no_gap_where_all_runs_are_as_far(results, other):
 def test_a_budget_of_time_is_compared_at_equal_seconds(results):
     # As many steps in each update, but loss takes two seconds for what stock does in one
     def updates(values, seconds):
-        return [Update(n, 100 * n, seconds * n, value, 1, [value] * 4, {}) for n, value in enumerate(values, 1)]
+        return [CellUpdate(n, 100 * n, seconds * n, value, 1, [value] * 4, {}) for n, value in enumerate(values, 1)]
 
     loss = [updates([2.0 + seed, 4.0 + seed, 6.0 + seed], 2.0) for seed in range(6)]
     stock = [updates([1.0 + seed, 3.0 + seed, 5.0 + seed, 5.0 + seed, 5.0 + seed, 5.0 + seed], 1.0) for seed in range(6)]
@@ -148,5 +150,5 @@ def test_a_budget_of_time_is_compared_at_equal_seconds(results):
     assert table[0] == ("System", "At equal seconds", "At equal env steps", "In words")
     assert table[1][-1] == "worse at equal seconds; better at equal env steps"
     (verdict,) = verdicts(made)
-    assert "At equal seconds it is 0.750 above loss" in verdict.detail
-    assert "At equal env steps it is 1.00 below loss" in verdict.detail
+    assert "Difference from loss at equal seconds: 0.750 [0.750, 0.750], better." in verdict.detail
+    assert "Difference from loss at equal env steps: \u22121.00 [\u22121.00, \u22121.00], worse." in verdict.detail

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from rl_agg.study.analysis.records import CellUpdate
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import Update, runner_for
 from rl_agg.study.run.engine import run_study
-from rl_agg.study.run.store import Store
+from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.study import Budget, Cell, Environment, Study, System, Wrapper
-from rllib_agg.study.runner import EpisodeReturns
+from rllib_agg.study.runner import EpisodeReturns, RllibRunner
 
 TINY = {"train_batch_size_per_learner": 128, "minibatch_size": 64, "num_epochs": 1, "lr": 1e-3}
 
@@ -24,7 +25,7 @@ def study(systems: dict[str, System] | None = None, budget: Budget | None = None
     return resolve(Study("walks", next(iter(systems)), systems, environments, budget=budget or Budget(updates=2)))
 
 
-def run(cell: Cell) -> list[Update]:
+def run(cell: Cell) -> list[CellUpdate]:
     fractions: list[float] = []
     updates = runner_for(cell).run(cell, lambda update, fraction: fractions.append(fraction))
     assert fractions[-1] == 1.0
@@ -32,7 +33,7 @@ def run(cell: Cell) -> list[Update]:
     return updates
 
 
-def test_returns_are_raw_and_each_agents_own(ray_running: None) -> None:
+def test_returns_are_raw_and_each_agents_own(ray_session: None) -> None:
     disturbed = [{"agents": [1], "reward_scale": 10.0}]
     (cell,) = study(unequal=disturbed, scored_agents=[0, 2, 3], wrappers=[Wrapper("walks:Negated")]).cells
     for update in run(cell):
@@ -43,29 +44,27 @@ def test_returns_are_raw_and_each_agents_own(ray_running: None) -> None:
 
 
 @pytest.mark.parametrize(("budget", "num_updates"), [(Budget(env_steps=129), 2), (Budget(seconds=1e-6), 1)])
-def test_budgets(budget: Budget, num_updates: int, ray_running: None) -> None:
+def test_budgets(budget: Budget, num_updates: int, ray_session: None) -> None:
     (cell,) = study(budget=budget).cells
     assert len(run(cell)) == num_updates
 
 
-def test_what_aggregation_logs_is_recorded(ray_running: None) -> None:
+def test_what_aggregation_logs_is_recorded(ray_session: None) -> None:
     (cell,) = study({"R": System("rllib_agg:AggPPO", {**TINY, "aggregation": "r_weighted"})}).cells
     first, last = run(cell)
     assert last.scalars["agg/messages"] == 2 * first.scalars["agg/messages"] == 4 * 2 * 3  # agents, updates, minibatches
     assert last.scalars["agg/weight_min"] == last.scalars["agg/weight_max"] == pytest.approx(0.5)  # 1/A + 1/h
 
 
-def test_the_network_is_the_papers(ray_running: None) -> None:
-    from rllib_agg.study.runner import _config
-
+def test_the_network_is_the_papers(ray_session: None) -> None:
     (cell,) = study(network="medium").cells
-    config = _config(cell)
+    config = RllibRunner().config(cell)
     assert config.model_config["fcnet_hiddens"] == [85] * 4
     assert EpisodeReturns in config.callbacks_class
     assert (config.seed, config.num_envs_per_env_runner) == (0, 4)
 
 
-def test_workers_of_its_own(ray_running: None, tmp_path: Path) -> None:
+def test_workers_of_its_own(ray_session: None, tmp_path: Path) -> None:
     """A3C's run in processes of their own, for which Ray sets CPUs aside."""
     settings = {"gradients_per_iteration": 4, "num_env_runners": 2, "rollout_fragment_length": 16}
     one = study({"A3C": System("rllib_agg:A3C", settings)}, network="small")
@@ -87,8 +86,8 @@ def test_workers_of_its_own(ray_running: None, tmp_path: Path) -> None:
         ({"systems": {"a": System("ray.rllib.algorithms.ppo:PPO", {"lrr": 1})}}, "lrr"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"lrr": 1})}}, "AggPPOConfig has no setting 'lrr'"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"aggregation": "r_wighted"})}}, "did you mean 'r_weighted'"),
-        ({"systems": {"a": System("rllib_agg:AggPPO", {"env": "x"})}}, "the study's own 'environments' says it"),
-        ({"systems": {"a": System("rllib_agg:AggPPO", {"env_config": {"n": 1}})}}, "the study's own 'env_kwargs' says it"),
+        ({"systems": {"a": System("rllib_agg:AggPPO", {"env": "x"})}}, "the study's key 'environments' sets it"),
+        ({"systems": {"a": System("rllib_agg:AggPPO", {"env_config": {"n": 1}})}}, "the study's key 'env_kwargs' sets it"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"num_env_runners": 3})}}, "num_agents=4 cannot be spread evenly"),
         ({"normalize": True}, "PPO does not use 'normalize'"),
         ({"systems": {"a": System("rllib_agg:AggPPO", policy="CnnPolicy")}}, "AggPPO does not use 'policy'"),

@@ -15,7 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import runner_for
+from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.study import Budget, Environment, System, Wrapper
 from sb3_agg.study import Sb3Runner
 
@@ -152,18 +152,18 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
     ("system", "environment", "words"),
     [
         (System("stable_baselines3:SAC"), {}, ["SAC is not on-policy", "PPO"]),
-        (System("stable_baselines3:PPO", {"tensorboard_log": "runs"}), {}, ["the study's own '--out' says it"]),
+        (System("stable_baselines3:PPO", {"tensorboard_log": "runs"}), {}, ["the study's key '--out' sets it"]),
         (System("stable_baselines3:DQN"), {}, ["DQN is not on-policy"]),
         (System("stable_baselines3:PPPO"), {}, ["unknown name 'PPPO'", "did you mean 'PPO'"]),
         (System("stable_baselines:PPO"), {}, ["no module 'stable_baselines'"]),
         (System("importing_nothing:PPO"), {}, ["importing_nothing needs a module 'no_such_module'"]),
-        (System("collections:OrderedDict"), {}, ["not an algorithm of", "Stable-Baselines3"]),
+        (System("collections:OrderedDict"), {}, ["no runner is registered for collections:OrderedDict", "BaseAlgorithm"]),
         (System("os:getcwd"), {}, ["not a class"]),
         (System("stable_baselines3:PPO", {"n_epoch": 1}), {}, ["unknown PPO setting 'n_epoch'", "did you mean 'n_epochs'"]),
         (System("sb3_agg:AggPPO", {"aggregatoin": "sum"}), {}, ["did you mean 'aggregation'"]),
         (System("sb3_agg:AggPPO", {"n_epoch": 1}), {}, ["did you mean 'n_epochs'"]),
         (System("sb3_agg:AggPPO", {"aggregation": "summ"}), {}, ["cannot be built", "did you mean 'sum'"]),
-        (System("stable_baselines3:PPO", {"seed": 1}), {}, ["'seed' is not a setting here", "'seeds'"]),
+        (System("stable_baselines3:PPO", {"seed": 1}), {}, ["'seed' cannot be set here", "'seeds'"]),
         (System("stable_baselines3:PPO", {"learning_rate": "linear"}), {}, ["learning_rate", "'linear'"]),
         (System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "nn.Nope"}}), {}, ["activation_fn", "'nn.Nope'"]),
         (
@@ -177,7 +177,7 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
             ["a class of torch.optim", "'SDG'"],
         ),
         (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["cannot be built", "CartPole"]),
-        (System("stable_baselines3:PPO"), {"id": "envpool/CartPole-v9"}, ["EnvPool", "did you mean CartPole-v1"]),
+        (System("stable_baselines3:PPO"), {"id": "envpool/CartPole-v9"}, ["EnvPool", "did you mean 'CartPole-v1'"]),
         (
             System("stable_baselines3:PPO"),
             {"id": "envpool/CartPole-v1", "unequal": [{"agents": [0], "broken_sensors": True}]},
@@ -188,7 +188,7 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
     ],
     ids=lambda value: None if not isinstance(value, System) else value.system,
 )
-def test_what_cannot_start_is_refused_in_one_message(tiny, system, environment, words, tmp_path, monkeypatch):
+def test_what_cannot_start_is_an_error_in_one_message(tiny, system, environment, words, tmp_path, monkeypatch):
     (tmp_path / "importing_nothing.py").write_text("import no_such_module")
     monkeypatch.syspath_prepend(tmp_path)
     study = tiny(systems={"stock": system}, environments={"CartPole-v1": Environment(num_agents=2, **environment)})
@@ -211,7 +211,7 @@ def test_any_on_policy_algorithm_runs(tiny, path, policy):
     assert [update.env_steps for update in updates] == [32, 64, 96]
 
 
-def test_episodes_that_a_wrapper_ends_are_told_with_their_raw_return(tiny):
+def test_episodes_that_a_wrapper_ends_are_reported_with_their_raw_return(tiny):
     """Pendulum ends after 200 steps; Monitor, inside the wrappers, never hears of those that end after 20."""
     wrappers = [Wrapper("gymnasium.wrappers:TimeLimit", {"max_episode_steps": 20}), Wrapper("walks:Negated")]
     settings = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}

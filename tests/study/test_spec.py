@@ -98,12 +98,12 @@ def test_bad_specs_are_refused_in_one_message(tmp_path, old, new, words):
         assert word in str(caught.value)
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(StudyError, match="cannot read"):
         load_study(tmp_path / "nothing.yaml")
 
 
-def test_quick_without_overrides_is_refused(tmp_path):
+def test_quick_without_overrides_is_an_error(tmp_path):
     text = "\n".join(line for line in SPEC.splitlines() if not line.startswith("quick"))
     with pytest.raises(StudyError, match="no 'quick' overrides"):
         load_study(write(tmp_path, text), quick=True)

@@ -5,14 +5,17 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from returns import keep
 
+from rl_agg.study.analysis.records import METADATA_KEY
+from rl_agg.study.analysis.store import Store, write_atomically
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.store import METADATA_KEY, Store, write_atomically
 from rl_agg.study.spec.study import Budget, System
 
 
@@ -25,7 +28,7 @@ def written(tmp_path, tiny, updates_of):
     study, store = tiny(), Store(tmp_path / "out")
     cell = study.cells[0]
     with store.writing(study):
-        store.write(cell, updates_of([math.nan, 7.0, 8.5]), ["mind the gap"])
+        keep(store, cell, updates_of([math.nan, 7.0, 8.5]), ["mind the gap"])
     return store, study, cell
 
 
@@ -62,7 +65,7 @@ def test_a_damaged_record_counts_as_none(written, damage):
         pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)
     else:
         flipped = bytearray(whole)
-        flipped[whole.index(np.float64(8.5).tobytes())] ^= 1  # within a page: only its checksum can tell
+        flipped[whole.index(np.float64(8.5).tobytes())] ^= 1  # within a page: only its checksum can detect it
         file.write_bytes(
             {"cut in half": whole[: len(whole) // 2], "empty": b"", "not parquet": b"x" * 500}.get(damage, bytes(flipped))
         )
@@ -87,17 +90,20 @@ def metadata_of(change):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (metadata_of(lambda told: {key: value for key, value in told.items() if key != "warnings"}), r"\(\d.*lacks warnings;"),
-        (metadata_of(lambda told: [told]), r"\(unknown\): it lacks cell, commit, host"),
+        (
+            metadata_of(lambda given: {key: value for key, value in given.items() if key != "warnings"}),
+            r"\(\d.*lacks warnings;",
+        ),
+        (metadata_of(lambda given: [given]), r"\(unknown\) lacks cell, commit, host"),
         (lambda table: table.drop_columns(["return"]), r"\(\d.*lacks return;"),
     ],
     ids=["a key is missing", "a list", "no returns"],
 )
-def test_a_record_of_another_version_is_told(written, change, words):
+def test_a_record_of_another_version_is_reported(written, change, words):
     store, _, cell = written
     file = record_file(store, cell)
     pq.write_table(change(pq.read_table(file)), file)
-    with pytest.raises(StudyError, match=rf"parquet is of another version of rl-agg {words}"):
+    with pytest.raises(StudyError, match=rf"parquet: a record of another version of rl-agg {words}"):
         store.read(cell)
 
 
@@ -107,7 +113,7 @@ def test_a_record_that_may_not_be_read_is_not_missing(written, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", "cells/it.parquet")
 
-    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(PermissionError):
         store.read(cell)
 
@@ -125,7 +131,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert file.read_bytes() == b"old"
 
 
-def test_another_study_is_refused(written, tiny):
+def test_another_study_is_an_error(written, tiny):
     store, _, cell = written
     before = (store.directory / "study.yaml").read_bytes()
     other = tiny(budget=Budget(updates=99))
@@ -154,14 +160,14 @@ HOLD = """
 import sys
 from pathlib import Path
 from rl_agg.study.spec.loading import load_study
-from rl_agg.study.run.store import Store
+from rl_agg.study.analysis.store import Store
 with Store(Path(sys.argv[1])).writing(load_study(Path(sys.argv[2]))):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_second_run_is_refused_until_the_first_ends(tmp_path, tiny):
+def test_a_second_run_is_an_error_until_the_first_ends(tmp_path, tiny):
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(tiny().to_mapping()))
     command = [sys.executable, "-c", HOLD, str(tmp_path / "out"), str(spec)]
@@ -183,12 +189,12 @@ def test_leftovers_of_a_killed_run_are_cleared(written, tiny):
         assert not leftover.exists()
 
 
-def test_a_folder_without_a_study_is_told(tmp_path):
+def test_a_folder_without_a_study_is_reported(tmp_path):
     with pytest.raises(StudyError, match=r"holds no study"):
         Store(tmp_path).study()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path, tiny):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path, tiny):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StudyError, match="cannot write"), Store(tmp_path / "file").writing(tiny()):
         pytest.fail("it was let in")
@@ -199,5 +205,5 @@ def test_success_forgets_an_earlier_failure(written, updates_of):
     cell = study.cells[1]
     store.write_failure(cell, "Traceback\nValueError: no")
     assert store.failure(cell).endswith("no")
-    store.write(cell, updates_of([1.0]))
+    keep(store, cell, updates_of([1.0]))
     assert store.failure(cell) is None

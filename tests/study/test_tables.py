@@ -85,19 +85,17 @@ def test_numbers_are_rounded_for_reading(value, text):
         (Estimate(0.12, NAN, NAN), "0.120"),
     ],
 )
-def test_an_interval_is_told_to_its_values_digit(estimate, text):
+def test_an_interval_is_written_to_its_values_digit(estimate, text):
     assert in_words(estimate) == text
 
 
-@pytest.mark.parametrize(
-    ("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c")], ids=len
-)
+@pytest.mark.parametrize(("names", "text"), [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c")], ids=len)
 def test_names_are_listed_for_reading(names, text):
     assert listed(names) == text
 
 
 def test_many_names_are_counted():
-    assert listed([str(n) for n in range(20)]).endswith("7 and 12 more")
+    assert listed([str(n) for n in range(20)]).endswith("7, 12 more")
 
 
 @pytest.mark.parametrize(

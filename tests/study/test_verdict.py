@@ -1,9 +1,10 @@
 """What a study says is established, in words."""
 
 import math
+import re
 
 import pytest
-from returns import FLAT, NAN, RAMP, shifted, told
+from returns import FLAT, NAN, RAMP, run_of, shifted
 
 from rl_agg.study.report.story import notes
 from rl_agg.study.report.tables import comparison_frame, frame_of, tables_of
@@ -28,8 +29,16 @@ def test_no_episode_at_all(results):
 @pytest.mark.parametrize(
     ("loss", "headline", "detail"),
     [
-        (shifted(3.0, 6), "Pole: established that loss is better than stock.", "3.00 above stock (124.0 %)"),
-        (shifted(-3.0, 6), "Pole: established that stock is better than loss.", "3.00 above loss"),
+        (
+            shifted(3.0, 6),
+            "Pole: established that loss is better than stock.",
+            "Difference from stock at equal updates: 3.00 [3.00, 3.00], better.",
+        ),
+        (
+            shifted(-3.0, 6),
+            "Pole: established that stock is better than loss.",
+            "Difference from loss at equal updates: 3.00 [3.00, 3.00], better.",
+        ),
         (shifted(3.0, 5), "not established that loss is better", "5 seeds agree by chance in 6 % of studies"),
         ([[9.0] * 4, *shifted(0.5, 6)[1:]], "not established that loss is better", "The interval includes 0"),
         (shifted(3.0, 1), "not established that loss is better", "fewer than two pairs of runs"),
@@ -43,11 +52,11 @@ def test_the_verdict_says_what_is_established(results, loss, headline, detail):
     assert detail in verdict.detail
 
 
-def test_the_verdict_tells_a_mean_return_as_its_table_does(results):
+def test_the_verdict_gives_a_mean_return_as_its_table_does(results):
     made = results({"loss": {"Pole": [[60.0] * 4, [130.0] * 4]}, "stock": {"Pole": FLAT}})
-    told = tables_of(made)["Pole"][1][2].partition(" [")[0]
-    assert told == "95.0"  # not 95.00: its interval ends above 100
-    assert f"R̄ = {told}:" in verdicts(made)[0].detail
+    shown = tables_of(made)["Pole"][1][2].partition(" [")[0]
+    assert shown == "95.0"  # not 95.00: its interval ends above 100
+    assert f"R̄ = {shown} [" in verdicts(made)[0].detail
 
 
 def test_without_the_baseline_everywhere_nothing_is_said_of_all_environments(results):
@@ -62,26 +71,23 @@ def test_an_interval_is_named_only_where_there_is_one(results):
     runs = [[9.0 + seed] * 4 for seed in range(6)]
     made = results({"loss": {"A": runs, "B": runs}, "stock": {"A": runs, "B": runs[:1]}})
     assert math.isnan(made.overall[0].improvement.low)
-    assert verdicts(made)[0].detail.endswith("(12 runs).")
-    assert (
-        "(95 % interval, 12 runs)."
-        in verdicts(results({name: {"A": runs, "B": runs} for name in ("loss", "stock")}))[0].detail
-    )
+    assert verdicts(made)[0].detail == "P(a run of loss is better) = 0.71, from 12 runs."
+    both = results({name: {"A": runs, "B": runs} for name in ("loss", "stock")})
+    assert re.search(r"= 0\.50 \[0\.\d\d, 0\.\d\d\], from 12 runs\.", verdicts(both)[0].detail)
 
 
-def test_the_highest_mean_return_is_not_told_as_a_lead_where_runs_are_not_as_long(results):
+def test_the_highest_mean_return_is_not_reported_as_a_lead_where_runs_are_not_as_long(results):
     # Over all of its updates loss returns more, over as many as stock has less
-    loss = [told([0.0 + seed, 2.0 + seed, 40.0 + seed, 42.0 + seed]) for seed in range(6)]
-    stock = [told([9.0 + seed, 11.0 + seed], steps=200) for seed in range(6)]
+    loss = [run_of([0.0 + seed, 2.0 + seed, 40.0 + seed, 42.0 + seed]) for seed in range(6)]
+    stock = [run_of([9.0 + seed, 11.0 + seed], steps=200) for seed in range(6)]
     (verdict,) = verdicts(results({"loss": {"Pole": loss}, "stock": {"Pole": stock}}))
-    assert (
-        "loss has the highest mean return over training, R̄ = 23.50. At equal updates it is 9.00 below stock" in verdict.detail
-    )
+    assert "loss has the highest mean return over training, R̄ = 23.50 [" in verdict.detail
+    assert "Difference from stock at equal updates: \u22129.00 [" in verdict.detail
 
 
-def test_runs_without_an_episode_are_told(results):
+def test_runs_without_an_episode_are_reported(results):
     made = results({"loss": {"Pole": [*[[NAN] * 4] * 5, *RAMP]}, "stock": {"Pole": FLAT}})
-    assert notes(made) == ["5 of 7 runs of loss on Pole finished no episode: its returns are told without them."]
+    assert notes(made) == ["5 of 7 runs of loss on Pole finished no episode; the numbers leave them out."]
 
 
 def test_what_is_established_about_the_others_is_said(results, tiny):
@@ -94,7 +100,7 @@ def test_what_is_established_about_the_others_is_said(results, tiny):
     made = results(records, systems=systems)
     (verdict,) = verdicts(made)
     assert verdict.headline == "Pole: not established that stock is better than close."
-    assert "Established: it is better than far." in verdict.detail
+    assert "Established: better than far." in verdict.detail
     assert [row.system for row in made.rows] == ["stock", "close", "far"]
 
 
@@ -110,8 +116,8 @@ def test_a_third_systems_short_run_costs_a_pair_nothing(results, tiny):
 
 def test_a_claim_about_all_environments_must_hold_on_both_bases(results):
     # One learning curve over steps, but half as many updates of twice the steps: ahead at equal updates only
-    loss = [told([2.0 + seed / 10, 4.0 + seed / 10, 6.0 + seed / 10], steps=200) for seed in range(6)]
-    stock = [told([1.0 + seed / 10, 2.0 + seed / 10, 3.0 + seed / 10, 4.0 + seed / 10]) for seed in range(6)]
+    loss = [run_of([2.0 + seed / 10, 4.0 + seed / 10, 6.0 + seed / 10], steps=200) for seed in range(6)]
+    stock = [run_of([1.0 + seed / 10, 2.0 + seed / 10, 3.0 + seed / 10, 4.0 + seed / 10]) for seed in range(6)]
     made = results({"loss": {"A": loss, "B": loss}, "stock": {"A": stock, "B": stock}})
     assert made.overall[0].improvement.low > 0.5
     assert verdicts(made)[0].headline == "All 2 environments together: not established that any system is better than stock."
@@ -136,4 +142,4 @@ def test_a_run_without_an_episode_counts_for_no_claim(results):
     base, new = [[0.0] * 4, [0.5] * 4, [0.2] * 4], [[NAN] * 4, [1.0] * 4, [2.0] * 4]
     (verdict, *_) = verdicts(results({"loss": {"A": new, "B": new}, "stock": {"A": base, "B": base}}))
     assert verdict.headline == "All 2 environments together: not established that any system is better than stock."
-    assert "4 runs)" in verdict.detail
+    assert "from 4 runs" in verdict.detail

@@ -1,4 +1,4 @@
-"""A cell that takes its whole worker process down is told like any other failure."""
+"""A cell that takes its whole worker process down is reported like any other failure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 from stable_baselines3 import PPO
 
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.run.engine import run_study
-from rl_agg.study.run.store import Store
 from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.study import Budget, Environment, Study, System
 
@@ -23,10 +23,10 @@ class DyingPPO(PPO):
         os._exit(3)
 
 
-def test_a_worker_that_dies_leaves_a_failure_and_the_others_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Workers import the class by its path, as they would a user's
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+def test_a_worker_that_dies_leaves_a_failure_and_the_others_finish(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # workers import the class by its path, as they would a user's
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 32, "n_epochs": 1}
     systems = {"dies": System(f"{Path(__file__).stem}:DyingPPO"), "lives": System("stable_baselines3:PPO")}
     environments = {"CartPole-v1": Environment(num_agents=2, settings=settings)}

@@ -1,1 +1,1 @@
-"""What a study's records show, as numbers."""
+"""A study's records and folder, and the numbers computed from them."""

@@ -15,18 +15,18 @@ from rl_agg.study.spec.study import Environment
 
 UPDATES, ENV_STEPS, SECONDS = "updates", "env steps", "seconds"
 COLUMNS = {ENV_STEPS: "env_steps", SECONDS: "wall_time"}
-"""Where a record counts it."""
+"""The records' column of each."""
 
 
 def bases_of(environment: Environment) -> tuple[str, str]:
-    """What systems are compared at equal amounts of: seconds where these are the budget, or else updates; and env steps."""
+    """The bases on which systems are compared: seconds if these are the budget, else updates; and env steps."""
     of_time = environment.budget is not None and environment.budget.seconds is not None
     return (SECONDS if of_time else UPDATES), ENV_STEPS
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What runs returned over a stretch of training that all of them have done.
+    """Mean returns of runs over a stretch of training that all of them cover.
 
     :param basis: What the stretch is equal in, :data:`UPDATES`, :data:`SECONDS` or :data:`ENV_STEPS`.
     :param low: Where it begins.
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def scores_of(systems: Sequence[Runs], bases: Sequence[str]) -> list[Scores]:
-    """Score runs of one environment on each basis; two systems at a time, for a third's short run is not theirs."""
+    """Score runs of one environment on each basis; of two systems, as the short run of a third would shorten the stretch."""
     return [_over_updates(systems) if basis == UPDATES else _over(basis, systems) for basis in bases]
 
 
@@ -96,7 +96,7 @@ def paired(system: Runs, reference: Runs, scores: Scores) -> tuple[Array, Array]
 
 
 def count_pairs(first: Array, second: Array) -> int:
-    """In how many seeds both have a score."""
+    """The number of seeds in which both have a score."""
     return int((~np.isnan(first - second)).sum())
 
 

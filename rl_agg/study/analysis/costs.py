@@ -1,4 +1,4 @@
-"""What a system's runs took: steps, time, messages, bytes. Axes: S seeds, A agents."""
+"""Costs of a system's runs: steps, time, messages, bytes. Axes: S seeds, A agents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MESSAGES, BYTES, MU_REWARD, WIN_RATE = "agg/messages", "agg/bytes", "agg/mu_rewa
 
 @dataclass(frozen=True)
 class Cost:
-    """What runs took on average, and the report's measures; NaN where a system does not record it.
+    """Average costs of a run, and the communication report's measures; NaN where a system does not record them.
 
     :param env_steps: Of all agents together, in a run.
     :param wall_time: Seconds of a run.

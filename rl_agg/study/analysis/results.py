@@ -1,4 +1,4 @@
-"""What a study's records say. Axes: U updates, S seeds, A agents."""
+"""All results of a study, computed from its records. Axes: U updates, S seeds, A agents."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from rl_agg import statistics
 from rl_agg.statistics import Array
 from rl_agg.study.analysis.comparisons import Comparison, against, bases_of, scores_of
 from rl_agg.study.analysis.costs import Cost, cost_of
+from rl_agg.study.analysis.records import Record
 from rl_agg.study.analysis.rows import Overall, Row, overall_of, rows_of
 from rl_agg.study.analysis.runs import Runs
-from rl_agg.study.run.store import Record, Store
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.spec.study import Study
 
 __all__ = ["Comparison", "Cost", "Overall", "Results", "Row", "Runs", "results_of"]
@@ -22,11 +23,11 @@ __all__ = ["Comparison", "Cost", "Overall", "Results", "Row", "Runs", "results_o
 
 @dataclass(frozen=True)
 class Results:
-    """A study and what its finished cells say.
+    """A study and the results of its finished cells.
 
     :param runs: By environment, then system; systems without a finished run there are left out.
     :param rows: A system on an environment, the best R̄ of each environment first.
-    :param costs: What each of them took.
+    :param costs: Of each row.
     :param overall: Empty with one environment.
     :param failures: Cell and traceback of each that failed.
     """
@@ -52,7 +53,7 @@ class Results:
         return [record for systems in self.runs.values() for runs in systems.values() for record in runs.records]
 
     def bases(self, environment: str) -> tuple[str, str]:
-        """What systems are compared at equal amounts of there."""
+        """The bases on which systems are compared there."""
         return bases_of(self.study.environments[environment])
 
     def comparisons(self, environment: str, system: str, reference: str) -> list[Comparison]:

@@ -16,7 +16,7 @@ from rl_agg.study.spec.study import Environment, Study
 
 @dataclass(frozen=True)
 class Row:
-    """What the tables say about one system on one environment; see :mod:`rl_agg.statistics` for each number.
+    """One system on one environment; see :mod:`rl_agg.statistics` for each number.
 
     :param threshold_step: Of the mean curve; ``None`` where it is not reached.
     :param seeds_at_threshold: How many runs reach it by themselves; ``None`` where the environment has no threshold.
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Overall:
-    """What a study of several environments says about one system.
+    """One system over several environments.
 
     :param iqm: Interquartile mean over all runs of R̄ scaled to [0, 1], 0 being an environment's worst run and 1 its best.
     :param optimality_gap: As in :class:`Row`, over all runs.
@@ -96,7 +96,7 @@ def overall_of(runs: dict[str, dict[str, Runs]], study: Study) -> list[Overall]:
     to_best = [scaled(systems) for systems in runs.values()]
     to_target = [_to_target(systems, study.environments[name].threshold) for name, systems in runs.items()]
     complete = [name for name in study.systems if all(name in systems for systems in runs.values())]
-    told = [
+    rows = [
         Overall(
             name,
             statistics.bootstrap_interval([values[name] for values in to_best]),
@@ -105,7 +105,7 @@ def overall_of(runs: dict[str, dict[str, Runs]], study: Study) -> list[Overall]:
         )
         for name in complete
     ]
-    return sorted(told, key=lambda each: (math.isnan(each.iqm.value), -each.iqm.value))
+    return sorted(rows, key=lambda each: (math.isnan(each.iqm.value), -each.iqm.value))
 
 
 def scaled(systems: dict[str, Runs]) -> dict[str, Array]:

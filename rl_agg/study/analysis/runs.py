@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rl_agg.statistics import Array
-from rl_agg.study.run.store import Record
+from rl_agg.study.analysis.records import Record
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the page and the figures draw, computed once. Axes: U updates, S seeds, G points of a drawn curve, T thresholds."""
+"""The charts of a report, for the page and the figures. Axes: U updates, S seeds, G drawn points, T thresholds."""
 
 from __future__ import annotations
 
@@ -18,17 +18,23 @@ AXES = {
     "seconds": ("wall_time", "Seconds"),
     "bytes": (BYTES, "Bytes sent by agents"),
 }
-"""By name, what curves can be drawn over: the records' column, and how it is told."""
+"""By name, the horizontal axes of curves: the records' column, and its label."""
+MEASURES = {"return": ("Mean episodic return", ""), WIN_RATE: ("Share of episodes won", "_wins")}
+"""The records' columns that are drawn as curves: the label, and the ending of the figure's name."""
+FRONTIER_LABELS = ("Bytes sent by agents in a run", "Mean return over training")
+PROFILE_LABEL = "Share of runs above"
 
 MAX_POINTS = 250
-"""Points of a drawn curve: more than a screen can show only make the page heavy."""
+"""Of a drawn curve; a screen shows no more."""
 MIN_POINTS = 40
 ALL_POINTS = 20_000
-"""Points of all curves of a study on one axis; many curves get fewer each."""
+"""Of all curves of a study on one axis; many curves get fewer each."""
 DRAWN_FIRST = 12
 """Systems that one picture can show."""
 RESAMPLES = 500
 """For drawn bands; a pixel shows no more."""
+MANY_TIMES = 8
+"""Ratio of bytes above which only a logarithmic axis shows all systems."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +51,55 @@ class Curve:
 class Profile:
     """Share of runs above each threshold.
 
+    :param label: Of the thresholds.
     :param thresholds: ``[T]``.
     :param by_system: Share, and the ends of its interval ``[T]``.
     """
 
+    label: str
     thresholds: Array
     by_system: dict[str, tuple[Array, Array, Array]]
 
 
 @dataclass(frozen=True)
-class Chart:
-    """All that is drawn of one environment.
+class Curves:
+    """A measure of one environment over training.
 
-    :param curves: By axis, then system; systems that did not record an axis are left out there.
-    :param win_rates: The same of the share of episodes that were won, of systems that recorded it.
+    :param label: Of the measure.
+    :param ending: Of the figure's name.
+    :param threshold: A value to mark.
+    :param by_axis: By axis, then system; systems that did not record an axis are left out there.
+    """
+
+    label: str
+    ending: str
+    threshold: float | None
+    by_axis: dict[str, dict[str, Curve]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything that is drawn of one environment.
+
+    :param systems: The best first.
+    :param measures: The return, and what else of :data:`MEASURES` was recorded.
     :param frontier: By system: bytes sent in a run, on average, and R̄.
-    :param cheapest: Systems on the frontier: none other sends no more and returns no less.
+    :param cheapest: Systems on the frontier: no other one sends at most as much and returns at least as much.
     :param profile: Over R̄.
     """
 
     environment: str
-    threshold: float | None
     systems: list[str]
-    curves: dict[str, dict[str, Curve]]
-    win_rates: dict[str, dict[str, Curve]]
+    measures: list[Curves]
     frontier: dict[str, tuple[float, Estimate]]
     cheapest: list[str]
     profile: Profile
+
+    @property
+    def is_frontier_logarithmic(self) -> bool:
+        """Whether bytes are so far apart that only a logarithm shows them all; zero has none."""
+        sent = [bytes_sent for bytes_sent, _ in self.frontier.values()]
+        return bool(sent) and 0 < MANY_TIMES * min(sent) < max(sent)
 
 
 def charts_of(results: Results) -> list[Chart]:
@@ -88,6 +116,7 @@ def overall_profile(results: Results) -> Profile | None:
     scales = [scaled(systems) for systems in results.runs.values()]
     thresholds = np.linspace(0, 1, 101)
     return Profile(
+        "Scaled return",
         thresholds,
         {
             each.system: statistics.performance_profile([scale[each.system] for scale in scales], thresholds)
@@ -97,7 +126,7 @@ def overall_profile(results: Results) -> Profile | None:
 
 
 def drawn_first(results: Results) -> list[str]:
-    """Systems that figures draw, and the page until others are asked for: all, or the baseline and the best by mean rank."""
+    """The systems of figures, and of the page at first: all, or if they are many the baseline and the best by mean rank."""
     names = list(results.study.systems)
     if len(names) <= DRAWN_FIRST:
         return names
@@ -111,13 +140,13 @@ def drawn_first(results: Results) -> list[str]:
 
 
 def in_order_of_colours(results: Results) -> list[str]:
-    """All systems, those that are drawn first in front: there are fewer colours and dashes than there may be systems."""
+    """All systems, those that are drawn first in front: there may be more systems than colours and dashes."""
     first = drawn_first(results)
     return [*first, *(name for name in results.study.systems if name not in first)]
 
 
 def _chart(results: Results, environment: str, points: int) -> Chart:
-    systems = results.runs[environment]
+    systems, threshold = results.runs[environment], results.study.environments[environment].threshold
     rows = [row for row in results.rows if row.environment == environment]
     bytes_sent = {cost.system: cost.bytes for cost in results.costs if cost.environment == environment}
     frontier = {
@@ -127,10 +156,12 @@ def _chart(results: Results, environment: str, points: int) -> Chart:
     }
     return Chart(
         environment,
-        results.study.environments[environment].threshold,
         [row.system for row in rows],
-        _by_axis(systems, "return", points),
-        _by_axis({name: runs for name, runs in systems.items() if runs.has(WIN_RATE)}, WIN_RATE, points),
+        [
+            Curves(label, ending, threshold if column == "return" else None, _by_axis(recorded, column, points))
+            for column, (label, ending) in MEASURES.items()
+            if (recorded := {name: runs for name, runs in systems.items() if column == "return" or runs.has(column)})
+        ],
         frontier,
         _cheapest(frontier),
         _profile(systems, min(points, 81)),
@@ -139,7 +170,7 @@ def _chart(results: Results, environment: str, points: int) -> Chart:
 
 def _by_axis(systems: dict[str, Runs], value: str, points: int) -> dict[str, dict[str, Curve]]:
     drawn = {name: _curves(runs, value, points) for name, runs in systems.items()}
-    return {axis: {name: told[axis] for name, told in drawn.items() if axis in told} for axis in AXES}
+    return {axis: {name: curves[axis] for name, curves in drawn.items() if axis in curves} for axis in AXES}
 
 
 def _curves(runs: Runs, value: str, points: int) -> dict[str, Curve]:
@@ -187,10 +218,11 @@ def _cheapest(frontier: dict[str, tuple[float, Estimate]]) -> list[str]:
 def _profile(systems: dict[str, Runs], points: int) -> Profile:
     known = statistics.known(np.concatenate([runs.mean_returns for runs in systems.values()]))
     if not known.size:
-        return Profile(np.empty(0), {})
+        return Profile(FRONTIER_LABELS[1], np.empty(0), {})
     margin = 0.02 * float(np.ptp(known)) or 1.0
     thresholds = np.linspace(known.min() - margin, known.max() + margin, points)
     return Profile(
+        FRONTIER_LABELS[1],
         thresholds,
         {
             name: statistics.performance_profile([runs.mean_returns], thresholds, resamples=RESAMPLES)

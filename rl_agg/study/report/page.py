@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from rl_agg.statistics import Estimate
 from rl_agg.study.analysis.results import Results
-from rl_agg.study.report.charts import AXES, Chart, Profile, drawn_first, in_order_of_colours
+from rl_agg.study.report.charts import AXES, PROFILE_LABEL, Chart, Profile, drawn_first, in_order_of_colours
 from rl_agg.study.report.page_data import data_of
 from rl_agg.study.report.story import MOST_TRACEBACKS, failures, notes, origins, spec, subtitle
 from rl_agg.study.report.tables import (
@@ -61,7 +61,7 @@ def _resource(name: str) -> str:
 
 
 def _controls(charts: Sequence[Chart], systems: Sequence[str], shown: Sequence[str]) -> str:
-    known = [axis for axis in AXES if any(chart.curves[axis] for chart in charts)]
+    known = [axis for axis in AXES if any(each.by_axis[axis] for chart in charts for each in chart.measures)]
     axes = "".join(
         f'<label><input type="radio" name="axis" value="{axis}"{" checked" * (axis == "updates")}>{AXES[axis][1]}</label>'
         for axis in known
@@ -87,7 +87,7 @@ def _results(results: Results, charts: Sequence[Chart], overall: Profile | None)
         intervals = {each.system: each.iqm for each in results.overall}
         blocks.append(
             f"<section><h2>{ALL_ENVIRONMENTS}</h2>{_table(ALL_ENVIRONMENTS, tables[ALL_ENVIRONMENTS], results, intervals)}"
-            f"{_figure('overall', 'Performance profiles of all environments', 'Share of runs above a scaled return')}"
+            f"{_figure('overall', 'Performance profiles of all environments', f'{PROFILE_LABEL} a scaled return')}"
             "</section>"
         )
     rows = results.rows_by_environment
@@ -97,16 +97,18 @@ def _results(results: Results, charts: Sequence[Chart], overall: Profile | None)
         parts = [
             f"<h2>{escape(name)}</h2>",
             _table(f"Ranking on {name}", tables[name], results, intervals),
-            _figure(f"curves{number}", f"Curves on {name}", "Return, mean over seeds, with the 95 % interval of the mean"),
-            '<div class="pair">',
-            _figure(f"frontier{number}", f"Return against bytes on {name}", "Return over training against bytes sent")
-            if chart.frontier
-            else "",
-            _figure(f"profile{number}", f"Performance profiles on {name}", "Share of runs above a return")
-            if chart.profile.by_system
-            else "",
-            "</div>",
         ]
+        for at, each in enumerate(chart.measures):
+            caption = f"{each.label}, mean over seeds, with the 95 % interval of the mean"
+            parts.append(_figure(f"curves-{number}-{at}", f"{each.label} on {name}", caption))
+        parts.append('<div class="pair">')
+        if chart.frontier:
+            label = f"Return against bytes on {name}"
+            parts.append(_figure(f"frontier-{number}", label, "Return over training against bytes sent"))
+        if chart.profile.by_system:
+            label = f"Performance profiles on {name}"
+            parts.append(_figure(f"profile-{number}", label, f"{PROFILE_LABEL} a return"))
+        parts.append("</div>")
         if name in differences:
             parts.append(f"<h3>Difference in R̄ from {escape(results.study.baseline)}</h3>")
             parts.append(_table(f"Differences on {name}", differences[name], results))
@@ -114,14 +116,14 @@ def _results(results: Results, charts: Sequence[Chart], overall: Profile | None)
         blocks.append(f"<section>{''.join(parts)}</section>")
     if not blocks:
         return ""
-    told = "".join(f"<li>{escape(line)}</li>" for line in explanations(results))
-    return f'{"".join(blocks)}<section><h2>What the numbers mean</h2><ul class="soft">{told}</ul></section>'
+    meanings = "".join(f"<li>{escape(line)}</li>" for line in explanations(results))
+    return f'{"".join(blocks)}<section><h2>What the numbers mean</h2><ul class="soft">{meanings}</ul></section>'
 
 
 def _figure(name: str, label: str, caption: str) -> str:
     return (
         f'<figure class="card"><figcaption>{escape(caption)}</figcaption>'
-        f'<div class="chart" id="{name}" role="img" aria-label="{escape(label)}; the tables tell the same in numbers"></div>'
+        f'<div class="chart" id="{name}" role="img" aria-label="{escape(label)}; the tables give the same in numbers"></div>'
         '<p class="soft absent" hidden></p></figure>'
     )
 
@@ -152,7 +154,7 @@ def _cell(text: str) -> str:
 
 
 class _Scale:
-    """Where numbers lie between the least and the greatest of a column."""
+    """Positions of numbers between the least and the greatest of a column."""
 
     def __init__(self, estimates: Iterable[Estimate]) -> None:
         ends = [end for each in estimates for end in (each.low, each.value, each.high) if not math.isnan(end)]
@@ -171,8 +173,8 @@ class _Scale:
 
 
 def _notes(results: Results) -> str:
-    told = "".join(f"<li>{escape(note)}</li>" for note in notes(results))
-    parts = [f'<section><h2>Notes</h2><div class="verdict warning"><ul>{told}</ul></div></section>'] if told else []
+    cautions = "".join(f"<li>{escape(note)}</li>" for note in notes(results))
+    parts = [f'<section><h2>Notes</h2><div class="verdict warning"><ul>{cautions}</ul></div></section>'] if cautions else []
     if results.failures:
         blocks = []
         for failure in failures(results):
@@ -183,12 +185,12 @@ def _notes(results: Results) -> str:
                 f"<details><summary>Failed: {escape(many)}: {escape(failure.reason)}</summary>"
                 f"<ul>{cells}</ul>{trace}</details>"
             )
-        told = (
+        limit = (
             f"The first {MOST_TRACEBACKS} reasons come with a traceback; all are in the study's folder."
             if len(blocks) > MOST_TRACEBACKS
             else ""
         )
-        parts.append(f'<section><h2>Failures</h2><div class="verdict warning">{"".join(blocks)}<p>{told}</p></div></section>')
+        parts.append(f'<section><h2>Failures</h2><div class="verdict warning">{"".join(blocks)}<p>{limit}</p></div></section>')
     return "".join(parts)
 
 

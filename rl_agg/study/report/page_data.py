@@ -1,4 +1,4 @@
-"""What the page's script draws, as JSON: systems by their number in the study, curves as lists."""
+"""The charts as JSON for the page's script: systems by number, curves as lists."""
 
 from __future__ import annotations
 
@@ -10,62 +10,68 @@ from typing import Any
 import numpy as np
 
 from rl_agg.statistics import Array
-from rl_agg.study.report.charts import AXES, Chart, Profile
+from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curves, Profile
 
 DIGITS = 5
 
 
 def data_of(systems: Sequence[str], charts: Sequence[Chart], overall: Profile | None) -> str:
-    """All that is drawn, ready to stand inside a script element.
+    """Everything that is drawn, safe inside a script element.
 
     :param systems: All, as :func:`~rl_agg.study.report.charts.in_order_of_colours` has them.
     :param charts: See :func:`~rl_agg.study.report.charts.charts_of`.
     :param overall: See :func:`~rl_agg.study.report.charts.overall_profile`.
     """
     number = {name: at for at, name in enumerate(systems)}
-    told = {
+    data = {
         "systems": list(systems),
         "axes": {axis: label for axis, (_, label) in AXES.items()},
+        "labels": {"frontier": FRONTIER_LABELS, "profile": PROFILE_LABEL},
         "overall": None if overall is None else _profile(overall, number),
         "charts": [_chart(chart, number) for chart in charts],
     }
     # Inside a script only "<" could end it
-    return json.dumps(told, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _chart(chart: Chart, number: dict[str, int]) -> dict[str, Any]:
     return {
         "title": chart.environment,
-        "threshold": chart.threshold,
         "order": [number[name] for name in chart.systems],
-        "curves": {
-            axis: {
-                number[name]: [_numbers(part) for part in (curve.x, curve.mean, curve.low, curve.high)]
-                for name, curve in curves.items()
-            }
-            for axis, curves in chart.curves.items()
-        },
+        "measures": [_curves(measure, number) for measure in chart.measures],
         "frontier": {
-            number[name]: [_number(sent), _number(told.value), _number(told.low), _number(told.high)]
-            for name, (sent, told) in chart.frontier.items()
+            number[name]: [_number(sent), _number(mean.value), _number(mean.low), _number(mean.high)]
+            for name, (sent, mean) in chart.frontier.items()
         },
+        "logarithmic": chart.is_frontier_logarithmic,
         "cheapest": [number[name] for name in chart.cheapest],
         "profile": _profile(chart.profile, number),
     }
 
 
+def _curves(given: Curves, number: dict[str, int]) -> dict[str, Any]:
+    by_axis = {
+        axis: {
+            number[name]: [_numbers(part) for part in (curve.x, curve.mean, curve.low, curve.high)]
+            for name, curve in curves.items()
+        }
+        for axis, curves in given.by_axis.items()
+    }
+    return {"label": given.label, "threshold": given.threshold, "axes": by_axis}
+
+
 def _profile(given: Profile, number: dict[str, int]) -> dict[str, Any]:
     systems = {number[name]: [_numbers(part) for part in parts] for name, parts in given.by_system.items()}
-    return {"x": _numbers(given.thresholds), "systems": systems}
+    return {"label": given.label, "x": _numbers(given.thresholds), "systems": systems}
 
 
 def _numbers(values: Array) -> list[float | None]:
-    """Rounded to what a screen can show of a curve; nothing at all where nothing is known."""
+    """Rounded to what a screen can show of a curve; empty where no value is finite."""
     finite = np.isfinite(values)
     if not finite.any():
         return []
     magnitude, span = float(np.abs(values[finite]).max()), float(np.ptp(values[finite]))
-    unit = span or magnitude  # however far from zero, it is drawn over its span
+    unit = span or magnitude  # a curve far from zero is drawn over its span
     digits = DIGITS - math.ceil(math.log10(unit)) if unit > 0 else 0
     rounded = np.round(np.where(finite, values, 0.0), digits)
     whole: list[float | None] = (

@@ -59,24 +59,23 @@ function note(box, numbers, what) {
   absent.textContent = numbers.length ? "Without " + what + ": " + numbers.map(n => DATA.systems[n]).join(", ") + "." : "";
 }
 
-function curves(box, chart) {
-  const axis = document.querySelector("input[name=axis]:checked").value, shown = chosen(), given = chart.curves[axis] || {};
+function curves(box, chart, measure) {
+  const axis = document.querySelector("input[name=axis]:checked").value, shown = chosen(), given = measure.axes[axis] || {};
   const order = chart.order.filter(n => shown.has(n));
   note(box, order.filter(n => !given[n]), "a record of " + DATA.axes[axis].toLowerCase());
-  const soft = color("--soft"), threshold = chart.threshold === null ? {} : {
-    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: chart.threshold, y1: chart.threshold,
-      line: { color: soft, width: 1.5, dash: "dot" } }],
-    annotations: [{ xref: "paper", x: 0, y: chart.threshold, xanchor: "left", yanchor: "bottom", showarrow: false,
-      text: "threshold " + chart.threshold, font: { color: soft, size: 12 } }]
+  const soft = color("--soft"), y = measure.threshold, threshold = y === null ? {} : {
+    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: soft, width: 1.5, dash: "dot" } }],
+    annotations: [{ xref: "paper", x: 0, y: y, xanchor: "left", yanchor: "bottom", showarrow: false, text: "threshold " + y,
+      font: { color: soft, size: 12 } }]
   };
-  const made = layout(box, [DATA.axes[axis], "Mean episodic return"], threshold);
+  const made = layout(box, [DATA.axes[axis], measure.label], threshold);
   made.xaxis.rangemode = "tozero";
   return [order.filter(n => given[n]).flatMap(n => band(n, given[n], "linear")), made];
 }
 
-function profile(box, given, title) {
+function profile(box, given) {
   const shown = chosen(), numbers = Object.keys(given.systems).map(Number).filter(n => shown.has(n));
-  const made = layout(box, [title, "Share of runs above"], {});
+  const made = layout(box, [given.label, DATA.labels.profile], {});
   made.yaxis.range = [-0.02, 1.02];
   return [numbers.flatMap(n => band(n, [given.x].concat(given.systems[n]), "hv")), made];
 }
@@ -99,19 +98,15 @@ function frontier(box, chart) {
       hovertemplate: "%{y:.4~g}" + ends + ", %{x:.4~s}B<extra>" + name + "</extra>"
     };
   });
-  const made = layout(box, ["Bytes sent by agents in a run", "R\u0304"], { hovermode: "closest" });
-  const sent = known.map(n => chart.frontier[n][0]);
-  // Powers of ten apart only a logarithm shows them all; zero has none
-  if (Math.min(...sent) > 0 && Math.max(...sent) > 8 * Math.min(...sent)) { made.xaxis.type = "log"; }
-  made.xaxis.exponentformat = "SI";
-  if (made.xaxis.type !== "log") { made.xaxis.rangemode = "tozero"; }
+  const made = layout(box, DATA.labels.frontier, { hovermode: "closest" });
+  Object.assign(made.xaxis, { exponentformat: "SI" }, chart.logarithmic ? { type: "log" } : { rangemode: "tozero" });
   return [[edge].concat(points), made];
 }
 
 function draw(id) {
-  const box = document.getElementById(id), [, kind, number] = /^([a-z]+)(\d*)$/.exec(id), chart = DATA.charts[Number(number)];
-  const [traces, made] = kind === "curves" ? curves(box, chart) : kind === "frontier" ? frontier(box, chart)
-    : kind === "profile" ? profile(box, chart.profile, "R\u0304") : profile(box, DATA.overall, "Scaled R\u0304");
+  const box = document.getElementById(id), [kind, number, measure] = id.split("-"), chart = DATA.charts[number];
+  const [traces, made] = kind === "curves" ? curves(box, chart, chart.measures[measure])
+    : kind === "frontier" ? frontier(box, chart) : profile(box, kind === "profile" ? chart.profile : DATA.overall);
   if (printing) { Object.assign(made, { width: kind === "curves" || kind === "overall" ? 630 : 300, height: 280 }); }
   Plotly.react(box, traces, made, { responsive: !printing, displaylogo: false, displayModeBar: false });
   box.dataset.drawn = String(Number(box.dataset.drawn || 0) + 1);
@@ -163,6 +158,6 @@ async function start() {
 start().catch(error => {
   document.querySelectorAll("figure .absent").forEach(note => {
     note.hidden = false;
-    note.textContent = "This browser cannot draw the curves (" + error + "); the tables tell the same in numbers.";
+    note.textContent = "This browser cannot draw the curves (" + error + "); the tables give the same in numbers.";
   });
 });

@@ -1,4 +1,4 @@
-"""What a report says besides its numbers: how far the study is, what to beware of, what failed, how it was made."""
+"""The rest of a report: how much is finished, cautions, failures, and how it was made."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from rl_agg.study.analysis.results import Results
 from rl_agg.study.spec.parsing import dumped
 
-LONGEST_TRACEBACK = 6000  # characters; what matters is at the end
+LONGEST_TRACEBACK = 6000  # characters; the end matters
 MOST_TRACEBACKS = 40
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Cells that failed in the same way.
+    """Cells that failed for the same reason.
 
     :param reason: The traceback's last line.
     :param traceback: That of the first of them, without its beginning where it is long.
@@ -30,7 +30,7 @@ class Failure:
 
 
 def subtitle(results: Results) -> str:
-    """How much there is, and how much of it is finished."""
+    """The size of the study, and how much of it is finished."""
     finished, total = len(results.records), len(results.study.cells)
     runs = f"{total} runs" if finished == total else f"{finished} of {total} runs finished so far"
     study = results.study
@@ -40,23 +40,23 @@ def subtitle(results: Results) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader should know before believing the numbers."""
-    told = []
+    """Cautions about the numbers."""
+    cautions = []
     versions = {json.dumps(record.metadata["versions"], sort_keys=True) for record in results.records}
     if len(versions) > 1:
-        told.append("Runs were made with different versions of the software; see below.")
+        cautions.append("Runs were made with different versions of the software; see below.")
     for runs in (runs for systems in results.runs.values() for runs in systems.values()):
-        if silent := int(np.isnan(runs.mean_returns).sum()):
-            told.append(
-                f"{silent} of {len(runs.seeds)} runs of {runs.system} on {runs.environment} finished no episode: its returns "
-                "are told without them."
+        if without := int(np.isnan(runs.mean_returns).sum()):
+            cautions.append(
+                f"{without} of {len(runs.seeds)} runs of {runs.system} on {runs.environment} finished no episode; the numbers "
+                "leave them out."
             )
     warned = Counter(warning for record in results.records for warning in set(record.metadata["warnings"]))
-    return told + [f"{count} of {len(results.records)} runs warned: {text}" for text, count in warned.most_common()]
+    return cautions + [f"{count} of {len(results.records)} runs warned: {text}" for text, count in warned.most_common()]
 
 
 def failures(results: Results) -> list[Failure]:
-    """Failed cells, those of the same reason together, the most frequent first."""
+    """Failed cells by reason, the most frequent first."""
     grouped: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for cell, text in results.failures:
         grouped[(text.strip().splitlines() or ["no message"])[-1]].append((cell, text))
@@ -67,15 +67,15 @@ def failures(results: Results) -> list[Failure]:
 
 
 def origins(results: Results) -> list[str]:
-    """Software, host and time, each set of them once."""
-    seen: Counter[str] = Counter()
+    """Software, host and time, each combination once."""
+    counts: Counter[str] = Counter()
     for record in results.records:
-        made = record.metadata
-        versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-        commit = f", commit {made['commit']}" if made["commit"] else ""
-        seen[f"{versions}{commit}; {made['platform']}, host {made['host']}"] += 1
+        origin = record.metadata
+        versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
+        commit = f", commit {origin['commit']}" if origin["commit"] else ""
+        counts[f"{versions}{commit}; {origin['platform']}, host {origin['host']}"] += 1
     hours = sum(record.updates["wall_time"].iloc[-1] for record in results.records) / 3600
-    return [f"{count} run{'s' * (count > 1)}: {text}" for text, count in seen.items()] + [
+    return [f"{count} run{'s' * (count > 1)}: {text}" for text, count in counts.items()] + [
         f"Runs took {hours:.2f} hours, one after the other.",
         f"Study {results.study.key[:10]}.",
     ]

@@ -55,7 +55,7 @@ def _threshold_in_words(row: Row) -> str:
 
 
 def overall_cells(overall: Overall) -> tuple[str, ...]:
-    """What is said about a system over all environments as text, under :data:`OVERALL_HEADINGS`."""
+    """A system over all environments as text, under :data:`OVERALL_HEADINGS`."""
     return (
         overall.system,
         in_words(overall.iqm, 2),
@@ -75,7 +75,7 @@ def tables_of(results: Results) -> dict[str, Lines]:
 
 
 def comparison_tables(results: Results) -> dict[str, Lines]:
-    """By environment: each system's difference in R̄ from the baseline, and what of it is established."""
+    """By environment: each system's difference in R̄ from the baseline, and whether it is established."""
     tables: dict[str, Lines] = {}
     baseline = results.study.baseline
     for environment, rows in results.rows_by_environment.items():
@@ -86,21 +86,20 @@ def comparison_tables(results: Results) -> dict[str, Lines]:
         for name in others:
             pair = results.comparisons(environment, name, baseline)
             outcomes = {comparison.outcome for comparison in pair}
-            told = (
-                outcomes.pop() if len(outcomes) == 1 else "; ".join(f"{each.outcome} at equal {each.basis}" for each in pair)
-            )
-            lines.append((name, *(in_words(comparison.difference) for comparison in pair), told))
+            split = "; ".join(f"{each.outcome} at equal {each.basis}" for each in pair)
+            outcome = outcomes.pop() if len(outcomes) == 1 else split
+            lines.append((name, *(in_words(comparison.difference) for comparison in pair), outcome))
         tables[environment] = lines
     return tables
 
 
 def cost_tables(results: Results) -> dict[str, Lines]:
-    """By environment: what a run took, on average; without the columns that nobody recorded."""
+    """By environment: the average cost of a run, without columns that no system recorded."""
     tables: dict[str, Lines] = {}
     for environment in results.rows_by_environment:
         lines = [COST_HEADINGS, *(_cost_cells(cost) for cost in results.costs if cost.environment == environment)]
-        told = [i for i in range(len(COST_HEADINGS)) if any(line[i] != UNKNOWN for line in lines[1:])]
-        tables[environment] = [tuple(line[i] for i in told) for line in lines]
+        known = [i for i in range(len(COST_HEADINGS)) if any(line[i] != UNKNOWN for line in lines[1:])]
+        tables[environment] = [tuple(line[i] for i in known) for line in lines]
     return tables
 
 
@@ -119,7 +118,7 @@ def _cost_cells(cost: Cost) -> tuple[str, ...]:
 
 
 COLUMNS = (tuple(range(len(HEADINGS))), (0, 2, 3, 4, 5, 6), (0, 2, 3, 4, 6), (0, 2, 3))
-"""Of :data:`HEADINGS`, what a terminal shows: the first of these that it is wide enough for."""
+"""Of :data:`HEADINGS`, those that a terminal shows: the first choice that fits its width."""
 NAME_WIDTH = 12
 """Characters of a system's name that stay on one line."""
 
@@ -148,7 +147,7 @@ def terminal_tables(results: Results, width: int) -> list[Table]:
 
 
 def markdown_tables(results: Results) -> str:
-    """All tables in Markdown, an environment's together."""
+    """All tables in Markdown, grouped by environment."""
     differences, costs = comparison_tables(results), cost_tables(results)
     blocks = []
     for title, lines in tables_of(results).items():
@@ -167,12 +166,12 @@ def _markdown(lines: Lines) -> str:
 
 
 def _literal(text: str) -> str:
-    """A name without what would leave its table cell or start a tag; a browser may show this Markdown."""
+    """A name that neither leaves its table cell nor starts a tag; a browser may show this Markdown."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def explanations(results: Results) -> list[str]:
-    """What the headings mean, one sentence each."""
+    """What the headings mean."""
     share, baseline = f"{100 * results.study.end_share:g}", results.study.baseline
     return [
         "R̄ is the mean raw episodic return over all updates of a run, R̄_end over the last "
@@ -218,7 +217,7 @@ def comparison_frame(results: Results) -> pd.DataFrame:
 
 
 def _columns(kind: type[Row | Cost | Comparison]) -> list[str]:
-    """What :func:`_flat` calls the parts of one."""
+    """The names of :func:`_flat`."""
     columns = []
     for field in dataclasses.fields(kind):
         ends = (f"{field.name}_low", f"{field.name}_high") if field.type == Estimate.__name__ else ()
@@ -226,10 +225,10 @@ def _columns(kind: type[Row | Cost | Comparison]) -> list[str]:
     return columns
 
 
-def _flat(told: Row | Cost | Comparison) -> dict[str, object]:
+def _flat(item: Row | Cost | Comparison) -> dict[str, object]:
     entry: dict[str, object] = {}
-    for name in (field.name for field in dataclasses.fields(told)):
-        value = getattr(told, name)
+    for name in (field.name for field in dataclasses.fields(item)):
+        value = getattr(item, name)
         if isinstance(value, Estimate):
             entry |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from rl_agg.statistics import Estimate
 
@@ -12,9 +12,9 @@ MOST_NAMES = 8
 
 
 def in_words(estimate: Estimate, decimals: int | None = None) -> str:
-    """``value [low, high]``, all three to the same digit; without the brackets where the interval is not known."""
+    """``value [low, high]``, all three with the same decimals; without the brackets where the interval is not known."""
     if decimals is None:
-        decimals = decimals_of(estimate)
+        decimals = _decimals_of(estimate)
     value = number(estimate.value, decimals)
     if math.isnan(estimate.low):
         return value
@@ -22,17 +22,17 @@ def in_words(estimate: Estimate, decimals: int | None = None) -> str:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number with as many decimals as asked for, else as :func:`decimals_of` says; ``n/a`` for NaN."""
+    """A number with as many decimals as asked for, or else three or four digits; ``n/a`` for NaN."""
     if math.isnan(value):
         return UNKNOWN
     if decimals is None:
-        decimals = decimals_of(Estimate(value, value, value))
+        decimals = _decimals_of(Estimate(value, value, value))
     text = f"{round(value, decimals) + 0.0:,.{decimals}f}"  # adding 0 makes -0 plain 0
     return text.replace(",", "\u202f").replace("-", "\u2212")
 
 
-def decimals_of(estimate: Estimate) -> int:
-    """How many decimals give the largest of a number and its interval's ends three digits or four; NaN does not count."""
+def _decimals_of(estimate: Estimate) -> int:
+    """Decimals that give the largest of a number and its interval's ends three digits or four; NaN does not count."""
     ends = (estimate.value, estimate.low, estimate.high)
     largest = max((abs(end) for end in ends if not math.isnan(end)), default=0.0)
     if 1e-6 <= largest < 1:
@@ -49,8 +49,8 @@ def size(count: float) -> str:
     return UNKNOWN if math.isnan(count) else f"{number(count, 0 if unit == 'B' else 1)} {unit}"
 
 
-def listed(names: Sequence[str], last: str = "and") -> str:
-    """``A, B and C``; of many names the first and how many more."""
-    if len(names) > MOST_NAMES:
-        return f"{', '.join(names[:MOST_NAMES])} {last} {len(names) - MOST_NAMES} more"
-    return f" {last} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+def listed(names: Iterable[str]) -> str:
+    """``A, B, C``; of many names the first and how many more."""
+    names = list(names)
+    more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return ", ".join([*names[:MOST_NAMES], *more])

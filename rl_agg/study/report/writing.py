@@ -7,20 +7,20 @@ from html import escape
 from pathlib import Path
 
 from rl_agg.study.analysis.results import Results, results_of
-from rl_agg.study.report.charts import charts_of, drawn_first, in_order_of_colours, overall_profile
+from rl_agg.study.analysis.store import Store, write_atomically
+from rl_agg.study.report.charts import charts_of, drawn_first, overall_profile
 from rl_agg.study.report.figures import write_figures
 from rl_agg.study.report.page import page
 from rl_agg.study.report.story import failures, notes, origins, spec, subtitle
 from rl_agg.study.report.tables import comparison_frame, explanations, frame_of, markdown_tables
 from rl_agg.study.report.verdict import verdicts
-from rl_agg.study.run.store import Store, write_atomically
 
 
 def write_report(directory: Path) -> Results:
     """Write ``report.md``, ``report.csv``, ``comparisons.csv``, ``report.html`` and ``figures/*.png`` into a study's folder.
 
     :param directory: As given to :func:`~rl_agg.study.run.engine.run_study`; cells may be missing.
-    :return: What the report says.
+    :return: The results.
     :raises StudyError: if the folder holds no study.
     """
     store = Store(directory)
@@ -30,13 +30,13 @@ def write_report(directory: Path) -> Results:
     write_atomically(store.directory / "report.csv", frame_of(results).to_csv(index=False).encode())
     write_atomically(store.directory / "comparisons.csv", comparison_frame(results).to_csv(index=False).encode())
     write_atomically(store.directory / "report.html", page(results, charts, overall).encode())
-    write_figures(charts, overall, in_order_of_colours(results), drawn_first(results), store.directory / "figures")
+    write_figures(charts, overall, drawn_first(results), store.directory / "figures")
     return results
 
 
 def markdown(results: Results) -> str:
     """The report as Markdown."""
-    told = [*notes(results), *(f"Failed: {', '.join(each.cells)}: {each.reason}" for each in failures(results))]
+    cautions = [*notes(results), *(f"Failed: {', '.join(each.cells)}: {each.reason}" for each in failures(results))]
     parts = [
         f"# {_plain(results.study.name)}",
         subtitle(results),
@@ -44,7 +44,7 @@ def markdown(results: Results) -> str:
         + "\n\n".join(f"**{_plain(each.headline)}** {_plain(each.detail)}".strip() for each in verdicts(results)),
         "## Results\n\n" + markdown_tables(results),
         "\n".join(f"- {_plain(line)}" for line in explanations(results)),
-        "## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in told) if told else "",
+        "## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in cautions) if cautions else "",
         "## How it was made\n\n" + "\n".join(f"- {_plain(line)}" for line in origins(results)),
         _fenced(spec(results)),
     ]
@@ -52,7 +52,7 @@ def markdown(results: Results) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without tags: many programs that show Markdown would carry them out."""
+    """Without tags, which many programs that show Markdown would render."""
     return escape(text, quote=False)
 
 

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import socket
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl_agg.study.errors import StudyError
-from rl_agg.study.run.store import Store
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.spec.study import Cell
-
-SECONDS_TO_ANSWER = 10.0
-
-
-def join_cluster(address: str) -> None:
-    """Connect this process to a Ray cluster.
-
-    :param address: ``host:port`` of its head, or ``"auto"`` for the one that this machine is part of.
-    :raises StudyError: if there is none.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        if port.isdigit():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise StudyError(f"no Ray cluster at {address!r}: {error}") from error
-
-
-class Records(Protocol):
-    """Where a cell's outcome goes; a :class:`~rl_agg.study.run.store.Store` is one."""
-
-    def keep(self, cell: Cell, record: bytes) -> None:
-        """Keep a finished cell's record."""
-
-    def write_failure(self, cell: Cell, text: str) -> None:
-        """Keep what a cell failed with."""
-
-    def clear_failure(self, cell: Cell) -> None:
-        """Forget a failure before the cell is tried again."""
 
 
 class SentRecords:
-    """Sends each outcome to a process on this machine, which writes it to the folder.
+    """Sends what a :class:`~rl_agg.study.analysis.store.Store` would write to a process on this machine, which writes it.
+
+    Each call returns once it is written.
 
     :param directory: The study's folder.
     """
@@ -56,13 +25,17 @@ class SentRecords:
         self._writer: Any = ray.remote(Store).options(num_cpus=0, scheduling_strategy=here).remote(directory)
 
     def keep(self, cell: Cell, record: bytes) -> None:
-        """Come back when it is written."""
+        """Send a finished cell's record."""
         ray.get(self._writer.keep.remote(cell, record))
 
     def write_failure(self, cell: Cell, text: str) -> None:
-        """Come back when it is written."""
+        """Send the traceback of a cell that failed."""
         ray.get(self._writer.write_failure.remote(cell, text))
 
     def clear_failure(self, cell: Cell) -> None:
-        """Come back when it is gone."""
+        """Have the traceback deleted."""
         ray.get(self._writer.clear_failure.remote(cell))
+
+
+Records = Store | SentRecords
+"""Where a cell's outcome goes."""

@@ -1,52 +1,43 @@
-"""Running a study's unfinished cells, each as one Ray Tune trial on one CPU."""
+"""Running a study's unfinished cells, each as one Ray Tune trial."""
 
 from __future__ import annotations
 
 import logging
 import math
 import os
-import shutil
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ray import cloudpickle, tune
+from ray.tune import PlacementGroupFactory
 from rich.console import Console
 
-# Ray reads these when it is imported. Set by hand, they stay as they are
-for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about GPUs that no cell uses
-    "RAY_AIR_NEW_OUTPUT": "0",  # its tables cannot be switched off, the old reporter can
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths in a study mean the user's folder
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # records are written by the workers
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stops at once; finished cells are kept anyway
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-}.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune import PlacementGroupFactory  # noqa: E402
-
-from rl_agg.study.errors import StudyError  # noqa: E402
-from rl_agg.study.run.cells import Update, find_modules_in, runner_for  # noqa: E402
-from rl_agg.study.run.cluster import Records, SentRecords, join_cluster  # noqa: E402
-from rl_agg.study.run.progress import StudyProgress  # noqa: E402
-from rl_agg.study.run.provenance import provenance  # noqa: E402
-from rl_agg.study.run.stopping import termination_as_interrupt  # noqa: E402
-from rl_agg.study.run.store import Store, encoded  # noqa: E402
-from rl_agg.study.spec.study import Cell, Study  # noqa: E402
+import rl_agg
+from rl_agg.study.analysis.records import CellUpdate, encoded
+from rl_agg.study.analysis.store import Store
+from rl_agg.study.errors import StudyError
+from rl_agg.study.run.cells import extend_path
+from rl_agg.study.run.cluster import Records, SentRecords
+from rl_agg.study.run.progress import StudyProgress
+from rl_agg.study.run.provenance import provenance
+from rl_agg.study.run.runners import runner_for
+from rl_agg.study.run.session import ray_session
+from rl_agg.study.run.stopping import termination_as_interrupt
+from rl_agg.study.spec.study import Cell, Study
 
 SECONDS_BETWEEN_REPORTS = 0.5
 LEAST_USED = 0.95
-"""Of its budget, by a run that nothing is amiss with."""
-OBJECT_STORE_BYTES = 100 * 2**20  # cells send numbers, not arrays; Ray would take 30 % of the memory
+"""The fraction of its budget below which a run that ends by itself has a warning in its record."""
+
+Bundles = list[dict[str, float]]
+"""Resources of a cell, see :meth:`~rl_agg.study.run.runners.Runner.bundles`."""
 
 
 def run_study(
@@ -58,7 +49,7 @@ def run_study(
     retry_failed: bool = False,
     console: Console | None = None,
 ) -> list[Cell]:
-    """Run what is not finished yet. Killed and called again, it goes on; called twice at once, it refuses.
+    """Run the cells that are not finished yet.
 
     :param study: Resolved, see :func:`~rl_agg.study.spec.loading.load_study`.
     :param directory: Where its records are and go.
@@ -73,12 +64,11 @@ def run_study(
     """
     if workers is not None and workers < 1:
         raise StudyError(f"workers must be at least 1, got {workers}")
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed cells are told by our own progress
-    logging.getLogger("ray.rllib").setLevel(logging.ERROR)  # news of its versions, for each system
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own progress reports failed cells
     store, console = Store(directory), console or Console()
     missing = [cell for cell in study.cells if store.read(cell) is None]
-    # Before the folder is taken: a study that cannot start must not keep out its corrected self
-    needs = _check_each_combination(missing)
+    # Before the folder is locked and claimed: a study that cannot start must leave it to its corrected version
+    bundles_of = _check_each_combination(missing)
     with store.writing(study):
         missing = [cell for cell in missing if store.read(cell) is None]
         given_up = set() if retry_failed else {cell for cell in missing if store.failure(cell) is not None}
@@ -90,84 +80,45 @@ def run_study(
             if todo:
                 if workers is None and address is None:
                     workers = _num_cpus()
-                bundles = [needs[cell.system_name, cell.environment_name] for cell in todo]
-                with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address) as is_ours:
-                    records = store if is_ours else SentRecords(directory.absolute())  # machines may join at any time
+                bundles = [bundles_of[cell.system_name, cell.environment_name] for cell in todo]
+                with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address) as is_local:
+                    records = store if is_local else SentRecords(directory.absolute())  # machines may join at any time
                     with termination_as_interrupt():  # in here, as Ray sets a handler of its own
                         _run_cells(todo, bundles, store, records, workers, progress)
     return [cell for cell in missing if store.read(cell) is None]
 
 
 def _num_cpus() -> int:
-    """Those that this process may use, where the system tells."""
+    """CPUs that this process may use, where the system says."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-Bundles = list[dict[str, float]]
-
-
 def _check_each_combination(cells: Sequence[Cell]) -> dict[tuple[str, str], Bundles]:
-    """One seed of each is enough: a bad setting is told before anything runs.
+    """Check one seed of each system and environment, so that a bad setting is reported before anything runs.
 
-    :return: What cells of each system and environment take.
+    :return: The resources of a cell, by system and environment.
     """
-    needs = {}
+    bundles_of = {}
     for cell in {(cell.system_name, cell.environment_name): cell for cell in reversed(cells)}.values():
         runner = runner_for(cell)
         runner.check(cell)
-        needs[cell.system_name, cell.environment_name] = runner.bundles(cell)
-    return needs
+        bundles_of[cell.system_name, cell.environment_name] = runner.bundles(cell)
+    return bundles_of
 
 
 def _cpus(bundles: Bundles) -> int:
     return math.ceil(sum(bundle.get("CPU", 0.0) for bundle in bundles))
 
 
-_runs_our_own = False
-"""Whether the Ray that runs in this process was started by :func:`ray_session`."""
+def _registered() -> bytes:
+    """What the user registered by name in the driver: gates, codecs, rules, combiners; pickled, for :func:`_register`."""
+    content: bytes = cloudpickle.dumps(rl_agg.registered())  # type: ignore[no-untyped-call]
+    return content
 
 
-@contextmanager
-def ray_session(num_cpus: int, address: str | None = None) -> Iterator[bool]:
-    """Start a Ray of our own, quiet and without traces; one that runs in this process already is used instead.
-
-    :param num_cpus: How many it is to think it has.
-    :param address: Join the cluster there instead.
-    :return: Whether it is one of our own, on this machine alone.
-    :raises StudyError: if there is none.
-    """
-    global _runs_our_own
-    if ray.is_initialized():
-        yield _runs_our_own
-        return
-    if address is not None:
-        try:
-            join_cluster(address)
-            yield False
-        finally:
-            ray.shutdown()
-        return
-    # Not the user's TMPDIR: Ray puts sockets there, whose paths must be shorter than 108 characters
-    scratch = tempfile.mkdtemp(prefix="rl-agg-", dir="/tmp")
-    try:
-        with warnings.catch_warnings():
-            # JAX's, where a check has loaded it: what Ray forks turns into another program at once
-            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-            ray.init(
-                address="local",  # never somebody else's cluster
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=scratch,
-            )
-        _runs_our_own = True
-        yield True
-    finally:
-        _runs_our_own = False
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+def _register(pickled: bytes) -> None:
+    """Register the same in a trial's process, which must be able to import the user's modules by now."""
+    rl_agg.register_all(cloudpickle.loads(pickled))
 
 
 def _run_cells(
@@ -178,10 +129,11 @@ def _run_cells(
     workers: int | None,
     progress: StudyProgress,
 ) -> None:
-    folders = list(sys.path)
+    folders, registered = list(sys.path), _registered()
 
     def run_trial(config: dict[str, Any]) -> None:
-        find_modules_in(folders)
+        extend_path(folders)
+        _register(registered)
         run_cell(cells[config["cell"]], records)
 
     def resources(config: dict[str, Any]) -> PlacementGroupFactory:
@@ -206,10 +158,9 @@ def _run_cells(
 
 def run_cell(cell: Cell, records: Records) -> None:
     """Run one cell inside a trial: write its record, or its traceback if it fails."""
-    provenance()  # of what runs here, whatever is committed meanwhile
     last = -SECONDS_BETWEEN_REPORTS
 
-    def report(update: Update, fraction: float) -> None:
+    def report(update: CellUpdate, fraction: float) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_REPORTS or fraction >= 1:
             last = time.monotonic()
@@ -219,26 +170,28 @@ def run_cell(cell: Cell, records: Records) -> None:
         warnings.simplefilter("default")
         try:
             records.clear_failure(cell)
-            updates = runner_for(cell).run(cell, report)
+            runner = runner_for(cell)
+            origin = provenance(runner.packages)  # before the run, whatever is committed meanwhile
+            updates = runner.run(cell, report)
             if not updates:
                 raise StudyError(f"{cell.system.system} ended without a single update")
             used = cell.budget.used(len(updates), updates[-1].env_steps, updates[-1].wall_time)
             if used < LEAST_USED:
                 warnings.warn(f"it ended by itself after {100 * used:.0f} % of its budget", stacklevel=1)
-            said = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
-            records.keep(cell, encoded(cell, updates, list(said)))
-        except Exception as error:  # any failure of a cell is its own; the others go on
+            unique = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
+            records.keep(cell, encoded(cell, updates, origin, list(unique)))
+        except Exception as error:  # any failure of a cell is its own; the others continue
             _keep_failure(records, cell, traceback.format_exc())
             tune.report({"failed": f"{type(error).__name__}: {error}"})
 
 
 def _keep_failure(records: Records, cell: Cell, text: str) -> None:
-    with suppress(OSError):  # what failed may be the disk; that the cell has no record is told anyway
+    with suppress(OSError):  # the disk may be what failed; that the cell has no record is reported anyway
         records.write_failure(cell, text)
 
 
 class _Watch(tune.Callback):
-    """Passes on to the progress what Tune hears from the trials."""
+    """Passes what the trials report to Tune on to the progress."""
 
     def __init__(self, cells: Sequence[Cell], progress: StudyProgress) -> None:
         self._cells = cells

@@ -1,4 +1,4 @@
-"""Uniting the results that several machines made of one study, or of parts of it."""
+"""Merging the results of several machines for one study, or for parts of it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.store import Store
 from rl_agg.study.spec.study import Cell, Study, fingerprint
 
 COUNTED = ["update", "env_steps", "return", "episodes"]
 
 
 def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
-    """Copy the finished cells of several folders into one; what it holds already stays.
+    """Copy the finished cells of several folders into one, which keeps its own.
 
-    Systems and environments of one name must be the same everywhere; seeds are united.
+    Systems and environments of one name must be the same everywhere; of seeds the union is taken.
 
     :param sources: Folders of studies, finished or not.
     :param directory: Where to; made where it does not exist. Title, baseline, order and, of several, thresholds are its own if
@@ -46,7 +46,7 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
 
 
 def differing_cells(sources: Sequence[Path], directory: Path) -> list[Cell]:
-    """Cells of which a source has other numbers than the folder that it was merged into; the time it took does not count."""
+    """Cells whose numbers differ between a source and the folder that it was merged into, apart from wall time."""
     target, stores = Store(directory), [Store(source) for source in sources]
     differing = []
     for cell in target.study().cells:

@@ -1,4 +1,4 @@
-"""What a running study shows: a live bar in a terminal, a line for each finished cell elsewhere."""
+"""Progress of a running study: a live bar in a terminal, a line for each finished cell elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl_agg.study.spec.study import Cell
 
 
 class StudyProgress:
-    """Tells how far a study is.
+    """Shows how much of a study is finished.
 
     :param console: Where to write.
     :param total: Cells of the study.
@@ -48,12 +48,12 @@ class StudyProgress:
             self._bars.stop()
 
     def updated(self, cell: Cell, fraction: float, mean_return: float) -> None:
-        """A cell has used up this fraction of its budget and returns this much."""
+        """A cell has used up this fraction of its budget, with this return."""
         self._fractions[cell], self._returns[cell] = fraction, mean_return
         if self._bars:
             if cell not in self._tasks:
                 self._tasks[cell] = self._bars.add_task(escape(str(cell)), total=1.0, note="")
-            self._bars.update(self._tasks[cell], completed=fraction, note=_told(mean_return))
+            self._bars.update(self._tasks[cell], completed=fraction, note=_in_words(mean_return))
             self._show_all()
 
     def finished(self, cell: Cell) -> None:
@@ -61,10 +61,10 @@ class StudyProgress:
         last = self._returns.get(cell, math.nan)
         if not math.isnan(last):
             self._finished.setdefault(cell.environment_name, {}).setdefault(cell.system_name, []).append(last)
-        self._over(cell, f"{escape(str(cell))}: {_told(last)}{self._best(cell)}")
+        self._over(cell, f"{escape(str(cell))}: {_in_words(last)}{self._best(cell)}")
 
     def _best(self, cell: Cell) -> str:
-        """Which of the systems that have finished a run on this cell's environment returns most, once there are several."""
+        """The system with the highest mean return on this cell's environment, once several have finished a run there."""
         means = {name: fmean(returns) for name, returns in self._finished.get(cell.environment_name, {}).items()}
         if len(means) < 2:
             return ""
@@ -101,7 +101,7 @@ class StudyProgress:
         return f"about {_clock(elapsed / worked * (self._total - self._done_before - worked))} left"
 
 
-def _told(mean_return: float) -> str:
+def _in_words(mean_return: float) -> str:
     return "no episode finished yet" if math.isnan(mean_return) else f"return {mean_return:.1f}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import Any
 
 import rl_agg
 
-PACKAGES = ("rl-agg", "torch", "numpy", "gymnasium", "stable-baselines3", "sb3-contrib", "ray", "mujoco", "box2d")
+PACKAGES = ("rl-agg", "torch", "numpy", "gymnasium")
 
 
-@cache
-def provenance() -> dict[str, Any]:
-    """Tell what ran this: versions of what is installed, commit of a source checkout (with ``+`` if changed), host."""
+def provenance(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Describe what runs here.
+
+    :param packages: Distributions of the host, see :class:`~rl_agg.study.run.runners.Runner`.
+    :return: Versions of those installed, the commit of a source checkout (with ``+`` if changed), the host and its platform.
+    """
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *packages):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -26,6 +30,7 @@ def provenance() -> dict[str, Any]:
     return {"versions": versions, "commit": _commit(), "host": platform.node(), "platform": platform.platform()}
 
 
+@cache
 def _commit() -> str | None:
     package = Path(rl_agg.__file__).parent
     head = _git(package, "rev-parse", "--short=12", "HEAD")

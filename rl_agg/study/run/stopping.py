@@ -1,4 +1,4 @@
-"""A study that is asked to end does so as if by Ctrl-C: its cells stop, Ray goes with it, and what is finished is kept."""
+"""SIGTERM ends a study as Ctrl-C does: its cells and Ray stop, and finished cells are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import FrameType
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise ``KeyboardInterrupt``; in a thread, which no signal reaches, do nothing."""
+    """Let SIGTERM raise ``KeyboardInterrupt``; does nothing in a thread other than the main one, which no signal reaches."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,1 +1,1 @@
-"""What a study is: its file, read, checked and resolved."""
+"""The definition of a study: its file, read, checked and resolved."""

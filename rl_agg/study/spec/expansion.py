@@ -1,4 +1,4 @@
-"""Entries of a study that stand for several: one for each combination of a ``matrix``."""
+"""Entries of a study with a ``matrix``, which stand for one entry per combination of its values."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def expand(entries: Any, where: str) -> Any:
     """Replace each entry that has a ``matrix`` by one for each combination of its values.
 
     ``{"h = {h}": {"matrix": {"h": [2, 8]}, "settings": {"h": "{h}"}}}`` becomes
-    ``{"h = 2": {"settings": {"h": 2}}, "h = 8": {"settings": {"h": 8}}}``: a text that is nothing but a place takes the value
-    as it is, within other text a place takes it as text.
+    ``{"h = 2": {"settings": {"h": 2}}, "h = 8": {"settings": {"h": 8}}}``: a text that consists of one
+    placeholder becomes the value itself, within other text a placeholder becomes its text.
 
-    :param entries: A mapping of names to entries, as YAML gave it; anything else is given back for others to refuse.
+    :param entries: A mapping of names to entries, as YAML gave it; anything else is returned unchanged.
     :param where: Names the place in messages.
-    :raises StudyError: if a matrix is not a mapping of lists, a place is none of its keys, or two entries get one name.
+    :raises StudyError: if a matrix is not a mapping of lists, a placeholder is none of its keys, or two entries get one name.
     """
     if not isinstance(entries, dict):
         return entries
@@ -39,8 +39,8 @@ def expand(entries: Any, where: str) -> Any:
 
 
 def _combinations(matrix: Any, where: str) -> list[dict[str, Any]]:
-    is_sound = isinstance(matrix, dict) and matrix and all(isinstance(values, list) and values for values in matrix.values())
-    if not is_sound or not all(isinstance(name, str) for name in matrix):
+    is_valid = isinstance(matrix, dict) and matrix and all(isinstance(values, list) and values for values in matrix.values())
+    if not is_valid or not all(isinstance(name, str) for name in matrix):
         raise StudyError(f"{where} must be a mapping of names to lists of values, got {matrix!r}")
     return [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
 
@@ -64,6 +64,6 @@ def _filled(value: Any, values: dict[str, Any], where: str) -> Any:
         return value
     for place in _PLACE.findall(value):
         if place not in values:
-            raise StudyError(f"{where}: {unknown_choice('place', place, values)}")
+            raise StudyError(f"{where}: {unknown_choice('placeholder', place, values)}")
     whole = _PLACE.fullmatch(value)
     return values[whole[1]] if whole else _PLACE.sub(lambda match: str(values[match[1]]), value)

@@ -3,7 +3,7 @@
 Understood: ``policy``, ``n_envs``, ``n_timesteps``, ``normalize``, ``normalize_kwargs``, ``policy_kwargs`` and every plain
 argument of the algorithm; ``lin_0.1`` for a linear schedule. Texts that the Zoo evaluates as Python are read as data:
 ``dict(...)``, literals and ``nn.ReLU``-like names, nothing else. What needs more than that (wrappers, frame stacks,
-callbacks, noise) is refused, as leaving it out would give another experiment.
+callbacks, noise) raises an error, as leaving it out would give another experiment.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_hyperparams(path: Path, environment: str) -> Hyperparams:
 
     :param path: A YAML file that maps environment ids to settings; the Zoo's own ``hyperparams/ppo.yml`` is one.
     :param environment: Which id.
-    :raises StudyError: if the file has no such entry, or the entry asks for something this package does not do.
+    :raises StudyError: if the file has no such entry, or the entry has a key that is not supported.
     """
     entries = load_yaml(path)
     if not isinstance(entries, dict):
@@ -60,7 +60,7 @@ def load_hyperparams(path: Path, environment: str) -> Hyperparams:
         raise StudyError(f"{where} must be a mapping, got {entry!r}")
     settings = dict(entry)
     for key in sorted(REFUSED & settings.keys()):
-        if settings.pop(key):  # the Zoo's files also spell out "none of it"
+        if settings.pop(key):  # the Zoo's files also spell out defaults
             raise StudyError(f"{where}: {key!r} is not supported; wrap the environment yourself and register it")
     for key in ("policy_kwargs", "normalize", "normalize_kwargs"):
         if isinstance(settings.get(key), str):

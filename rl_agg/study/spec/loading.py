@@ -1,4 +1,4 @@
-"""Reading a study from YAML, and resolving it until nothing is left open."""
+"""Reading a study from YAML, and resolving it until every key has a value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rl_agg.study.spec.study import Budget, Environment, Quick, Study
 
 DEFAULT_AGENTS = 8
 SEEDS = 2**32
-"""How many NumPy knows."""
+"""NumPy's limit."""
 
 
 def load_study(path: Path, *, quick: bool = False) -> Study:
@@ -31,9 +31,9 @@ def load_study(path: Path, *, quick: bool = False) -> Study:
 
 
 def resolve(study: Study, *, folder: Path = Path(), quick: bool = False) -> Study:
-    """Fill in what is left open, so that the study says by itself what each cell does.
+    """Fill in missing keys, so that the study alone defines each cell.
 
-    :param folder: What ``hyperparams`` is relative to.
+    :param folder: The folder that ``hyperparams`` is relative to.
     :param quick: Apply the study's ``quick`` overrides, which win over everything.
     :raises StudyError: if an environment is left without a budget, or a number makes no sense.
     """

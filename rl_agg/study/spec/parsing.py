@@ -1,4 +1,4 @@
-"""YAML into typed dataclasses: unknown keys and wrong values are refused with one message each."""
+"""YAML into typed dataclasses: unknown keys and wrong values raise with one message each."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ T = TypeVar("T")
 def load_yaml(path: Path) -> Any:
     """Read a YAML file.
 
-    Differs from PyYAML: ``1e-3`` is a number, as in YAML 1.2, and a key that comes twice is refused, where PyYAML would let
-    the later one win in silence.
+    Differs from PyYAML: ``1e-3`` is a number, as in YAML 1.2, and a key that comes twice is an error, where PyYAML would
+    silently let the later one win.
 
     :raises StudyError: if the file cannot be read, is not YAML or has a key twice.
     """
@@ -104,7 +104,7 @@ def _build(value: Any, option: Any, where: str) -> Any:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """A setting of any type that records can tell of; YAML also knows dates and sets."""
+    """A setting of any type that a record can hold; YAML also knows dates and sets."""
     if isinstance(value, dict):
         if not all(type(key) is int for key in value):  # numbers may be what a class looks things up by
             _check_names(value, where)

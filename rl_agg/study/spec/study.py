@@ -1,4 +1,4 @@
-"""What a study is: systems x environments x seeds x budget."""
+"""The definition of a study: systems x environments x seeds x budget."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any
 from rl_agg.study.errors import StudyError
 from rl_agg.validation import unknown_choice
 
-DEFAULT_POLICY = "MlpPolicy"
 ALL_ENVIRONMENTS = "All environments"
-"""What a report calls them together, and hence none of them."""
+"""What a report calls all of them together; no environment may have this name."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,7 @@ class Budget:
             object.__setattr__(self, "seconds", float(self.seconds))  # as it is read again, or its cells would be others
 
     def used(self, updates: int, env_steps: int, seconds: float) -> float:
-        """What fraction of it is used up, in [0, 1].
-
-        :param updates: So far, as the others.
-        """
+        """The fraction of it that these have used up, in [0, 1]."""
         if self.updates is not None:
             return min(1.0, updates / self.updates)
         if self.env_steps is not None:
@@ -56,7 +52,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Wrapper:
-    """What goes around an environment.
+    """A wrapper of an environment.
 
     :param wrapper: Import path ``module:Class``.
     :param settings: Arguments of its constructor, after the environment.
@@ -88,19 +84,19 @@ class System:
 
 @dataclass(frozen=True)
 class Environment:
-    """A task, and the settings that all systems share there.
+    """A task, and the settings that all systems share on it.
 
     :param id: Gymnasium's id; the entry's name unless given, so that one task can come twice with different settings.
     :param num_agents: A, sub-environments.
-    :param network: ``small``, ``medium`` or ``large``, see :func:`sb3_agg.network`.
-    :param threshold: Return that counts as reached, in the environment's own units.
+    :param network: ``small``, ``medium`` or ``large``, see :data:`rl_agg.network_sizes.HIDDEN_LAYERS`.
+    :param threshold: Return that counts as solved, in the environment's own units.
     :param settings: Constructor arguments of the systems.
     :param env_kwargs: Arguments of ``gymnasium.make``.
-    :param wrappers: What goes around each sub-environment, the first innermost.
-    :param unequal: What is different for which agents, see :class:`rl_agg.envs.disturbances.Disturbance`.
-    :param scored_agents: Whose returns are the system's; all agents' unless given. Where some are broken, the others.
-    :param normalize: ``True``, or arguments of ``VecNormalize``; ``False`` also where ``hyperparams`` says otherwise.
-    :param policy: Policy name.
+    :param wrappers: Of each sub-environment, the first innermost.
+    :param unequal: Disturbances and the agents that they affect, see :class:`rl_agg.envs.disturbances.Disturbance`.
+    :param scored_agents: The agents whose mean return is the system's; all agents unless given.
+    :param normalize: Whether observations and rewards are normalized, or the arguments of the host's wrapper for that.
+    :param policy: Policy name, where the host has such names.
     :param budget: Instead of the study's.
     """
 
@@ -120,7 +116,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Quick:
-    """What ``--quick`` changes."""
+    """Overrides of ``--quick``."""
 
     budget: Budget | None = None
     seeds: int | list[int] | None = None
@@ -128,15 +124,15 @@ class Quick:
 
 @dataclass(frozen=True)
 class Study:
-    """A study. As read from a file some of it may be left open; :func:`load_study` gives it resolved.
+    """A study. As read from a file, optional keys may be missing; :func:`load_study` returns it resolved.
 
     :param name: Title of the report.
     :param baseline: The system that is 100 %.
     :param seeds: How many (0, 1, ...), or which.
     :param budget: Of every environment that has none of its own.
-    :param hyperparams: A file in RL Baselines3 Zoo's format, relative to the spec; gives way to what the spec itself says.
+    :param hyperparams: A file in RL Baselines3 Zoo's format, relative to the spec, whose own keys win.
     :param quick: Overrides for ``--quick``.
-    :param end_share: Which last share of the updates the end return is taken over.
+    :param end_share: The last share of the updates, over which the end return is averaged.
     """
 
     name: str
@@ -155,7 +151,7 @@ class Study:
                 raise StudyError(f"a study needs at least one of its {kind}")
         if ALL_ENVIRONMENTS in self.environments:
             raise StudyError(
-                f"no environment can be called {ALL_ENVIRONMENTS!r}, as the report calls them together; rename it"
+                f"no environment can be called {ALL_ENVIRONMENTS!r}, the report's name for all of them; rename it"
             )
         if self.baseline not in self.systems:
             raise StudyError(str(unknown_choice("baseline", self.baseline, self.systems)))
@@ -174,16 +170,16 @@ class Study:
 
     @property
     def seed_list(self) -> list[int]:
-        """Which seeds."""
+        """The seeds, also where only their number is given."""
         return list(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
     @property
     def key(self) -> str:
-        """Hash of all that decides the records, and of the names; thresholds, the title and the baseline are not in it."""
+        """Hash of the names and of everything that affects the records: not of thresholds, the title or the baseline."""
         return _hash(sorted(cell.key for cell in self.cells))
 
     def to_mapping(self) -> dict[str, Any]:
-        """As it would be written in YAML, without what is left open or at its default."""
+        """As it would be written in YAML, without defaults."""
         mapping: dict[str, Any] = _trimmed(self)
         return mapping
 
@@ -200,7 +196,7 @@ class Cell:
 
     @property
     def definition(self) -> dict[str, Any]:
-        """All that decides this run's records."""
+        """Everything that affects this run's records."""
         return {"system": _decisive(self.system), "environment": _decisive(self.environment), "seed": self.seed}
 
     @cached_property
@@ -213,18 +209,13 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """A file name: readable, and unique by the hash."""
+        """A readable file name, made unique by the hash."""
         names = (self.system_name, self.environment_name, str(self.seed))
         readable = "--".join(re.sub(r"[^A-Za-z0-9._-]", "_", name) for name in names)
         return f"{readable[:120]}--{self.key[:10]}"
 
     def __str__(self) -> str:
         return f"{self.system_name} on {self.environment_name}, seed {self.seed}"
-
-    @property
-    def policy(self) -> str:
-        """Policy name: the system's, else the environment's."""
-        return self.system.policy or self.environment.policy or DEFAULT_POLICY
 
     @property
     def budget(self) -> Budget:
@@ -235,7 +226,7 @@ class Cell:
 
 
 def fingerprint(entry: System | Environment) -> str:
-    """Hash of all that decides the records of a system's or an environment's runs: not an environment's threshold."""
+    """Hash of what affects the records of a system's or an environment's runs, which a threshold does not."""
     return _hash(_decisive(entry))
 
 

@@ -7,58 +7,22 @@ each that failed. A file appears under its name only when it is complete, so a s
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from rl_agg.study.analysis.records import Record, decoded
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import Update
-from rl_agg.study.run.provenance import provenance
 from rl_agg.study.spec.parsing import dumped, load_yaml, read
 from rl_agg.study.spec.study import Cell, Study
-
-METADATA_KEY = b"rl_agg"
-COLUMNS = pa.schema(
-    [
-        ("update", pa.int64()),
-        ("env_steps", pa.int64()),
-        ("wall_time", pa.float64()),
-        ("return", pa.float64()),
-        ("episodes", pa.int64()),
-        ("agent_returns", pa.list_(pa.float64())),
-    ]
-)
-METADATA = frozenset({"cell", "warnings", "versions", "commit", "host", "platform"})
-"""What a report asks of a record's metadata."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A finished cell.
-
-    :param cell: Which.
-    :param updates: One row for each update, with the columns of :data:`COLUMNS` and the scalars its system logged.
-    :param metadata: Its definition, :func:`~rl_agg.study.run.provenance.provenance` and warnings.
-    """
-
-    cell: Cell
-    updates: pd.DataFrame
-    metadata: dict[str, Any]
 
 
 class Store:
     """The folder of one study.
 
-    :param directory: Made where it does not exist, once something is written.
+    :param directory: Created with the first file that is written.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -69,9 +33,9 @@ class Store:
 
     @contextmanager
     def writing(self, study: Study) -> Iterator[None]:
-        """Hold the folder for one study; nobody else may write to it meanwhile. The lock goes with the process.
+        """Lock the folder for one study. The lock ends with the process at the latest.
 
-        :raises StudyError: if another run holds it, or it holds finished runs that are none of this study's.
+        :raises StudyError: if another run holds the lock, or the folder has finished runs that are not of this study.
         """
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
@@ -90,7 +54,7 @@ class Store:
             yield
 
     def refuse_to_overwrite(self, spec: Path, study: Study) -> None:
-        """Keep a study that somebody wrote from being replaced by its resolved self, or by its quick one.
+        """Raise if the resolved study would replace the file that the user wrote.
 
         :param spec: The file that the study was read from.
         :raises StudyError: if it is the one that the folder keeps its study in, and would change.
@@ -108,8 +72,8 @@ class Store:
             lost = [cell for cell in held.cells if cell.key not in kept and self.read(cell) is not None]
             if lost:
                 raise StudyError(
-                    f"{self.directory} holds another study ({held.name!r}): {len(lost)} of its finished runs are none of this "
-                    f"one's, for example {lost[0]}, whose name, settings or budget differ or which it leaves out. A study may "
+                    f"{self.directory} holds another study ({held.name!r}): {len(lost)} of its finished runs are not of this "
+                    f"one, for example {lost[0]}, whose name, settings or budget differ or which it leaves out. A study may "
                     "gain systems, environments and seeds and lose those without runs; for another one, or if these runs were "
                     "a --quick trial, choose another --out"
                 )
@@ -131,51 +95,44 @@ class Store:
             raise StudyError(f"{self.directory} holds no study: there is no {self._study_file.name} in it")
         return read(Study, load_yaml(self._study_file), str(self._study_file))
 
-    def write(self, cell: Cell, updates: Sequence[Update], warnings: Sequence[str] = ()) -> None:
-        """Write a finished cell's record, and forget that it may have failed before."""
-        self.keep(cell, encoded(cell, updates, warnings))
-
     def keep(self, cell: Cell, record: bytes) -> None:
-        """Write a record that was made elsewhere.
+        """Write a finished cell's record, and delete the traceback of an earlier failure.
 
-        :param record: Of :func:`encoded`.
+        :param record: Of :func:`~rl_agg.study.analysis.records.encoded`.
         """
         write_atomically(self._record_file(cell), record)
-        self._failure_file(cell).unlink(missing_ok=True)
+        self.clear_failure(cell)
 
     def raw(self, cell: Cell) -> bytes | None:
         """A finished cell's record as :meth:`keep` takes it; ``None`` as for :meth:`read`."""
         return None if self.read(cell) is None else self._record_file(cell).read_bytes()
 
     def read(self, cell: Cell) -> Record | None:
-        """Read a cell's record; ``None`` if there is none, it is damaged, or it is of another definition."""
+        """Read a cell's record; ``None`` if there is none, it is damaged, or it is of another definition.
+
+        :raises StudyError: if it was written by a version of rl-agg whose records lack something.
+        """
+        file = self._record_file(cell)
         try:
-            with pq.ParquetFile(self._record_file(cell), page_checksum_verification=True) as file:
-                table = file.read()
-            metadata = json.loads(table.schema.metadata[METADATA_KEY])
+            return decoded(cell, file.read_bytes())
         except FileNotFoundError:
             return None
-        except PermissionError:  # it is there, and must not be run again
-            raise
-        except (OSError, pa.ArrowException, TypeError, KeyError, ValueError):
-            return None  # what half a file or flipped bits can raise; the cell is run again
-        _check_version(metadata, table.column_names, self._record_file(cell))
-        if metadata["cell"] != cell.key or table.num_rows == 0:
-            return None
-        return Record(cell, table.to_pandas(), metadata)
+        except StudyError as error:
+            advice = "read it with that version, or move it away to have its cell run again"
+            raise StudyError(f"{file}: {error}; {advice}") from error
 
     def write_failure(self, cell: Cell, text: str) -> None:
-        """Keep what a cell failed with."""
+        """Write the traceback of a cell that failed."""
         self._failures.mkdir(parents=True, exist_ok=True)
         write_atomically(self._failure_file(cell), text.encode())
 
     def failure(self, cell: Cell) -> str | None:
-        """What a cell failed with, if it did."""
+        """The traceback of a cell that failed."""
         file = self._failure_file(cell)
         return file.read_text(encoding="utf-8") if file.exists() else None
 
     def clear_failure(self, cell: Cell) -> None:
-        """Forget a failure before the cell is tried again."""
+        """Delete the traceback before the cell is tried again."""
         self._failure_file(cell).unlink(missing_ok=True)
 
     def _record_file(self, cell: Cell) -> Path:
@@ -185,42 +142,8 @@ class Store:
         return self._failures / f"{cell.id}.txt"
 
 
-def _check_version(metadata: Any, columns: Sequence[str], file: Path) -> None:
-    told = metadata if isinstance(metadata, dict) else {}
-    missing = sorted((METADATA - told.keys()) | (set(COLUMNS.names) - set(columns)))
-    if missing:
-        versions = told.get("versions")
-        version = versions.get("rl-agg") if isinstance(versions, dict) else None
-        raise StudyError(
-            f"{file} is of another version of rl-agg ({version or 'unknown'}): it lacks {', '.join(missing)}; read it with "
-            "that version, or move it away to have its cell run again"
-        )
-
-
 def _content(study: Study) -> bytes:
     return dumped(study.to_mapping()).encode()
-
-
-def encoded(cell: Cell, updates: Sequence[Update], warnings: Sequence[str] = ()) -> bytes:
-    """Make a finished cell's record where it ran: a Parquet file."""
-    columns: dict[str, Any] = {
-        "update": [update.update for update in updates],
-        "env_steps": [update.env_steps for update in updates],
-        "wall_time": [update.wall_time for update in updates],
-        "return": [update.mean_return for update in updates],
-        "episodes": [update.episodes for update in updates],
-        "agent_returns": [update.agent_returns for update in updates],
-    }
-    scalars = sorted({name for update in updates for name in update.scalars})
-    for name in scalars:
-        columns[name] = [update.scalars.get(name) for update in updates]
-    schema = pa.schema([*COLUMNS, *((name, pa.float64()) for name in scalars)])
-    metadata = {"cell": cell.key, "definition": cell.definition, "warnings": list(warnings), **provenance()}
-    table = pa.table(columns, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def write_atomically(path: Path, content: bytes) -> None:

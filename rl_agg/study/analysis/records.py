@@ -1,0 +1,112 @@
+"""What a finished cell leaves behind: a row for each update, in one Parquet file with its metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rl_agg.study.errors import StudyError
+from rl_agg.study.spec.study import Cell
+
+METADATA_KEY = b"rl_agg"
+COLUMNS = pa.schema(
+    [
+        ("update", pa.int64()),
+        ("env_steps", pa.int64()),
+        ("wall_time", pa.float64()),
+        ("return", pa.float64()),
+        ("episodes", pa.int64()),
+        ("agent_returns", pa.list_(pa.float64())),
+    ]
+)
+METADATA = frozenset({"cell", "warnings", "versions", "commit", "host", "platform"})
+"""The keys of a record's metadata that a report reads."""
+
+
+@dataclass(frozen=True)
+class CellUpdate:
+    """One rollout and the training after it.
+
+    :param update: Counted from 1.
+    :param env_steps: So far, of all agents together.
+    :param wall_time: Seconds since training began, this update's training included.
+    :param mean_return: Mean over the scored agents of each one's raw episodic return in this rollout, or of its last known
+        one; NaN until an agent has finished an episode.
+    :param episodes: Finished in this rollout, by all agents together.
+    :param agent_returns: Each agent's ``[A]``, NaN where still unknown.
+    :param scalars: What else the system logged about the aggregation, by name.
+    """
+
+    update: int
+    env_steps: int
+    wall_time: float
+    mean_return: float
+    episodes: int
+    agent_returns: list[float]
+    scalars: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished cell.
+
+    :param updates: One row for each update, with the columns of :data:`COLUMNS` and the scalars its system logged.
+    :param metadata: The cell's definition, where it ran, and its warnings; at least the keys of :data:`METADATA`.
+    """
+
+    cell: Cell
+    updates: pd.DataFrame
+    metadata: dict[str, Any]
+
+
+def encoded(cell: Cell, updates: Sequence[CellUpdate], origin: Mapping[str, Any], warnings: Sequence[str] = ()) -> bytes:
+    """Encode a finished cell's record as a Parquet file.
+
+    :param origin: Of :func:`~rl_agg.study.run.provenance.provenance`.
+    """
+    columns: dict[str, Any] = {
+        "update": [update.update for update in updates],
+        "env_steps": [update.env_steps for update in updates],
+        "wall_time": [update.wall_time for update in updates],
+        "return": [update.mean_return for update in updates],
+        "episodes": [update.episodes for update in updates],
+        "agent_returns": [update.agent_returns for update in updates],
+    }
+    scalars = sorted({name for update in updates for name in update.scalars})
+    for name in scalars:
+        columns[name] = [update.scalars.get(name) for update in updates]
+    schema = pa.schema([*COLUMNS, *((name, pa.float64()) for name in scalars)])
+    metadata = {"cell": cell.key, "definition": cell.definition, "warnings": list(warnings), **origin}
+    table = pa.table(columns, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def decoded(cell: Cell, content: bytes) -> Record | None:
+    """Decode a record.
+
+    :return: ``None`` if it is damaged, empty, or of another definition than the cell's.
+    :raises StudyError: naming the columns or keys that it lacks, as one of another version of rl-agg may.
+    """
+    try:
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+            table = file.read()
+        metadata = json.loads(table.schema.metadata[METADATA_KEY])
+    except (OSError, pa.ArrowException, TypeError, KeyError, ValueError):
+        return None  # what half a file or flipped bits can raise
+    keys = metadata if isinstance(metadata, dict) else {}
+    missing = sorted((METADATA - keys.keys()) | (set(COLUMNS.names) - set(table.column_names)))
+    if missing:
+        version = keys.get("versions", {}).get("rl-agg", "unknown")
+        raise StudyError(f"a record of another version of rl-agg ({version}) lacks {', '.join(missing)}")
+    if metadata["cell"] != cell.key or table.num_rows == 0:
+        return None
+    return Record(cell, table.to_pandas(), metadata)
