@@ -31,7 +31,11 @@ def _sb3(algorithm: type, **settings: Any) -> Parts:
     policy = {"net_arch": [16, 16]}
     model = algorithm("MlpPolicy", env, n_steps=32, policy_kwargs=policy, seed=0, ent_coef=0.01, **sizes, **settings)
     model.learn(UPDATES * 32 * 8)
-    logged = {name: value for name, value in model.logger.name_to_value.items() if name.startswith(("agg/", "train/"))}
+    logged = {
+        name: value
+        for name, value in model.logger.name_to_value.items()
+        if name.startswith(("agg/", "train/")) and not name.endswith("_lifetime")
+    }
     ledger = model.ledger
     return {
         "parameters": _flat({name: value.detach() for name, value in model.policy.named_parameters()}),
