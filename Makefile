@@ -3,7 +3,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q
 OUT ?= runs/demo
+# A file's tests run in one process, for a page's blocks share a namespace and processes have a Ray each.
+WORKERS ?= 2
+# Each part under an hour on two cores.
+GROUP ?= all
+TEAMS := tests/rllib/test_qmix*.py tests/rllib/test_team*.py
+SLOW_all := tests
+SLOW_core := tests/core
+SLOW_sb3 := tests/sb3
+SLOW_rllib := tests/rllib $(addprefix --ignore-glob=*/,$(notdir $(TEAMS)))
+SLOW_teams := $(TEAMS)
+SLOW_study := tests/study
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow browser bare lint docs clean
@@ -16,24 +28,22 @@ demo: $(VENV)/.installed ## Train PPO on CartPole with four rules, then show a t
 	@echo "Open $(OUT)/report.html in a browser."
 
 test: $(VENV)/.installed-dev ## Run the test suite
-	@# In two halves at once, for most of their time goes by in waiting for Ray.
-	@$(BIN)/python -m pytest -q --durations=15 tests/rllib > $(VENV)/rllib.log 2>&1 & rllib=$$!; \
-	trap 'kill $$rllib' INT TERM; \
-	$(BIN)/python -m pytest -q --durations=15 --ignore=tests/rllib; others=$$?; \
-	wait $$rllib; status=$$?; cat $(VENV)/rllib.log; exit $$((others ? others : status))
+	$(PYTEST) --numprocesses=$(WORKERS) --dist=loadfile --durations=15
 
-slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each
-	$(BIN)/python -m pytest -q -m slow
+slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each, or a part: GROUP=core, sb3, rllib, teams or study
+	$(if $(SLOW_$(GROUP)),,$(error unknown GROUP=$(GROUP): choose from all core sb3 rllib teams study))
+	$(PYTEST) -m slow --durations=15 $(SLOW_$(GROUP))
 
 browser: $(VENV)/.installed-dev ## Open a study's page in Chromium, which must be installed with its driver
-	$(BIN)/python -m pytest -q -m browser
+	$(PYTEST) -m browser tests/study
 
 bare: $(VENV)/.installed-dev ## Install the core and each framework's extra alone into fresh environments, and look
-	$(BIN)/python -m pytest -q -m slow tests/core/test_imports.py
+	$(PYTEST) -m slow tests/core/test_imports.py
 
-lint: $(VENV)/.installed-dev ## Check format, style and types
+lint: $(VENV)/.installed-dev ## Check format, style, imports between packages and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev ## Build the documentation into docs/_build/html

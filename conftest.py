@@ -1,19 +1,35 @@
-"""Every Python block of the README and the documentation runs as a test, those of one page in order and with one namespace."""
+"""One Ray for all tests of a process. Python blocks of a page run as tests, in order and with one namespace."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+import torch
 from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.myst import CodeBlockParser
 
+from rl_agg import CODECS, COMBINERS, GATES, PAYLOADS, RULES, SCHEDULES
+
+torch.set_num_threads(1)  # the machines that run this are small, and sums have one order
+
 SHOWN = re.compile(r"^(?P<expression>\S.*?)  # (?P<value>tensor\(.*)$", re.MULTILINE)
 
 
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A study's own Ray: studies that run in this process use it, as do algorithms."""
+    from rl_agg.study.run.engine import ray_session
+
+    with ray_session(num_cpus=8):
+        yield
+
+
 class ShownEvaluator(PythonEvaluator):
-    """Runs a block and compares what a line's comment says that it gives."""
+    """Runs a block and compares the value in a line's comment with the value of the line."""
 
     def __call__(self, example: Example) -> None:
         super().__call__(example)
@@ -21,19 +37,21 @@ class ShownEvaluator(PythonEvaluator):
             assert repr(eval(line["expression"], example.namespace)) == line["value"]
 
 
-def _close_ray(namespace: dict[str, Any]) -> None:
-    """Stop what a page's blocks have built."""
-    import ray
-
+def _clean_up(namespace: dict[str, Any]) -> None:
+    """Remove the members that a page has registered, and free the CPUs that its algorithms hold."""
+    for registry in (CODECS, COMBINERS, GATES, PAYLOADS, RULES, SCHEDULES):
+        for name in registry.added:
+            del registry[name]
+        registry.added.clear()
     for value in namespace.values():
         if hasattr(value, "stop") and hasattr(value, "train"):
             value.stop()
-    ray.shutdown()
 
 
 pytest_collect_file = Sybil(
     parsers=[CodeBlockParser("python", ShownEvaluator())],
-    patterns=["README.md", "docs/*.md"],
-    teardown=_close_ray,
+    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md"],
+    teardown=_clean_up,
+    fixtures=["ray_session"],
     name="documentation",
 ).pytest()
