@@ -75,7 +75,7 @@ def start_parameters(task: Task) -> NDArray[np.float32]:
     strategy = EvolutionStrategy(evaluator.network.initial(stream("start", 0)), run=0, settings=settings)
     agents = EvolutionAgents(evaluator, settings)
     for _ in range(300):
-        report = agents.run(strategy.order(), np.arange(51))
+        report = agents.run(strategy.broadcast(), np.arange(51))
         strategy.receive(report)
         if report.returns.min() == 500:
             return strategy.theta
@@ -91,7 +91,7 @@ def core(task: Task, theta: NDArray[np.float32], population: int) -> Callable[[]
     def turn() -> Rate:
         steps, start = 0, time.perf_counter()
         for _ in range(task.generations):
-            report = agents.run(strategy.order(), everyone)
+            report = agents.run(strategy.broadcast(), everyone)
             strategy.receive(report)
             steps += int(report.lengths.sum())
         return steps, time.perf_counter() - start

@@ -86,7 +86,7 @@ def run_trials(
     everyone = np.arange(shared.population + 1)
     curves = np.empty((len(trials), updates, len(COLUMNS)), dtype=np.float32)
     for update in range(updates):
-        tried = [agents.prepare(strategy.order(), everyone) for strategy in strategies]
+        tried = [agents.prepare(strategy.broadcast(), everyone) for strategy in strategies]
         outcomes = evaluator(
             np.concatenate([trial.parameters for trial in tried]),
             np.concatenate([trial.seeds for trial in tried]),

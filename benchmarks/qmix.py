@@ -31,14 +31,14 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor, nn
 
 from rllib_agg import QMIXConfig
+from rllib_agg.envs.team.interface import Bools, TeamSpec, TeamStep, TeamView
 from rllib_agg.envs.team.registry import register_team_env
-from rllib_agg.envs.team.team import Bools, TeamSpec, TeamStep, TeamView
 from rllib_agg.qmix import QMIXModule
 from rllib_agg.qmix.episodes import TeamEpisodes
 from rllib_agg.qmix.module import spaces_of
 from rllib_agg.qmix.networks import AgentNetworks
 from rllib_agg.qmix.replay import EpisodeReplay, ReplaySettings
-from rllib_agg.qmix.server import TeamCentre
+from rllib_agg.qmix.server import TeamServer
 
 PEER = Path(__file__).parent / "peers" / "qmix_benchmarl.py"
 STEPS = "num_env_steps_sampled_lifetime"
@@ -169,15 +169,15 @@ def networks_turn(name: str, options: argparse.Namespace) -> Turn:
         shared=sharing == "full",
         agent_ids=False,
     )
-    centre = TeamCentre(config, TEN_MARINES, learner, run=0)
-    while not centre.num_updates:
-        centre.receive(players.run(centre.order(), np.arange(1)))
+    server = TeamServer(config, TEN_MARINES, learner, run=0)
+    while not server.num_updates:
+        server.receive(players.run(server.broadcast(), np.arange(1)))
 
     def turn() -> tuple[int, int, float]:
-        steps, updates, start = centre.num_steps, centre.num_updates, time.process_time()
+        steps, updates, start = server.num_steps, server.num_updates, time.process_time()
         for _ in range(options.rounds):
-            centre.receive(players.run(centre.order(), np.arange(1)))
-        return centre.num_steps - steps, centre.num_updates - updates, time.process_time() - start
+            server.receive(players.run(server.broadcast(), np.arange(1)))
+        return server.num_steps - steps, server.num_updates - updates, time.process_time() - start
 
     return turn
 
@@ -198,14 +198,14 @@ def ours_turn(options: argparse.Namespace) -> Turn:
     lengths = [played.play(played.networks, 1.0, np.random.default_rng(seed)).num_steps / ENVS for seed in range(10)]
     played.close()
     algorithm = config(statistics.mean(lengths) / BALANCE_STEPS).build_algo()
-    while not algorithm.centre.num_updates:
+    while not algorithm.server.num_updates:
         algorithm.train()
 
     def turn() -> tuple[int, int, float]:
-        steps, updates, start = algorithm.centre.num_steps, algorithm.centre.num_updates, time.process_time()
+        steps, updates, start = algorithm.server.num_steps, algorithm.server.num_updates, time.process_time()
         for _ in range(options.rounds):
             algorithm.train()
-        return algorithm.centre.num_steps - steps, algorithm.centre.num_updates - updates, time.process_time() - start
+        return algorithm.server.num_steps - steps, algorithm.server.num_updates - updates, time.process_time() - start
 
     return turn
 

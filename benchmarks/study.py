@@ -15,8 +15,9 @@ import turns
 from rich.console import Console
 
 from rl_agg.study import Budget, Environment, Study, System, resolve, run_study, write_report
-from rl_agg.study.run.cells import Update
-from rl_agg.study.run.store import Store
+from rl_agg.study.analysis.records import CellUpdate, encoded
+from rl_agg.study.analysis.store import Store
+from rl_agg.study.run.provenance import provenance
 
 SYSTEM = "sb3_agg:AggPPO"
 SETTINGS = {"n_steps": 512, "batch_size": 512, "n_epochs": 10}
@@ -85,10 +86,10 @@ def _report(num_cells: int) -> list[dict[str, Any]]:
             for cell in study.cells:
                 returns = random.normal(size=200).cumsum()
                 updates = [
-                    Update(number, 4096 * number, 0.5 * number, value, 9, [value] * 8, {"agg/bytes": 4e6 * number})
+                    CellUpdate(number, 4096 * number, 0.5 * number, value, 9, [value] * 8, {"agg/bytes": 4e6 * number})
                     for number, value in enumerate(returns.tolist(), start=1)
                 ]
-                store.write(cell, updates)
+                store.keep(cell, encoded(cell, updates, provenance()))
         start = time.perf_counter()
         write_report(Path(folder))
         seconds = time.perf_counter() - start

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from rl_agg.study.run.cells import runner_for
+from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.study import Cell
 from sb3_agg import AggPPO
 

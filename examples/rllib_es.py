@@ -15,7 +15,7 @@ parser.add_argument("--iterations", type=int, default=100)
 parser.add_argument("--num-env-runners", type=int, default=0, help="0: all agents in this process")
 parser.add_argument("--population", type=int, default=50)
 parser.add_argument("--communication", default="deviation", choices=["every", "espc", "random", "deviation"])
-parser.add_argument("--expected-messages", type=int, default=25, help="m, how many agents should speak in an update")
+parser.add_argument("--expected-messages", type=int, default=25, help="m, how many agents should send in an update")
 parser.add_argument("--faithful", action="store_true", help="the report's settings for CartPole")
 parser.add_argument("--normalize-observations", action="store_true")
 parser.add_argument("--seed", type=int, default=0)
@@ -36,6 +36,6 @@ for iteration in range(args.iterations):
     agents, agg = result["env_runners"], result["learners"]["default_policy"]["agg"]
     print(
         f"{iteration:3d}  agents {agents['episode_return_mean']:7.1f}  centre {agents['centre']['episode_return_mean']:7.1f}"
-        f"  spoke {agg['mu_frequency']:4.0%}  messages {agg['messages']:6.0f}  kB sent {agg['bytes'] / 1e3:.1f}"
+        f"  sent {agg['mu_frequency']:4.0%}  messages {agg['messages']:6.0f}  kB sent {agg['bytes'] / 1e3:.1f}"
     )
 algorithm.stop()

@@ -36,6 +36,6 @@ for iteration in range(args.iterations):
     agg = result["learners"]["default_policy"]["agg"]
     print(
         f"{iteration:3d}  return {result['env_runners'].get('episode_return_mean', float('nan')):6.1f}"
-        f"  updates with losses of mixed sign {agg['mixed_sign_updates']:.0f}"
+        f"  updates with losses of mixed sign {agg['mixed_sign_updates_lifetime']:.0f}"
     )
 algorithm.stop()

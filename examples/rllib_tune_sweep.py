@@ -1,4 +1,4 @@
-"""Search over aggregations with Ray Tune; trials that fall behind are stopped, trials that fail go on from their checkpoint.
+"""Search over aggregations with Ray Tune; trials that fall behind are stopped, failed ones continue from their checkpoint.
 
 python examples/rllib_tune_sweep.py
 """

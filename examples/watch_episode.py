@@ -13,8 +13,9 @@ gives legal actions [E, n] for a TeamView.
 import argparse
 from pathlib import Path
 
-from rllib_agg.envs.team.recording import find_policy, save_gif, watch_episode
+from rllib_agg.envs.team.recording import record_episode, save_gif
 from rllib_agg.envs.team.registry import make_team_env
+from rllib_agg.qmix.policies import find_policy
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--env", default="smax/3m", help="BACKEND/TASK, as smax/3m, lbf/..., mpe/simple_spread_v3")
@@ -25,8 +26,8 @@ parser.add_argument("--steps-per-second", type=float, default=4.0)
 args = parser.parse_args()
 
 env = make_team_env(args.env, num_envs=1)
-watched = watch_episode(env, find_policy(args.policy)(env.spec, args.seed), seed=args.seed)
+recording = record_episode(env, find_policy(args.policy)(env.spec, args.seed), seed=args.seed)
 env.close()
-save_gif(watched.pictures, args.out, pictures_per_second=args.steps_per_second * watched.pictures_per_step)
-ending = {None: "over", True: "won", False: "not won"}[watched.won]
-print(f"{args.env}: {ending} after {watched.num_steps} steps, return {watched.team_return:.2f}; wrote {args.out}")
+save_gif(recording.pictures, args.out, pictures_per_second=args.steps_per_second * recording.pictures_per_step)
+ending = {None: "over", True: "won", False: "not won"}[recording.won]
+print(f"{args.env}: {ending} after {recording.num_steps} steps, return {recording.team_return:.2f}; wrote {args.out}")
