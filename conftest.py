@@ -28,6 +28,20 @@ def ray_session() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _registries_as_before() -> Iterator[None]:
+    """Remove the members that a test has registered."""
+    yield
+    _remove_members()
+
+
+def _remove_members() -> None:
+    for registry in (CODECS, COMBINERS, GATES, PAYLOADS, RULES, SCHEDULES):
+        for name in registry.added:
+            del registry[name]
+        registry.added.clear()
+
+
 class ShownEvaluator(PythonEvaluator):
     """Runs a block and compares the value in a line's comment with the value of the line."""
 
@@ -39,10 +53,7 @@ class ShownEvaluator(PythonEvaluator):
 
 def _clean_up(namespace: dict[str, Any]) -> None:
     """Remove the members that a page has registered, and free the CPUs that its algorithms hold."""
-    for registry in (CODECS, COMBINERS, GATES, PAYLOADS, RULES, SCHEDULES):
-        for name in registry.added:
-            del registry[name]
-        registry.added.clear()
+    _remove_members()
     for value in namespace.values():
         if hasattr(value, "stop") and hasattr(value, "train"):
             value.stop()

@@ -6,7 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,16 +57,6 @@ REGISTER: dict[str, tuple[Callable[..., None], Any, Any]] = {
     "payload": (rl_agg.register_payload, Doubled, {**rl_agg.PAYLOADS}),
     "schedule": (rl_agg.register_schedule, Thirds, {**rl_agg.SCHEDULES}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = {axis: (dict(registry), dict(registry.added)) for axis, registry in _REGISTRIES.items()}
-    yield
-    for axis, (members, added) in before.items():
-        for own, kept in ((_REGISTRIES[axis], members), (_REGISTRIES[axis].added, added)):
-            own.clear()
-            own.update(kept)
 
 
 def test_members_of_ones_own_are_used_by_name() -> None:

@@ -6,7 +6,7 @@ import itertools
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,10 +15,7 @@ from ray import cloudpickle
 from torch import Tensor
 
 from rl_agg import (
-    CODECS,
-    COMBINERS,
     GATES,
-    RULES,
     Codec,
     Combiner,
     Signals,
@@ -197,16 +194,12 @@ def by_number(signals: Signals) -> Tensor:
 
 
 @pytest.fixture
-def members() -> Iterator[None]:
+def members() -> None:
     """Members of the axes that no other process knows."""
     register_gate("odd", Odd)
     register_codec("halved", Halved)
     register_combiner("first_one", First)
     register_rule("by_number", by_number, needs=())
-    yield
-    for registry, name in ((GATES, "odd"), (CODECS, "halved"), (COMBINERS, "first_one"), (RULES, "by_number")):
-        registry.pop(name)
-        registry.added.pop(name)
 
 
 @pytest.mark.parametrize("aggregation", ["first_one", "by_number"])

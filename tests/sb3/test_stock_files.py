@@ -160,7 +160,7 @@ def test_stock_algorithms_open_them_without_this_package(folder: Path, models: d
             np.testing.assert_array_equal(actions, models[name].predict(observations, deterministic=True)[0])
     for name, model in models.items():  # the settings have passed through the stock algorithm
         back = type(model).load(folder / "again" / name, env=worlds(name), device="cpu")
-        assert type(back._aggregation) is type(model._aggregation)
+        assert type(back.exchange.scheme.rule) is type(model.exchange.scheme.rule)
         assert back.ledger.state_dict() == model.ledger.state_dict()
         learn(back, reset_num_timesteps=False)
 

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
 from rl_agg import (
-    CODECS,
-    COMBINERS,
-    GATES,
-    RULES,
     Codec,
     Combiner,
     Signals,
@@ -57,15 +50,9 @@ def rising(signals: Signals, *, slope: float = 1.0) -> Tensor:
     return slope * torch.arange(1.0, signals.num_agents + 1)
 
 
-@contextmanager
-def members_registered() -> Iterator[None]:
-    """Have them by name for a while: ``every_other``, ``bytes``, ``extreme`` and ``rising``."""
+def register_members() -> None:
+    """Have them by name: ``every_other``, ``bytes``, ``extreme`` and ``rising``."""
     register_gate("every_other", EveryOther)
     register_codec("bytes", Bytes)
     register_combiner("extreme", Extreme)
     register_rule("rising", rising, needs=())
-    try:
-        yield
-    finally:
-        for registry, name in ((GATES, "every_other"), (CODECS, "bytes"), (COMBINERS, "extreme"), (RULES, "rising")):
-            del registry[name], registry.added[name]

@@ -17,14 +17,13 @@ from ray import cloudpickle
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
 
-from rl_agg import registered
 from rl_agg.study.analysis.store import Store
 from rl_agg.study.run.engine import run_study
 from rl_agg.study.spec.loading import load_study
 from rllib_agg import AggPPOConfig
 from sb3_agg import AggPPO
 from tests.study import own_members
-from tests.study.own_members import members_registered
+from tests.study.own_members import register_members
 
 AGENTS = 4
 MODULE = "default_policy"
@@ -56,10 +55,9 @@ SPEC: dict[str, Any] = {
 def members() -> Iterator[None]:
     """Registered, and known to processes that cannot import them."""
     cloudpickle.register_pickle_by_value(own_members)
-    with members_registered():
-        yield
+    register_members()
+    yield
     cloudpickle.unregister_pickle_by_value(own_members)
-    assert registered() == {}
 
 
 def merged(rule: str, gradients: Tensor) -> Tensor:
