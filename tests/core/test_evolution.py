@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from rl_agg import GATES, RULES, Signals, Weighting, register_gate, register_rule
+from rl_agg import RULES, Signals, Weighting, register_gate, register_rule
 from rl_agg.evolution import MLP, OPTIMIZERS, EvolutionStrategy
 from rl_agg.evolution import perturbations as perturbations_module
 from rl_agg.evolution.normalization import ObservationStatistics
@@ -256,12 +255,9 @@ class LargestTwo(ScoreGate):
 
 
 @pytest.fixture
-def registered_members() -> Iterator[None]:
+def registered_members() -> None:
     register_gate("largest_two", LargestTwo)
     register_rule("cubes", lambda signals, scale=1.0: scale * signals.returns**3, needs=["returns"], payloads=["scores"])
-    yield
-    for registry, name in ((GATES, "largest_two"), (RULES, "cubes")):
-        del registry[name], registry.added[name]
 
 
 def test_gates_and_rules_of_a_users_own(registered_members: None) -> None:

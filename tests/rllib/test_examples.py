@@ -12,7 +12,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SCRIPTS = [
     ("rllib_quickstart.py", ["--iterations", "2", "--train-batch-size", "500"], "effective agents"),
-    ("rllib_multi_learner.py", ["--iterations", "2", "--train-batch-size", "250"], "mixed sign"),
+    pytest.param(
+        *("rllib_multi_learner.py", ["--iterations", "2", "--train-batch-size", "250"], "mixed sign"), marks=pytest.mark.slow
+    ),
     ("rllib_a3c.py", ["--iterations", "2", "--gradients-per-iteration", "5"], "staleness"),
     ("rllib_es.py", ["--iterations", "2", "--population", "6", "--expected-messages", "2"], "sent"),
 ]
@@ -38,7 +40,11 @@ def test_example_runs(
 
 
 @pytest.mark.parametrize(
-    ("env", "algorithm"), [("CartPole-v1", "agg_impala"), pytest.param("HalfCheetah-v5", "impala", marks=pytest.mark.slow)]
+    ("env", "algorithm"),
+    [
+        pytest.param("CartPole-v1", "agg_impala", marks=pytest.mark.slow),
+        pytest.param("HalfCheetah-v5", "impala", marks=pytest.mark.slow),
+    ],
 )
 def test_impala_example_runs(
     env: str, algorithm: str, ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

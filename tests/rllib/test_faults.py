@@ -94,7 +94,7 @@ def test_killed_learner_says_what_to_do_and_its_checkpoint_continues(ray_session
     restored.stop()
 
 
-@pytest.mark.parametrize("noticed", [False, True])
+@pytest.mark.parametrize("noticed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_asynchronous_learner_says_what_to_do(noticed: bool, ray_session: None) -> None:
     config = AggIMPALAConfig().environment("CartPole-v1").rl_module(model_config=TINY).learners(num_learners=1)
     config.env_runners(num_env_runners=1, num_envs_per_env_runner=2, rollout_fragment_length=10)
@@ -146,6 +146,7 @@ def test_agents_of_faulty_environments_are_masked(ray_session: None) -> None:
     algorithm.stop()
 
 
+@pytest.mark.slow
 def test_hanging_env_runner_does_not_hold_the_others_up(ray_session: None) -> None:
     config = remote_ppo().environment(Faulty, env_config={"faults": {2: "hang"}}).env_runners(sample_timeout_s=2.0)
     config.validate_env_runners_after_construction = False
