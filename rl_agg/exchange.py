@@ -261,7 +261,7 @@ class Exchange:
     def _finish(self, merged: Merged, size: int, bits: Tensor | None, extra: int = 0) -> Merged:
         """Charge the ledger, and count the exchange."""
         self._charge_upload(merged.sends, size, bits, extra)
-        self.charge_answers(np.ones(self.num_agents, dtype=np.int64), size + extra)  # all act by the answer, masked ones too
+        self.charge_answers(np.ones(self.num_agents, dtype=np.bool_), size + extra)  # all act by the answer, masked ones too
         self.num_exchanges += 1
         return merged
 

@@ -92,25 +92,21 @@ class Ledger:
         encoded: Mapping[str, ArrayLike],
     ) -> NDArray[np.int64]:
         counted = np.asarray(times)
-        whole = counted.dtype.kind in "buif" and bool((np.isfinite(counted) & (counted == np.floor(counted))).all())
         num_agents = len(self.messages_per_agent[rows])
-        if not whole or counted.shape != (num_agents,) or (counted < 0).any():
+        if counted.shape != (num_agents,) or not _are_counts(counted):
             raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")
         often = counted.astype(np.int64)
         unknown = sorted({*numbers, *encoded} - set(KINDS))
         if unknown:
             raise unknown_choice("kind", unknown[0], KINDS)
-        sizes = {kind: np.asarray(number) for kind, number in numbers.items()}
-        in_bytes = {kind: np.asarray(size) for kind, size in encoded.items()}
-        given = [np.asarray(physical_bytes), *sizes.values(), *in_bytes.values()]
-        if any(size.dtype.kind not in "ui" or (size < 0).any() for size in given):
+        if not all(map(_is_size, (physical_bytes, *numbers.values(), *encoded.values()))):
             raise ValueError(
                 f"sizes must be integers >= 0, got {dict(numbers)}, {dict(encoded)} and physical_bytes={physical_bytes!r}"
             )
-        for kind, number in sizes.items():
-            counts[kind][rows] += often * (SIZES[kind] * number)
-        for kind, size in in_bytes.items():
-            counts[kind][rows] += often * size
+        for kind, number in numbers.items():
+            counts[kind][rows] += often * (SIZES[kind] * np.asarray(number))
+        for kind, size in encoded.items():
+            counts[kind][rows] += often * np.asarray(size)
         self.physical_bytes += int(physical_bytes)
         return often
 
@@ -176,3 +172,17 @@ class Ledger:
         self._up = {kind: fitted(state["up"].get(kind, [])) for kind in KINDS}
         self._down = {kind: fitted(state["down"].get(kind, [])) for kind in KINDS}
         self.physical_bytes = state["physical_bytes"]
+
+
+def _are_counts(times: NDArray[Any]) -> bool:
+    if times.dtype.kind == "b":
+        return True
+    whole = times.dtype.kind in "uif" and bool((np.isfinite(times) & (times == np.floor(times))).all())
+    return whole and not bool((times < 0).any())
+
+
+def _is_size(size: Any) -> bool:
+    if type(size) is int:  # in most cases; and then no array is made
+        return size >= 0
+    array = np.asarray(size)
+    return array.dtype.kind in "ui" and not bool((array < 0).any())

@@ -18,9 +18,6 @@ from rl_agg.gates import EveryGate, Offer, VectorGate
 from rl_agg.scheme import Scheme
 from rl_agg.signals import MEASURED, Signals
 
-HUGE = 1e30
-"""Numbers below it, in absolute value, are finite in float32 even when they are added up."""
-
 
 @dataclass(frozen=True, slots=True)
 class Received:
@@ -89,10 +86,7 @@ class Uplink:
             decoded, bits = self._encode(vectors, sends, reference)
         if last is None:
             return Received(decoded, sends, sends, bits)
-        if bool((decoded.abs() < HUGE).all()):  # all are finite: in one pass, and exactly one or the other
-            last.lerp_(decoded, sends[:, None].to(decoded))
-        else:
-            last[sends] = decoded[sends]
+        torch.where(sends[:, None], decoded, last, out=last)
         self._has_sent = self._has_sent | sends
         return Received(last, sends, candidates, bits) if self._gate.holds else Received(decoded, sends, sends, bits)
 
