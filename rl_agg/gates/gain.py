@@ -51,11 +51,3 @@ class GainThreshold(VectorGate):
         """Those whose step would lower their own loss by enough."""
         assert offer.gains is not None
         return offer.gains <= -self.threshold(offer.step)
-
-    def passes(self, gain: float, update: int) -> bool:
-        r"""Whether one agent sends.
-
-        :param gain: :math:`\delta`, negative if the step lowers the loss.
-        :param update: k.
-        """
-        return gain <= -self.threshold(update)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from rl_agg.gates import GainThreshold
+from rl_agg.gates import GainThreshold, Offer, VectorGate
 from rl_agg.population.environments import ListedEnvironments
 from rl_agg.population.reports import Report
 from rl_agg.signals import Signals
@@ -140,7 +140,9 @@ class DaviaAgents(TabularAgents):
         self.lr = settings.lr
         self.model = model_of(episodes.environments)
         self.features = settings.make_features(episodes.shape[0])
-        self._gate = settings.make_gate()
+        gate = settings.make_gate()
+        assert isinstance(gate, VectorGate)
+        self._gate = gate
 
     def action_values(self, theta: Floats) -> Floats:
         """By the environment's model."""
@@ -157,7 +159,10 @@ class DaviaAgents(TabularAgents):
         cells, _, rewards, next_cells, continues = unpacked(rows)
         targets = rewards + self.episodes.gamma * continues * (self.features @ theta)[next_cells]
         gradient, gain = gradient_and_gain(theta, self.features[cells], targets, self.lr)
-        sends = not isinstance(self._gate, GainThreshold) or self._gate.passes(gain, update)
+        vectors, present = torch.from_numpy(gradient[None]), torch.ones(1, dtype=torch.bool)
+        # The agent is alone, and remembers nothing of what it has sent
+        offer = Offer(vectors, torch.zeros_like(vectors), ~present, present, update, gains=vectors.new_tensor([gain]))
+        sends = bool(self._gate.decide(offer))
         return np.array([gradient] if sends else self.empty_message(theta), dtype=np.float32), memory
 
 

@@ -217,10 +217,7 @@ def test_random_senders_are_a_share_of_all_and_depend_on_seed_and_step_alone() -
 def test_gain_threshold_falls_to_lambda() -> None:
     gate = GainThreshold(2, lambda_=0.1, rho=0.5, num_updates=4)
     assert [gate.threshold(k) for k in range(6)] == pytest.approx([0.8, 0.4, 0.2, 0.1, 0.1, 0.1])
-    assert gate.passes(-0.8, 0)
-    assert not gate.passes(-0.79, 0)
-    assert not gate.passes(0.5, 5)
     assert GainThreshold(1, lambda_=1.0, rho=0.5, num_updates=5000).threshold(0) == math.inf
-    gains = torch.tensor([-0.5, -0.41, -0.39, 0.5])
-    for step in range(5):
-        assert gate.decide(offered(step=step, gains=gains)).tolist() == [gate.passes(gain, step) for gain in gains.tolist()]
+    gains = torch.tensor([-0.8, -0.79, -0.4, 0.5], dtype=torch.float64)
+    assert gate.decide(offered(step=0, gains=gains)).tolist() == [True, False, False, False]
+    assert gate.decide(offered(step=1, gains=gains)).tolist() == [True, True, True, False]

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import rl_agg.envs  # noqa: F401  registers the grids
 from rl_agg import register_gate
-from rl_agg.gates import TdErrorTrigger, TransitionGate
+from rl_agg.gates import GainThreshold, Offer, TdErrorTrigger, TransitionGate
 from rl_agg.population import ListedEnvironments, Report, merge_reports, open_environments
 from rl_agg.tabular import (
     TRANSITION,
@@ -173,6 +174,17 @@ def test_a_gate_of_a_users_own() -> None:
     other.load_state_dict(server.state_dict())
     assert not other.memory.any()
     assert other.ledger.bytes == server.ledger.bytes
+
+
+class EvenUpdates(GainThreshold):
+    def decide(self, offer: Offer) -> torch.Tensor:
+        return torch.full_like(offer.present, offer.step % 2 == 0)
+
+
+def test_davia_asks_a_gate_of_a_users_own() -> None:
+    register_gate("even_updates", EvenUpdates)
+    server, agents = davia(grid(), communication="even_updates", population=3)
+    assert [len(train(server, agents, 1).senders) for _ in range(4)] == [3, 0, 3, 0]
 
 
 def test_davia_without_a_gate_sends_every_gradient() -> None:
