@@ -115,6 +115,10 @@ class A3CConfig(AggregationSettings, ModelDefaults):
             raise ValueError(
                 f"A3C has one central learner, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
             )
+        if self.algorithm_config_overrides_per_module:
+            raise ValueError(
+                "A3C has one module, so that algorithm_config_overrides_per_module has no use; set it by .training()"
+            )
         if self.is_multi_agent:
             raise ValueError("A3C takes single-agent environments; for several policies use AggPPOConfig")
         if not (isinstance(self.env_runner_cls, type) and issubclass(self.env_runner_cls, A3CEnvRunner)):

@@ -60,6 +60,7 @@ class ModuleAggregator:
         self._optimizers = optimizers
         self._num_learners = num_learners
         self._samples: tuple[Tensor, Tensor, Tensor] | None = None  # losses, agents and valid of the current minibatch, [B]
+        self._logged: Tensor | None = None  # the loss of the current minibatch where gradients are separate, for the log alone
         self._own_agents: Tensor | None = None  # that have samples here in this update [A]
 
     @property
@@ -130,7 +131,8 @@ class ModuleAggregator:
             self._samples = losses, agents, valid
             self.stats.add(mean, n, present=present)
             average: Tensor = mean.sum() / (n > 0).sum().clamp(min=1)
-            return average.to(losses.dtype)  # only for the log
+            self._logged = average.to(losses.dtype)
+            return self._logged
         weights = self._weigh(mean, n, present) if self.client is None else n / n.sum().clamp(min=1.0)
         self.stats.add(mean, n, present=present, weights=weights)
         loss = weighted_loss(losses, agents, valid, weights / n.clamp(min=1.0) * max(1, self.num_sharing))
@@ -147,9 +149,19 @@ class ModuleAggregator:
         weights: Tensor = self.exchange.weigh(Signals(**{name: reported[name] for name in needs}, present=present))
         return weights
 
-    def differentiate(self) -> Tensor | None:
-        """Gradients of the agents' mean losses ``[A, P]``, over all learners; ``None`` if nothing in the module is trained."""
+    def differentiate(self, loss: Tensor) -> Tensor | None:
+        """Gradients of the agents' mean losses, over all learners.
+
+        :param loss: What :meth:`reduce` returned.
+        :return: ``[A, P]``; ``None`` if nothing in the module is trained.
+        :raises ValueError: if the loss is another: what was changed about it would not act.
+        """
         assert self._samples is not None
+        if loss is not self._logged:
+            raise ValueError(
+                "each agent's gradient is taken from losses_per_sample(), so that another loss given to compute_gradients() "
+                "would not act; put its terms into losses_per_sample()"
+            )
         samples, self._samples = self._samples, None
         if not samples[0].requires_grad:
             return None

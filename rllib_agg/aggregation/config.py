@@ -19,6 +19,7 @@ from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scale
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
 from rllib_agg.aggregation.config_base import StrictConfig
 from rllib_agg.aggregation.finite_observations import FiniteObservations
+from rllib_agg.aggregation.learner import AggLearnerMixin
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.masking import MaskCorruptAgents
 
@@ -258,13 +259,23 @@ class AggConfigMixin(AggregationSettings):
                 f"schedule 'on_arrival' exchanges with one agent at a time, but {type(self).__name__}'s train batches hold "
                 "samples of several; use A3CConfig"
             )
-        exchange = self.make_exchange()
-        if payload.content == "gradients" and not exchange.weights_only and uses_grad_scaler(self):
-            raise ValueError(
-                f"aggregation={self.aggregation!r}, communication={self.communication!r}, compression={self.compression!r}, "
-                f"interval={self.interval!r} and attack={self.attack!r} need each agent's gradient as it is; switch the "
-                "gradient scaler of mixed precision off"
-            )
+        if payload.content == "gradients" and not self.make_exchange().weights_only:
+            self._check_separate_gradients()
+
+    def _check_separate_gradients(self) -> None:
+        needed = (
+            f"aggregation={self.aggregation!r}, communication={self.communication!r}, compression={self.compression!r}, "
+            f"interval={self.interval!r} and attack={self.attack!r} need each agent's gradient"
+        )
+        if uses_grad_scaler(self):
+            raise ValueError(f"{needed} as it is; switch the gradient scaler of mixed precision off")
+        for name in ("compute_losses", "compute_loss_for_module"):
+            own: Any = self.learner_class
+            if issubclass(own, AggLearnerMixin) and getattr(own, name) is not getattr(AggLearnerMixin, name):
+                raise ValueError(
+                    f"{needed}, which is taken from losses_per_sample(), so that {own.__name__}.{name}() would "
+                    "not act; put its terms into losses_per_sample()"
+                )
 
     def _check_parameters(self, scheme: Scheme) -> None:
         payload, name = scheme.payload, scheme.described["payload"]

@@ -164,7 +164,7 @@ class AggLearnerMixin(FiniteSteps):
         separate = sorted(id_ for id_ in loss_per_module if self.aggregator(id_).is_separate)
         summed = {id_: loss for id_, loss in loss_per_module.items() if id_ not in separate}
         gradients: dict[Any, Tensor | None] = super().compute_gradients(summed, **kwargs)
-        taken = {id_: self.aggregator(id_).differentiate() for id_ in separate}
+        taken = {id_: self.aggregator(id_).differentiate(loss_per_module[id_]) for id_ in separate}
         self._gradients = {id_: own for id_, own in taken.items() if own is not None}
         return gradients
 

@@ -48,6 +48,7 @@ class ServerConfig(StrictConfig, ModelDefaults):
         "module_to_env_connector",
         "clip_actions",
         "gym_env_vectorize_mode",
+        "algorithm_config_overrides_per_module",
     )
     """Settings that would be ignored."""
 

@@ -12,8 +12,9 @@ from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 
 from rl_agg import Signals
-from rllib_agg import AggPPO, AggPPOConfig, DQLConfig, QMIXConfig
+from rllib_agg import A3CConfig, AggPPO, AggPPOConfig, DQLConfig, QMIXConfig
 from rllib_agg.aggregation import AggConfigMixin, _compat
+from rllib_agg.ppo import AggPPOTorchLearner
 from tests.rllib.ppo_configs import tiny_ppo
 
 
@@ -174,3 +175,35 @@ def test_private_names_are_in_one_file() -> None:
     for path in package.rglob("*.py"):
         if path.name != "_compat.py":
             assert not private & set(re.findall(r"\b_[a-z]\w+", path.read_text())), path
+
+
+class DoubledLoss(AggPPOTorchLearner):
+    def compute_loss_for_module(self, **kwargs: Any) -> torch.Tensor:
+        return 2 * super().compute_loss_for_module(**kwargs)
+
+
+class DoubledLosses(AggPPOTorchLearner):
+    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
+        return super().compute_gradients({name: 2 * loss for name, loss in loss_per_module.items()}, **kwargs)
+
+
+@pytest.mark.parametrize("training", [{"communication": "lag"}, {"aggregation": "median"}, {"interval": 2}])
+def test_a_loss_that_would_not_act_is_refused(training: dict[str, Any], ray_session: None) -> None:
+    with pytest.raises(ValueError, match=r"DoubledLoss.compute_loss_for_module\(\) would not act; put its terms"):
+        tiny_ppo(learner_class=DoubledLoss, **training).validate()
+    algo = tiny_ppo(learner_class=DoubledLosses, **training).build_algo()
+    with pytest.raises(ValueError, match=r"another loss given to compute_gradients\(\) would not act"):
+        algo.train()
+    algo.stop()
+
+
+def test_a_loss_of_a_users_own_acts_where_rules_weigh_it() -> None:
+    tiny_ppo(learner_class=DoubledLoss, aggregation="r_weighted").validate()
+
+
+@pytest.mark.parametrize("make", [A3CConfig, DQLConfig, QMIXConfig])
+def test_overrides_of_the_only_module_are_refused(make: Any) -> None:
+    config = make().environment("CartPole-v1")
+    config.multi_agent(algorithm_config_overrides_per_module={"default_policy": {"gamma": 0.1}})
+    with pytest.raises(ValueError, match="algorithm_config_overrides_per_module"):
+        config.validate()
