@@ -179,7 +179,22 @@ class DetachedUpdate(Update):
         self._outputs: list[Tensor] = []
         self._copies: list[Tensor] = []
 
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        found = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+        if any(gradient is not None and bool(gradient.any()) for gradient in found):
+            raise ValueError(
+                "the loss has a part that reaches parameters other than through policy.evaluate_actions(), which would not act "
+                "where each agent's gradient is taken by itself; leave it out, or use a rule that weighs one loss, as 'mean'"
+            )
+        super()._before_step(optimizer)
+        self._outputs, self._copies = [], []
+
     def _detach(self, outputs: Sequence[Tensor | None]) -> Outputs:
+        if any(copy.grad is not None for copy in self._copies):
+            raise ValueError(
+                "two evaluations were differentiated before one step of the optimiser, and only the last would count: each "
+                "agent's gradient is taken of one minibatch; accumulate by interval= instead"
+            )
         copies = [None if output is None else output.detach().requires_grad_() for output in outputs]
         pairs = [
             (output, copy)

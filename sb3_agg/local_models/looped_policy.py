@@ -20,8 +20,10 @@ from sb3_agg.rollouts.minibatches import Minibatches
 
 
 def needs_loop(policy: nn.Module) -> bool:
-    """Whether a policy can only be called agent by agent: a recurrent one, or one with its own ``forward()``."""
-    return not is_stock(type(policy).forward) or isinstance(policy, RecurrentActorCriticPolicy)
+    """Whether a policy can only be called agent by agent: a recurrent one, or one that overrides how it acts."""
+    kind: Any = type(policy)
+    overrides = not (is_stock(kind.forward) and is_stock(kind._get_action_dist_from_latent))
+    return overrides or isinstance(policy, RecurrentActorCriticPolicy)
 
 
 class LoopedPolicy(StackedPolicy):
