@@ -59,8 +59,8 @@ class LocalModelsMixin(LoggingMixin):
         if payload.local:
             if needs_loop(self.policy):
                 self._warn_once(
-                    f"{type(self.policy).__name__} is recurrent or has its own forward(): each of {self.n_envs} agents with "
-                    "parameters of its own is evaluated by itself, slower by about that factor"
+                    f"{type(self.policy).__name__} is recurrent or acts by a method of its own: each of {self.n_envs} agents "
+                    "with parameters of its own is evaluated by itself, slower by about that factor"
                 )
             self._local_models = LocalModels(payload, self.policy, self.n_envs, self._initial(payload))
 

@@ -165,6 +165,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             known = getattr(self, name, np.empty(0)) if kept else np.empty(0)
             setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
         self._rollout_returns = RolloutReturns(self.n_envs)
+        self._awaits_train = False
 
     def _make_exchange(self) -> Exchange:
         scheme = make_scheme(
@@ -235,6 +236,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         **kwargs: Any,
     ) -> tuple[int, BaseCallback]:
         self._check_learning()
+        self._awaits_train = False
         if reset_num_timesteps:  # a new run, for which SB3 forgets its episodes too
             self.agent_returns = np.full(self.n_envs, np.nan)
         set_up: tuple[int, BaseCallback] = super()._setup_learn(  # type: ignore[misc]
@@ -252,12 +254,18 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         **kwargs: Any,
     ) -> bool:
         """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
+        if self._awaits_train:
+            raise RuntimeError(
+                f"{type(self).__name__}.train() did not call AggregationMixin.train(), so nothing was aggregated; call "
+                "super().train(), and name the mixin before the algorithm in the bases"
+            )
         stretches = self.min_episodes > 0
         self._rollout_returns = RolloutReturns(env.num_envs, only_reported=stretches and self._has_monitor())
         if stretches:
             n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
         with self._own_acting():
             collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
+        self._awaits_train = collected
         return collected
 
     def _episodes_are_missing(self) -> bool:
@@ -284,6 +292,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
 
     def train(self) -> None:
         """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
+        self._awaits_train = False
         if self._local_models is not None:
             self._local_models.follow_policy()
         buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]

@@ -183,8 +183,8 @@ class DetachedUpdate(Update):
         found = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
         if any(gradient is not None and bool(gradient.any()) for gradient in found):
             raise ValueError(
-                "the loss has a part that reaches parameters other than through policy.evaluate_actions(), which would not act "
-                "where each agent's gradient is taken by itself; leave it out, or use a rule that weighs one loss, as 'mean'"
+                "the loss has a part that reaches parameters other than through policy.evaluate_actions(), which would not "
+                "act where each agent's gradient is taken by itself; leave it out, or use a rule that weighs one loss, as 'mean'"
             )
         super()._before_step(optimizer)
         self._outputs, self._copies = [], []

@@ -69,7 +69,7 @@ class LocalUpdate(DetachedUpdate):
             self._mask(~finite)
         gradients *= self._clipping(norms)[:, None]
         stepping = finite if self._epochs is None else finite & (self._epochs >= self.minibatches.epoch)
-        self._models.optimizer.step(optimizer.param_groups[0]["lr"], stepping)
+        self._models.optimizer.step(optimizer.param_groups[0], stepping)
         self._models.keep_buffers(self._stacked, self._rows, stepping)
 
     def _gradients(self) -> Tensor:

@@ -63,10 +63,10 @@ class StackedOptimizer:
     def _parted(self) -> bool:
         return len(self._tensors) > 1
 
-    def step(self, learning_rate: float, stepping: Tensor | None = None) -> None:
+    def step(self, settings: Mapping[str, Any], stepping: Tensor | None = None) -> None:
         """Take a step with :attr:`gradients`.
 
-        :param learning_rate: For all agents.
+        :param settings: Of all agents from now on, as a group of an optimiser's parameters has them: ``lr``, ``betas``, ...
         :param stepping: The agents that step ``[A]``, bool; ``None``: all. The others' parameters and moments do not change.
         """
         if stepping is not None and bool(stepping.all()):
@@ -79,8 +79,9 @@ class StackedOptimizer:
             takes = [True] * len(self._tensors) if stepping is None else stepping.tolist()
             for tensor, gradient, steps in zip(self._tensors, self.gradients, takes, strict=True):
                 tensor.grad = gradient if steps else None
+        self._settings.update({name: value for name, value in settings.items() if name in self._settings})
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            group.update(self._settings)
         self._optimizer.step()
 
     def reset(self) -> None:

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from rl_agg.combiners import make_combiner
-from sb3_agg import AggPPO
+from sb3_agg import AggPPO, AggregationMixin
 from tests.sb3.worlds import Walk, cartpoles, walks
 
 AGENTS = 8
@@ -304,3 +304,73 @@ def test_a_combiner_of_ones_own_begins_anew_in_every_model() -> None:
         return torch.cat([parameter.flatten() for parameter in model.policy.parameters()])
 
     assert torch.equal(run(), run())
+
+
+# What would not act is refused ------------------------------------------------------------------------------------------
+
+SEPARATE: list[dict[str, Any]] = [{"aggregation": "median"}, {"payload": "parameters"}, {"aggregation": "actor_mean"}]
+
+
+class Evaluating(PPO):
+    """Updates once for each rollout; the subclass says by what loss."""
+
+    def train(self) -> None:
+        for samples in self.rollout_buffer.get(self.batch_size):
+            self.policy.optimizer.zero_grad()
+            self.backward(samples)
+            self.policy.optimizer.step()
+
+    def loss(self, samples: RolloutBufferSamples) -> torch.Tensor:
+        values, log_prob, _ = self.policy.evaluate_actions(samples.observations, samples.actions.long().flatten())
+        return (values.flatten() - samples.returns).square().mean() - (log_prob * samples.advantages).mean()
+
+    def backward(self, samples: RolloutBufferSamples) -> None:
+        self.loss(samples).backward()
+
+
+class AggEvaluating(AggregationMixin, Evaluating):
+    pass
+
+
+class Penalised(AggEvaluating):
+    def loss(self, samples: RolloutBufferSamples) -> torch.Tensor:
+        return super().loss(samples) + self.policy.action_net.weight.square().sum()
+
+
+class Accumulating(AggEvaluating):
+    def backward(self, samples: RolloutBufferSamples) -> None:
+        for _ in range(2):
+            self.loss(samples).backward()
+
+
+class Bypassing(AggPPO):
+    def train(self) -> None:
+        PPO.train(self)
+
+
+@pytest.mark.parametrize("system", SEPARATE, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Penalised, r"a part that reaches parameters other than through policy.evaluate_actions\(\)"),
+        (Accumulating, "two evaluations were differentiated before one step"),
+    ],
+)
+def test_a_loss_that_would_not_act_is_refused(kind: Any, message: str, system: dict[str, Any]) -> None:
+    AggEvaluating("MlpPolicy", cartpoles(AGENTS), **system, **SETTINGS).learn(ROLLOUT)
+    with pytest.raises(ValueError, match=message):
+        kind("MlpPolicy", cartpoles(AGENTS), **system, **SETTINGS).learn(ROLLOUT)
+
+
+@pytest.mark.parametrize("kind", [Penalised, Accumulating])
+def test_a_loss_of_a_users_own_acts_where_a_rule_weighs_it(kind: Any) -> None:
+    def trained(cls: Any) -> torch.Tensor:
+        model = cls("MlpPolicy", cartpoles(AGENTS), **SETTINGS).learn(ROLLOUT)
+        return torch.cat([parameter.flatten() for parameter in model.policy.parameters()])
+
+    assert not torch.equal(trained(kind), trained(AggEvaluating))
+
+
+def test_a_train_that_goes_round_the_aggregation_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"Bypassing.train\(\) did not call AggregationMixin.train\(\)"):
+        Bypassing("MlpPolicy", cartpoles(AGENTS), **SETTINGS).learn(2 * ROLLOUT)

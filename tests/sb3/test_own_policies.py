@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -129,11 +130,35 @@ def test_a_policy_that_acts_in_its_own_way() -> None:
     model = AggPPO(AlwaysLeft, cartpoles(4), **SETTINGS)
     model.learn(128)
     assert not model.rollout_buffer.actions.any()
-    with pytest.warns(UserWarning, match=r"AlwaysLeft is recurrent or has its own forward\(\): each of 4 agents"):
+    with pytest.warns(UserWarning, match=r"AlwaysLeft is recurrent or acts by a method of its own: each of 4 agents"):
         model = AggPPO(AlwaysLeft, cartpoles(4), aggregation="actor_mean", **SETTINGS)
     model.learn(128)
     assert not model.rollout_buffer.actions.any()
     assert len({tuple(copy.tolist()) for copy in copies(model)}) == 4
+
+
+class OnlyOnes(ActorCriticPolicy):
+    def _get_action_dist_from_latent(self, latent_pi: torch.Tensor) -> Distribution:
+        found = super()._get_action_dist_from_latent(latent_pi)
+        found.distribution = torch.distributions.Categorical(logits=found.distribution.logits + torch.tensor([-1e3, 0.0]))
+        return found
+
+
+def test_a_policy_with_a_distribution_of_its_own() -> None:
+    with pytest.warns(UserWarning, match="OnlyOnes is recurrent or acts by a method of its own"):
+        model = AggPPO(OnlyOnes, cartpoles(4), aggregation="actor_mean", **SETTINGS)
+    model.learn(128)
+    assert model.rollout_buffer.actions.all()
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "fedavg"])
+def test_settings_of_the_optimizer_act_when_they_change(aggregation: str) -> None:
+    def trained(weight_decay: float) -> torch.Tensor:
+        model = AggPPO("MlpPolicy", cartpoles(4), aggregation=aggregation, **SETTINGS)
+        model.policy.optimizer.param_groups[0]["weight_decay"] = weight_decay
+        return flat(model.learn(64).policy)
+
+    assert not torch.equal(trained(0.0), trained(1.0))
 
 
 class Tied(BaseFeaturesExtractor):

@@ -25,7 +25,7 @@ def pair(kind: type[torch.optim.Optimizer], **more: Any) -> tuple[torch.Tensor, 
 def step(stacked: StackedOptimizer, alone: list[Any], stepping: list[bool] | None = None) -> None:
     gradients = torch.randn(AGENTS, PARAMETERS)
     stacked.gradients.copy_(gradients)
-    stacked.step(0.01, None if stepping is None else torch.tensor(stepping))
+    stacked.step({"lr": 0.01}, None if stepping is None else torch.tensor(stepping))
     for agent, optimizer in enumerate(alone):
         if stepping is None or stepping[agent]:
             optimizer.param_groups[0]["params"][0].grad = gradients[agent].clone()
@@ -60,7 +60,7 @@ def test_an_agent_that_stays_behind_is_left_as_it_is() -> None:
     before, moments = parameters.clone(), copy.deepcopy(stacked.state_dict()["state"][0])
     stacked.gradients.fill_(torch.nan)
     stacked.gradients[0] = 1.0
-    stacked.step(0.01, torch.tensor([True, False, False]))
+    stacked.step({"lr": 0.01}, torch.tensor([True, False, False]))
     assert torch.equal(parameters[1:], before[1:])
     assert not torch.equal(parameters[0], before[0])
     for agent in (1, 2):
@@ -98,7 +98,7 @@ def test_a_state_goes_on_to_the_bit(parted: bool) -> None:
         gradients = torch.randn(AGENTS, PARAMETERS)
         for item in (stacked, other):
             item.gradients.copy_(gradients)
-            item.step(0.01)
+            item.step({"lr": 0.01})
     assert torch.equal(parameters, again)
 
 
