@@ -19,6 +19,9 @@ class Accumulation:
     """Each agent's gradients, losses and samples since the last exchange, as sums and what they are sums of."""
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         self._sums: dict[str, Tensor] = {}  # gradients [A, P], the others [A]
         self._counts: dict[str, Tensor] = {}  # numbers of addends [A]
         self._present: Tensor | None = None  # [A], bool, in any of the steps
@@ -34,7 +37,7 @@ class Accumulation:
         present = ~signals.masked().to(gradients.device) & gradients.sum(1).isfinite()
         counted = present if idle is None else present & ~idle
         if self._present is None or self._sums["gradients"].shape != gradients.shape:
-            self.__init__()  # type: ignore[misc]
+            self._reset()
             self._present = torch.zeros_like(present)
         self._present = self._present.to(present.device) | present
         self._add("gradients", torch.where(counted[:, None], gradients, 0.0), counted)
@@ -67,7 +70,7 @@ class Accumulation:
                 total = self._sums[name] / known if name == "losses" else self._sums[name]
                 taken[name] = total.where(known > 0, torch.nan).to(value)
         idle = present & (counts == 0)
-        self.__init__()  # type: ignore[misc]
+        self._reset()
         return means, dataclasses.replace(signals, **taken), idle if bool(idle.any()) else None
 
     def state_dict(self) -> dict[str, Any]:

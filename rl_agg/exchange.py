@@ -175,7 +175,7 @@ class Exchange:
         :return: ``None`` where there is no exchange, and thus no step.
         """
         due = self.due()
-        if self.scheme.schedule.accumulates:
+        if self.scheme.accumulates:
             rows = gradients if isinstance(gradients, Tensor) else gradients.matrix(by_parameter=False)
             self._accumulation.add(rows, signals, idle)
             if not due:

@@ -67,8 +67,8 @@ class Ledger:
             ``parameters``, ``scalars``, ``samples``, ``ids``, ``transitions``.
         :raises ValueError: if a kind is unknown, ``times`` is not ``[A]`` or a count is negative.
         """
-        rows = slice(None) if agents is None else np.asarray(agents)
-        self.messages_per_agent[rows] += self._add(self._up, rows, times, physical_bytes, numbers, encoded or {})
+        rows, often = self._add(self._up, agents, times, physical_bytes, numbers, encoded or {})
+        self.messages_per_agent[rows] += often
 
     def download(
         self,
@@ -76,21 +76,21 @@ class Ledger:
         *,
         agents: ArrayLike | None = None,
         physical_bytes: int = 0,
-        encoded: Mapping[str, ArrayLike] | None = None,
         **numbers: ArrayLike,
     ) -> None:
         """Count what agents receive; parameters as for :meth:`upload`. Answers are bytes, but no messages."""
-        self._add(self._down, slice(None) if agents is None else agents, times, physical_bytes, numbers, encoded or {})
+        self._add(self._down, agents, times, physical_bytes, numbers, {})
 
     def _add(
         self,
         counts: dict[str, NDArray[np.int64]],
-        rows: Any,
+        agents: ArrayLike | None,
         times: ArrayLike,
         physical_bytes: int,
         numbers: Mapping[str, ArrayLike],
         encoded: Mapping[str, ArrayLike],
-    ) -> NDArray[np.int64]:
+    ) -> tuple[Any, NDArray[np.int64]]:
+        rows = slice(None) if agents is None else np.asarray(agents)
         counted = np.asarray(times)
         num_agents = len(self.messages_per_agent[rows])
         if counted.shape != (num_agents,) or not _are_counts(counted):
@@ -108,7 +108,7 @@ class Ledger:
         for kind, size in encoded.items():
             counts[kind][rows] += often * np.asarray(size)
         self.physical_bytes += int(physical_bytes)
-        return often
+        return rows, often
 
     @property
     def messages(self) -> int:

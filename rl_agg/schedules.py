@@ -18,9 +18,6 @@ class Schedule(ABC):
     all its epochs) where parameters are; and an episode of every agent where scores or transitions are.
     """
 
-    accumulates: ClassVar[bool] = True
-    """Whether there may be steps without an exchange."""
-
     payloads: ClassVar[frozenset[str]] = VECTORS
     """What it can time, by the payload's ``content``."""
 
@@ -37,7 +34,6 @@ class Schedule(ABC):
 class EveryStep(Schedule):
     """Exchange at every step."""
 
-    accumulates = False
     payloads = frozenset(CONTENTS)
 
     def due(self, num_steps: int, since_last: int) -> bool:
@@ -67,7 +63,6 @@ class Interval(Schedule):
 class OnArrival(Schedule):
     """Exchange whenever an agent's message arrives, with this one agent: of asynchronous algorithms."""
 
-    accumulates = False
     payloads = frozenset({"gradients"})
 
     def due(self, num_steps: int, since_last: int) -> bool:

@@ -131,6 +131,11 @@ class Scheme:
         }
 
     @property
+    def accumulates(self) -> bool:
+        """Whether there may be steps without an exchange."""
+        return type(self.schedule) not in (EveryStep, OnArrival)  # others may override when one is due
+
+    @property
     def weights_only(self) -> bool:
         """Whether the weights are all that a host needs, so that one backward pass does for all agents."""
         return (
@@ -138,7 +143,7 @@ class Scheme:
             and type(self.codec) is Identity
             and isinstance(self.rule, Weighting)
             and type(self.payload) is Gradients  # others may override what agents send
-            and not self.schedule.accumulates
+            and not self.accumulates
         )
 
     @property
@@ -195,7 +200,6 @@ def make_rule(rule: Aggregation, settings: Mapping[str, Any]) -> Weighting | Com
             return make_combiner(rule, own)
         raise unknown_choice("aggregation", rule, [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES])
     normalize = own.pop("normalize", False)
-    check_flag("normalize", normalize)
     return Weighting(rule, own, normalize)
 
 
@@ -255,15 +259,18 @@ def make_scheme(
 
 def _payload_of(scheme: LocalScheme, payload: str | Payload) -> Payload:
     own = scheme.payload()
-    if payload != "gradients" and make_payload(payload) not in (own, type(own)()):
+    asked = make_payload(payload)
+    says_the_same = type(asked) is type(own) if isinstance(payload, str) else asked == own
+    if payload != "gradients" and not says_the_same:
         raise ValueError(f"aggregation={scheme!r} exchanges {own!r}, but payload={payload!r} was given; leave one out")
     return own
 
 
 def _interval_of(scheme: LocalScheme, interval: int | str | Schedule) -> int | str | Schedule:
+    asked, own = make_schedule(interval), make_schedule(scheme.interval)
     if interval == 1:
-        return scheme.interval
-    if scheme.interval not in (1, interval):
+        return own
+    if own not in (EveryStep(), asked):
         raise ValueError(
             f"aggregation={scheme!r} has an interval of its own, but interval={interval!r} was given; leave one out"
         )

@@ -115,15 +115,16 @@ class Uplink:
 
     def _encode(self, vectors: Tensor, sends: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is decoded of each agent that sends, zeros of the others ``[A, P]``, and the bits of each message ``[A]``."""
-        rows = vectors[sends] if reference is None else vectors[sends] - reference
+        who = slice(None) if bool(sends.all()) else sends  # a slice does not copy
+        rows = vectors[who] if reference is None else vectors[who] - reference
         if self._feeds_back:
             errors = self._errors = fitted(self._errors, vectors)
-            rows = rows + errors[sends]
+            rows = rows + errors[who]
         encoded = self._codec(rows)
         if self._feeds_back:
-            errors[sends] = rows - encoded.decoded
+            errors[who] = rows - encoded.decoded
         decoded, bits = torch.zeros_like(vectors), torch.zeros(len(vectors), dtype=torch.int64)
-        decoded[sends] = encoded.decoded if reference is None else encoded.decoded + reference
+        decoded[who] = encoded.decoded if reference is None else encoded.decoded + reference
         bits[sends.cpu()] = encoded.bits.to("cpu", torch.int64)
         return decoded, bits
 

@@ -59,17 +59,18 @@ def check_settings(
         raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {choices}")
 
 
-def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any]) -> Built:
+def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any], *given: Any) -> Built:
     """Call a constructor with settings that a user wrote.
 
     :param name: What the user calls it.
     :param kind: The constructor.
     :param settings: Its keyword arguments.
+    :param given: Arguments before them that are no settings.
     :raises ValueError: if a setting is unknown or one without a default is missing, or as the constructor.
     """
-    check_settings(name, kind, settings)
-    check_required(name, kind, settings)
-    return kind(**settings)
+    check_settings(name, kind, settings, given=len(given))
+    check_required(name, kind, settings, given=len(given))
+    return kind(*given, **settings)
 
 
 def check_required(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, given: int = 0) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from rl_agg.payloads.base import VECTORS
 from rl_agg.rules import RULES, Rule
 from rl_agg.signals import MEASURED, Signals, any_signal
-from rl_agg.validation import check_required, check_settings
+from rl_agg.validation import check_flag, check_required, check_settings
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Weighting:
     _is_foreign: bool = field(init=False, repr=False, compare=False)  # what a user's rule returns is checked
 
     def __post_init__(self) -> None:
+        check_flag("normalize", self.normalize)
+        if "normalize" in self.settings:
+            raise ValueError(f"normalize is an argument of its own, got settings={self.settings!r}")
         if isinstance(self.rule, str):
             found = RULES.find(self.rule)
             function, needs, payloads = found.function, found.needs, found.payloads

@@ -21,5 +21,6 @@ class Float16(Codec):
 
     def __call__(self, rows: Tensor) -> Encoded:
         """Round to the nearest, 16 bits a number."""
-        bounded = torch.where(rows.isfinite(), rows.clamp(-LARGEST, LARGEST), rows)
+        fits = bool((rows.abs() <= LARGEST).all())  # as nearly always, and then nothing is copied
+        bounded = rows if fits else torch.where(rows.isfinite(), rows.clamp(-LARGEST, LARGEST), rows)
         return Encoded(bounded.half().to(rows.dtype), torch.full((len(rows),), 16 * rows.shape[1], dtype=torch.int64))

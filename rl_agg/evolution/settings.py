@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from rl_agg.combiners import COMBINERS
 from rl_agg.evolution.optimizers import OPTIMIZERS, SGD, Adam
 from rl_agg.exchange import Exchange
 from rl_agg.gates import ScoreGate
-from rl_agg.population.reports import AGENT_ID
+from rl_agg.population.reports import LARGEST_POPULATION
 from rl_agg.rules import RULES, Rule
 from rl_agg.scheme import Scheme
-from rl_agg.validation import check_choice, check_count, check_flag, check_number, check_settings, unknown_choice
+from rl_agg.validation import build, check_choice, check_count, check_flag, check_number, unknown_choice
 from rl_agg.weighting import Weighting
-
-LARGEST_POPULATION = int(np.iinfo(AGENT_ID).max)
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,8 @@ class EvolutionSettings:
                 raise ValueError(f"{name} must be a dict, got {getattr(self, name)!r}")
         if self.expected_messages is not None and "expected_messages" in self.communication_kwargs:
             raise ValueError("expected_messages is given twice; leave it out of communication_kwargs")
+        if self.communication == "random" and "seed" in self.communication_kwargs:
+            raise ValueError("gate 'random' over scores draws by the run's own seed; leave seed out of communication_kwargs")
         if self.fitness in ("centered", "ranks") and self.population < 2:
             raise ValueError(f"fitness {self.fitness!r} compares agents, so population must be at least 2")
         self.make_optimizer(1)
@@ -79,9 +77,7 @@ class EvolutionSettings:
     def make_optimizer(self, num_parameters: int) -> SGD | Adam:
         """The optimizer of P parameters."""
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        kind = OPTIMIZERS[self.optimizer]
-        check_settings(self.optimizer, kind, self.optimizer_kwargs, given=2)
-        return kind(num_parameters, self.lr, **self.optimizer_kwargs)
+        return build(self.optimizer, OPTIMIZERS[self.optimizer], self.optimizer_kwargs, num_parameters, self.lr)
 
     @property
     def scheme(self) -> Scheme:

@@ -14,7 +14,7 @@ from rl_agg.gates.lag import LazyGate
 from rl_agg.gates.random import RandomGate
 from rl_agg.gates.td_error import TdErrorTrigger
 from rl_agg.registry import Registry, check_member
-from rl_agg.validation import check_required, check_settings
+from rl_agg.validation import build
 
 GATES: Registry[type[Gate]] = Registry(
     "gate",
@@ -56,7 +56,4 @@ def make_gate(name: str, num_agents: int, settings: Mapping[str, Any]) -> Gate:
     :param settings: Its settings.
     :raises ValueError: if the name, a setting or a value is unknown.
     """
-    kind = GATES.find(name)
-    check_settings(name, kind, settings, given=1)
-    check_required(name, kind, settings, given=1)
-    return kind(num_agents, **settings)
+    return build(name, GATES.find(name), settings, num_agents)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 AGENT_ID = np.uint16
+LARGEST_POPULATION = int(np.iinfo(AGENT_ID).max)
 """Type of an agent's number in a message; at most 65,535 agents."""
 
 Payload = NDArray[Any]

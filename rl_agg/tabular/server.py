@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rl_agg.exchange import Exchange
 from rl_agg.gates import EveryGate, Gate
-from rl_agg.population.reports import AGENT_ID, Report
+from rl_agg.population.reports import AGENT_ID, LARGEST_POPULATION, Report
 from rl_agg.population.server import PopulationServer
 from rl_agg.scheme import Scheme
 from rl_agg.seeding import episode_seeds, stream
@@ -62,7 +62,7 @@ class TabularSettings:
     communication_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_count("population", self.population, least=1, most=np.iinfo(AGENT_ID).max)
+        check_count("population", self.population, least=1, most=LARGEST_POPULATION)
         check_number("lr", self.lr, above=0)
         check_number("epsilon", self.epsilon, least=0, most=1)
         if not isinstance(self.communication_kwargs, Mapping):

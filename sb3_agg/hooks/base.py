@@ -184,7 +184,7 @@ class DetachedUpdate(Update):
         if any(gradient is not None and bool(gradient.any()) for gradient in found):
             raise ValueError(
                 "the loss has a part that reaches parameters other than through policy.evaluate_actions(), which would not "
-                "act where each agent's gradient is taken by itself; leave it out, or use a rule that weighs one loss, as 'mean'"
+                "act where each agent's gradient is taken by itself; leave it out, or choose a rule that weighs losses"
             )
         super()._before_step(optimizer)
         self._outputs, self._copies = [], []

@@ -12,6 +12,7 @@ import torch
 from rl_agg import COMBINERS, Combiner, Exchange, Scheme, Signals, Weighting, weights
 from rl_agg.attacks import Attack
 from rl_agg.combiners import make_combiner
+from rl_agg.schedules import EveryStep
 from rl_agg.scheme import make_rule
 from rl_agg.uplink import Uplink
 from tests.core.gradients import normal
@@ -297,6 +298,19 @@ def test_gradients_every_second_step_are_the_mean_of_two_steps(name: str) -> Non
         assert merged is not None
         torch.testing.assert_close(merged.vector, expected.vector, rtol=0, atol=1e-6)
     assert one.ledger.state_dict() == plain.ledger.state_dict()
+
+
+class EverySecond(EveryStep):
+    def due(self, num_steps: int, since_last: int) -> bool:
+        return since_last == 2
+
+
+@pytest.mark.parametrize("name", ["mean", "median"])
+def test_a_schedule_of_a_users_own_is_asked(name: str) -> None:
+    own = Exchange(Scheme(rule=name, schedule=EverySecond()), AGENTS)
+    assert not own.weights_only
+    found = [own.step(normal(AGENTS, PARAMETERS), reported()) for _ in range(4)]
+    assert [merged is None for merged in found] == [True, False, True, False]
 
 
 def test_losses_are_averaged_and_samples_added_up() -> None:

@@ -104,6 +104,12 @@ def test_settings_reach_the_payload_and_the_schedule() -> None:
     assert make_scheme("actor_mean", {"same_init": False}).payload == GradientsWithOwn(same_init=False)
 
 
+def test_the_same_may_be_said_twice() -> None:
+    once = make_scheme("fedprox", {"mu": 0.5, "interval": 8})
+    assert make_scheme("fedprox", {"mu": 0.5, "interval": 8}, payload="parameters", interval=Interval(8)) == once
+    assert make_scheme("fedprox", {"mu": 0.5}, payload=Parameters(mu=0.5), interval=8) == once
+
+
 def test_the_other_arguments_stay_free() -> None:
     gate = {"communication": "random", "communication_kwargs": {"expected_messages": 2}}
     scheme = make_scheme("fedavg", **gate, compression="float16", payload="parameters", interval=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from rl_agg import Exchange, Signals, Weighting
 from rl_agg.attacks import make_attack
 from rl_agg.codecs import Float16, Identity
 from rl_agg.combiners import Krum, Median
+from rl_agg.evolution.settings import EvolutionSettings
 from rl_agg.gates import LazyGate, TdErrorTrigger
 from rl_agg.local_schemes import ActorSum, FedAvg
 from rl_agg.payloads import Gradients, Parameters
@@ -71,6 +73,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"aggregation": "actor_sum", "aggregation_kwargs": {"same_init": 1}}, "same_init must be True or False, got 1"),
     ({"aggregation": ActorSum(), "aggregation_kwargs": {"x": 1}}, "ActorSum(same_init=True) has its settings already"),
+    ({"aggregation": "fedavg", "interval": True}, "interval must be an integer >= 1, got True"),
+    ({"aggregation": "pp_pps", "payload": Parameters()}, "exchanges Parameters(layers=('head',)"),
+    ({"aggregation": "fedprox", "payload": Parameters(mu=0.0)}, "leave one out"),
+    ({"aggregation": "fedavg", "aggregation_kwargs": {"moments": "merge"}, "payload": Parameters()}, "leave one out"),
     (
         {"aggregation": FedAvg(interval=3), "interval": 2},
         "has an interval of its own, but interval=2 was given; leave one out",
@@ -233,3 +239,19 @@ def test_what_is_made_already_is_taken_and_not_changed_by_a_run() -> None:
 def test_a_callable_is_a_rule() -> None:
     rule = make_scheme(lambda signals: [1.0] * signals.num_agents, {"normalize": True}).rule
     assert rule(Signals(returns=[1.0, 2.0])).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Weighting("mean", normalize="no"), "normalize must be True or False, got 'no'"),  # type: ignore[arg-type]
+        (lambda: Weighting("mean", {"normalize": True}), "normalize is an argument of its own, got settings="),
+        (
+            lambda: EvolutionSettings(communication="random", expected_messages=5, communication_kwargs={"seed": 1}),
+            "draws by the run's own seed; leave seed out",
+        ),
+    ],
+)
+def test_what_would_do_nothing_is_refused(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
