@@ -177,7 +177,7 @@ def _environment(cell: Cell) -> VecEnv:
         make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
         wrapper = partial(_wrapped, cell) if environment.wrappers else None
         env = make(environment.id, n_envs=num_agents, seed=cell.seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
-    if environment.normalize:
+    if environment.normalize not in (None, False):  # no arguments are the wrapper's own
         chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
         env = VecNormalize(env, **{"gamma": gamma, **chosen})

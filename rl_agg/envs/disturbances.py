@@ -49,6 +49,8 @@ class Disturbance:
         check_flag("broken_reward", self.broken_reward)
         if not isinstance(self.env_kwargs, Mapping):
             raise ValueError(f"env_kwargs must be a mapping, got {self.env_kwargs!r}")
+        if self.sensor_noise and self.broken_sensors:
+            raise ValueError(f"sensor_noise={self.sensor_noise!r} does nothing where broken_sensors=True; leave one out")
 
     def check(self, num_agents: int) -> None:
         """Raise if an agent index is out of range.

@@ -104,8 +104,11 @@ class ServerConfig(StrictConfig, ModelDefaults):
             raise ValueError(f"{name} takes single-agent environments")
         if not (isinstance(self.env_runner_cls, type) and issubclass(self.env_runner_cls, EpisodicEnvRunner)):
             raise ValueError(f"derive {self.env_runner_cls} from EpisodicEnvRunner")
-        if not issubclass(self.learner_class, ServerLearner):
-            raise ValueError(f"derive {self.learner_class} from ServerLearner")
+        own: Any = self.get_default_learner_class()
+        if not issubclass(self.learner_class, own):
+            raise ValueError(f"derive {self.learner_class} from {own.__name__}")
+        if self.learner_class.compute_loss_for_module is not ServerLearner.compute_loss_for_module:
+            raise ValueError(f"{name} never calls {self.learner_class.__name__}.compute_loss_for_module(); leave it out")
         if self.env is None:
             raise ValueError(f"{name} needs an environment; name one by .environment()")
         seed: Any = self.seed

@@ -66,15 +66,21 @@ class RllibRunner(AlgorithmRunner):
         """The algorithm's config, with an environment registered for the cell."""
         environment = cell.environment
         config = import_system(cell).get_default_config().env_runners(num_env_runners=0)  # unless the settings say more
+        settings = {**environment.settings, **cell.system.settings}
+        if "model" in settings:
+            raise ValueError("'model' is of RLlib's old API stack and not read here; give 'model_config'")
+        layers: dict[str, Any] = {}
         if environment.network:
             layers = {
                 "fcnet_hiddens": hidden_layers(environment.network),
                 "fcnet_activation": "tanh",
                 "vf_share_layers": False,
             }
+        layers.update(settings.pop("model_config", {}))
+        if layers:
             config.rl_module(model_config={**config.model_config, **layers})
         known = set(vars(config))
-        config.update_from_dict({**environment.settings, **cell.system.settings})
+        config.update_from_dict(settings)
         for name in sorted(set(vars(config)) - known):  # which RLlib would keep and never read
             raise unknown_choice(f"setting of {type(config).__name__}", name, known)
         num_agents, runners = environment.num_agents or 1, max(1, config.num_env_runners)

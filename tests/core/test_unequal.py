@@ -258,6 +258,7 @@ def test_without_a_disturbance_there_is_no_wrapper() -> None:
         ({"reward_scale": float("nan")}, "reward_scale must be a finite number, got nan"),
         ({"broken_sensors": "no"}, "broken_sensors must be True or False, got 'no'"),
         ({"broken_reward": 1}, "broken_reward must be True or False, got 1"),
+        ({"sensor_noise": 0.5, "broken_sensors": True}, "sensor_noise=0.5 does nothing where broken_sensors=True"),
         ({"env_kwargs": "x"}, "env_kwargs must be a mapping, got 'x'"),
     ],
 )

@@ -15,6 +15,8 @@ from rl_agg import Signals
 from rllib_agg import A3CConfig, AggPPO, AggPPOConfig, DQLConfig, QMIXConfig
 from rllib_agg.aggregation import AggConfigMixin, _compat
 from rllib_agg.ppo import AggPPOTorchLearner
+from rllib_agg.qmix.learner import QMIXLearner
+from rllib_agg.server_loop.learner import ServerLearner
 from tests.rllib.ppo_configs import tiny_ppo
 
 
@@ -199,6 +201,24 @@ def test_a_loss_that_would_not_act_is_refused(training: dict[str, Any], ray_sess
 
 def test_a_loss_of_a_users_own_acts_where_rules_weigh_it() -> None:
     tiny_ppo(learner_class=DoubledLoss, aggregation="r_weighted").validate()
+
+
+class LossOfItsOwn(QMIXLearner):
+    def compute_loss_for_module(self, **_: Any) -> torch.Tensor:
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize(
+    ("config", "learner", "message"),
+    [
+        (QMIXConfig(), LossOfItsOwn, r"QMIXConfig never calls LossOfItsOwn.compute_loss_for_module\(\)"),
+        (DQLConfig(), LossOfItsOwn, r"DQLConfig never calls LossOfItsOwn.compute_loss_for_module\(\)"),
+        (QMIXConfig(), ServerLearner, "derive .* from QMIXLearner"),
+    ],
+)
+def test_learners_that_would_not_learn(config: Any, learner: type, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.environment("CartPole-v1").training(learner_class=learner).validate()
 
 
 @pytest.mark.parametrize("make", [A3CConfig, DQLConfig, QMIXConfig])

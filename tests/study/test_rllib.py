@@ -60,6 +60,11 @@ def test_the_network_is_the_papers(ray_session: None) -> None:
     (cell,) = study(network="medium").cells
     config = RllibRunner().config(cell)
     assert config.model_config["fcnet_hiddens"] == [85] * 4
+    (cell,) = study(
+        network="medium", systems={"a": System("rllib_agg:AggPPO", {"model_config": {"fcnet_hiddens": [7]}})}
+    ).cells
+    own = RllibRunner().config(cell).model_config
+    assert (own["fcnet_hiddens"], own["fcnet_activation"]) == ([7], "tanh")
     assert EpisodeReturns in config.callbacks_class
     assert (config.seed, config.num_envs_per_env_runner) == (0, 4)
 
@@ -89,6 +94,8 @@ def test_workers_of_its_own(ray_session: None, tmp_path: Path) -> None:
         ({"systems": {"a": System("rllib_agg:AggPPO", {"env": "x"})}}, "the study's key 'environments' sets it"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"env_config": {"n": 1}})}}, "the study's key 'env_kwargs' sets it"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"num_env_runners": 3})}}, "num_agents=4 cannot be spread evenly"),
+        ({"systems": {"a": System("rllib_agg:AggPPO", {"model": {"fcnet_hiddens": [7]}})}}, "give 'model_config'"),
+        ({"normalize": {}}, "PPO does not use 'normalize'"),
         ({"normalize": True}, "PPO does not use 'normalize'"),
         ({"systems": {"a": System("rllib_agg:AggPPO", policy="CnnPolicy")}}, "AggPPO does not use 'policy'"),
         ({"network": "tiny"}, "unknown network size 'tiny'"),

@@ -111,7 +111,8 @@ def test_schedules_run_down_over_the_budget(tiny, budget, monkeypatch):
     assert rates == pytest.approx([0.003, 0.002, 0.001, 0.0])
 
 
-def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch):
+@pytest.mark.parametrize("normalize", [{}, {"clip_obs": 5.0}])
+def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch, normalize):
     made = []
 
     class Seen(PPO):
@@ -120,12 +121,12 @@ def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch):
             return super().learn(*args, **kwargs)
 
     monkeypatch.setattr("sb3_agg.study.import_system", lambda cell: Seen)
-    environment = dataclasses.replace(tiny().environments["CartPole-v1"], normalize={"clip_obs": 5.0})
+    environment = dataclasses.replace(tiny().environments["CartPole-v1"], normalize=normalize)
     systems = {"stock": System("x:y", {"gamma": 0.9})}
     cell = tiny(environments={"CartPole-v1": environment}, systems=systems).cells[0]
     Sb3Runner().run(cell, lambda *_: None)
     assert made[0].env.gamma == 0.9
-    assert made[0].env.clip_obs == 5.0
+    assert made[0].env.clip_obs == normalize.get("clip_obs", 10.0)
 
 
 def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypatch):

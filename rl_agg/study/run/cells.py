@@ -41,7 +41,7 @@ def check_settings(cell: Cell, reserved: Mapping[str, str], unused: Collection[s
     name = import_system(cell).__name__
     for key in unused:
         given = (getattr(cell.environment, key), getattr(cell.system, key, None))
-        if any(value not in (None, [], {}, False) for value in given):
+        if any(value not in (None, [], False) for value in given):
             raise StudyError(f"{cell}: {name} does not use {key!r}; leave it out")
     for setting, key in reserved.items():
         if setting in {**cell.environment.settings, **cell.system.settings}:
