@@ -191,7 +191,7 @@ class A3C(RestoringAlgorithm, Algorithm):
     def setup(self, config: Any) -> None:
         """RLlib's, then the server's state."""
         super().setup(config)
-        self.learner = self.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
+        self.learner = self.local_learner
         self.signals = RunningSignals(self.config.num_agents)
         self.exchange = self.config.make_exchange()
 

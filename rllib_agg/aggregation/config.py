@@ -128,8 +128,6 @@ class AggregationSettings(StrictConfig):
 
         :raises ValueError: naming the setting that is wrong.
         """
-        if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
-            raise ValueError(f"{type(self).__name__} needs RLlib's new API stack; do not switch it off")
         super().validate()
         if not self.add_default_connectors_to_learner_pipeline:
             raise ValueError(f"{type(self).__name__} needs RLlib's default learner connectors; add yours to them")

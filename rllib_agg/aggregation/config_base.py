@@ -87,6 +87,15 @@ class StrictConfig(AlgorithmConfig):
                     return name
         return None
 
+    def validate(self) -> None:
+        """RLlib's checks.
+
+        :raises ValueError: as these; or if the new API stack is switched off.
+        """
+        if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
+            raise ValueError(f"{type(self).__name__} needs RLlib's new API stack; do not switch it off")
+        super().validate()
+
     def check_lr(self) -> None:
         """Raise if a learning rate, alone or in a schedule, is negative or not a number.
 

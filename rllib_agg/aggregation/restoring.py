@@ -33,6 +33,11 @@ class RestoringAlgorithm(Algorithm):
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
         self._force_weights()
 
+    @property
+    def local_learner(self) -> Any:
+        """The only learner, in this process."""
+        return self.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
+
     def module_state(self, *, inference_only: bool) -> dict[str, Any]:
         """The learners' weights and their number of updates, as ``set_state`` of an env runner takes them."""
         component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"

@@ -93,8 +93,6 @@ class ServerConfig(StrictConfig, ModelDefaults):
         :raises ValueError: naming the one that is wrong.
         """
         name = type(self).__name__
-        if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
-            raise ValueError(f"{name} needs RLlib's new API stack; do not switch it off")
         super().validate()
         if self.num_learners:
             raise ValueError(

@@ -113,7 +113,7 @@ class ServerAlgorithm(RestoringAlgorithm):
         self.agents = self.config.open_agents()
         self.agents.close()
         super().setup(config)
-        self.learner = self.learner_group.foreach_learner(lambda learner: learner).result_or_errors[0].get()
+        self.learner = self.local_learner
         self.server = self.make_server()
         if self.config.rl_module_spec.load_state_path is not None:
             self.read_module()

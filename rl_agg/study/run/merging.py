@@ -36,8 +36,7 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
     with target.writing(united):
         for cell in united.cells:
             for store in stores:
-                record = store.raw(cell)
-                if record is not None and target.read(cell) is None:
+                if target.read(cell) is None and (record := store.raw(cell)) is not None:
                     target.keep(cell, record)
             failures = [text for store in stores if (text := store.failure(cell)) is not None]
             if failures and target.read(cell) is None:
