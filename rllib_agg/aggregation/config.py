@@ -257,7 +257,8 @@ class AggConfigMixin(AggregationSettings):
                 f"schedule 'on_arrival' exchanges with one agent at a time, but {type(self).__name__}'s train batches hold "
                 "samples of several; use A3CConfig"
             )
-        if payload.content == "gradients" and not self.make_exchange().weights_only:
+        exchange = self.make_exchange()  # checks the number of agents
+        if payload.content == "gradients" and not exchange.weights_only:
             self._check_separate_gradients()
 
     def _check_separate_gradients(self) -> None:
