@@ -76,17 +76,16 @@ def class_error(argument: str, kind: type, members: Mapping[str, Any]) -> ValueE
     return ValueError(f"{argument}={kind.__name__} is a class; give {remedy}")
 
 
-def check_member(axis: str, base: type, kind: object, public: str) -> None:
+def check_member(axis: str, base: type, kind: object) -> None:
     """Check a class that a user registers.
 
     :param axis: What it shall be.
-    :param base: What it must derive from.
+    :param base: What it must derive from, one of :mod:`rl_agg`'s own names.
     :param kind: The class.
-    :param public: The base's full name, for the message.
     :raises ValueError: if it is no concrete subclass of the base.
     """
     if not isinstance(kind, type) or not issubclass(kind, base) or inspect.isabstract(kind):
-        raise ValueError(f"a {axis} must be a concrete subclass of {public}, got {kind!r}")
+        raise ValueError(f"a {axis} must be a concrete subclass of rl_agg.{base.__name__}, got {kind!r}")
 
 
 def registered() -> dict[str, dict[str, Any]]:

@@ -84,7 +84,7 @@ def register_schedule(name: str, schedule: type[Schedule]) -> None:
     :raises ValueError: if the name is taken or not an identifier, or ``schedule`` is not a concrete subclass of
         :class:`Schedule`.
     """
-    check_member("schedule", Schedule, schedule, "rl_agg.Schedule")
+    check_member("schedule", Schedule, schedule)
     SCHEDULES.register(name, schedule)
 
 

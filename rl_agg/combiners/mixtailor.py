@@ -30,7 +30,7 @@ class MixTailor(Combiner):
     _pool: tuple[Combiner, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        from rl_agg.combiners.registry import make_combiner  # which lists this class
+        from rl_agg.combiners import make_combiner  # which lists this class
 
         check_count("seed", self.seed, least=0)
         if isinstance(self.combiners, str) or not isinstance(self.combiners, Sequence | Mapping) or not self.combiners:
