@@ -67,8 +67,8 @@ class FedAvg(LocalScheme):
         self.payload()
 
     def payload(self) -> Payload:
-        """Parameters."""
-        return Parameters(local_epochs=self.local_epochs, moments=self.moments)
+        """Parameters, with all settings but the interval."""
+        return Parameters(**{name: value for name, value in vars(self).items() if name != "interval"})
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,7 @@ class FedProx(FedAvg):
 
     Each local loss gains :math:`\frac{\mu}{2} \lVert \theta_a - \theta \rVert^2`.
 
-    :param mu: :math:`\mu` >= 0; 0 is FedAvg.
-    :param interval: As for :class:`FedAvg`.
-    :param local_epochs: As for :class:`FedAvg`.
-    :param moments: As for :class:`FedAvg`.
+    :param mu: :math:`\mu` >= 0; 0 is FedAvg, whose settings it has as well.
     :raises ValueError: if a setting is out of range.
 
     Source: Li et al. (2020), equation 2 and algorithm 2.
@@ -88,18 +85,10 @@ class FedProx(FedAvg):
 
     mu: float = 0.01
 
-    def payload(self) -> Payload:
-        """Parameters, with a proximal term."""
-        return Parameters(local_epochs=self.local_epochs, moments=self.moments, mu=self.mu)
-
 
 @dataclass(frozen=True)
 class AveragePPS(FedAvg):
-    r"""A-PPS: average all parameters evenly, :math:`\theta \leftarrow \sum_a \theta_a / A`.
-
-    :param interval: As for :class:`FedAvg`.
-    :param local_epochs: As for :class:`FedAvg`.
-    :param moments: As for :class:`FedAvg`.
+    r"""A-PPS: average all parameters evenly, :math:`\theta \leftarrow \sum_a \theta_a / A`; settings as :class:`FedAvg`.
 
     Source: Zhang et al. (2024), section 4.1.
     """
@@ -111,9 +100,7 @@ class AveragePPS(FedAvg):
 class RewardPPS(FedAvg):
     r"""RS-PPS: average all parameters by reward, :math:`\theta \leftarrow \sum_a \frac{R_a}{\sum_b R_b} \theta_a`.
 
-    :param interval: As for :class:`FedAvg`.
-    :param local_epochs: As for :class:`FedAvg`.
-    :param moments: As for :class:`FedAvg`.
+    Settings as :class:`FedAvg`.
 
     Source: Zhang et al. (2024), section 4.2.
     """
@@ -125,19 +112,12 @@ class RewardPPS(FedAvg):
 class PartialPPS(RewardPPS):
     """PP-PPS: average some layers' parameters by reward; the others stay an agent's own.
 
-    :param layers: Names of the modules that are merged.
-    :param interval: As for :class:`FedAvg`.
-    :param local_epochs: As for :class:`FedAvg`.
-    :param moments: As for :class:`FedAvg`.
+    :param layers: Names of the modules that are merged. Other settings as :class:`FedAvg`.
 
     Source: Zhang et al. (2024), section 4.3.
     """
 
     layers: tuple[str, ...] = ("head",)
-
-    def payload(self) -> Payload:
-        """Parameters of some layers."""
-        return Parameters(layers=self.layers, local_epochs=self.local_epochs, moments=self.moments)
 
 
 @dataclass(frozen=True)
@@ -165,7 +145,7 @@ class ActorSum(LocalScheme):
 class ActorMean(ActorSum):
     r"""Each agent steps with its own gradient and the mean of all: :math:`g_a + \frac{1}{A} \sum_b g_b`.
 
-    :param same_init: As for :class:`ActorSum`.
+    Settings as :class:`ActorSum`.
 
     Source: Holen et al. (2023), ActorAvg.
     """
