@@ -64,7 +64,7 @@ def rows_of(systems: dict[str, Runs], environment: Environment, baseline: str) -
     unknown = dict.fromkeys(systems, math.nan)
     mean_percent = statistics.percent_of_baseline(means, baseline) if baseline in systems else unknown
     end_percent = statistics.percent_of_baseline(ends, baseline) if baseline in systems else unknown
-    to_target = _to_target(systems, environment.threshold)
+    to_target = scaled(systems, environment.threshold, alike=1.0)
     rows = []
     for name in sorted(systems, key=lambda name: (math.isnan(means[name]), -means[name])):
         runs = systems[name]
@@ -94,7 +94,7 @@ def overall_of(runs: dict[str, dict[str, Runs]], study: Study) -> list[Overall]:
     if len(runs) < 2:
         return []
     to_best = [scaled(systems) for systems in runs.values()]
-    to_target = [_to_target(systems, study.environments[name].threshold) for name, systems in runs.items()]
+    to_target = [scaled(systems, study.environments[name].threshold, alike=1.0) for name, systems in runs.items()]
     complete = [name for name in study.systems if all(name in systems for systems in runs.values())]
     rows = [
         Overall(
@@ -108,20 +108,13 @@ def overall_of(runs: dict[str, dict[str, Runs]], study: Study) -> list[Overall]:
     return sorted(rows, key=lambda each: (math.isnan(each.iqm.value), -each.iqm.value))
 
 
-def scaled(systems: dict[str, Runs]) -> dict[str, Array]:
-    """R̄ of all runs of an environment so that its worst run is 0 and its best 1.
+def scaled(systems: dict[str, Runs], target: float | None = None, *, alike: float = 0.5) -> dict[str, Array]:
+    """R̄ of all runs of an environment so that its worst run is 0.
 
-    :return: By system ``[S]``. All runs alike: in the middle.
+    :param target: What is 1; ``None``: its best run.
+    :param alike: What all runs are that are as far.
+    :return: By system ``[S]``.
     """
-    return _scaled(systems, None, alike=0.5)
-
-
-def _to_target(systems: dict[str, Runs], target: float | None) -> dict[str, Array]:
-    """R̄ so that an environment's worst run is 0, and 1 its threshold, or its best run; 1 where all runs are as far."""
-    return _scaled(systems, target, alike=1.0)
-
-
-def _scaled(systems: dict[str, Runs], target: float | None, *, alike: float) -> dict[str, Array]:
     values = {name: runs.mean_returns for name, runs in systems.items()}
     known = statistics.known(np.concatenate([*values.values(), np.empty(0)]))
     if not known.size:
