@@ -14,7 +14,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-import rl_agg
 from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run import engine
@@ -240,11 +239,3 @@ def test_a_full_disk_fails_the_cell_and_leaves_no_half_record(tmp_path, tiny):
     assert "'failed': 'OSError: [Errno 27] File too large'" in done.stdout
     assert list((store.directory / "cells").iterdir()) == []
     assert store.read(study.cells[0]) is None
-
-
-def test_what_the_user_registered_is_registered_in_a_trial(monkeypatch):
-    received = []
-    monkeypatch.setattr(rl_agg, "registered", lambda: {"gates": {"mine": lambda: 1}}, raising=False)
-    monkeypatch.setattr(rl_agg, "register_all", received.append, raising=False)
-    engine._register(engine._registered())
-    assert received[0]["gates"]["mine"]() == 1

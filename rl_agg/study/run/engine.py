@@ -110,17 +110,6 @@ def _cpus(bundles: Bundles) -> int:
     return math.ceil(sum(bundle.get("CPU", 0.0) for bundle in bundles))
 
 
-def _registered() -> bytes:
-    """What the user registered by name in the driver: gates, codecs, rules, combiners; pickled, for :func:`_register`."""
-    content: bytes = cloudpickle.dumps(rl_agg.registered())  # type: ignore[no-untyped-call]
-    return content
-
-
-def _register(pickled: bytes) -> None:
-    """Register the same in a trial's process, which must be able to import the user's modules by now."""
-    rl_agg.register_all(cloudpickle.loads(pickled))
-
-
 def _run_cells(
     cells: Sequence[Cell],
     bundles: Sequence[Bundles],
@@ -129,11 +118,12 @@ def _run_cells(
     workers: int | None,
     progress: StudyProgress,
 ) -> None:
-    folders, registered = list(sys.path), _registered()
+    folders = list(sys.path)
+    registered: bytes = cloudpickle.dumps(rl_agg.registered())  # type: ignore[no-untyped-call]
 
     def run_trial(config: dict[str, Any]) -> None:
         extend_path(folders)
-        _register(registered)
+        rl_agg.register_all(cloudpickle.loads(registered))  # loads where the user's modules can be imported by now
         run_cell(cells[config["cell"]], records)
 
     def resources(config: dict[str, Any]) -> PlacementGroupFactory:
