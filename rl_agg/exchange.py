@@ -20,10 +20,9 @@ from torch import Tensor
 from rl_agg.accumulation import Accumulation
 from rl_agg.attacks import Attack, make_attack
 from rl_agg.combiners import Combiner
-from rl_agg.factored import Factored, merge_factored
 from rl_agg.gates import VectorGate
 from rl_agg.ledger import Ledger
-from rl_agg.merging import Merged, merge_received
+from rl_agg.merging import Factored, Merged, merge_factored, merge_received
 from rl_agg.payloads.base import VECTORS
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Scheme

@@ -1,14 +1,19 @@
-"""Masking and the rule: many vectors that the server has become one. Axes: A agents, P numbers that each exchanges."""
+"""Masking and the rule: many vectors that the server has become one. Axes: A agents, P numbers that each exchanges.
+
+Vectors may also be factors of gradients, which are merged by their distances without being multiplied out.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rl_agg.combiners import Combiner
+from rl_agg.combiners.distances import distances_of
 from rl_agg.payloads.averaging import average
 from rl_agg.signals import Signals
 from rl_agg.uplink import Received
@@ -31,6 +36,22 @@ class Merged:
     present: Tensor
     weights: Tensor | None
     masked: Tensor
+
+
+class Factored(Protocol):
+    """Gradients that need not be multiplied out to be weighed by their distances."""
+
+    def products(self) -> Tensor | None:
+        """Of any two of them ``[A, A]``; ``None`` where it is less work to multiply them out."""
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Their sum ``[P]``, each times its weight ``[A]``."""
+
+    def matrix(self, *, by_parameter: bool) -> Tensor:
+        """All of them ``[A, P]``.
+
+        :param by_parameter: Whether a parameter's gradients should be adjacent in memory.
+        """
 
 
 def merge_received(
@@ -76,6 +97,19 @@ def merge_received(
     # Where nothing is to be multiplied, adding alone is exact
     vector = rows.sum(0) if bool((weights == 1).all()) else weights @ rows
     return Merged(vector, received.sends, there, weights, masked)
+
+
+def merge_factored(combiner: Combiner, gradients: Factored) -> Tensor | None:
+    """Merge gradients by their distances.
+
+    :param combiner: One for a step, see :meth:`Combiner.at`.
+    :param gradients: Of agents that are all present.
+    :return: ``[P]``; ``None`` if the combiner has to see the gradients.
+    """
+    products = gradients.products() if combiner.by_distance else None
+    distances = None if products is None else distances_of(products)
+    weights = None if distances is None else combiner.weigh(distances, num_masked=0)
+    return None if weights is None else gradients.weighted(weights)
 
 
 def _shares(weights: Tensor) -> Tensor:
