@@ -1,7 +1,5 @@
 """Gradients that are added up between two exchanges. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Advantages of each agent, standardised over its own rollout. One definition for every host."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import numpy as np

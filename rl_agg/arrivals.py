@@ -1,7 +1,5 @@
 """Exchanging with one agent at a time, as its message arrives. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@ r"""Agents that send something else than their gradient or parameters, to test w
 For tests and studies: nothing here hides an attack. Axes: A agents, P parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Which choices on the five axes go together, as a table: ``python -m rl_agg.compatibility``."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Numbers that a person reads to see what a rule did. Axes: M steps, A agents."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@
 Every message knows its size, so that the ledger is charged in this class alone. Axes: A agents, P numbers that each exchanges.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 from collections.abc import Mapping

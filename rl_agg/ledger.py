@@ -9,8 +9,6 @@ Three counts are kept apart:
   from the buffers that are handed over, never from the size of a pickle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

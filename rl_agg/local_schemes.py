@@ -15,8 +15,6 @@ scheme          rule                  payload             schedule
 Source: McMahan et al. (2017); Li et al. (2020); Zhang et al. (2024), section 4; Holen et al. (2023), section 2.1 and table 1.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Vectors may also be factors of gradients, which are merged by their distances without being multiplied out.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from typing import Protocol

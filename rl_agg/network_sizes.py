@@ -1,7 +1,5 @@
 """Network sizes of the weighting paper, for every framework."""
 
-from __future__ import annotations
-
 from rl_agg.validation import check_choice
 
 HIDDEN_LAYERS: dict[str, list[int]] = {

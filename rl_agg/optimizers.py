@@ -1,7 +1,5 @@
 """What an optimiser makes of a gradient. Axis P: parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

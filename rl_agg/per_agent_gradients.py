@@ -6,8 +6,6 @@ takes one backward pass for each agent, through the same graph: a network may lo
 batch cannot be cut up by agent.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """Members of an axis by name, and those that users add."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar

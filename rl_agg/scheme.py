@@ -1,7 +1,5 @@
 """A system as one choice on each axis: gate, codec, rule, payload, schedule."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

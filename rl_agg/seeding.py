@@ -6,8 +6,6 @@ purpose above 64 bits of position. A learner can draw an agent's numbers again w
 Source: Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -1,7 +1,5 @@
 """What agents report alongside their gradients. Axis A: agents."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -69,7 +67,7 @@ class Signals:
         assert mask is not None  # __post_init__ refuses empty signals
         return mask
 
-    def of(self, agents: Tensor) -> Signals:
+    def of(self, agents: Tensor) -> "Signals":
         """Signals of some agents only.
 
         :param agents: Which, ``[A]`` bool.
@@ -77,7 +75,7 @@ class Signals:
         kept = {name: None if value is None else value[agents.to(value.device)] for name, value in self._given()}
         return Signals(**kept)
 
-    def without_gaps(self) -> Signals:
+    def without_gaps(self) -> "Signals":
         """Replace each NaN by the mean of what the other agents reported; by zero where no agent reported anything."""
         filled = {name: _fill(getattr(self, name)) for name in MEASURED}
         return dataclasses.replace(self, **filled)

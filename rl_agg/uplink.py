@@ -3,8 +3,6 @@
 Axes: A agents, P numbers that each exchanges.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Checks of what users write, with one wording for all errors."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import math

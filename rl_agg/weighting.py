@@ -8,8 +8,6 @@ holds for all of them (masking, missing signals, ``normalize``, detachment) is w
 Source: Holen et al. (2023), section 3 and algorithms 2 and 3.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

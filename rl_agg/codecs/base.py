@@ -1,7 +1,5 @@
 """What a codec is. Axes: S agents that send, P numbers that each sends."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """No compression. Axes: S agents that send, P numbers that each sends."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """The interface of combiners. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -25,7 +23,7 @@ class Combiner(ABC):
     by_distance: ClassVar[bool] = False
     """Whether it is a weighted sum whose weights depend on the gradients' distances from each other alone."""
 
-    def at(self, step: int) -> Combiner:
+    def at(self, step: int) -> "Combiner":
         """The combiner for a step, of one that draws among several."""
         return self
 

@@ -1,7 +1,5 @@
 """Combiners that tolerate a known number of faulty agents. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar

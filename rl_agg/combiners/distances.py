@@ -5,8 +5,6 @@ leave the range of float32, gradients are taken relative to the one of median no
 faulty gradient is, the distances among the others then lose no precision.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 
 import torch

@@ -1,7 +1,5 @@
 """The geometric median. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

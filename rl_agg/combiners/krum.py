@@ -1,7 +1,5 @@
 """Krum and multi-Krum. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

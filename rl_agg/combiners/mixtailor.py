@@ -1,7 +1,5 @@
 """MixTailor. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

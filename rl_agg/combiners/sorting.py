@@ -1,7 +1,5 @@
 """Sorting each parameter's gradients. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch

@@ -1,7 +1,5 @@
 """The aggregators of the library TorchJD. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

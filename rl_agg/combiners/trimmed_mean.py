@@ -1,7 +1,5 @@
 """The trimmed mean of every parameter. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -4,8 +4,6 @@ Among equal agents one gradient is as good as another; with these disturbances a
 ``env_kwargs`` and ``mass_scale`` change what the agent experiences, so that its returns are the disturbed ones.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A grid world with its model. Axes: H rows, W columns; cells are numbered row by row."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 

@@ -4,8 +4,6 @@ Source: Gunn (2023), sections 3.3.2 and 4.6. Not given there, and chosen here: t
 slippery, and the time limits.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from rl_agg.envs.grid_world import MOVES, GridWorld

@@ -1,7 +1,5 @@
 """One episode for each of many parameter vectors. Axes: B episodes, k active ones, P parameters, D observation numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Many small networks at once, each with its own weights, in one matrix product per layer. Axes: B networks, P parameters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

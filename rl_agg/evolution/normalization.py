@@ -4,8 +4,6 @@ An agent sends 2D + 1 numbers about its observations: their count, the sum of th
 the sum of the squared differences. Mean and deviation are broadcast, 2D numbers.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

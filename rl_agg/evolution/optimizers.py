@@ -3,8 +3,6 @@
 torch.optim's Adam rounds differently, and would change the numbers of every recorded run.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """The agents' noise, drawn again wherever it is needed. Axes: k agents, P parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -8,8 +8,6 @@ with noise :math:`\epsilon_i` that the server draws again from (run, update, i),
 Source: Salimans et al. (2017), algorithm 2; Gunn (2023), equation 2.1.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

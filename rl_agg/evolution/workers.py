@@ -1,7 +1,5 @@
 r"""The agents of an evolution strategy, wherever they run. Axes: A agents, k of them here, P parameters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

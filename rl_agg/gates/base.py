@@ -1,7 +1,5 @@
 """What a gate is. Axes: A agents, P numbers that an agent could send."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 r"""A gate of our own: not sending means "about what was expected". Axis A: agents."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

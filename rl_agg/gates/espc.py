@@ -1,7 +1,5 @@
 r"""Evolution strategies with probabilistic communication. Axes: A agents, K episodes that an agent remembers."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,7 +1,5 @@
 """No gate. Axis A: agents."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,7 +1,5 @@
 r"""Which gradients are worth sending: DAVIA's threshold on what they would gain."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """LAG's innovation test. Axes: A agents, P parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

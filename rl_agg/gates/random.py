@@ -1,7 +1,5 @@
 """The control that a gate must outperform. Axis A: agents."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What a gate over scores is. Axes: A agents, K numbers that an agent remembers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 r"""Which samples are worth sending: EBCDQL's trigger. Axes: A agents, T steps of an episode."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rl_agg.gates.scores import Bools, Floats

@@ -1,7 +1,5 @@
 """What a gate over transitions is. Axes: A agents, T steps of an episode."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 from rl_agg.gates.base import Gate

@@ -1,7 +1,5 @@
 """The weighted average of many agents' parameters. Axes: A agents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

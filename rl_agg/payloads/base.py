@@ -1,7 +1,5 @@
 """What a payload is. Axes: A agents, P numbers that each exchanges."""
 
-from __future__ import annotations
-
 from abc import ABC
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """What agents of a population send after an episode."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rl_agg.payloads.base import Payload

@@ -1,7 +1,5 @@
 """Gradients as payload."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rl_agg.payloads.base import Payload

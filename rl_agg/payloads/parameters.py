@@ -1,7 +1,5 @@
 """Parameters as payload."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Integral

@@ -1,7 +1,5 @@
 """Stepping many copies of an environment in one process. Axes: B copies, k active ones."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol

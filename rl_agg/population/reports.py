@@ -1,7 +1,5 @@
 """Reports of agents after one episode each. Axes: k agents, S message rows, K numbers in an agent's memory."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

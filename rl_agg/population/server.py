@@ -1,7 +1,5 @@
 """Servers of populations: counts, exchange and checkpoints. Axes: A agents, P parameters, K remembered numbers."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Conversions between an environment's spaces and a network's numbers. Axes: k agents, D observation numbers, M outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a rule is. Axis A: agents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real

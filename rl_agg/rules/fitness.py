@@ -1,7 +1,5 @@
 """What a return counts in the gradient of an evolution strategy. Axis A: agents whose return is known or imputed."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

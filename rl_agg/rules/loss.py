@@ -1,7 +1,5 @@
 """Weights by loss. Axis A: agents."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

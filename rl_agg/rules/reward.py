@@ -1,7 +1,5 @@
 """Weights by return. Axis A: agents."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

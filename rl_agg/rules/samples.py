@@ -1,7 +1,5 @@
 """Weights by the number of samples. Axis A: agents."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from rl_agg.rules.base import required, shares

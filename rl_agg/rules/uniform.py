@@ -1,7 +1,5 @@
 """Rules that read no signal. Axis A: agents."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """One number for many runs, none of them NaN. Axes: S runs, T thresholds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -7,8 +7,6 @@ intervals; his is the case of one stratum). The correction is small from 20 runs
 most extreme resamples and is still too narrow: see :func:`enough_pairs`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Returns as curves, over updates or their cost. Axes: U updates, S seeds (runs), G grid points, T thresholds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

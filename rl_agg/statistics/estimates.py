@@ -1,7 +1,5 @@
 """Input and output of the statistics."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

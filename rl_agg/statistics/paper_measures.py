@@ -1,7 +1,5 @@
 """Measures of runs in the papers' tables. Axes: U updates, S seeds (runs), A agents."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

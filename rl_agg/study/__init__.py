@@ -3,8 +3,6 @@
 >>> from rl_agg.study import load_study, run_study, write_report
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

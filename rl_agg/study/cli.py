@@ -1,7 +1,5 @@
 """The ``rl-agg`` command: errors that a user can correct are one line, without a traceback."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The commands of ``rl-agg``."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

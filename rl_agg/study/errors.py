@@ -1,7 +1,5 @@
 """Errors that a user can correct: reported in one message, without a traceback."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

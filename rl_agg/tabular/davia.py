@@ -16,8 +16,6 @@ require.
 Source: Gatsis (2021), arXiv:2112.05908; Gunn (2023), section 2.4.3.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Episodes of agents that act on a table of action values. Axes: B episodes, k of them active, C cells, U actions, T steps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

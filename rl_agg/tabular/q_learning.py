@@ -11,8 +11,6 @@ Source: Gunn (2023), sections 2.4.1 and 2.4.2; Ornia and Mazo (2021). Differs: t
 the cell, whatever the action, with which Simple Grid is solved much worse.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

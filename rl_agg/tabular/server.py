@@ -1,7 +1,5 @@
 """What servers and agents of tabular algorithms share. Axes: A agents, k of them here, P parameters, K remembered numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """One system against another, seed by seed, at equal updates, or seconds, and at equal env steps. Axes: U updates, S seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Costs of a system's runs: steps, time, messages, bytes. Axes: S seeds, A agents."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

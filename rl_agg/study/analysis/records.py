@@ -1,7 +1,5 @@
 """What a finished cell leaves behind: a row for each update, in one Parquet file with its metadata."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """All results of a study, computed from its records. Axes: U updates, S seeds, A agents."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass

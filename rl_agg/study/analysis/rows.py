@@ -1,7 +1,5 @@
 """The numbers of one system on one environment, and over all of them. Axes: U updates, S seeds."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

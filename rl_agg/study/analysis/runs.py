@@ -1,7 +1,5 @@
 """The finished runs of one system on one environment. Axes: U updates, S seeds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

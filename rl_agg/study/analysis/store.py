@@ -4,8 +4,6 @@
 each that failed. A file appears under its name only when it is complete, so a study can be killed at any moment.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import platform

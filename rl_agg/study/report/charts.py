@@ -1,7 +1,5 @@
 """The charts of a report, for the page and the figures. Axes: U updates, S seeds, G drawn points, T thresholds."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The charts as PNG files, for papers and pages that cannot run scripts."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

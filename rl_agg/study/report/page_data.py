@@ -1,7 +1,5 @@
 """The charts as JSON for the page's script: systems by number, curves as lists."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

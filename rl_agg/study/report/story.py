@@ -1,7 +1,5 @@
 """The rest of a report: how much is finished, cautions, failures, and how it was made."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass

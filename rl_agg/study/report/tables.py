@@ -1,7 +1,5 @@
 """The papers' tables and interval estimates as text: for the terminal, for Markdown, for a spreadsheet."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pandas as pd
@@ -220,7 +218,7 @@ def _columns(kind: type[Row | Cost | Comparison]) -> list[str]:
     """The names of :func:`_flat`."""
     columns = []
     for field in dataclasses.fields(kind):
-        ends = (f"{field.name}_low", f"{field.name}_high") if field.type == Estimate.__name__ else ()
+        ends = (f"{field.name}_low", f"{field.name}_high") if field.type is Estimate else ()
         columns += [field.name, *ends]
     return columns
 

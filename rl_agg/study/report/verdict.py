@@ -1,7 +1,5 @@
 """What a study establishes, in words: which system is best, by how much, and whether the data suffice to say so."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

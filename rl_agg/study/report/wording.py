@@ -1,7 +1,5 @@
 """Numbers and names as text for people."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

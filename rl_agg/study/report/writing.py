@@ -1,7 +1,5 @@
 """A study's report: Markdown, CSV and PNG to work with, and one self-contained page to read."""
 
-from __future__ import annotations
-
 import re
 from html import escape
 from pathlib import Path

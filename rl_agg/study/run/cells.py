@@ -1,7 +1,5 @@
 """What runners need of a cell: the classes that it names, and checks of its settings."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import sys

@@ -1,7 +1,5 @@
 """Records that come from other machines of a Ray cluster: they are sent to the one that holds the folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Running a study's unfinished cells, each as one Ray Tune trial."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

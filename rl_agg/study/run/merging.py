@@ -1,7 +1,5 @@
 """Merging the results of several machines for one study, or for parts of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path

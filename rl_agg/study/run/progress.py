@@ -1,11 +1,10 @@
 """Progress of a running study: a live bar in a terminal, a line for each finished cell elsewhere."""
 
-from __future__ import annotations
-
 import math
 import time
 from statistics import fmean
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -36,7 +35,7 @@ class StudyProgress:
         if self._bars:
             self._all = self._bars.add_task("[bold]cells", total=total, completed=done, note=self._summary())
 
-    def __enter__(self) -> StudyProgress:
+    def __enter__(self) -> Self:
         if self._done:
             self._console.print(f"{self._done} of {self._total} cells are already finished", highlight=False)
         if self._bars:

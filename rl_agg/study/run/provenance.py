@@ -1,7 +1,5 @@
 """Where a record comes from: versions, commit, host."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from collections.abc import Sequence

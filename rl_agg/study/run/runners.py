@@ -7,8 +7,6 @@ that the runner can run, subclasses included, as ``module.Class``; its value is 
     "my_trainer.Trainer" = "my_trainer.study:Runner"
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol

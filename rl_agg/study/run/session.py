@@ -1,7 +1,5 @@
 """The Ray that cells run on: one started for the study, the process's own, or a cluster."""
 
-from __future__ import annotations
-
 import logging
 import shutil
 import socket

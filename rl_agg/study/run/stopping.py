@@ -1,7 +1,5 @@
 """SIGTERM ends a study as Ctrl-C does: its cells and Ray stop, and finished cells are kept."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

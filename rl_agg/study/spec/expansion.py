@@ -1,7 +1,5 @@
 """Entries of a study with a ``matrix``, which stand for one entry per combination of its values."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from typing import Any

@@ -6,8 +6,6 @@ argument of the algorithm; ``lin_0.1`` for a linear schedule. Texts that the Zoo
 callbacks, noise) raises an error, as leaving it out would give another experiment.
 """
 
-from __future__ import annotations
-
 import ast
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading a study from YAML, and resolving it until every key has a value."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from pathlib import Path

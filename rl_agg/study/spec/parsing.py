@@ -1,7 +1,5 @@
 """YAML into typed dataclasses: unknown keys and wrong values raise with one message each."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import types

@@ -1,7 +1,5 @@
 """The definition of a study: systems x environments x seeds x budget."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -159,7 +157,7 @@ class Study:
             raise StudyError(f"end_share must be in (0, 1], got {self.end_share}")
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> "list[Cell]":
         """One for each system, environment and seed; seed by seed, so that a study cut short compares like with like."""
         return [
             Cell(system_name, environment_name, system, environment, seed)

@@ -1,7 +1,5 @@
 """The systems that hosts list, by their choice on each axis: gate, codec, rule, payload and schedule."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
