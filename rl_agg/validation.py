@@ -1,4 +1,4 @@
-"""Checks of what users write, with one wording for all errors."""
+"""Checks of what users write, with one wording for all errors, where ``name`` is what they call it."""
 
 import difflib
 import inspect
@@ -34,62 +34,52 @@ def check_choice(kind: str, name: object, choices: Collection[str]) -> None:
 
 
 def check_settings(
-    name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, given: int = 0, also: Collection[str] = ()
+    name: str,
+    function: Callable[..., Any],
+    settings: Mapping[str, Any],
+    *,
+    given: int = 0,
+    also: Collection[str] = (),
+    complete: bool = False,
 ) -> None:
     """Check that a function has a parameter for each setting.
 
-    :param name: What the user calls it.
     :param function: What will get the settings as keyword arguments.
     :param settings: What the user set.
     :param given: How many of its first parameters are no settings.
     :param also: Settings that the caller takes itself.
-    :raises ValueError: if it has not, naming the unknown settings and the choices.
+    :param complete: Check also that each parameter without a default has a setting.
+    :raises ValueError: naming the settings that are unknown, and the choices; or those that are missing.
     """
     if not isinstance(settings, Mapping):
         raise ValueError(f"settings of {name} must be a mapping, got {settings!r}")
     parameters = list(inspect.signature(function).parameters.values())[given:]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = sorted({parameter.name for parameter in parameters if parameter.kind in _BY_NAME} | set(also))
+    by_name = {parameter.name: parameter for parameter in parameters if parameter.kind in _BY_NAME}
+    known = sorted(by_name.keys() | set(also))
     unknown = sorted(settings.keys() - set(known))
-    if unknown:
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         choices = f"choose from {', '.join(known)}" if known else "it has none"
         raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {choices}")
+    required = {parameter.name for parameter in by_name.values() if parameter.default is parameter.empty}
+    if complete and (missing := sorted(required - settings.keys())):
+        raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")
 
 
 def build(name: str, kind: Callable[..., Built], settings: Mapping[str, Any], *given: Any) -> Built:
     """Call a constructor with settings that a user wrote.
 
-    :param name: What the user calls it.
     :param kind: The constructor.
     :param settings: Its keyword arguments.
     :param given: Arguments before them that are no settings.
     :raises ValueError: if a setting is unknown or one without a default is missing, or as the constructor.
     """
-    check_settings(name, kind, settings, given=len(given))
-    check_required(name, kind, settings, given=len(given))
+    check_settings(name, kind, settings, given=len(given), complete=True)
     return kind(*given, **settings)
-
-
-def check_required(name: str, function: Callable[..., Any], settings: Mapping[str, Any], *, given: int = 0) -> None:
-    """Check that each parameter without a default has a setting.
-
-    :param name: What the user calls it.
-    :param function: What will get the settings as keyword arguments.
-    :param given: How many of its first parameters are no settings.
-    :raises ValueError: if one has not, naming those that are missing.
-    """
-    parameters = list(inspect.signature(function).parameters.values())[given:]
-    required = {item.name for item in parameters if item.default is item.empty and item.kind in _BY_NAME}
-    missing = sorted(required - settings.keys())
-    if missing:
-        raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")
 
 
 def check_flag(name: str, value: Any) -> None:
     """Check that a value is ``True`` or ``False``.
 
-    :param name: What the user calls it.
     :raises ValueError: if it is neither, naming the value.
     """
     if not isinstance(value, bool):
@@ -99,7 +89,6 @@ def check_flag(name: str, value: Any) -> None:
 def check_count(name: str, value: Any, *, least: int, most: int | None = None) -> None:
     """Check that a value is an integer within bounds.
 
-    :param name: What the user calls it.
     :raises ValueError: if not, naming the bounds and the value.
     """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
@@ -119,7 +108,6 @@ def check_number(
 ) -> None:
     """Check that a value is a finite number within bounds.
 
-    :param name: What the user calls it.
     :param least: It must be this or larger.
     :param above: It must be larger.
     :param most: It must be this or smaller.

@@ -17,7 +17,7 @@ from torch import Tensor
 from rl_agg.payloads.base import VECTORS
 from rl_agg.rules import RULES, Rule
 from rl_agg.signals import MEASURED, Signals, any_signal
-from rl_agg.validation import check_flag, check_required, check_settings
+from rl_agg.validation import check_flag, check_settings
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Weighting:
         object.__setattr__(self, "_is_foreign", not isinstance(self.rule, str) or self.rule in RULES.added)
         object.__setattr__(self, "needs", needs)
         object.__setattr__(self, "payloads", payloads)
-        check_settings(self.name, function, self.settings, given=1, also=("normalize",))
-        check_required(self.name, function, self.settings, given=1)
+        check_settings(self.name, function, self.settings, given=1, also=("normalize",), complete=True)
         if isinstance(self.rule, str):  # a dry run on two agents finds bad values
             self(Signals(returns=torch.ones(2), losses=torch.ones(2), num_samples=torch.ones(2)))
 
