@@ -68,20 +68,11 @@ def encoded(cell: Cell, updates: Sequence[CellUpdate], origin: Mapping[str, Any]
 
     :param origin: Of :func:`~rl_agg.study.run.provenance.provenance`.
     """
-    columns: dict[str, Any] = {
-        "update": [update.update for update in updates],
-        "env_steps": [update.env_steps for update in updates],
-        "wall_time": [update.wall_time for update in updates],
-        "return": [update.mean_return for update in updates],
-        "episodes": [update.episodes for update in updates],
-        "agent_returns": [update.agent_returns for update in updates],
-    }
+    rows = [{**vars(update), "return": update.mean_return, **update.scalars} for update in updates]
     scalars = sorted({name for update in updates for name in update.scalars})
-    for name in scalars:
-        columns[name] = [update.scalars.get(name) for update in updates]
     schema = pa.schema([*COLUMNS, *((name, pa.float64()) for name in scalars)])
     metadata = {"cell": cell.key, "definition": cell.definition, "warnings": list(warnings), **origin}
-    table = pa.table(columns, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
