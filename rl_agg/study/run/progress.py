@@ -31,29 +31,25 @@ class StudyProgress:
         self._tasks: dict[Cell, TaskID] = {}
         self._finished: dict[str, dict[str, list[float]]] = {}  # last returns by environment and system
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
-        self._bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        if self._bars:
-            self._all = self._bars.add_task("[bold]cells", total=total, completed=done, note=self._summary())
+        self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._all = self._bars.add_task("[bold]cells", total=total, completed=done, note=self._summary())
 
     def __enter__(self) -> Self:
         if self._done:
             self._console.print(f"{self._done} of {self._total} cells are already finished", highlight=False)
-        if self._bars:
-            self._bars.start()
+        self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._bars:
-            self._bars.stop()
+        self._bars.stop()
 
     def updated(self, cell: Cell, fraction: float, mean_return: float) -> None:
         """A cell has used up this fraction of its budget, with this return."""
         self._fractions[cell], self._returns[cell] = fraction, mean_return
-        if self._bars:
-            if cell not in self._tasks:
-                self._tasks[cell] = self._bars.add_task(escape(str(cell)), total=1.0, note="")
-            self._bars.update(self._tasks[cell], completed=fraction, note=_in_words(mean_return))
-            self._show_all()
+        if cell not in self._tasks:
+            self._tasks[cell] = self._bars.add_task(escape(str(cell)), total=1.0, note="")
+        self._bars.update(self._tasks[cell], completed=fraction, note=_in_words(mean_return))
+        self._show_all()
 
     def finished(self, cell: Cell) -> None:
         """A cell's record is written."""
@@ -77,15 +73,13 @@ class StudyProgress:
     def _over(self, cell: Cell, line: str) -> None:
         self._done += 1
         self._fractions.pop(cell, None)
-        if self._bars:
-            if cell in self._tasks:
-                self._bars.remove_task(self._tasks.pop(cell))
-            self._show_all()
+        if cell in self._tasks:
+            self._bars.remove_task(self._tasks.pop(cell))
+        self._show_all()
         self._console.print(f"\\[{self._done}/{self._total}] {line} · {self._remaining()}", highlight=False, soft_wrap=True)
 
     def _show_all(self) -> None:
-        if self._bars:
-            self._bars.update(self._all, completed=self._done + sum(self._fractions.values()), note=self._summary())
+        self._bars.update(self._all, completed=self._done + sum(self._fractions.values()), note=self._summary())
 
     def _summary(self) -> str:
         return f"{self._done} of {self._total} · {self._remaining()}"
