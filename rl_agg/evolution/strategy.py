@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from rl_agg.evolution.normalization import ObservationStatistics
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
-from rl_agg.evolution.workers import Broadcast, decide
+from rl_agg.evolution.workers import EvolutionBroadcast, decide
 from rl_agg.gates import ScoreGate
 from rl_agg.population.reports import AGENT_ID, Report
 from rl_agg.population.server import PopulationServer
@@ -69,11 +69,11 @@ class EvolutionStrategy(PopulationServer):
         """What agents remember for the gate ``[A, K]``."""
         return self._gate.memory
 
-    def broadcast(self) -> Broadcast:
+    def broadcast(self) -> EvolutionBroadcast:
         """What to send to the agents for this update."""
         scale = None if self.statistics is None else (self.statistics.mean, self.statistics.deviation)
-        return Broadcast(
-            self.run, self.num_updates, self.theta.copy(), self._gate.broadcast(), self._gate.memory.copy(), scale
+        return EvolutionBroadcast(
+            self.run, self.num_updates, self.theta.copy(), self.memory.copy(), self._gate.broadcast(), scale
         )
 
     def ask(self) -> NDArray[np.float32]:

@@ -10,26 +10,19 @@ from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
 from rl_agg.gates.scores import Bools, Drawn, Floats, ScoreGate
 from rl_agg.population.reports import AGENT_ID, Report
+from rl_agg.population.server import Broadcast
 from rl_agg.seeding import chances, episode_seeds, stream
 
 
 @dataclass(frozen=True, slots=True)
-class Broadcast:
+class EvolutionBroadcast(Broadcast):
     """What the server sends for an update.
 
-    :param run: See :mod:`rl_agg.seeding`.
-    :param update: Counted from 0.
-    :param theta: Parameters ``[P]``.
     :param gate: What the gate broadcasts.
-    :param memory: What agents remember ``[A, K]``, carried to wherever they run.
     :param scale: Mean and standard deviation of observations ``[D]``, if they are normalised.
     """
 
-    run: int
-    update: int
-    theta: NDArray[np.float32]
     gate: Floats
-    memory: Floats
     scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None
 
 
@@ -45,7 +38,7 @@ class Trial:
     :param samplers: Of their actions ``[k]``; ``None``: the best actions.
     """
 
-    broadcast: Broadcast
+    broadcast: EvolutionBroadcast
     agents: NDArray[np.int64]
     noise: NDArray[np.float32]
     parameters: NDArray[np.float32]
@@ -54,7 +47,7 @@ class Trial:
 
 
 def decide(
-    gate: ScoreGate, broadcast: Broadcast, agents: NDArray[np.int64], fitness: Floats, noise: NDArray[np.float32]
+    gate: ScoreGate, broadcast: EvolutionBroadcast, agents: NDArray[np.int64], fitness: Floats, noise: NDArray[np.float32]
 ) -> tuple[Bools, Floats]:
     """Let agents decide whether to send; those whose return is not finite do not, and keep their memory.
 
@@ -91,7 +84,7 @@ class EvolutionAgents:
         """Close the environments."""
         self.evaluator.environments.close()
 
-    def run(self, broadcast: Broadcast, agents: NDArray[np.int64]) -> Report:
+    def run(self, broadcast: EvolutionBroadcast, agents: NDArray[np.int64]) -> Report:
         """Run an episode with each.
 
         :param agents: Which, in [0, A], ascending ``[k]``.
@@ -100,7 +93,7 @@ class EvolutionAgents:
         outcomes = self.evaluator(trial.parameters, trial.seeds, samplers=trial.samplers, scale=broadcast.scale)
         return self.report(trial, outcomes)
 
-    def prepare(self, broadcast: Broadcast, agents: NDArray[np.int64]) -> Trial:
+    def prepare(self, broadcast: EvolutionBroadcast, agents: NDArray[np.int64]) -> Trial:
         """Perturb the parameters, and seed the episodes, whose outcomes :meth:`report` takes."""
         perturbed = agents[agents < self.settings.population]
         noise = Perturbations(broadcast.run, len(broadcast.theta), antithetic=self.settings.antithetic).draw(

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,22 @@ from rl_agg.population.reports import Report, measures
 from rl_agg.seeding import fresh_run
 
 SAVED = ("theta", "run", "num_updates", "num_skipped", "num_masked")
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """What the server sends for an update.
+
+    :param run: See :mod:`rl_agg.seeding`.
+    :param update: Counted from 0.
+    :param theta: Parameters ``[P]``.
+    :param memory: What agents remember ``[A, K]``, carried to wherever they run.
+    """
+
+    run: int
+    update: int
+    theta: NDArray[np.float32]
+    memory: NDArray[np.float64]
 
 
 class PopulationServer:
@@ -46,9 +63,9 @@ class PopulationServer:
         """What agents remember ``[A, K]``, carried to wherever they run; :meth:`receive` writes to it."""
         raise NotImplementedError
 
-    def broadcast(self) -> Any:
+    def broadcast(self) -> Broadcast:
         """What to send to the agents for this update."""
-        raise NotImplementedError
+        return Broadcast(self.run, self.num_updates, self.theta.copy(), self.memory.copy())
 
     def learn(self, report: Report, present: NDArray[np.bool_]) -> None:
         """Update the parameters.

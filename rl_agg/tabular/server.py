@@ -10,29 +10,13 @@ from numpy.typing import NDArray
 from rl_agg.exchange import Exchange
 from rl_agg.gates import EveryGate, Gate
 from rl_agg.population.reports import AGENT_ID, LARGEST_POPULATION, Report
-from rl_agg.population.server import PopulationServer
+from rl_agg.population.server import Broadcast, PopulationServer
 from rl_agg.scheme import Scheme
 from rl_agg.seeding import episode_seeds, stream
 from rl_agg.tabular.episodes import TabularEpisodes
 from rl_agg.validation import check_count, check_number
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class TabularBroadcast:
-    """What the server sends for an update.
-
-    :param run: See :mod:`rl_agg.seeding`.
-    :param update: Counted from 0.
-    :param theta: Parameters ``[P]``.
-    :param memory: What agents remember ``[A, K]``, carried to wherever they run.
-    """
-
-    run: int
-    update: int
-    theta: NDArray[np.float32]
-    memory: Floats
 
 
 @dataclass(frozen=True)
@@ -126,7 +110,7 @@ class TabularAgents:
         """
         raise NotImplementedError
 
-    def run(self, broadcast: TabularBroadcast, agents: NDArray[np.int64]) -> Report:
+    def run(self, broadcast: Broadcast, agents: NDArray[np.int64]) -> Report:
         """Run an episode with each agent.
 
         :param broadcast: What the server sent.
@@ -169,10 +153,6 @@ class TabularServer(PopulationServer):
     def memory(self) -> Floats:
         """What agents remember ``[A, K]``."""
         return self._memory
-
-    def broadcast(self) -> TabularBroadcast:
-        """What to send to the agents for this update."""
-        return TabularBroadcast(self.run, self.num_updates, self.theta.copy(), self._memory.copy())
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that later updates depend on, parameters and memory included."""
