@@ -1,6 +1,11 @@
 """How Sphinx builds these pages: ``make docs``."""
 
 from importlib.metadata import version as installed
+from typing import TypeVar
+
+import numpy.typing
+
+numpy.typing.ArrayLike = TypeVar("ArrayLike")  # by its name, not as the union that it stands for
 
 project = "rl-agg"
 author = "the rl-agg authors"
