@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 
 from rl_agg import Payload, Scheme
 from rl_agg.payloads import GradientsWithOwn
+from sb3_agg.closed_form.acting import ClosedFormActing
+from sb3_agg.closed_form.mixin import ClosedFormMixin
 from sb3_agg.local_models.acting import LocalActing, LoopedActing
 from sb3_agg.local_models.looped_policy import needs_loop
 from sb3_agg.local_models.models import LocalModels, named
@@ -23,7 +25,7 @@ COPIES = "local_models"
 """Where ``get_parameters()["policy.optimizer"]`` has the agents' copies: stock algorithms read past it there."""
 
 
-class LocalModelsMixin(LoggingMixin):
+class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     """The part of :class:`~sb3_agg.mixin.AggregationMixin` that concerns agents with parameters of their own.
 
     A file has the copies next to the state of the policy's optimiser. If the policy's parameters are written to, by
@@ -34,6 +36,7 @@ class LocalModelsMixin(LoggingMixin):
     payload: Any
     policy: Any
     max_grad_norm: float
+    _stock_train: Callable[..., None]
 
     def _check_local_models(self, scheme: Scheme) -> None:
         for name, choice in ONLY.items():
@@ -54,7 +57,7 @@ class LocalModelsMixin(LoggingMixin):
 
     def _set_up_local_models(self) -> None:
         payload = self.exchange.scheme.payload
-        self._acting: LocalActing | None = None
+        self._acting: LocalActing | ClosedFormActing | None = None
         self._local_models: LocalModels | None = None
         if payload.local:
             if needs_loop(self.policy):
@@ -74,17 +77,24 @@ class LocalModelsMixin(LoggingMixin):
 
     @contextmanager
     def _own_acting(self) -> Iterator[None]:
-        """Let each agent act by its own parameters, if they are not the policy's."""
+        """Let each agent act by its own parameters, if they are not the policy's, and in closed form if there is one."""
         models = self._local_models
         if models is not None:
             models.follow_policy()
             if not models.fits_policy:
                 models = self._local_models = self._without_frozen(models)
-        if models is None or not models.differ:
+        if models is not None and not models.differ:
+            models = None
+        form = self._find_closed_form(self._stock_train, steps=False)
+        if form is not None:
+            evaluation = form.evaluation if models is None else form.stacked(models.copies, models.optimizer.gradients)
+            self._acting = ClosedFormActing(self.policy, evaluation)
+        elif models is not None:
+            kind = LoopedActing if needs_loop(self.policy) else LocalActing
+            self._acting = kind(self.policy, models.stacked_policy(), models.stacked())
+        else:
             yield
             return
-        kind = LoopedActing if needs_loop(self.policy) else LocalActing
-        self._acting = kind(self.policy, models.stacked_policy(), models.stacked())
         try:
             with self._acting.hooked():
                 yield

@@ -30,6 +30,7 @@ class Update(ABC):
     :param signals: Returns, sample counts and presence of the agents, ``[A]``.
     :param minibatches: Served in place of the rollout buffer's.
     :param sample_losses: Loss per sample, for rules that need losses.
+    :param max_grad_norm: What the gradient of a step is clipped to.
 
     ``num_evaluated`` counts minibatches, ``num_steps`` optimiser steps (PPO's ``target_kl`` may end an update before one),
     ``skipped_steps`` those without a usable gradient, and ``num_masked`` the agents masked in the step that masked most.
@@ -41,6 +42,7 @@ class Update(ABC):
         signals: Signals,
         minibatches: Minibatches,
         sample_losses: SampleLosses,
+        max_grad_norm: float,
     ) -> None:
         self.exchange = exchange
         self.minibatches = minibatches
@@ -55,6 +57,7 @@ class Update(ABC):
         self._signals = Signals(present=self._present, **{name: getattr(signals, name) for name in needs})
         self._needs_losses = "losses" in needs
         self._sample_losses = sample_losses
+        self._max_grad_norm = max_grad_norm
         self._weights: list[Tensor] = []
         self._counted: list[Tensor] = []
         self._losses: list[Tensor] = []
@@ -92,8 +95,7 @@ class Update(ABC):
         self.num_parameters = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
         def evaluate(*args: Any, **kwargs: Any) -> Outputs:
-            self.num_evaluated += 1
-            self._skip, self._masked = False, None
+            self.begin()
             return self.evaluate(evaluate_actions, *args, **kwargs)
 
         with ExitStack() as stack:
@@ -104,6 +106,11 @@ class Update(ABC):
                 temporarily(policy, evaluate_actions=evaluate, parameters=lambda recurse=True: iter(parameters))
             )
             yield
+
+    def begin(self) -> None:
+        """A minibatch begins."""
+        self.num_evaluated += 1
+        self._skip, self._masked = False, None
 
     @abstractmethod
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
@@ -126,6 +133,24 @@ class Update(ABC):
         if self._skip:  # no agent has a usable gradient
             optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient unchanged
             self.skipped_steps += 1
+
+    # Without a graph ------------------------------------------------------------------------------------------------------
+
+    def evaluation(self, form: Any) -> Any:
+        """What evaluates a minibatch.
+
+        :param form: A :class:`~sb3_agg.closed_form.training.ClosedForm`.
+        """
+        return form.evaluation
+
+    @abstractmethod
+    def step(self, form: Any, outputs: Any, gradients: Any) -> None:
+        """Take an optimiser's step, if an agent has a usable gradient.
+
+        :param form: A :class:`~sb3_agg.closed_form.training.ClosedForm`, which has evaluated the minibatch.
+        :param outputs: Of the policy.
+        :param gradients: Of SB3's loss with respect to them.
+        """
 
     # Signals --------------------------------------------------------------------------------------------------------------
 
@@ -164,18 +189,9 @@ class DetachedUpdate(Update):
     outputs, which it leaves there, is carried on from here, agent by agent.
     """
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        signals: Signals,
-        minibatches: Minibatches,
-        sample_losses: SampleLosses,
-        policy: Any,
-        max_grad_norm: float,
-    ) -> None:
-        super().__init__(exchange, signals, minibatches, sample_losses)
+    def __init__(self, *args: Any, policy: Any) -> None:
+        super().__init__(*args)
         self._policy = policy
-        self._max_grad_norm = max_grad_norm
         self._outputs: list[Tensor] = []
         self._copies: list[Tensor] = []
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from rl_agg.payloads import Parameters
 from sb3_agg.hooks.base import DetachedUpdate
 from sb3_agg.local_models.models import LocalModels
-from sb3_agg.local_models.stacked_policy import Named
+from sb3_agg.local_models.stacked_policy import Named, StackedPolicy
 from sb3_agg.rollouts.losses import Outputs
 
 
@@ -32,17 +33,21 @@ class LocalUpdate(DetachedUpdate):
     :param models: Parameters of the agents.
     """
 
-    def __init__(self, *args: Any, models: LocalModels) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, policy: Any, models: LocalModels) -> None:
+        super().__init__(*args, policy=policy)
         self._models = models
-        self._stacked_policy = models.stacked_policy(self.minibatches)
         self._stacked: Named = {}
+        self._rows_memory: tuple[Tensor, Tensor] | None = None
         self._rows = None if self.minibatches.present.all() else self._present.nonzero()[:, 0]
         payload = self.exchange.scheme.payload
         self._merges_parameters = isinstance(payload, Parameters)
         self._mu = payload.mu if isinstance(payload, Parameters) else 0.0
         epochs = payload.local_epochs if isinstance(payload, Parameters) else None
         self._epochs = None if epochs is None else torch.as_tensor(epochs, device=self._present.device)
+
+    @cached_property
+    def _stacked_policy(self) -> StackedPolicy:
+        return self._models.stacked_policy(self.minibatches)
 
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
         """Copies of the outputs of each agent's own policy, on which SB3's backward pass will end."""
@@ -52,10 +57,40 @@ class LocalUpdate(DetachedUpdate):
             self._add_losses(*copies)
         return copies
 
+    def evaluation(self, form: Any) -> Any:
+        """The agents' own networks; those of the agents that are present."""
+        models = self._models
+        if self._rows is None:
+            return form.stacked(models.copies, models.optimizer.gradients)
+        if self._rows_memory is None:
+            self._rows_memory = (models.copies[self._rows], models.copies.new_zeros(len(self._rows), models.copies.shape[1]))
+        self._rows_memory[0].copy_(models.copies[self._rows])
+        return form.stacked(*self._rows_memory)
+
+    def step(self, form: Any, outputs: Any, gradients: Any) -> None:
+        """Step with the agents' own optimiser."""
+        if self._needs_losses:
+            self._add_losses(*outputs)
+        own = [None if gradient is None else gradient * self.minibatches.num_present for gradient in gradients]
+        evaluation = self.evaluation(form)
+        evaluation.backward(*own)
+        self.num_steps += 1
+        self._step_own(self._of_all_agents(evaluation.memory.gradients), self._policy.optimizer)
+        self.skipped_steps += self._skip
+
     @torch.no_grad()
     def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Step with the agents' own optimiser; SB3's has no gradients and then changes nothing."""
-        gradients = self._gradients()
+        stepping = self._step_own(self._gradients(), optimizer)
+        self._models.keep_buffers(self._stacked, self._rows, stepping)
+
+    def _step_own(self, gradients: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Take the agents' steps.
+
+        :param gradients: Of each agent's mean loss ``[A, P]``, overwritten; zero for those that are not present.
+        :param optimizer: SB3's, whose settings hold.
+        :return: Who steps ``[A]``, bool.
+        """
         sent = self._present
         if not self._merges_parameters:
             merged = self.exchange.merge(gradients, self._signals)
@@ -70,7 +105,7 @@ class LocalUpdate(DetachedUpdate):
         gradients *= self._clipping(norms)[:, None]
         stepping = finite if self._epochs is None else finite & (self._epochs >= self.minibatches.epoch)
         self._models.optimizer.step(optimizer.param_groups[0], stepping)
-        self._models.keep_buffers(self._stacked, self._rows, stepping)
+        return stepping
 
     def _gradients(self) -> Tensor:
         """Gradients of each agent's mean loss ``[A, P]``, zero for those that are not present."""
@@ -82,9 +117,15 @@ class LocalUpdate(DetachedUpdate):
         for part, flat in zip(parts, torch.split(rows, [part[0].numel() for part in parts], dim=1), strict=True):
             if part.data_ptr() != flat.data_ptr():  # not computed in place
                 flat.view_as(part).copy_(part)
-        if self._rows is not None:
-            matrix.zero_()
-            matrix[self._rows] = rows
+        return self._of_all_agents(rows)
+
+    def _of_all_agents(self, rows: Tensor) -> Tensor:
+        """Gradients of the agents that are present, among zeros for the others."""
+        if self._rows is None:
+            return rows
+        matrix = self._models.optimizer.gradients
+        matrix.zero_()
+        matrix[self._rows] = rows
         return matrix
 
     def finish(self) -> None:

@@ -14,7 +14,9 @@ remains, as in :mod:`sb3_agg.hooks.weighted`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from rl_agg.exchange import Factored
 from rl_agg.optimizers import step_scale
 from rl_agg.per_agent_gradients import trained_parameters, unflatten
 from sb3_agg.hooks.base import DetachedUpdate
+from sb3_agg.per_agent_gradients.base import GradientBackend
 from sb3_agg.per_agent_gradients.select import FastestBackend
 from sb3_agg.rollouts.losses import Outputs
 
@@ -32,13 +35,14 @@ from sb3_agg.rollouts.losses import Outputs
 class PerAgentUpdate(DetachedUpdate):
     """Gradients that are exchanged agent by agent."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, policy: Any) -> None:
+        super().__init__(*args, policy=policy)
         self._weighs = isinstance(self.exchange.scheme.rule, Weighting)
-        self._backend = FastestBackend(self._policy, self.minibatches)
-        self._parameters = trained_parameters(self._policy)
-        self._gradient = torch.cat([parameter.detach().flatten() for parameter in self._parameters])  # of that type and place
-        self._parts = unflatten(self._gradient, self._parameters)
+        self._parameters = trained_parameters(policy)
+
+    @cached_property
+    def _backend(self) -> GradientBackend:
+        return FastestBackend(self._policy, self.minibatches)
 
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
         """Copies of the policy's outputs, on which SB3's backward pass will end."""
@@ -49,25 +53,57 @@ class PerAgentUpdate(DetachedUpdate):
 
     def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Merge the agents' gradients and put the outcome where the optimiser reads it; nothing where none is due."""
-        scale = step_scale(optimizer, self._parameters) if self.exchange.scales else None
-        gradients, idle = self._gradients()
-        merged = self.exchange.step(gradients, self._signals, idle=idle, scale=scale)
-        if merged is None:
+        vector = self._merged(self._backend.gradients(*self._output_gradients()), optimizer, self._parameters)
+        if vector is None:
             optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient unchanged
             return
+        norm = vector.norm()
+        self._skip = self._skip or not bool(norm.isfinite())
+        vector = vector * self._clipping(norm)
+        for parameter, part in zip(self._parameters, unflatten(vector, self._parameters), strict=True):
+            parameter.grad = part
+
+    def step(self, form: Any, outputs: Any, gradients: Any) -> None:
+        """Merge the agents' gradients and step, where a step is due."""
+        if self._needs_losses:
+            self._add_losses(*outputs)
+        self.num_steps += 1
+        own = [None if gradient is None else gradient * self.minibatches.num_present for gradient in gradients]
+        agents = None if self.minibatches.equal_parts else self.minibatches.agents
+        num_agents = len(self._present) if agents is not None else self.minibatches.num_present
+        factors = form.evaluation.factors(own, agents, num_agents)
+        vector = self._merged(factors, form.optimizer.own, [form.optimizer.leaf])
+        if vector is None:
+            return
+        norm = vector.norm().item()
+        if self._skip or not math.isfinite(norm):
+            self.skipped_steps += 1
+            return
+        form.flat.gradients.copy_(vector)
+        form.step(norm, self._max_grad_norm)
+
+    def _merged(
+        self, gradients: Tensor | Factored, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
+    ) -> Tensor | None:
+        """The merged gradient ``[P]``; ``None`` where no exchange is due.
+
+        :param gradients: The agents'.
+        :param optimizer: Whose moments may tell a gate what a gradient will do.
+        :param parameters: Of the optimiser.
+        """
+        scale = step_scale(optimizer, parameters) if self.exchange.scales else None
+        rows, idle = self._of_all_agents(gradients)
+        merged = self.exchange.step(rows, self._signals, idle=idle, scale=scale)
+        if merged is None:
+            return None
         if not bool(merged.present.all()):
             self._mask(~merged.present)
         if merged.weights is not None:
             self._note_weights(merged.weights)
-        norm = merged.vector.norm()
-        self._skip = self._skip or not bool(norm.isfinite())
-        torch.mul(merged.vector, self._clipping(norm), out=self._gradient)
-        for parameter, part in zip(self._parameters, self._parts, strict=True):
-            parameter.grad = part
+        return merged.vector
 
-    def _gradients(self) -> tuple[Tensor | Factored, Tensor | None]:
+    def _of_all_agents(self, gradients: Tensor | Factored) -> tuple[Tensor | Factored, Tensor | None]:
         """The agents' gradients ``[A, P]``, and which agents are idle ``[A]``, if any."""
-        gradients = self._backend.gradients(*self._output_gradients())
         if self.minibatches.equal_parts and self.minibatches.num_present == len(self._present):
             return gradients, None
         rows = gradients if isinstance(gradients, Tensor) else gradients.matrix(by_parameter=False)

@@ -11,6 +11,7 @@ turns SB3's one backward pass into that of :math:`\sum_a w_a L_a`, where :math:`
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +35,32 @@ class WeightedUpdate(Update):
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
         """The policy's outputs, which will scale the gradients of SB3's backward pass."""
         values, log_prob, entropy = evaluate_actions(*args, **kwargs)
-        if self._rollout_weights is None:
-            self._add_losses(values, log_prob, entropy)
-        weights = self.exchange.weigh(self._signals) if self._rollout_weights is None else self._rollout_weights
+        weights = self._weights_of(values, log_prob, entropy)
         outputs = (values, log_prob) if entropy is None else (values, log_prob, entropy)
         scaled = _ScaledGradient.apply(self, weights, self._per_sample(weights), *outputs)  # type: ignore[no-untyped-call]
         return (*scaled, None) if entropy is None else scaled
+
+    def step(self, form: Any, outputs: Any, gradients: Any) -> None:
+        """Step with the weighted sum of the agents' gradients, taken in one pass."""
+        weights = self._weights_of(*outputs)
+        per_sample = self._per_sample(weights)
+        form.evaluation.backward(*(gradients if per_sample is None else _scaled(gradients, per_sample)))
+        norm = form.norm()
+        if math.isfinite(norm):
+            self._note_weights(weights)
+        else:
+            form.evaluation.evaluate(self.minibatches.samples)
+            form.evaluation.backward(*self.scale(weights, per_sample, gradients))
+            norm = form.norm()
+        self._before_step(form.optimizer.own)
+        if not self._skip:
+            form.step(norm, self._max_grad_norm)
+
+    def _weights_of(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> Tensor:
+        if self._rollout_weights is not None:
+            return self._rollout_weights
+        self._add_losses(values, log_prob, entropy)
+        return self.exchange.weigh(self._signals)
 
     def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Count whose gradients are in the step."""
@@ -84,9 +105,7 @@ class WeightedUpdate(Update):
                 None if gradient is None else gradient.masked_fill(_shaped(left_out, gradient), 0.0) for gradient in gradients
             )
         self._note_weights(weights)
-        if per_sample is None:
-            return gradients
-        return tuple(None if gradient is None else gradient * _shaped(per_sample, gradient) for gradient in gradients)
+        return gradients if per_sample is None else _scaled(gradients, per_sample)
 
     def _not_finite(self, gradients: list[Tensor]) -> Tensor:
         """Agents with a non-finite gradient ``[A]``, bool."""
@@ -94,6 +113,10 @@ class WeightedUpdate(Update):
         mask = torch.zeros(len(self.minibatches.present), dtype=torch.bool, device=flat.device)
         mask[self.minibatches.agents[~flat.isfinite().all(0)]] = True
         return mask
+
+
+def _scaled(gradients: tuple[Tensor | None, ...], per_sample: Tensor) -> tuple[Tensor | None, ...]:
+    return tuple(None if gradient is None else gradient * _shaped(per_sample, gradient) for gradient in gradients)
 
 
 def _shaped(per_sample: Tensor, gradient: Tensor) -> Tensor:

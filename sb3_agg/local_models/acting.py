@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sb3_agg.local_models.stacked_policy import Named, StackedPolicy, num_rows
 from sb3_agg.patching import temporarily
+from sb3_agg.rollouts.truncation import truncated_agents
 
 
 class LocalActing:
@@ -41,11 +42,7 @@ class LocalActing:
         :param infos: A dictionaries.
         :param dones: ``[A]``.
         """
-        self._truncated = deque(
-            agent
-            for agent in np.flatnonzero(dones).tolist()
-            if infos[agent].get("terminal_observation") is not None and infos[agent].get("TimeLimit.truncated", False)
-        )
+        self._truncated = deque(truncated_agents(infos, dones))
 
     @contextmanager
     def hooked(self) -> Iterator[None]:

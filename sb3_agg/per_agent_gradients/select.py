@@ -10,13 +10,12 @@ from torch import Tensor
 
 from rl_agg.exchange import Factored
 from sb3_agg.per_agent_gradients.base import GradientBackend, UnsupportedPolicyError
-from sb3_agg.per_agent_gradients.linear import LinearBackend
 from sb3_agg.per_agent_gradients.loop import LoopBackend
 from sb3_agg.per_agent_gradients.vmap import VmapBackend
 from sb3_agg.rollouts.losses import Outputs
 from sb3_agg.rollouts.minibatches import Minibatches
 
-BACKENDS: tuple[type[GradientBackend], ...] = (LinearBackend, VmapBackend, LoopBackend)
+BACKENDS: tuple[type[GradientBackend], ...] = (VmapBackend, LoopBackend)
 """From the fastest to the most general, which supports everything."""
 
 

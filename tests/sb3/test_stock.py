@@ -22,6 +22,7 @@ STOCK: dict[str, Any] = {
     "advantage_norm": "stock",
     "minibatches": "stock",
     "fused_optimizer": False,
+    "closed_form": False,
 }
 
 

@@ -110,3 +110,35 @@ def _multiply(one: Tensor, other: Tensor, out: Tensor) -> None:
         out.copy_(one @ other)
     else:  # of one sample each, a product of matrices would take several times as long
         torch.mul(one, other, out=out)
+
+
+def by_agent(samples: Tensor, num_agents: int, slots: Tensor | None, num_slots: int) -> Tensor:
+    """``[B, F]`` to ``[A, M, F]``.
+
+    :param samples: Agent by agent, equally many of each, if there are no slots.
+    :param num_agents: A.
+    :param slots: The row of each sample ``[B]`` where each agent has as many rows as the one with most samples, see
+        :func:`slots_of`; rows without sample are zero.
+    :param num_slots: M, with slots.
+    """
+    if slots is not None:
+        padded = samples.new_zeros(num_agents * num_slots, samples.shape[-1])
+        padded[slots] = samples
+        samples = padded
+    return samples.reshape(num_agents, -1, samples.shape[-1])
+
+
+def slots_of(agents: Tensor, num_agents: int) -> tuple[Tensor, int]:
+    """A row of its own for each sample, where each agent has as many rows as the one with most samples.
+
+    :param agents: The agent of each sample ``[B]``.
+    :param num_agents: A.
+    :return: Rows ``[B]``, and how many each agent has.
+    """
+    counts = torch.bincount(agents, minlength=num_agents)
+    order = agents.argsort(stable=True)
+    most = int(counts.max())
+    starts = counts.cumsum(0) - counts
+    slots = torch.empty_like(agents)
+    slots[order] = torch.arange(len(agents), device=agents.device) - starts[agents[order]] + agents[order] * most
+    return slots, most

@@ -1,0 +1,1 @@
+"""Multilayer perceptrons evaluated and differentiated without a graph: forward passes, derivatives and steps written out."""

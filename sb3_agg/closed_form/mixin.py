@@ -1,0 +1,46 @@
+"""Which updates take the closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sb3_agg.closed_form.support import NoClosedFormError
+from sb3_agg.closed_form.training import OBJECTIVES, ClosedForm, closed_form_of
+
+
+class ClosedFormMixin:
+    """The part of :class:`~sb3_agg.mixin.AggregationMixin` that concerns updates without a graph."""
+
+    closed_form: bool
+    policy: Any
+    logger: Any
+    why_no_closed_form: str | None
+    """Why the last rollout or update took torch's graph; ``None`` if it did not."""
+
+    def _set_up_closed_form(self) -> None:
+        self._closed_form: ClosedForm | None = None
+        self.why_no_closed_form = None if self.closed_form else "closed_form=False"
+        self._logged_reasons: set[str] = set()
+
+    def _find_closed_form(self, train: Any, *, steps: bool) -> ClosedForm | None:
+        """The closed form of the policy as it is now; ``None`` if there is none, which the log says once.
+
+        :param train: The algorithm's own ``train()``.
+        :param steps: Whether the policy's optimiser is about to step.
+        """
+        if not self.closed_form:
+            return None
+        try:
+            if train not in OBJECTIVES:
+                raise NoClosedFormError(f"{train.__qualname__}() is not the train() of SB3's PPO, MaskablePPO or A2C")
+            self._closed_form = form = closed_form_of(self.policy, self._closed_form)
+            if steps and not form.optimizer.adopt():
+                raise NoClosedFormError("the optimiser has stepped parameters unequally often")
+        except NoClosedFormError as error:
+            self.why_no_closed_form = str(error)
+            if str(error) not in self._logged_reasons:
+                self._logged_reasons.add(str(error))
+                self.logger.info(f"closed form not used: {error}")
+            return None
+        self.why_no_closed_form = None
+        return form

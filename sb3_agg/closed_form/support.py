@@ -1,0 +1,170 @@
+"""What the closed form computes: networks and distributions of SB3's MlpPolicy, and why it does not compute others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium import spaces
+from sb3_contrib.common.maskable import distributions as maskable
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common import distributions
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import Tensor, nn
+
+from rl_agg.closed_form.activations import IDENTITY, activation_of
+from rl_agg.closed_form.actor_critic import ActorCritic
+from rl_agg.closed_form.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
+from rl_agg.closed_form.layers import LinearLayer
+from rl_agg.closed_form.memory import Memory
+from sb3_agg.local_models.stacked_optimizer import ELEMENTWISE
+
+POLICIES: tuple[Any, ...] = (ActorCriticPolicy, MaskableActorCriticPolicy)
+METHODS = ("forward", "evaluate_actions", "predict_values", "extract_features", "_get_action_dist_from_latent")
+"""What must be SB3's own, as the closed form stands for it."""
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+
+class NoClosedFormError(Exception):
+    """What there is no closed form of."""
+
+
+class Networks(NamedTuple):
+    """What a policy consists of."""
+
+    policy: list[LinearLayer]
+    value: list[LinearLayer]
+    log_std: nn.Parameter | None
+    trained: list[nn.Parameter]
+
+
+def networks_of(policy: Any) -> Networks:
+    """Take a policy apart, if nothing in it differs from what SB3's MlpPolicy has.
+
+    :param policy: SB3's actor-critic policy, as it is now.
+    :raises NoClosedFormError: if something has no closed form, naming it.
+    """
+    kind = next((kind for kind in POLICIES if isinstance(policy, kind)), None)
+    if kind is None:
+        raise NoClosedFormError(f"policy {type(policy).__name__} is no ActorCriticPolicy")
+    for name in METHODS:
+        if getattr(type(policy), name) is not getattr(kind, name) or name in vars(policy):
+            raise NoClosedFormError(f"policy {type(policy).__name__} has a {name}() of its own")
+    if type(policy.action_dist) not in _DISTRIBUTIONS:
+        raise NoClosedFormError(f"distribution {type(policy.action_dist).__name__}")
+    for module in policy.modules():
+        if "forward" in vars(module) or any(getattr(module, hooks) for hooks in HOOKS):
+            raise NoClosedFormError(f"a {type(module).__name__} has hooks or a forward() of its own")
+    if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
+        raise NoClosedFormError("modules have global hooks")
+    for extractor in (policy.pi_features_extractor, policy.vf_features_extractor):
+        if type(extractor) is not FlattenExtractor:
+            raise NoClosedFormError(f"features extractor {type(extractor).__name__}")
+    if type(policy.mlp_extractor) is not MlpExtractor:
+        raise NoClosedFormError(f"mlp_extractor {type(policy.mlp_extractor).__name__}")
+    parts = Networks(
+        _layers(policy.mlp_extractor.policy_net, policy.action_net),
+        _layers(policy.mlp_extractor.value_net, policy.value_net),
+        getattr(policy, "log_std", None),
+        [parameter for parameter in policy.parameters() if parameter.requires_grad],
+    )
+    _check_parameters(policy, parts)
+    return parts
+
+
+def _layers(hidden: nn.Module, last: nn.Module) -> list[LinearLayer]:
+    layers: list[LinearLayer] = []
+    modules = list(hidden) if type(hidden) is nn.Sequential else [hidden]
+    for module in (*modules, last):
+        if type(module) is nn.Linear:
+            layers.append(LinearLayer(module.weight, module.bias, IDENTITY))
+            continue
+        activation = activation_of(module)
+        if activation is None:
+            raise NoClosedFormError(f"layer {type(module).__name__}")
+        if activation is IDENTITY:
+            continue
+        if not layers or layers[-1].activation is not IDENTITY:
+            raise NoClosedFormError(f"{type(module).__name__} does not follow a linear layer")
+        layers[-1] = layers[-1]._replace(activation=activation)
+    return layers
+
+
+def _check_parameters(policy: Any, parts: Networks) -> None:
+    known = {id(item) for layer in (*parts.policy, *parts.value) for item in (layer.weight, layer.bias)} | {id(parts.log_std)}
+    for name, parameter in policy.named_parameters():
+        if id(parameter) not in known:
+            raise NoClosedFormError(f"parameter {name} is in no layer of the networks")
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise NoClosedFormError(f"parameter {name} has a hook")
+    kinds = {(parameter.dtype, parameter.device) for parameter in policy.parameters()}
+    if len(kinds) > 1 or not parts.trained:
+        raise NoClosedFormError("parameters of several types or devices, or none that is trained")
+
+
+def check_optimizer(optimizer: Any, parts: Networks) -> None:
+    """Check that steps of an optimiser can be taken on one vector.
+
+    :param optimizer: The policy's.
+    :param parts: Of the policy.
+    :raises NoClosedFormError: if not, naming the reason.
+    """
+    name = type(optimizer).__name__
+    if type(optimizer) not in ELEMENTWISE:
+        raise NoClosedFormError(f"optimizer_class {name}")
+    if len(optimizer.param_groups) > 1:
+        raise NoClosedFormError("the optimiser has several groups of parameters")
+    if "step" in vars(optimizer) or any(getattr(optimizer, hooks) for hooks in STEP_HOOKS):
+        raise NoClosedFormError("the optimiser has hooks, or a step() of its own")
+    held = {id(parameter) for parameter in optimizer.param_groups[0]["params"]}
+    if any(id(parameter) not in held for parameter in parts.trained):
+        raise NoClosedFormError("the optimiser lacks parameters that are trained")
+
+
+def actor_critic(parts: Networks, memory: Memory) -> ActorCritic:
+    """The networks of a policy, with parameters in a memory.
+
+    :raises NoClosedFormError: if they share layers in a way that it does not know.
+    """
+    try:
+        return ActorCritic(parts.policy, parts.value, memory)
+    except ValueError as error:
+        raise NoClosedFormError(str(error)) from error
+
+
+def distribution_of(policy: Any, memory: Memory) -> Distribution:
+    """The distribution over a policy's actions.
+
+    :param policy: One that :func:`networks_of` knows.
+    :param memory: Where its parameters are.
+    """
+    return _DISTRIBUTIONS[type(policy.action_dist)](policy, memory)
+
+
+_DISTRIBUTIONS: dict[type, Callable[[Any, Memory], Distribution]] = {
+    distributions.DiagGaussianDistribution: lambda policy, memory: DiagonalGaussian(policy.log_std, memory),
+    distributions.CategoricalDistribution: lambda policy, _: Categorical([policy.action_dist.action_dim]),
+    distributions.MultiCategoricalDistribution: lambda policy, _: Categorical(policy.action_dist.action_dims),
+    distributions.BernoulliDistribution: lambda policy, _: Bernoulli(),
+    maskable.MaskableCategoricalDistribution: lambda policy, _: Categorical([policy.action_dist.action_dim]),
+    maskable.MaskableMultiCategoricalDistribution: lambda policy, _: Categorical(policy.action_dist.action_dims),
+    maskable.MaskableBernoulliDistribution: lambda policy, _: Categorical(policy.action_dist.action_dims),
+}
+
+
+def features_of(policy: Any) -> Callable[[Any], Tensor]:
+    """What the networks see of observations: ``[B, ...]`` to ``[B, F]``."""
+    space = policy.observation_space
+    if isinstance(space, spaces.Box) and not (policy.normalize_images and is_image_space(space)):
+        return _flatten
+    preprocess = partial(preprocess_obs, observation_space=space, normalize_images=policy.normalize_images)
+    return lambda observations: _flatten(preprocess(observations))  # type: ignore[arg-type]
+
+
+def _flatten(observations: Tensor) -> Tensor:
+    return observations.to(torch.float32).flatten(1)
