@@ -33,12 +33,22 @@ class Distribution(ABC):
         """
 
     @abstractmethod
-    def differentiate(self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None) -> Tensor:
+    def differentiate(
+        self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None, divergence_gradient: Tensor | None = None
+    ) -> Tensor:
         """The loss's gradient with respect to the outputs of the last :meth:`evaluate` ``[..., n]``.
 
         :param log_prob_gradient: With respect to the log-probabilities ``[...]``.
         :param entropy_gradient: With respect to the entropies ``[...]``; ``None``: zero.
+        :param divergence_gradient: With respect to what :meth:`divergence` returned since; ``None``: zero.
         """
+
+    def divergence(self, before: Tensor) -> Tensor:
+        """The Kullback-Leibler divergence from another distribution to that of the last :meth:`evaluate` ``[...]``.
+
+        :param before: What a network returned for the other one ``[..., n]``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no divergence")
 
     @abstractmethod
     def sample(self, outputs: Tensor, *, deterministic: bool = False) -> tuple[Tensor, Tensor]:
@@ -73,7 +83,7 @@ class Categorical(Distribution):
     r"""D independent choices among a number of actions each, by their logits.
 
     With p the probabilities: :math:`\partial \log p_a / \partial z_i = [i = a] - p_i` and
-    :math:`\partial H / \partial z_i = -p_i (\log p_i + H)`.
+    :math:`\partial H / \partial z_i = -p_i (\log p_i + H)`; of the divergence from q, :math:`p_i - q_i`.
 
     :param sizes: N of each of D choices.
     """
@@ -120,7 +130,15 @@ class Categorical(Distribution):
         self._entropies = products.sum(-1, keepdim=True).neg_()  # [..., D, 1]
         return self._log_p.gather(-1, self._chosen).sum((-2, -1)), self._entropies.sum((-2, -1))
 
-    def differentiate(self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None) -> Tensor:
+    def divergence(self, before: Tensor) -> Tensor:
+        """From another distribution, whose logits these are, to this one."""
+        log_before = self._log_probabilities(before)
+        self._before = log_before.exp()
+        return (self._before * (log_before - self._log_p)).sum((-2, -1))
+
+    def differentiate(
+        self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None, divergence_gradient: Tensor | None = None
+    ) -> Tensor:
         """The gradient with respect to the logits."""
         of_log_prob = log_prob_gradient[..., None, None]
         if entropy_gradient is None:
@@ -129,6 +147,8 @@ class Categorical(Distribution):
             of_entropy = entropy_gradient[..., None, None]
             gradient = (self._log_p + self._entropies).mul_(of_entropy).add_(of_log_prob).mul_(self._p).neg_()
         gradient.scatter_add_(-1, self._chosen, of_log_prob.expand(self._chosen.shape))
+        if divergence_gradient is not None:
+            gradient += (self._p - self._before) * divergence_gradient[..., None, None]
         if self._allowed is not None:
             gradient = gradient.masked_fill_(~self._allowed, 0.0)
         gradient = gradient.flatten(-2)
@@ -162,7 +182,9 @@ class Bernoulli(Distribution):
     def _log_prob(self, logits: Tensor, actions: Tensor) -> Tensor:
         return -nn.functional.binary_cross_entropy_with_logits(logits, actions.to(logits.dtype), reduction="none").sum(-1)
 
-    def differentiate(self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None) -> Tensor:
+    def differentiate(
+        self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None, divergence_gradient: Tensor | None = None
+    ) -> Tensor:
         """The gradient with respect to the logits."""
         gradient = (self._actions - self._p) * log_prob_gradient.unsqueeze(-1)
         if entropy_gradient is not None:
@@ -203,7 +225,9 @@ class DiagonalGaussian(Distribution):
         constant = self._log_std.sum(-1) + 0.5 * math.log(2 * math.pi) * error.shape[-1]
         return error.square().sum(-1).mul_(-0.5).sub_(constant)
 
-    def differentiate(self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None) -> Tensor:
+    def differentiate(
+        self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None, divergence_gradient: Tensor | None = None
+    ) -> Tensor:
         """The gradient with respect to the means."""
         of_log_prob = log_prob_gradient.unsqueeze(-1)
         if self._gradient is not None:
@@ -234,3 +258,58 @@ class DiagonalGaussian(Distribution):
         if not deterministic:
             error = torch.normal(error, torch.ones_like(outputs))
         return torch.exp(self._log_std) * error + outputs, self._log_prob(error)
+
+
+class GaussianOfOutputs(Distribution):
+    r"""D independent normal variables, whose means and log deviations are a network's outputs.
+
+    With :math:`e = (a - \mu) / \sigma`: derivatives with respect to :math:`\mu` and :math:`\log \sigma` of the log-probability
+    are :math:`e / \sigma` and :math:`e^2 - 1`, of the entropy 0 and 1, and of the divergence from
+    :math:`N(\mu', \sigma')` :math:`(\mu - \mu') / \sigma^2` and :math:`1 - (\sigma'^2 + (\mu - \mu')^2) / \sigma^2`.
+
+    :param limit: Log deviations are clipped to :math:`\pm` this; ``None``: not at all.
+    """
+
+    def __init__(self, limit: float | None) -> None:
+        self._limit = math.inf if limit is None else limit
+
+    def evaluate(self, outputs: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies."""
+        self._mean, log_std = outputs.chunk(2, -1)
+        self._log_std = log_std.clamp(-self._limit, self._limit)
+        self._inside = log_std.abs() <= self._limit
+        self._inverse = torch.exp(-self._log_std)
+        self._error = (actions - self._mean).mul_(self._inverse)
+        sums = self._log_std.sum(-1)
+        constant = 0.5 * math.log(2 * math.pi) * self._error.shape[-1]
+        log_prob = self._error.square().sum(-1).mul_(-0.5).sub_(sums).sub_(constant)
+        return log_prob, sums + (constant + 0.5 * self._error.shape[-1])
+
+    def divergence(self, before: Tensor) -> Tensor:
+        """From another distribution, whose means and log deviations these are, to this one."""
+        mean, log_std = before.chunk(2, -1)
+        self._distance = (self._mean - mean).mul_(self._inverse)
+        self._spread = torch.exp(2 * (log_std - self._log_std)).add_(self._distance.square())
+        return (self._log_std - log_std + 0.5 * (self._spread - 1)).sum(-1)
+
+    def differentiate(
+        self, log_prob_gradient: Tensor, entropy_gradient: Tensor | None, divergence_gradient: Tensor | None = None
+    ) -> Tensor:
+        """The gradient with respect to means and log deviations."""
+        of_log_prob = log_prob_gradient.unsqueeze(-1)
+        of_mean = self._error * self._inverse * of_log_prob
+        of_log_std = (self._error.square() - 1.0) * of_log_prob
+        if entropy_gradient is not None:
+            of_log_std += entropy_gradient.unsqueeze(-1)
+        if divergence_gradient is not None:
+            of_divergence = divergence_gradient.unsqueeze(-1)
+            of_mean += self._distance * self._inverse * of_divergence
+            of_log_std += (1.0 - self._spread) * of_divergence
+        return torch.cat([of_mean, of_log_std * self._inside], -1)
+
+    def sample(self, outputs: Tensor, *, deterministic: bool = False) -> tuple[Tensor, Tensor]:
+        """All variables at once."""
+        mean, log_std = outputs.chunk(2, -1)
+        error = torch.zeros_like(mean) if deterministic else torch.randn_like(mean)
+        actions = mean + error * torch.exp(log_std.clamp(-self._limit, self._limit))
+        return actions, self.evaluate(outputs, actions)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sb3_agg.closed_form.support import NoClosedFormError
+from rl_agg.closed_form.modules import NoClosedFormError
 from sb3_agg.closed_form.training import OBJECTIVES, ClosedForm, closed_form_of
 
 

@@ -16,22 +16,17 @@ from stable_baselines3.common.preprocessing import is_image_space, preprocess_ob
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import Tensor, nn
 
-from rl_agg.closed_form.activations import IDENTITY, activation_of
 from rl_agg.closed_form.actor_critic import ActorCritic
 from rl_agg.closed_form.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from rl_agg.closed_form.layers import LinearLayer
 from rl_agg.closed_form.memory import Memory
+from rl_agg.closed_form.modules import NoClosedFormError, check_hooks, check_parameters, linear_layers
 from sb3_agg.local_models.stacked_optimizer import ELEMENTWISE
 
 POLICIES: tuple[Any, ...] = (ActorCriticPolicy, MaskableActorCriticPolicy)
 METHODS = ("forward", "evaluate_actions", "predict_values", "extract_features", "_get_action_dist_from_latent")
 """What must be SB3's own, as the closed form stands for it."""
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-
-
-class NoClosedFormError(Exception):
-    """What there is no closed form of."""
 
 
 class Networks(NamedTuple):
@@ -57,54 +52,15 @@ def networks_of(policy: Any) -> Networks:
             raise NoClosedFormError(f"policy {type(policy).__name__} has a {name}() of its own")
     if type(policy.action_dist) not in _DISTRIBUTIONS:
         raise NoClosedFormError(f"distribution {type(policy.action_dist).__name__}")
-    for module in policy.modules():
-        if "forward" in vars(module) or any(getattr(module, hooks) for hooks in HOOKS):
-            raise NoClosedFormError(f"a {type(module).__name__} has hooks or a forward() of its own")
-    if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
-        raise NoClosedFormError("modules have global hooks")
+    check_hooks(policy)
     for extractor in (policy.pi_features_extractor, policy.vf_features_extractor):
         if type(extractor) is not FlattenExtractor:
             raise NoClosedFormError(f"features extractor {type(extractor).__name__}")
     if type(policy.mlp_extractor) is not MlpExtractor:
         raise NoClosedFormError(f"mlp_extractor {type(policy.mlp_extractor).__name__}")
-    parts = Networks(
-        _layers(policy.mlp_extractor.policy_net, policy.action_net),
-        _layers(policy.mlp_extractor.value_net, policy.value_net),
-        getattr(policy, "log_std", None),
-        [parameter for parameter in policy.parameters() if parameter.requires_grad],
-    )
-    _check_parameters(policy, parts)
-    return parts
-
-
-def _layers(hidden: nn.Module, last: nn.Module) -> list[LinearLayer]:
-    layers: list[LinearLayer] = []
-    modules = list(hidden) if type(hidden) is nn.Sequential else [hidden]
-    for module in (*modules, last):
-        if type(module) is nn.Linear:
-            layers.append(LinearLayer(module.weight, module.bias, IDENTITY))
-            continue
-        activation = activation_of(module)
-        if activation is None:
-            raise NoClosedFormError(f"layer {type(module).__name__}")
-        if activation is IDENTITY:
-            continue
-        if not layers or layers[-1].activation is not IDENTITY:
-            raise NoClosedFormError(f"{type(module).__name__} does not follow a linear layer")
-        layers[-1] = layers[-1]._replace(activation=activation)
-    return layers
-
-
-def _check_parameters(policy: Any, parts: Networks) -> None:
-    known = {id(item) for layer in (*parts.policy, *parts.value) for item in (layer.weight, layer.bias)} | {id(parts.log_std)}
-    for name, parameter in policy.named_parameters():
-        if id(parameter) not in known:
-            raise NoClosedFormError(f"parameter {name} is in no layer of the networks")
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            raise NoClosedFormError(f"parameter {name} has a hook")
-    kinds = {(parameter.dtype, parameter.device) for parameter in policy.parameters()}
-    if len(kinds) > 1 or not parts.trained:
-        raise NoClosedFormError("parameters of several types or devices, or none that is trained")
+    log_std, extractor = getattr(policy, "log_std", None), policy.mlp_extractor
+    layers = [linear_layers(extractor.policy_net, policy.action_net), linear_layers(extractor.value_net, policy.value_net)]
+    return Networks(*layers, log_std, check_parameters(policy, layers[0] + layers[1], [log_std]))
 
 
 def check_optimizer(optimizer: Any, parts: Networks) -> None:

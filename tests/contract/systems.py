@@ -29,7 +29,9 @@ def _sb3(algorithm: type, **settings: Any) -> Parts:
     sizes = {} if algorithm is AggA2C else {"batch_size": 32, "n_epochs": 2}
     env = make_vec_env("CartPole-v1", n_envs=8, seed=0)
     policy = {"net_arch": [16, 16]}
-    model = algorithm("MlpPolicy", env, n_steps=32, policy_kwargs=policy, seed=0, ent_coef=0.01, closed_form=False, **sizes, **settings)
+    model = algorithm(
+        "MlpPolicy", env, n_steps=32, policy_kwargs=policy, seed=0, ent_coef=0.01, closed_form=False, **sizes, **settings
+    )
     model.learn(UPDATES * 32 * 8)
     logged = {
         name: value

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Categorical as TorchCategorical
-from torch.distributions import Normal
+from torch.distributions import Normal, kl_divergence
 
 from rl_agg.closed_form.activations import activation_of
 from rl_agg.closed_form.actor_critic import ActorCritic
-from rl_agg.closed_form.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
+from rl_agg.closed_form.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, GaussianOfOutputs
 from rl_agg.closed_form.factors import FactoredGradients, slots_of
 from rl_agg.closed_form.flat_optimizer import FlatOptimizer
 from rl_agg.closed_form.layers import LinearLayer
@@ -26,6 +26,7 @@ from rl_agg.closed_form.memory import FlatParameters, Memory
 NUM_FEATURES = 3
 ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.SiLU, nn.ELU, nn.Sigmoid, nn.Identity)
 DOUBLE = 1e-12
+LIMIT = 0.4
 
 
 class Networks(nn.Module):
@@ -82,6 +83,7 @@ shapes = st.fixed_dictionaries(
 ).map(lambda shape: {**shape, "value": shape["policy"] if shape["alike"] else shape["value"]})
 
 spaces = st.one_of(
+    st.tuples(st.just("spread"), st.integers(1, 3)),
     st.tuples(st.just("choices"), st.lists(st.integers(2, 4), min_size=1, max_size=3)),
     st.tuples(st.just("masked"), st.lists(st.integers(2, 4), min_size=1, max_size=3)),
     st.tuples(st.just("bits"), st.integers(1, 3)),
@@ -90,13 +92,15 @@ spaces = st.one_of(
 
 
 def num_outputs(space: tuple[str, Any]) -> int:
+    if space[0] == "spread":
+        return 2 * int(space[1])
     return sum(space[1]) if isinstance(space[1], list) else space[1]
 
 
 def draw_actions(space: tuple[str, Any], num_samples: int) -> tuple[Tensor, Tensor | None]:
     """Actions, and masks that allow them."""
     kind, size = space
-    if kind == "normal":
+    if kind in ("normal", "spread"):
         return torch.randn(num_samples, size, dtype=torch.float64), None
     if kind == "bits":
         return torch.randint(2, (num_samples, size)).double(), None
@@ -109,26 +113,38 @@ def draw_actions(space: tuple[str, Any], num_samples: int) -> tuple[Tensor, Tens
 
 def of_torch(
     space: tuple[str, Any], networks: Networks, outputs: Tensor, actions: Tensor, masks: Any
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies by torch's distributions."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies, and divergences from :func:`before_of`, by torch's distributions."""
     kind, size = space
+    if kind == "spread":
+        now, then = (Normal(own[:, :size], own[:, size:].clamp(-LIMIT, LIMIT).exp()) for own in (outputs, before_of(outputs)))
+        return now.log_prob(actions).sum(-1), now.entropy().sum(-1), kl_divergence(then, now).sum(-1)
     if kind == "normal":
         normal = Normal(outputs, networks.log_std.exp())
-        return normal.log_prob(actions).sum(-1), normal.entropy().sum(-1)
+        return normal.log_prob(actions).sum(-1), normal.entropy().sum(-1), torch.zeros(len(actions))
     if kind == "bits":
         bits = TorchBernoulli(logits=outputs)
-        return bits.log_prob(actions).sum(-1), bits.entropy().sum(-1)
+        return bits.log_prob(actions).sum(-1), bits.entropy().sum(-1), torch.zeros(len(actions))
     if masks is not None:
         outputs = torch.where(masks, outputs, -1e8)
-    each = [TorchCategorical(logits=logits) for logits in outputs.split(size, dim=-1)]
+    before = before_of(outputs) if masks is None else torch.where(masks, before_of(outputs), -1e8)
+    each, then = ([TorchCategorical(logits=logits) for logits in own.split(size, dim=-1)] for own in (outputs, before))
     log_prob = sum(one.log_prob(actions[:, i]) for i, one in enumerate(each))
-    return log_prob, sum(one.entropy() for one in each)  # type: ignore[return-value]
+    divergence = sum(kl_divergence(*pair) for pair in zip(then, each, strict=True))
+    return log_prob, sum(one.entropy() for one in each), divergence  # type: ignore[return-value]
+
+
+def before_of(outputs: Tensor) -> Tensor:
+    """What a network may have returned before: small enough to be inside all limits."""
+    return 0.3 * outputs.detach().clamp(-LIMIT, LIMIT)
 
 
 def in_closed_form(space: tuple[str, Any], networks: Networks, memory: Memory) -> Distribution:
     kind, size = space
     if kind == "normal":
         return DiagonalGaussian(networks.log_std, memory)
+    if kind == "spread":
+        return GaussianOfOutputs(LIMIT)
     return Bernoulli() if kind == "bits" else Categorical(size)
 
 
@@ -157,13 +173,14 @@ def test_gradients_are_those_of_the_graph(shape: dict[str, Any], space: Any, fro
     networks = Networks(shape, num_outputs(space))
     parameters = trained(networks, space, frozen)
     features, (actions, masks) = torch.randn(6, NUM_FEATURES, dtype=torch.float64), draw_actions(space, 6)
-    of_value, of_log_prob, of_entropy = torch.randn(3, 6, dtype=torch.float64)
+    of_value, of_log_prob, of_entropy, of_divergence = torch.randn(4, 6, dtype=torch.float64)
+    diverges = space[0] in ("choices", "masked", "spread")
     if not entropy_counts:
         of_entropy.zero_()
 
     outputs, values = networks(features)
-    log_prob, entropy = of_torch(space, networks, outputs, actions, masks)
-    per_sample = of_value * values[:, 0] + of_log_prob * log_prob + of_entropy * entropy
+    log_prob, entropy, divergence = of_torch(space, networks, outputs, actions, masks)
+    per_sample = of_value * values[:, 0] + of_log_prob * log_prob + of_entropy * entropy + of_divergence * divergence
     each = [
         flat(torch.autograd.grad(per_sample[rows].sum(), parameters, retain_graph=True, materialize_grads=True))
         for rows in (slice(0, 2), slice(2, 4), slice(4, 6))
@@ -180,7 +197,12 @@ def test_gradients_are_those_of_the_graph(shape: dict[str, Any], space: Any, fro
         assert_close(own_values, values.detach())
         assert_close(own_log_prob, log_prob.detach())
         assert_close(own_entropy, entropy.detach())
-        return distribution.differentiate(of_log_prob, of_entropy if entropy_counts else None), of_value[:, None].clone()
+        if diverges:
+            assert_close(distribution.divergence(before_of(own_outputs)), divergence.detach())
+        of_outputs = distribution.differentiate(
+            of_log_prob, of_entropy if entropy_counts else None, of_divergence if diverges else None
+        )
+        return of_outputs, of_value[:, None].clone()
 
     with torch.no_grad():
         form.backward(*evaluate())
@@ -220,7 +242,7 @@ def test_agents_with_parameters_of_their_own(shape: dict[str, Any], space: Any) 
         torch.nn.utils.vector_to_parameters(own[agent], parameters)
         rows = slice(2 * agent, 2 * agent + 2)
         outputs, values = networks(features[rows])
-        log_prob, entropy = of_torch(space, networks, outputs, actions[rows], None if masks is None else masks[rows])
+        log_prob, entropy, _ = of_torch(space, networks, outputs, actions[rows], None if masks is None else masks[rows])
         loss = (of_value[rows] * values[:, 0] + of_log_prob[rows] * log_prob + of_entropy[rows] * entropy).sum()
         expected.append(flat(torch.autograd.grad(loss, parameters, materialize_grads=True)))
 
@@ -247,7 +269,7 @@ def test_a_layer_used_twice_is_refused() -> None:
         ActorCritic([layer, layer], [head], memory)
 
 
-# Steps ------------------------------------------------------------------------------------------------------------------------
+# Steps ----------------------------------------------------------------------------------------------------------------------
 
 OPTIMIZERS: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
     (torch.optim.Adam, {"fused": True}),
