@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,11 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     payload: Any
     policy: Any
     max_grad_norm: float
-    _stock_train: Callable[..., None]
+
+    @property
+    @abstractmethod
+    def _stock_train(self) -> Callable[..., None]:
+        """The algorithm's own ``train()``."""
 
     def _check_local_models(self, scheme: Scheme) -> None:
         for name, choice in ONLY.items():

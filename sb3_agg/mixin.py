@@ -334,7 +334,8 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         """The ``train()`` that is next to ours in the order of classes."""
         classes = type(self).__mro__
         after = classes[classes.index(AggregationMixin) + 1 :]
-        return next(vars(kind)["train"] for kind in after if "train" in vars(kind))
+        train: Callable[..., None] = next(vars(kind)["train"] for kind in after if "train" in vars(kind))
+        return train
 
     def _make_update(self, signals: Signals, minibatches: Minibatches) -> Update:
         parts = (self.exchange, signals, minibatches, self._sample_losses, self.max_grad_norm)

@@ -82,7 +82,7 @@ class ActorCritic:
             return flat.as_strided((2, *first.shape), (next_start - start, *first.stride()), flat.storage_offset() + start)
 
         values, gradients = self.memory.values, self.memory.gradients
-        biases = [None, None]
+        biases: list[Tensor | None] = [None, None]
         if one.bias is not None and other.bias is not None:
             biases = [both(flat, one.bias, other.bias) for flat in (values, gradients)]
         weights = [both(flat, one.weight, other.weight) for flat in (values, gradients)]

@@ -106,15 +106,15 @@ class Categorical(Distribution):
         """``[..., D, N]``"""
         self._allowed = self._masks
         if self._is_even:
-            logits = logits.unflatten(-1, (-1, self._widest))
+            logits = torch.unflatten(logits, -1, (-1, self._widest))
             self._allowed = None if self._masks is None else self._masks.view(logits.shape)
         else:
             self._slots, self._exists = self._slots.to(logits.device), self._exists.to(logits.device)
             shape = (len(self._sizes), self._widest)
-            logits = logits[..., self._slots].unflatten(-1, shape)
+            logits = torch.unflatten(logits[..., self._slots], -1, shape)
             self._allowed = self._exists
             if self._masks is not None:
-                self._allowed = self._masks[..., self._slots].unflatten(-1, shape) & self._exists
+                self._allowed = torch.unflatten(self._masks[..., self._slots], -1, shape) & self._exists
         if self._allowed is not None:
             logits = torch.where(self._allowed, logits, MASKED)
         return torch.log_softmax(logits, -1)
@@ -246,7 +246,7 @@ class DiagonalGaussian(Distribution):
         if self._gradient is None:
             return []
         if agents is None:
-            sums = self._deltas.unflatten(0, (num_agents, -1)).sum(1)
+            sums = torch.unflatten(self._deltas, 0, (num_agents, -1)).sum(1)
         else:
             sums = self._deltas.new_zeros(num_agents, self._deltas.shape[-1]).index_add_(0, agents, self._deltas)
         sums = sums[:, None]

@@ -69,7 +69,9 @@ class FlatOptimizer:
         for name, value in states[0].items():
             values = [state.get(name) for state in states]
             if all(_is_shaped(item, like) for item, like in zip(values, parameters, strict=True)):
-                taken[name] = self.own.state[self.leaf][name] if known else torch.cat([item.reshape(-1) for item in values])
+                taken[name] = (
+                    self.own.state[self.leaf][name] if known else torch.cat([state[name].reshape(-1) for state in states])
+                )
             elif all(bool(item == value) for item in values):
                 taken[name] = value.clone() if isinstance(value, Tensor) else value
             else:

@@ -37,14 +37,14 @@ class Memory:
         """A parameter's value, or each agent's ``[A, ...]``."""
         columns = self.columns.get(id(parameter))
         if columns is not None:
-            return self.values[..., columns].unflatten(-1, parameter.shape)
+            return torch.unflatten(self.values[..., columns], -1, parameter.shape)
         frozen = parameter.detach()
         return frozen if self.is_shared else frozen.expand(len(self.values), *frozen.shape)
 
     def gradient(self, parameter: nn.Parameter) -> Tensor | None:
         """Where its gradient is written; ``None`` if it is frozen."""
         columns = self.columns.get(id(parameter))
-        return None if columns is None else self.gradients[..., columns].unflatten(-1, parameter.shape)
+        return None if columns is None else torch.unflatten(self.gradients[..., columns], -1, parameter.shape)
 
 
 class FlatParameters(Memory):

@@ -38,7 +38,8 @@ def linear_layers(*modules: nn.Module) -> list[LinearLayer]:
     layers: list[LinearLayer] = []
     for module in _one_by_one(modules):
         if type(module) is nn.Linear:
-            layers.append(LinearLayer(module.weight, module.bias, IDENTITY))
+            weight: Any = module.weight
+            layers.append(LinearLayer(weight, module.bias, IDENTITY))
             continue
         activation = activation_of(module)
         if activation is None:

@@ -142,13 +142,8 @@ def _parts(module: Any) -> tuple[list[Any], list[Any], list[Any]]:
     check_hooks(module)
     encoder = module.encoder
     encoders = [encoder.encoder] * 2 if hasattr(encoder, "encoder") else [encoder.actor_encoder, encoder.critic_encoder]
-    for part, kind in (
-        (encoders[0], TorchMLPEncoder),
-        (encoders[1], TorchMLPEncoder),
-        (module.pi, TorchMLPHead),
-        (module.vf, TorchMLPHead),
-    ):
-        if type(part) is not kind:
+    for part in (*encoders, module.pi, module.vf):
+        if type(part) not in (TorchMLPEncoder, TorchMLPHead):
             raise NoClosedFormError(f"a {type(part).__name__} in the module")
     if module.vf.clip_log_std:
         raise NoClosedFormError("a value that is clipped")

@@ -41,7 +41,7 @@ class Evaluation:
 
     def _rows(self, samples: Tensor) -> Tensor:
         """``[A * M, ...]`` as ``[A, M, ...]`` where agents have parameters of their own."""
-        return samples if self.memory.is_shared else samples.unflatten(0, (len(self.memory.values), -1))
+        return samples if self.memory.is_shared else torch.unflatten(samples, 0, (len(self.memory.values), -1))
 
     def backward(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> None:
         """Write the parameters' gradients to memory.

@@ -59,8 +59,9 @@ def networks_of(policy: Any) -> Networks:
     if type(policy.mlp_extractor) is not MlpExtractor:
         raise NoClosedFormError(f"mlp_extractor {type(policy.mlp_extractor).__name__}")
     log_std, extractor = getattr(policy, "log_std", None), policy.mlp_extractor
-    layers = [linear_layers(extractor.policy_net, policy.action_net), linear_layers(extractor.value_net, policy.value_net)]
-    return Networks(*layers, log_std, check_parameters(policy, layers[0] + layers[1], [log_std]))
+    actor = linear_layers(extractor.policy_net, policy.action_net)
+    critic = linear_layers(extractor.value_net, policy.value_net)
+    return Networks(actor, critic, log_std, check_parameters(policy, actor + critic, [log_std]))
 
 
 def check_optimizer(optimizer: Any, parts: Networks) -> None:

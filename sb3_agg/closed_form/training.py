@@ -55,7 +55,7 @@ class ClosedForm:
 
     def norm(self) -> float:
         """Of the gradient in memory."""
-        return torch.linalg.vector_norm(self.flat.gradients).item()
+        return float(torch.linalg.vector_norm(self.flat.gradients))
 
     def step(self, norm: float, max_norm: float) -> None:
         """Clip the gradient in memory as torch's ``clip_grad_norm_``, and step.
