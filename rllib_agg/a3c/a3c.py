@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 
@@ -52,6 +51,8 @@ class A3CConfig(AggregationSettings, ModelDefaults):
     4
     """
 
+    default_learner = A3CTorchLearner
+    default_module = DefaultPPOTorchRLModule
     model_defaults: ClassVar[dict[str, Any]] = {"vf_share_layers": False}
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -93,14 +94,6 @@ class A3CConfig(AggregationSettings, ModelDefaults):
             entropy_coeff=entropy_coeff,
             lambda_=lambda_,
         )
-
-    def get_default_learner_class(self) -> type:
-        """The learner of the env runners and of the server."""
-        return A3CTorchLearner
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """RLlib's actor-critic module, MLP or CNN."""
-        return RLModuleSpec(module_class=DefaultPPOTorchRLModule)
 
     def validate(self) -> None:
         """Check the settings.
@@ -181,12 +174,8 @@ class A3CConfig(AggregationSettings, ModelDefaults):
 class A3C(RestoringAlgorithm, Algorithm):
     """Asynchronous advantage actor-critic."""
 
+    config_class = A3CConfig
     runners_need_whole_module = True
-
-    @classmethod
-    def get_default_config(cls) -> A3CConfig:
-        """The config it is built from."""
-        return A3CConfig()
 
     def setup(self, config: Any) -> None:
         """RLlib's, then the server's state."""

@@ -24,6 +24,7 @@ from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.tune.registry import ENV_CREATOR, _global_registry
@@ -246,9 +247,14 @@ def num_lost_learners(group: LearnerGroup) -> int:
 
 
 class ModelDefaults(AlgorithmConfig):
-    """A config that has defaults of its own for RLlib's ``model_config``."""
+    """A config with a module of its own, and defaults of its own for RLlib's ``model_config``."""
 
+    default_module: ClassVar[type[Any]]
     model_defaults: ClassVar[dict[str, Any]] = {}
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """The module, unless the user sets another."""
+        return RLModuleSpec(module_class=self.default_module)
 
     @property
     def model_derived(self) -> dict[str, Any]:

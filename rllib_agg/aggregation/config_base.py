@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
@@ -26,11 +26,18 @@ class StrictConfig(AlgorithmConfig):
     Pickled, or as a dict, it carries the gates, codecs, rules and other members that it names and that users registered.
     """
 
+    default_learner: ClassVar[type | None] = None
+    """``None``: that of RLlib's config, with which a user may combine this one."""
+
     callbacks_class: Any
     grad_clip: Any
     lr: Any
     env_runner_cls: Any
     batch_mode: Any
+
+    def get_default_learner_class(self) -> type | str:
+        """The learner, unless the user sets another."""
+        return self.default_learner or super().get_default_learner_class()
 
     def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
         """RLlib's.

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_agg.aggregation.config_base import StrictConfig
+
 
 class RestoringAlgorithm(Algorithm):
     """RLlib's, whose env runners in Ray 2.60 keep their weights if these have seen more updates than those they are sent."""
 
+    config_class: ClassVar[type[StrictConfig]]
     config: Any
     learner_group: Any
     env_runner_group: Any
     metrics: Any
     runners_need_whole_module = False
     """Whether env runners hold what only training needs, such as a value function."""
+
+    @classmethod
+    def get_default_config(cls) -> Any:
+        """The config it is built from."""
+        return cls.config_class()
 
     def __repr__(self) -> str:
         # In a Ray actor whose construction failed, RLlib's own fails on the missing config, and hides why.

@@ -12,18 +12,13 @@ from rllib_agg.impala.impala import AsynchronousSharding
 class AggAPPOConfig(AsynchronousSharding, APPOConfig):
     """``APPOConfig`` with aggregation over the agents of each train batch."""
 
+    default_learner = AggAPPOTorchLearner
+
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or AggAPPO)
-
-    def get_default_learner_class(self) -> type:
-        """The aggregating learner."""
-        return AggAPPOTorchLearner
 
 
 class AggAPPO(RestoringAlgorithm, APPO):
     """RLlib's APPO; what differs is in its learner."""
 
-    @classmethod
-    def get_default_config(cls) -> AggAPPOConfig:
-        """The config it is built from."""
-        return AggAPPOConfig()
+    config_class = AggAPPOConfig

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rl_agg import Weighting
 from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, PopulationEvaluator
@@ -47,6 +46,7 @@ class ESConfig(PopulationConfig):
     10
     """
 
+    default_module = ESModule
     model_defaults: ClassVar[dict[str, Any]] = {
         "fcnet_hiddens": [64, 64],
         "fcnet_activation": "tanh",
@@ -139,10 +139,6 @@ class ESConfig(PopulationConfig):
             action_noise_stdev=self.model_config["action_noise_stdev"],
         )
         return EvolutionAgents(evaluator, self.evolution, explore=self.explore)
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """A multi-layer perceptron."""
-        return RLModuleSpec(module_class=ESModule)
 
     @property
     def model_derived(self) -> dict[str, Any]:

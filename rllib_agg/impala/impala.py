@@ -39,18 +39,13 @@ class AsynchronousSharding(AggConfigMixin):
 class AggIMPALAConfig(AsynchronousSharding, IMPALAConfig):
     """``IMPALAConfig`` with aggregation over the agents of each train batch."""
 
+    default_learner = AggIMPALATorchLearner
+
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or AggIMPALA)
-
-    def get_default_learner_class(self) -> type:
-        """The aggregating learner."""
-        return AggIMPALATorchLearner
 
 
 class AggIMPALA(RestoringAlgorithm, IMPALA):
     """RLlib's IMPALA; what differs is in its learner."""
 
-    @classmethod
-    def get_default_config(cls) -> AggIMPALAConfig:
-        """The config it is built from."""
-        return AggIMPALAConfig()
+    config_class = AggIMPALAConfig

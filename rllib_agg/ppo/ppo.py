@@ -24,6 +24,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
 
     whole_algorithm = AggConfigMixin.whole_algorithm | {"shard_by_agent"}
     merges_learners = True
+    default_learner = AggPPOTorchLearner
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or AggPPO)
@@ -51,10 +52,6 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         super().learners(**kwargs)
         return self.take(shard_by_agent=shard_by_agent)
 
-    def get_default_learner_class(self) -> type:
-        """The aggregating learner."""
-        return AggPPOTorchLearner
-
     def validate(self) -> None:
         """Check the settings.
 
@@ -81,7 +78,4 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
 class AggPPO(RestoringAlgorithm, PPO):
     """RLlib's PPO; what differs is in its learner."""
 
-    @classmethod
-    def get_default_config(cls) -> AggPPOConfig:
-        """The config it is built from."""
-        return AggPPOConfig()
+    config_class = AggPPOConfig

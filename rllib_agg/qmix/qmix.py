@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     LEARNER_RESULTS,
@@ -53,6 +52,9 @@ class QMIXConfig(QMIXSettings):
     >>> config.sharing.described["rule"], config.sharing.schedule.interval
     ('mean', 300)
     """
+
+    default_learner = QMIXLearner
+    default_module = QMIXModule
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or QMIX)
@@ -114,18 +116,10 @@ class QMIXConfig(QMIXSettings):
         shared = self.parameter_sharing == "full"
         return {"shared": shared, "agent_ids": shared if self.agent_ids is None else self.agent_ids}
 
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """The agents' networks and the mixer."""
-        return RLModuleSpec(module_class=QMIXModule)
-
     @property
     def model_derived(self) -> dict[str, Any]:
         """What the module takes from the training settings."""
         return {"mixer": self.mixer, "mixing_embed_dim": self.mixing_embed_dim, **self._kind_of_networks}
-
-    def get_default_learner_class(self) -> type:
-        """Learns from whole episodes."""
-        return QMIXLearner
 
     def validate(self) -> None:
         """Check the settings.

@@ -27,6 +27,7 @@ SET_IN_EVALUATION = ("rollout_fragment_length", "batch_mode")
 class ServerConfig(StrictConfig, ModelDefaults):
     """Checks what all such algorithms need; a subclass opens its agents in :meth:`open_agents`."""
 
+    default_learner = ServerLearner
     env: Any
     env_config: Any
     model_config: Any
@@ -82,10 +83,6 @@ class ServerConfig(StrictConfig, ModelDefaults):
         :raises ValueError: if the environment cannot be used.
         """
         raise NotImplementedError
-
-    def get_default_learner_class(self) -> type:
-        """Holds the module."""
-        return ServerLearner
 
     def validate(self) -> None:
         """Check the settings.

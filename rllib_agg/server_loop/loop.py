@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import ray
@@ -29,7 +29,6 @@ from rl_agg.ledger import Ledger
 from rl_agg.population import buffer_bytes
 from rllib_agg.aggregation.restoring import RestoringAlgorithm
 from rllib_agg.aggregation.timeouts import deadline_of
-from rllib_agg.server_loop.config import ServerConfig
 from rllib_agg.server_loop.env_runner import Failure
 from rllib_agg.server_loop.metrics import log_sampled
 
@@ -66,18 +65,12 @@ class Server(Protocol):
 class ServerAlgorithm(RestoringAlgorithm):
     """Runs the loop; a subclass builds the server, numbers the participants and logs their reports."""
 
-    config_class: ClassVar[type[ServerConfig]]
     server: Server
     agents: Any
     """What runs episodes, for what it knows of the environment; its own environments are closed."""
 
     report: Any
     """Of the last update."""
-
-    @classmethod
-    def get_default_config(cls) -> ServerConfig:
-        """The config it is built from."""
-        return cls.config_class()
 
     def make_server(self) -> Server:
         """Build the server, with the module as it is at the beginning."""

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from torch import Tensor
 
 from rl_agg.tabular import DaviaAgents, DaviaLearner, DaviaSettings, QAgents, QLearner, QSettings, TabularEpisodes
@@ -21,7 +20,7 @@ class TabularConfig(PopulationConfig):
 
     settings_class: ClassVar[type[QSettings | DaviaSettings]] = QSettings
     agents_class: ClassVar[type[QAgents | DaviaAgents]] = QAgents
-    module_class: ClassVar[type[TableModule]] = TableModule
+    default_module = TableModule
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
@@ -59,10 +58,6 @@ class TabularConfig(PopulationConfig):
         environments = self.open_environments(worker_index)
         episodes = TabularEpisodes(environments, gamma=self.gamma, max_episode_steps=self.max_episode_steps)
         return self.agents_class(episodes, self.settings)  # type: ignore[arg-type]
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """A table, or a linear function."""
-        return RLModuleSpec(module_class=self.module_class)
 
     def validate(self) -> None:
         """Check the settings.
@@ -145,7 +140,7 @@ class DAVIAConfig(TabularConfig):
     ``communication_kwargs`` are ``lambda_``, ``rho`` and ``num_updates``, see :class:`~rl_agg.gates.GainThreshold`.
     """
 
-    settings_class, agents_class, module_class = DaviaSettings, DaviaAgents, LinearModule
+    settings_class, agents_class, default_module = DaviaSettings, DaviaAgents, LinearModule
     features: ArrayLike | None
 
     def __init__(self, algo_class: type | None = None) -> None:
