@@ -88,12 +88,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         :param kwargs: Those of :meth:`AggregationSettings.training` and RLlib's own.
         """
         super().training(**kwargs)
-        return self.take(
-            gradients_per_iteration=gradients_per_iteration,
-            vf_loss_coeff=vf_loss_coeff,
-            entropy_coeff=entropy_coeff,
-            lambda_=lambda_,
-        )
+        return self.take_arguments(locals())
 
     def validate(self) -> None:
         """Check the settings.

@@ -78,17 +78,7 @@ class AggregationSettings(StrictConfig):
         :param kwargs: The algorithm's own settings.
         """
         super().training(**kwargs)
-        return self.take(
-            aggregation=aggregation,
-            aggregation_kwargs=aggregation_kwargs,
-            communication=communication,
-            communication_kwargs=communication_kwargs,
-            compression=compression,
-            compression_kwargs=compression_kwargs,
-            payload=payload,
-            interval=interval,
-            attack=attack,
-        )
+        return self.take_arguments(locals())
 
     @property
     def num_agents(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
@@ -84,6 +84,10 @@ class StrictConfig(AlgorithmConfig):
             if value is not UNSET:
                 setattr(self, name, value)
         return self
+
+    def take_arguments(self, variables: Mapping[str, Any]) -> Self:
+        """Set what was given to a method, by its ``locals()``; its ``kwargs`` are those of another."""
+        return self.take(**{name: value for name, value in variables.items() if name not in ("self", "kwargs", "__class__")})
 
     def changed(self, names: Iterable[str]) -> str | None:
         """The first of some settings that differs from the default, whatever RLlib calls its attribute."""

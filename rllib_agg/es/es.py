@@ -93,19 +93,7 @@ class ESConfig(PopulationConfig):
         :param kwargs: Those of :meth:`PopulationConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
         """
         super().training(**kwargs)
-        return self.take(
-            noise_stdev=noise_stdev,
-            fitness=fitness,
-            fitness_kwargs=fitness_kwargs,
-            antithetic=antithetic,
-            optimizer=optimizer,
-            optimizer_kwargs=optimizer_kwargs,
-            l2_coeff=l2_coeff,
-            communication=communication,
-            expected_messages=expected_messages,
-            communication_kwargs=communication_kwargs,
-            normalize_observations=normalize_observations,
-        )
+        return self.take_arguments(locals())
 
     def faithful(self, experiment: str = "cartpole") -> Self:
         """Set what the report's experiments set: raw returns, no antithetic pairs, and the numbers of one experiment.

@@ -143,8 +143,7 @@ class QMIXSettings(ServerConfig):
         super().training(**kwargs)
         if hasattr(epsilon, "tolist"):  # an array, which RLlib's configs cannot compare
             epsilon = epsilon.tolist()
-        given = {name: value for name, value in locals().items() if name not in ("self", "kwargs", "__class__")}
-        return self.take(**given)
+        return self.take_arguments(locals())
 
     def faithful(self, targets: str = "hard") -> Self:
         """Set what table 1 of the PPS-QMIX paper sets.
