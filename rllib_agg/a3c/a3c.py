@@ -91,10 +91,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         return self.take_arguments(locals())
 
     def validate(self) -> None:
-        """Check the settings.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check the settings; ``ValueError`` names the one that is wrong."""
         super().validate()
         self.check_choice("agents", ("env_runner",))
         if setting := self.changed(NOT_USED):
@@ -130,10 +127,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         Scheduler.validate(fixed_value_or_schedule=self.entropy_coeff, **description)
 
     def make_scheme(self) -> Scheme:
-        """The scheme that the settings ask for, carried out as gradients arrive.
-
-        :raises ValueError: as :meth:`AggregationSettings.make_scheme`, or if A3C cannot exchange the payload, or not then.
-        """
+        """The scheme, carried out as gradients arrive; ``ValueError`` also if A3C cannot exchange the payload, or not then."""
         scheme = super().make_scheme()
         if scheme.payload.content != "gradients" or scheme.payload.local:
             raise ValueError(
@@ -148,19 +142,13 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         return dataclasses.replace(scheme, schedule=OnArrival())
 
     def make_exchange(self) -> ArrivalExchange:
-        """What carries the scheme out, before the first gradient.
-
-        :raises ValueError: if a setting is unknown, or does not go with the number of agents.
-        """
+        """What carries the scheme out, before the first gradient; ``ValueError`` as of RLlib's other algorithms."""
         exchange = ArrivalExchange(self.make_scheme(), self.num_agents, attack=self.attack)
         exchange.check()
         return exchange
 
     def check_module_settings(self) -> None:
-        """Check the settings that may differ from module to module.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check the scheme, and that it goes with the number of agents."""
         super().check_module_settings()
         if not self.in_evaluation:  # whose env runners are not the agents
             self.make_exchange()

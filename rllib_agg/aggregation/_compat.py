@@ -46,10 +46,7 @@ NAMES = {
 
 
 def check() -> None:
-    """Look every name of :data:`NAMES` up.
-
-    :raises ImportError: naming what has moved.
-    """
+    """Look every name of :data:`NAMES` up; ``ImportError`` names what has moved."""
     for place, names in NAMES.items():
         module_name, class_name = place.split(":")
         try:
@@ -107,10 +104,7 @@ class HookedLearner(TorchLearner):
         super().set_state(own_arrays(state))
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
-        """Called with the complete train batch of this learner, on its device, before the first minibatch.
-
-        :param batch: Modules to their data; may be changed in place.
-        """
+        """Called with this learner's complete train batch before the first minibatch; may change it in place."""
 
     def mixes(self, module_id: str) -> bool:
         """Whether a module's first minibatches are drawn at random too.
@@ -213,11 +207,7 @@ class HookedLearner(TorchLearner):
 
 
 def average_gradients(module: Any, on: bool) -> None:
-    """Let backward passes through a module average its gradients over learners, or leave each learner its own.
-
-    :param module: As a learner holds it, wrapped for several learners or not.
-    :param on: Which.
-    """
+    """Let backward passes through a module, wrapped for DDP or not, average gradients over learners, or keep each its own."""
     if isinstance(module, torch.nn.parallel.DistributedDataParallel):
         module.require_backward_grad_sync = on  # what its no_sync() sets
 

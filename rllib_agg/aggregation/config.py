@@ -86,10 +86,7 @@ class AggregationSettings(StrictConfig):
         return count_agents(self.agents, self.num_env_runners, self.num_envs_per_env_runner)
 
     def make_scheme(self) -> Scheme:
-        """The scheme that the settings ask for.
-
-        :raises ValueError: if a name, a setting or a value is unknown, or two choices do not go together.
-        """
+        """The scheme; ``ValueError`` if a name, setting or value is unknown, or two choices do not go together."""
         return make_scheme(
             self.aggregation,
             self.aggregation_kwargs,
@@ -114,10 +111,7 @@ class AggregationSettings(StrictConfig):
         return pipeline
 
     def validate(self) -> None:
-        """RLlib's checks, then those of aggregation; also appends the tagging of agents to the callbacks.
-
-        :raises ValueError: naming the setting that is wrong.
-        """
+        """RLlib's checks, then those of aggregation, naming the setting that is wrong; then tag agents by a callback."""
         super().validate()
         if not self.add_default_connectors_to_learner_pipeline:
             raise ValueError(f"{type(self).__name__} needs RLlib's default learner connectors; add yours to them")
@@ -138,17 +132,11 @@ class AggregationSettings(StrictConfig):
             self.callbacks_class = [*callbacks, AgentTagging]
 
     def check_module_settings(self) -> None:
-        """Check the settings that may differ from module to module.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check what may differ from module to module; ``ValueError`` names the setting that is wrong."""
         self.make_scheme()
 
     def check_override(self, module_config: Self) -> None:
-        """Check one module's settings together with those of all.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check one module's settings together with those of all; ``ValueError`` names the one that is wrong."""
         module_config.check_module_settings()
 
 
@@ -191,10 +179,7 @@ class AggConfigMixin(AggregationSettings):
     def build_learner_group(
         self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
     ) -> AggLearnerGroup:
-        """RLlib's, with our class.
-
-        :raises ValueError: if a layer that is to be merged is not in the module.
-        """
+        """RLlib's, with our class; ``ValueError`` if a layer that is to be merged is not in the module."""
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
         self._check_layers(spec)
         return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
@@ -207,10 +192,7 @@ class AggConfigMixin(AggregationSettings):
                 payload.selected([name for name, parameter in module.named_parameters() if parameter.requires_grad])
 
     def validate(self) -> None:
-        """Check that the learner can aggregate.
-
-        :raises ValueError: naming the setting that is wrong.
-        """
+        """Check that the learner can aggregate."""
         super().validate()
         self.check_choice("agents", AGENT_CHOICES)
         if not hasattr(self.learner_class, "losses_per_sample"):
@@ -221,10 +203,7 @@ class AggConfigMixin(AggregationSettings):
             )
 
     def check_module_settings(self) -> None:
-        """Check the settings that may differ from module to module.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check that the learners can exchange the payload, at the times of the schedule."""
         super().check_module_settings()
         if self.in_evaluation:  # whose env runners are not the agents
             return
@@ -283,10 +262,7 @@ class AggConfigMixin(AggregationSettings):
             raise ValueError(f"local_epochs are some of an update's num_epochs={num_epochs}, got {epochs!r}")
 
     def check_override(self, module_config: Self) -> None:
-        """Check one module's settings together with those of all.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check that all modules exchange parameters alike, if they do."""
         super().check_override(module_config)
         own, common = module_config.make_scheme().payload, self.make_scheme().payload
         if isinstance(own, Parameters) != isinstance(common, Parameters) or (isinstance(own, Parameters) and own != common):

@@ -40,10 +40,7 @@ class StrictConfig(AlgorithmConfig):
         return self.default_learner or super().get_default_learner_class()
 
     def update_from_dict(self, config_dict: dict[str, Any]) -> Self:
-        """RLlib's.
-
-        :raises ValueError: naming the settings that do not exist.
-        """
+        """RLlib's; ``ValueError`` names the settings that do not exist."""
         before = set(vars(self))
         settings = {name: value for name, value in config_dict.items() if name not in NOT_SETTINGS}
         super().update_from_dict(settings)
@@ -76,10 +73,7 @@ class StrictConfig(AlgorithmConfig):
         return {**state, MEMBERS: members} if members else state
 
     def take(self, **settings: Any) -> Self:
-        """Set what was given.
-
-        :param settings: By name; what is ``UNSET`` stays as it is.
-        """
+        """Set what was given, and leave what is ``UNSET`` as it is."""
         for name, value in settings.items():
             if value is not UNSET:
                 setattr(self, name, value)
@@ -99,27 +93,18 @@ class StrictConfig(AlgorithmConfig):
         return None
 
     def validate(self) -> None:
-        """RLlib's checks.
-
-        :raises ValueError: as these; or if the new API stack is switched off.
-        """
+        """RLlib's checks; ``ValueError`` as these, or if the new API stack is switched off."""
         if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
             raise ValueError(f"{type(self).__name__} needs RLlib's new API stack; do not switch it off")
         super().validate()
 
     def check_lr(self) -> None:
-        """Raise if a learning rate, alone or in a schedule, is negative or not a number.
-
-        :raises ValueError: naming the value.
-        """
+        """Raise ``ValueError`` if a learning rate, alone or in a schedule, is negative or not a number."""
         for rate in [value for _, value in self.lr] if isinstance(self.lr, list | tuple) else [self.lr]:
             check_number("lr", rate, least=0)
 
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        """Raise if a value is not among the choices.
-
-        :raises ValueError: listing them.
-        """
+        """Raise ``ValueError``, listing the choices, if a value is not among them."""
         value = getattr(self, name)
         if value not in choices:
             raise unknown_choice(name, value, choices)

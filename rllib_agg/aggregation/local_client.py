@@ -61,10 +61,7 @@ class LocalClient:
         return None if epochs is None else int(epochs[distributed.get_rank()])
 
     def begin_update(self, num_samples: float) -> None:
-        """Called before the first step of an update.
-
-        :param num_samples: Samples of this learner in it.
-        """
+        """Called before the first step of an update on so many samples of this learner."""
         if self._is_merged:
             self._last_merge = _copies([*self._parameters, *self._buffers])  # whoever restores weights writes to the module
         self._is_merged = False

@@ -26,11 +26,7 @@ class MaskCorruptAgents(ConnectorV2):
         super().__init__()
 
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Mask the samples, in place.
-
-        :param batch: Modules to their columns.
-        :raises ValueError: if the batch does not say whose samples it holds.
-        """
+        """Mask the samples, in place; ``ValueError`` if the batch does not say whose samples it holds."""
         for data in batch.values():
             if AGENT not in data:
                 raise ValueError(

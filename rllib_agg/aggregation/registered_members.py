@@ -16,10 +16,7 @@ class RegisteredMembers(dict[str, dict[str, Any]]):
 
 
 def named_members(settings: Mapping[str, Any]) -> RegisteredMembers:
-    """The registered members that some settings name.
-
-    :param settings: Names are looked for in all strings, those in nested containers included.
-    """
+    """The registered members that some settings name, in any string, those in nested containers included."""
     known = registered()
     if not known:
         return RegisteredMembers()

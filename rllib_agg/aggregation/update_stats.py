@@ -74,10 +74,7 @@ class UpdateStats:
         return self._minibatches[-1]
 
     def weights_of(self, present: Tensor) -> Tensor | None:
-        """The last minibatch's weights, if the same agents' gradients counted in it.
-
-        :param present: Whose, ``[A]``, bool.
-        """
+        """The last minibatch's weights, if the same agents' gradients ``[A]`` counted in it."""
         if not self._minibatches:
             return None
         return self.last.weights if torch.equal(self.last.present, present) else None

@@ -109,10 +109,7 @@ class ESConfig(PopulationConfig):
 
     @property
     def evolution(self) -> EvolutionSettings:
-        """Settings that server and agents share.
-
-        :raises ValueError: if a setting is out of range.
-        """
+        """Settings that server and agents share; ``ValueError`` if one is out of range."""
         return self.collect(EvolutionSettings)
 
     def open_agents(self, worker_index: int = 0) -> EvolutionAgents:
@@ -134,10 +131,7 @@ class ESConfig(PopulationConfig):
         return {"normalize_actions": self.normalize_actions}
 
     def validate(self) -> None:
-        """Check the settings.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check the settings."""
         super().validate()
         _ = self.evolution  # builds, and so checks, all of them
         check_flag("normalize_observations", self.normalize_observations)

@@ -15,10 +15,7 @@ class AsynchronousSharding(AggConfigMixin):
     """Settings that IMPALA's way of spreading samples over learners allows: RLlib hands out whole fragments."""
 
     def validate(self) -> None:
-        """Raise if a learner could be left without data: the others would wait for it forever.
-
-        :raises ValueError: naming the setting that is wrong.
-        """
+        """Raise ``ValueError`` if a learner could be left without data: the others would wait for it forever."""
         super().validate()
         if self.num_learners < 2 or self.in_evaluation:
             return

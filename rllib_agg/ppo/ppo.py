@@ -53,10 +53,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         return self.take(shard_by_agent=shard_by_agent)
 
     def validate(self) -> None:
-        """Check the settings.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check that there are enough agents to give each learner whole ones."""
         super().validate()
         # RLlib checks the settings of evaluation too, in which num_env_runners is that of evaluation.
         check_flag("shard_by_agent", self.shard_by_agent)
@@ -67,10 +64,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
             )
 
     def check_module_settings(self) -> None:
-        """Check the settings that may differ from module to module.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check ``advantage_norm`` too."""
         super().check_module_settings()
         self.check_choice("advantage_norm", NORM_CHOICES)
 

@@ -46,11 +46,7 @@ NEVER_CALLED = (
 
 
 def check_config(config: Any) -> None:
-    """Check what does not depend on the environment.
-
-    :param config: A QMIXConfig.
-    :raises ValueError: naming the setting.
-    """
+    """Check what does not depend on the environment; ``ValueError`` names the setting."""
     classes = force_list(config.callbacks_class)
     for name in NEVER_CALLED:
         stock, given = getattr(RLlibCallback, name), getattr(config, f"callbacks_{name}")
@@ -89,12 +85,7 @@ def check_config(config: Any) -> None:
 
 
 def check_shape(config: Any, spec: TeamSpec) -> None:
-    """Check settings against an environment.
-
-    :param config: A QMIXConfig.
-    :param spec: The environment's sizes.
-    :raises ValueError: naming the setting, or the environment's fault.
-    """
+    """Check a config against an environment's sizes; ``ValueError`` names the setting, or the environment's fault."""
     for name in ("num_agents", "num_actions", "observation_size", "max_episode_steps"):
         check_count(f"{config.env}'s {name}", getattr(spec, name), least=1)
     config.replay_settings.check(spec)
@@ -104,10 +95,7 @@ def check_shape(config: Any, spec: TeamSpec) -> None:
 
 
 def check_epsilon(epsilon: Any) -> None:
-    """Check that epsilon is a share, or a schedule of shares.
-
-    :raises ValueError: naming the value.
-    """
+    """Raise ``ValueError`` if epsilon is neither a share nor a schedule of shares."""
     scheduled = isinstance(epsilon, Sequence) and not isinstance(epsilon, str)
     points = epsilon if scheduled else [[0, epsilon]]
     if not points or any(not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2 for point in points):

@@ -21,10 +21,7 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 def precision(name: Any) -> np.dtype[Any]:
-    """The precision of a name of :data:`PRECISIONS`.
-
-    :raises ValueError: if it is none of them.
-    """
+    """The precision of a name; ``ValueError`` if it is none of :data:`PRECISIONS`."""
     if not isinstance(name, str) or name not in PRECISIONS:
         raise unknown_choice("dtype", name, PRECISIONS)
     return PRECISIONS[name]
@@ -61,13 +58,7 @@ class TeamEpisodes:
 
     @classmethod
     def zeros(cls, episodes: int, steps: int, spec: TeamSpec, dtype: np.dtype[Any]) -> TeamEpisodes:
-        """Allocate episodes; the system assigns memory at the first write.
-
-        :param episodes: k.
-        :param steps: T.
-        :param spec: The other sizes.
-        :param dtype: Of observations and states.
-        """
+        """Allocate k episodes of T steps; the system assigns memory at the first write."""
         agents = spec.num_agents
         return cls(
             observations=np.zeros((episodes, steps + 1, agents, spec.observation_size), dtype),
@@ -89,11 +80,7 @@ class TeamEpisodes:
         return {name: getattr(self, name) for name in type(self).__dataclass_fields__}
 
     def take(self, rows: NDArray[Any], steps: int) -> TeamEpisodes:
-        """A copy of some episodes.
-
-        :param rows: Which.
-        :param steps: T of the copy, no less than their lengths.
-        """
+        """A copy of some episodes, cut to T steps, no less than their lengths."""
         return TeamEpisodes(
             observations=self.observations[rows, : steps + 1],
             states=self.states[rows, : steps + 1],

@@ -39,11 +39,7 @@ class QMIXLearner(FiniteSteps, ServerLearner):
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     def learn(self, episodes: TeamEpisodes) -> dict[str, Tensor]:
-        """Take one gradient step.
-
-        :param episodes: B of them.
-        :return: What to log.
-        """
+        """Take one gradient step on B episodes, and return what to log."""
         measures = self.td_loss(episodes)
         gradients = self.compute_gradients({DEFAULT_MODULE_ID: measures["total_loss"]})
         # Before clipping: a norm of NaN would turn all gradients into NaN.
@@ -52,11 +48,7 @@ class QMIXLearner(FiniteSteps, ServerLearner):
         return {name: value.detach() for name, value in measures.items()}
 
     def td_loss(self, episodes: TeamEpisodes) -> dict[str, Tensor]:
-        """The mean squared error of the chosen actions' values.
-
-        :param episodes: B of them.
-        :return: ``total_loss``, to be differentiated, and what else to log.
-        """
+        """``total_loss``, the mean squared error of the chosen actions' values in B episodes, and what else to log."""
         module, config = self.team, self.config
         networks, device = module.networks, module.networks.head.weight.device
         masks = torch.from_numpy(episodes.unpacked_masks(networks.num_actions)).to(device)

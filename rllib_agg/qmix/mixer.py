@@ -58,10 +58,7 @@ class SumMixer(nn.Module):
 
 
 def make_mixer(name: str | None, num_agents: int, state_size: int, *, embed_dim: int, hypernet_dim: int) -> nn.Module | None:
-    """Build a mixer.
-
-    :param name: ``qmix``, ``vdn``, or ``None``: agents learn independently.
-    """
+    """Build ``qmix``, ``vdn``, or with ``None`` nothing: agents learn independently."""
     if name == "qmix":
         return MonotonicMixer(num_agents, state_size, embed_dim=embed_dim, hypernet_dim=hypernet_dim)
     return SumMixer() if name == "vdn" else None
@@ -76,10 +73,7 @@ def mix(mixer: nn.Module | None, values: Tensor, states: Tensor) -> Tensor:
 
 
 def seed_mixer(mixer: nn.Module | None, generator: torch.Generator, *, orthogonal: bool) -> None:
-    """Draw a mixer's parameters.
-
-    :param orthogonal: Orthogonal weights and no biases, instead of torch's uniform ones.
-    """
+    """Draw a mixer's parameters: torch's uniform ones, or orthogonal weights and no biases."""
     for layer in () if mixer is None else mixer.modules():
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5

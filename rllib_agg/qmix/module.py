@@ -80,10 +80,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
-        """Move the targets towards the online networks.
-
-        :param tau: How far; 1: all the way.
-        """
+        """Move the targets towards the online networks by a share of the way; 1: all of it."""
         pairs: tuple[tuple[nn.Module | None, nn.Module | None], ...]
         pairs = (self.networks, self.target_networks), (self.mixer, self.target_mixer)
         for online, target in pairs:

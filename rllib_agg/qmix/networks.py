@@ -106,10 +106,7 @@ class AgentNetworks(nn.Module):
                 parameter.copy_(parameter[:1].clone().expand_as(parameter))
 
     def start(self, batch: int) -> Tensor:
-        """Hidden states before the first step ``[m, K, H]``.
-
-        :param batch: B.
-        """
+        """Hidden states before the first step of B episodes ``[m, K, H]``."""
         sequences = batch * self.num_agents // self.num_networks
         return self.head.weight.new_zeros(self.num_networks, sequences, self.hidden)
 

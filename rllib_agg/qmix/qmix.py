@@ -62,10 +62,7 @@ class QMIXConfig(QMIXSettings):
 
     @property
     def sharing(self) -> Scheme | None:
-        """What agents exchange; ``None``: nothing.
-
-        :raises ValueError: if a setting is out of range, or two do not go together.
-        """
+        """What agents exchange; ``None``: nothing. ``ValueError`` if a setting is out of range, or two do not go together."""
         return make_sharing(self)
 
     def groups(self, spec: TeamSpec) -> list[NDArray[np.int64]]:
@@ -84,10 +81,7 @@ class QMIXConfig(QMIXSettings):
         return next((credit for credit in self._credits if credit in spec.credits), self._credits[-1])
 
     def open_team(self) -> TeamEnv:
-        """Make the environment's copies, with the best credit that it supports.
-
-        :raises ValueError: if there is no such environment, credit or setting.
-        """
+        """Make the environment's copies, with the best credit that it supports; ``ValueError`` if there is none."""
         make = partial(make_team_env, self.env, self.num_envs_per_env_runner, settings=dict(self.env_config))
         *preferred, last = self._credits
         for credit in preferred:
@@ -96,10 +90,7 @@ class QMIXConfig(QMIXSettings):
         return make(credit=last)
 
     def open_agents(self, worker_index: int = 0) -> TeamPlayers:
-        """Make what plays.
-
-        :param worker_index: Ignored: episodes do not depend on the env runner.
-        """
+        """Make what plays, the same on all env runners."""
         env = self.open_team()
         check_shape(self, env.spec)
         networks = AgentNetworks(
@@ -122,10 +113,7 @@ class QMIXConfig(QMIXSettings):
         return {"mixer": self.mixer, "mixing_embed_dim": self.mixing_embed_dim, **self._kind_of_networks}
 
     def validate(self) -> None:
-        """Check the settings.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check the settings."""
         super().validate()
         check_config(self)
 

@@ -42,10 +42,7 @@ class ReplaySettings:
         return self.capacity * TeamEpisodes.zeros(1, spec.max_episode_steps, spec, precision(self.dtype)).nbytes
 
     def check(self, spec: TeamSpec) -> None:
-        """Log how much memory the full replay will take.
-
-        :raises ValueError: if that is more than the limit, with what would fit.
-        """
+        """Log how much memory the full replay takes; ``ValueError``, with what would fit, if that is more than the limit."""
         needed = self.bytes_for(spec) / GIGABYTE
         size = (
             f"{self.capacity} episodes of up to {spec.max_episode_steps} steps of {spec.num_agents} agents take "
@@ -97,10 +94,7 @@ class EpisodeReplay:
         self.num_added += len(episodes)
 
     def sample(self, generator: np.random.Generator, size: int) -> TeamEpisodes:
-        """Draw episodes, each at most once, cut after the longest of them.
-
-        :param size: At most as many as there are.
-        """
+        """Draw at most as many episodes as there are, each once, cut after the longest of them."""
         rows = generator.choice(len(self), size, replace=False)
         return self._stored.take(rows, int(self._stored.lengths[rows].max()))
 
@@ -111,10 +105,7 @@ class EpisodeReplay:
         return {"num_added": self.num_added, "episodes": self._stored.take(rows, longest).arrays()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
-
-        :raises ValueError: if it is of another capacity or of another environment.
-        """
+        """Restore :meth:`state_dict`; ``ValueError`` if it is of another capacity or of another environment."""
         saved = state["episodes"]
         kept = len(saved["lengths"])
         own = self._stored.arrays()

@@ -94,10 +94,7 @@ class TeamPlayers:
         self.env, self.networks, self.dtype, self.threads = env, networks, dtype, threads
 
     def run(self, broadcast: TeamBroadcast, agents: NDArray[np.int64]) -> TeamReport:
-        """Play some groups.
-
-        :param agents: The groups' numbers.
-        """
+        """Play the groups of these numbers."""
         self.networks.load_state_dict({name: torch.from_numpy(value) for name, value in broadcast.weights.items()})
         streams = [stream("actions", broadcast.run, broadcast.round, group) for group in agents.tolist()]
         return TeamReport(agents, tuple(self.play(self.networks, broadcast.epsilon, generator) for generator in streams))
@@ -187,10 +184,7 @@ def store(record: TeamEpisodes, step: int, view: TeamView) -> None:
 
 
 def check_masks(masks: Bools) -> None:
-    """Check that masks ``[E, n, a]`` leave each agent a legal action.
-
-    :raises ValueError: naming the first agent without one.
-    """
+    """Raise ``ValueError``, naming an agent, if masks ``[E, n, a]`` leave it no legal action."""
     idle = np.argwhere(~masks.any(-1))
     if len(idle):
         raise ValueError(f"agent {idle[0, 1]} has no legal action; an environment must leave each agent at least one")

@@ -119,10 +119,7 @@ class TeamServer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`.
-
-        :raises ValueError: as :meth:`EpisodeReplay.load_state_dict`; nothing has changed then.
-        """
+        """Restore :meth:`state_dict`; where the replay does not fit, raise ``ValueError`` before anything changes."""
         if state["replay"] is not None and self.config.store_buffer_in_checkpoints:
             self.replay.load_state_dict(state["replay"])
         else:

@@ -165,8 +165,5 @@ class QMIXSettings(ServerConfig):
 
     @property
     def replay_settings(self) -> ReplaySettings:
-        """How much is kept.
-
-        :raises ValueError: if a setting is unknown or out of range.
-        """
+        """How much is kept; ``ValueError`` if a setting is unknown or out of range."""
         return build("replay_buffer_config", ReplaySettings, self.replay_buffer_config)

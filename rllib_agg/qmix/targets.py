@@ -7,11 +7,7 @@ from torch import Tensor
 
 
 def valid_steps(lengths: Tensor, steps: int) -> Tensor:
-    """Which steps belong to an episode ``[B, T]``.
-
-    :param lengths: ``[B]``.
-    :param steps: T.
-    """
+    """Which of T steps belong to an episode ``[B, T]``, by the episodes' lengths ``[B]``."""
     return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(1)
 
 

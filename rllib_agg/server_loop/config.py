@@ -64,11 +64,7 @@ class ServerConfig(StrictConfig, ModelDefaults):
         leave_runner_states(self)
 
     def collect(self, kind: type[Settings]) -> Settings:
-        """Fill a dataclass from the settings of the same names.
-
-        :param kind: The dataclass.
-        :raises ValueError: as its constructor.
-        """
+        """Fill a dataclass from the settings of the same names; its constructor may raise ``ValueError``."""
         fields = dataclasses.fields(kind)  # type: ignore[arg-type]
         return kind(**{field.name: getattr(self, field.name) for field in fields})
 
@@ -85,10 +81,7 @@ class ServerConfig(StrictConfig, ModelDefaults):
         raise NotImplementedError
 
     def validate(self) -> None:
-        """Check the settings.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check the settings; ``ValueError`` names the one that is wrong."""
         name = type(self).__name__
         super().validate()
         if self.num_learners:

@@ -36,10 +36,7 @@ class EpisodicEnvRunner(SingleAgentEnvRunner):
         return self.config.open_agents(self.worker_index or 0)
 
     def make_env(self) -> None:
-        """RLlib's, with the agents' time limit.
-
-        :raises ValueError: if there is one, and the environments are not made one by one.
-        """
+        """RLlib's, with the agents' time limit, for which environments must be made one by one."""
         super().make_env()
         limit = self.config.max_episode_steps
         if limit is None:

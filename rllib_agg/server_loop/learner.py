@@ -15,8 +15,5 @@ class ServerLearner(HookedLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
-        """There is none.
-
-        :raises NotImplementedError: always.
-        """
+        """There is none; always raises ``NotImplementedError``."""
         raise NotImplementedError(f"{type(self).__name__} learns from reports of whole episodes, not from batches")

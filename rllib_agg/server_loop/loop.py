@@ -91,17 +91,11 @@ class ServerAlgorithm(RestoringAlgorithm):
         raise NotImplementedError
 
     def log_episodes(self, report: Any) -> tuple[int, int]:
-        """Log returns and lengths.
-
-        :return: How many environment steps and episodes they were.
-        """
+        """Log returns and lengths; returns how many environment steps and episodes they were."""
         raise NotImplementedError
 
     def setup(self, config: Any) -> None:
-        """RLlib's, then the server.
-
-        :raises ValueError: if the environment cannot be used.
-        """
+        """RLlib's, then the server; ``ValueError`` if the environment cannot be used."""
         # First: a module cannot be built for spaces that do not fit, and RLlib's error would not say why.
         self.agents = self.config.open_agents()
         self.agents.close()

@@ -13,11 +13,7 @@ from ray.rllib.utils.metrics import (
 
 
 def log_sampled(log: Callable[..., None], num_steps: int, num_episodes: int, *, prefix: tuple[str, ...]) -> None:
-    """Log env steps and episodes, of this round and since the start.
-
-    :param log: A metrics logger's ``log_value``.
-    :param prefix: Of every key.
-    """
+    """Log env steps and episodes, of this round and since the start, by a logger's ``log_value``, under a prefix."""
     for name, lifetime, count in (
         (NUM_ENV_STEPS_SAMPLED, NUM_ENV_STEPS_SAMPLED_LIFETIME, num_steps),
         (NUM_EPISODES, NUM_EPISODES_LIFETIME, num_episodes),

@@ -53,10 +53,7 @@ class AlgorithmRunner(ABC):
         """What reads each update of a run."""
 
     def check(self, cell: Cell) -> None:
-        """Raise on bad settings.
-
-        :raises StudyError: naming the system, the environment and the reason.
-        """
+        """Raise :class:`StudyError`, naming the system, the environment and the reason, on bad settings."""
         self.check_keys(cell)
         try:
             self.validate(self.config(cell))

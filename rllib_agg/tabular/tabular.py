@@ -47,10 +47,7 @@ class TabularConfig(PopulationConfig):
 
     @property
     def settings(self) -> QSettings | DaviaSettings:
-        """Settings that server and agents share.
-
-        :raises ValueError: if one is out of range.
-        """
+        """Settings that server and agents share; ``ValueError`` if one is out of range."""
         return self.collect(self.settings_class)
 
     def open_agents(self, worker_index: int = 0) -> QAgents | DaviaAgents:
@@ -60,10 +57,7 @@ class TabularConfig(PopulationConfig):
         return self.agents_class(episodes, self.settings)  # type: ignore[arg-type]
 
     def validate(self) -> None:
-        """Check the settings.
-
-        :raises ValueError: naming the one that is wrong.
-        """
+        """Check the settings."""
         _ = self.settings  # builds, and so checks, all of them; the module's are derived from some
         super().validate()
         if self.explore:

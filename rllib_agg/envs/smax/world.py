@@ -79,10 +79,7 @@ class SmaxWorld:
         return self._observe(key, units, memory, observations)
 
     def step(self, battle: Battle, actions: Array) -> tuple[Battle, View, Result, Moves]:
-        """Move all units for one step.
-
-        :param actions: The allies' ``[n]``.
-        """
+        """Move all units for one step, the allies by actions ``[n]``."""
         env, before = self.env, battle.units
         key, enemy_key, world_key = jax.random.split(battle.key, 3)
         enemy_keys = jax.random.split(enemy_key, len(self._enemies))

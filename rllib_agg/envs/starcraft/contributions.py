@@ -29,10 +29,7 @@ class Strength:
 
     @classmethod
     def of(cls, allies: Mapping[int, Any], n: int, enemies: Mapping[int, Any], m: int, *, health: str) -> Strength:
-        """Read it from the units by number, from which the dead may be missing.
-
-        :param health: The attribute of a unit that is its health.
-        """
+        """Read it from the units by number, the dead of which may be missing; ``health`` is the attribute to read."""
         sides = []
         for units, size in ((allies, n), (enemies, m)):
             row = np.zeros(size)

@@ -185,10 +185,7 @@ def make_games(
 
 
 def check_shaped(settings: Mapping[str, Any], credit: str) -> None:
-    """Raise if contributions are wanted of a sparse reward.
-
-    :raises ValueError: if the only reward is that for winning.
-    """
+    """Raise ``ValueError`` if contributions are wanted, and the only reward is that for winning."""
     if credit == "contribution" and settings.get("reward_sparse"):
         raise ValueError("reward_sparse=True leaves no reward but that of winning to attribute; use credit='team'")
 

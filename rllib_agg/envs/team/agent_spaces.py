@@ -84,10 +84,7 @@ class AgentSpaces:
         return np.array([by_agent.get(agent, 0.0) for agent in self.agents], dtype=np.float32)
 
     def check(self, agents: Collection[Any]) -> None:
-        """Raise if an agent is not one of the team's.
-
-        :raises ValueError: naming it and the choices.
-        """
+        """Raise ``ValueError``, naming it and the choices, if an agent is not one of the team's."""
         for agent in agents:
             if agent not in self._rows:
                 raise unknown_choice("agent", str(agent), [str(known) for known in self.agents])

@@ -47,10 +47,7 @@ class SingleTeamEnv(Protocol):
         """Begin an episode."""
 
     def step(self, actions: Sequence[int]) -> SingleStep:
-        """Step.
-
-        :param actions: Legal ones ``[n]``.
-        """
+        """Step by legal actions ``[n]``."""
 
     def close(self) -> None:
         """Release all resources."""
