@@ -52,11 +52,6 @@ class GradientMessage:
     loss: float
     episode_return: float
 
-    @property
-    def num_parameters(self) -> int:
-        """P."""
-        return sum(gradient.size for gradient in self.gradients if gradient is not None)
-
     def vector(self) -> Tensor:
         """The gradients in a row ``[P]``."""
         given = [gradient.ravel() for gradient in self.gradients if gradient is not None]

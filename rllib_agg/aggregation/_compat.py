@@ -10,7 +10,7 @@ Tested with Ray 2.60.
 from __future__ import annotations
 
 import copy
-import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -48,14 +48,13 @@ NAMES = {
 def check() -> None:
     """Look every name of :data:`NAMES` up; ``ImportError`` names what has moved."""
     for place, names in NAMES.items():
-        module_name, class_name = place.split(":")
         try:
-            owner = getattr(importlib.import_module(module_name), class_name)
+            owner = pkgutil.resolve_name(place)
         except (ImportError, AttributeError) as error:
-            raise ImportError(_moved(f"{module_name}.{class_name}")) from error
+            raise ImportError(_moved(place.replace(":", "."))) from error
         for name in names:
             if not hasattr(owner, name):
-                raise ImportError(_moved(f"{class_name}.{name}"))
+                raise ImportError(_moved(f"{owner.__name__}.{name}"))
 
 
 def _moved(name: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rl_agg.advantages import standardized
 from rllib_agg.aggregation.agents import AGENT
-from rllib_agg.aggregation.weighted_loss import sum_by_agent
+from rllib_agg.aggregation.sums_by_agent import sum_by_agent
 
 RAW_ADVANTAGES = "agg_raw_advantages"
 NORM_CHOICES = ("stock", "agent", "none")
@@ -83,13 +83,9 @@ def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_l
 
 
 def standardise_by_agent(raw: Tensor, agents: Tensor, valid: Tensor, num_agents: int, *, num_learners: int) -> Tensor:
-    """Give each agent's advantages mean 0 and standard deviation 1.
+    """Give each agent's advantages mean 0 and standard deviation 1, over all learners.
 
-    :param raw: ``[B]`` or ``[B, T]``.
-    :param agents: In the shape of ``raw``.
-    :param valid: Samples that count, bool, in the shape of ``raw``.
-    :param num_agents: A.
-    :param num_learners: All of them must call this at the same point.
+    :param raw: ``[B]`` or ``[B, T]``; ``agents``, and ``valid`` of the samples that count, have its shape.
     :return: In the shape and dtype of ``raw``.
     """
     rows, counts, whose = raw.double(), valid.double(), agents.reshape(-1)

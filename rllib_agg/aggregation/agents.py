@@ -22,17 +22,6 @@ RETURN = "agg_return"
 AGENT_CHOICES = ("sub_env", "env_runner")
 
 
-def count_agents(agents: str, num_env_runners: int, num_envs_per_env_runner: int) -> int:
-    """A, the number of agents that a set of env runners holds.
-
-    :param agents: ``"sub_env"`` or ``"env_runner"``.
-    :param num_env_runners: Remote runners; 0 means that the local one samples.
-    :param num_envs_per_env_runner: Sub-environments of each.
-    """
-    runners = max(1, num_env_runners)
-    return runners * num_envs_per_env_runner if agents == "sub_env" else runners
-
-
 def agent_number(agents: str, worker_index: int | None, num_envs_per_env_runner: int, env_index: int) -> int:
     """Which agent a sub-environment is, 0 to A - 1.
 

@@ -2,7 +2,11 @@ r"""What becomes of one module's samples on one learner. Axes: A agents, B sampl
 
 A rule's gradient is that of one weighted loss, so that one backward pass does:
 
-.. math:: g = \sum_a w_a \nabla L_a, \qquad w = \mathrm{rule}(\text{returns, losses, sample counts})
+.. math::
+    g = \sum_a w_a \nabla L_a = \nabla \sum_t c_t\, l_t, \qquad c_t = w_{a_t} m_t / n_{a_t}, \quad n_a = \sum_{t: a_t = a} m_t
+
+with w the rule's weights, from returns, losses and n, and :math:`m_t` 1 where a sample is valid. With L >= 2 the sums run over
+all learners, and as ``DistributedDataParallel`` averages gradients, each learner's own loss is multiplied by L.
 
 Where messages have to be seen one by one, each agent's own gradient goes through the exchange. Where parameters are exchanged,
 this learner is a client that steps with the mean over its own samples.
@@ -26,9 +30,8 @@ from rl_agg.per_agent_gradients import trained_parameters, unflatten
 from rllib_agg.aggregation.agents import AGENT, RETURN
 from rllib_agg.aggregation.local_client import LocalClient
 from rllib_agg.aggregation.masking import exclude_rows, loss_mask
-from rllib_agg.aggregation.per_agent_gradients import sum_gradients_by_agent
+from rllib_agg.aggregation.sums_by_agent import sum_by_agent, sum_gradients_by_agent
 from rllib_agg.aggregation.update_stats import UpdateStats
-from rllib_agg.aggregation.weighted_loss import sum_by_agent, weighted_loss
 
 
 class ModuleAggregator:
@@ -135,7 +138,8 @@ class ModuleAggregator:
             return self._logged
         weights = self._weigh(mean, n, present) if self.client is None else n / n.sum().clamp(min=1.0)
         self.stats.add(mean, n, present=present, weights=weights)
-        loss = weighted_loss(losses, agents, valid, weights / n.clamp(min=1.0) * max(1, self.num_sharing))
+        factors = (weights / n.clamp(min=1.0) * max(1, self.num_sharing)).to(losses.dtype)
+        loss: Tensor = (factors[agents] * losses).where(valid, 0.0).sum()  # where, not a product: 0 * NaN is NaN
         term = None if self.client is None else self.client.proximal_term()
         return loss if term is None else loss + term
 

@@ -16,7 +16,7 @@ from rl_agg.payloads import Parameters
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Aggregation, make_scheme
 from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
-from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, count_agents
+from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging
 from rllib_agg.aggregation.config_base import StrictConfig
 from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner import AggLearnerMixin
@@ -82,8 +82,9 @@ class AggregationSettings(StrictConfig):
 
     @property
     def num_agents(self) -> int:
-        """A."""
-        return count_agents(self.agents, self.num_env_runners, self.num_envs_per_env_runner)
+        """A; without remote env runners, the local one samples."""
+        runners = max(1, self.num_env_runners)
+        return runners * self.num_envs_per_env_runner if self.agents == "sub_env" else runners
 
     def make_scheme(self) -> Scheme:
         """The scheme; ``ValueError`` if a name, setting or value is unknown, or two choices do not go together."""

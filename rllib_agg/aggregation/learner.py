@@ -25,7 +25,6 @@ from rllib_agg.aggregation.aggregator import ModuleAggregator
 from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps, is_finite
 from rllib_agg.aggregation.local_client import LocalClient
 from rllib_agg.aggregation.masking import exclude_rows, loss_mask
-from rllib_agg.aggregation.update_stats import log_counts
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +185,7 @@ class AggLearnerMixin(FiniteSteps):
                 logger.warning("Agents %s of %s had a non-finite loss or gradient and were masked.", names, module_id)
 
     def _agents_with_corrupt_loss(self, module_id: str) -> Tensor:
-        return self.aggregator(module_id).stats.corrupt_losses()
+        return ~self.aggregator(module_id).stats.last.losses.isfinite()
 
     def _agents_with_corrupt_gradient(self, module_id: str) -> Tensor:
         """Search agent by agent; slow, and only done for a minibatch whose gradient is already lost.
@@ -222,12 +221,10 @@ class AggLearnerMixin(FiniteSteps):
             self.metrics.log_dict(logged, key=key, window=1)
             # Counts that all learners share are logged by one, for RLlib adds them up.
             counts_here = own.num_sharing < 2 or distributed.get_rank() == 0
-            log_counts(
-                self.metrics,
-                key,
-                {**own.counts, SKIPPED_UPDATES: self.num_skipped.pop(module_id, 0)},
-                counts_here=counts_here,
-            )
+            for name, count in {**own.counts, SKIPPED_UPDATES: self.num_skipped.pop(module_id, 0)}.items():
+                value = count if counts_here else 0
+                self.metrics.log_value((*key, name), value, reduce="sum")
+                self.metrics.log_value((*key, f"{name}_lifetime"), value, reduce="lifetime_sum")
             totals = own.exchange.ledger.summary()
             del totals["physical_bytes"]  # samples and all-reduced sums are what moves, and Ray's and torch's to count
             self.metrics.log_dict(totals, key=key, reduce="max", window=1)

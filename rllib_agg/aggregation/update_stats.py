@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,13 +47,7 @@ class UpdateStats:
         self._minibatches: list[Minibatch] = []
 
     def add(self, losses: Tensor, num_samples: Tensor, *, present: Tensor, weights: Tensor | None = None) -> None:
-        """Record a minibatch.
-
-        :param losses: Mean loss of each agent ``[A]``.
-        :param num_samples: ``[A]``.
-        :param present: Whose gradient counts ``[A]``, bool.
-        :param weights: ``[A]``, if they are known.
-        """
+        """Record a :class:`Minibatch`, with its weights if they are known."""
         masked = (num_samples > 0) & ~present
         self._minibatches.append(Minibatch(losses, num_samples, present, masked, weights))
 
@@ -82,10 +75,6 @@ class UpdateStats:
     def remove_last(self) -> None:
         """Remove the last minibatch, which is repeated without some agents."""
         self._minibatches.pop()
-
-    def corrupt_losses(self) -> Tensor:
-        """Agents whose loss in the last minibatch is not finite ``[A]``, bool."""
-        return ~self.last.losses.isfinite()
 
     def masked(self) -> Tensor:
         """Agents left out because of their data, return, loss or gradient ``[A]``, bool."""
@@ -120,17 +109,3 @@ class UpdateStats:
             return {}
         weights, present = (torch.stack(parts) for parts in zip(*weighed, strict=True))
         return weight_summary(weights, present)
-
-
-def log_counts(metrics: Any, key: tuple[str, ...], counts: dict[str, int], *, counts_here: bool) -> None:
-    """Log counts of this update, and the same since the start as ``NAME_lifetime``.
-
-    :param metrics: The learner's MetricsLogger.
-    :param key: Where.
-    :param counts: This update's.
-    :param counts_here: Whether this learner reports counts that all learners share: RLlib adds them up.
-    """
-    for name, count in counts.items():
-        value = count if counts_here else 0
-        metrics.log_value((*key, name), value, reduce="sum")
-        metrics.log_value((*key, f"{name}_lifetime"), value, reduce="lifetime_sum")

@@ -32,7 +32,7 @@ class VmasTeams:
     """
 
     def __init__(self, env: Any, max_episode_steps: int, *, credit: str, team_reward: str) -> None:
-        self._env, self._credit, self._mean = env, credit, team_reward == "mean"
+        self._env, self._credit, self._team_reward = env, credit, TEAM_REWARDS[team_reward]
         self.num_envs = env.num_envs
         counts = [space.n for space in env.action_space]
         sizes = [int(np.prod(space.shape)) for space in env.observation_space]
@@ -69,7 +69,7 @@ class VmasTeams:
         ended = terminated.numpy().astype(np.bool_)
         cut = ~ended & (self._steps >= self.spec.max_episode_steps)
         self._active &= ~(ended | cut)
-        total = earned.mean(axis=1) if self._mean else earned.sum(axis=1)
+        total = self._team_reward(earned, axis=1)
         return TeamStep(self._view(), total, earned if self._credit == "env" else None, ended, cut)
 
     def render(self) -> NDArray[np.uint8]:

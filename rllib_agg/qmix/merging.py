@@ -16,12 +16,6 @@ from rl_agg.payloads import Parameters, merge
 from rllib_agg.qmix.learner import QMIXLearner
 
 
-def groups_of(types: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Numbers of the agents of each type ``[g]``, where there are several of it."""
-    groups = (np.flatnonzero([own == kind for own in types]) for kind in dict.fromkeys(types))
-    return [agents for agents in groups if len(agents) > 1]
-
-
 @dataclass
 class Group:
     """Agents that merge with each other.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +86,7 @@ def find_policy(name: str) -> PolicyMaker:
         return random_policy
     if Path(name).is_dir():
         return CheckpointPolicy(Path(name))
-    module, colon, function = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise ValueError(f"a policy is 'random', a folder that QMIX was saved to or MODULE:FUNCTION, got {name!r}")
-    found: PolicyMaker = getattr(importlib.import_module(module), function)
+    found: PolicyMaker = pkgutil.resolve_name(name)
     return found

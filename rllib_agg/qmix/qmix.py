@@ -31,7 +31,6 @@ from rllib_agg.qmix.checks import check_config, check_shape
 from rllib_agg.qmix.env_runner import TeamEnvRunner
 from rllib_agg.qmix.episodes import precision
 from rllib_agg.qmix.learner import QMIXLearner
-from rllib_agg.qmix.merging import groups_of
 from rllib_agg.qmix.metrics import log_played, smoothing
 from rllib_agg.qmix.module import QMIXModule
 from rllib_agg.qmix.networks import AgentNetworks
@@ -67,7 +66,9 @@ class QMIXConfig(QMIXSettings):
 
     def groups(self, spec: TeamSpec) -> list[NDArray[np.int64]]:
         """Numbers of the agents that merge with each other ``[g]``, in each group of several."""
-        return groups_of(spec.agent_types if self.within_type else [""] * spec.num_agents)
+        types = spec.agent_types if self.within_type else ("",) * spec.num_agents
+        groups = (np.flatnonzero([own == kind for own in types]) for kind in dict.fromkeys(types))
+        return [agents for agents in groups if len(agents) > 1]
 
     @property
     def _credits(self) -> tuple[str, ...]:

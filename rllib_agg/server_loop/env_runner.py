@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,14 +13,8 @@ from numpy.typing import NDArray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 
-@dataclass(frozen=True)
-class Failure:
-    """What an environment raised.
-
-    :param text: Its traceback.
-    """
-
-    text: str
+class Failure(str):
+    """The traceback of what an environment raised."""
 
 
 class EpisodicEnvRunner(SingleAgentEnvRunner):

@@ -219,5 +219,5 @@ class ServerAlgorithm(RestoringAlgorithm):
 def _raise_failures(answers: list[Any]) -> list[Any]:
     for answer in answers:
         if isinstance(answer, Failure):
-            raise RuntimeError(f"an agent's episode raised:\n{answer.text}")
+            raise RuntimeError(f"an agent's episode raised:\n{answer}")
     return answers

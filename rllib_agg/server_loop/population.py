@@ -8,16 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.env.env_context import EnvContext
-from ray.rllib.utils.metrics import (
-    ENV_RUNNER_RESULTS,
-    EPISODE_LEN_MAX,
-    EPISODE_LEN_MEAN,
-    EPISODE_LEN_MIN,
-    EPISODE_RETURN_MAX,
-    EPISODE_RETURN_MEAN,
-    EPISODE_RETURN_MIN,
-    LEARNER_RESULTS,
-)
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_LEN_MEAN, EPISODE_RETURN_MEAN, LEARNER_RESULTS
 
 from rl_agg.population import Environments, ListedEnvironments, Report, merge_reports, open_environments
 from rl_agg.population.server import PopulationServer
@@ -96,16 +87,9 @@ class PopulationAlgorithm(ServerAlgorithm):
         returns, lengths = report.returns[agents & finite], report.lengths[agents & finite]
         log = self.metrics.log_value
         if returns.size:
-            reduced = {
-                EPISODE_RETURN_MEAN: returns.mean(),
-                EPISODE_RETURN_MIN: returns.min(),
-                EPISODE_RETURN_MAX: returns.max(),
-                EPISODE_LEN_MEAN: lengths.mean(),
-                EPISODE_LEN_MIN: lengths.min(),
-                EPISODE_LEN_MAX: lengths.max(),
-            }
-            for name, value in reduced.items():
-                log((ENV_RUNNER_RESULTS, name), float(value), window=1)
+            for reduce in ("mean", "min", "max"):  # as RLlib calls them
+                for name, values in (("return", returns), ("len", lengths)):
+                    log((ENV_RUNNER_RESULTS, f"episode_{name}_{reduce}"), float(getattr(values, reduce)()), window=1)
         if (finite & ~agents).any():
             log((ENV_RUNNER_RESULTS, SERVER_KEY, EPISODE_RETURN_MEAN), float(report.returns[~agents][0]), window=1)
             log((ENV_RUNNER_RESULTS, SERVER_KEY, EPISODE_LEN_MEAN), float(report.lengths[~agents][0]), window=1)

@@ -20,7 +20,7 @@ from rl_agg import Combiner, combine
 from rllib_agg import AggPPO, AggPPOConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
-from rllib_agg.aggregation.per_agent_gradients import sum_gradients_by_agent
+from rllib_agg.aggregation.sums_by_agent import sum_gradients_by_agent
 from tests.rllib.groups import MODULE, UPDATE, configure, gradients, on_each, start_group
 from tests.rllib.ppo_configs import TINY, tiny_ppo
 from tests.rllib.separate_gradients import flat, separate_gradients, spy_on

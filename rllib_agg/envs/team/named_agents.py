@@ -18,10 +18,7 @@ from rllib_agg.envs.team.agent_spaces import AgentSpaces
 from rllib_agg.envs.team.interface import Floats, TeamSpec
 from rllib_agg.envs.team.sequential import SingleStep, SingleView
 
-TEAM_REWARDS: Mapping[str, Callable[[Floats], float]] = {
-    "sum": lambda rewards: float(rewards.sum()),
-    "mean": lambda rewards: float(rewards.mean()),
-}
+TEAM_REWARDS: Mapping[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean}
 """The team's reward from those of its agents ``[n]``."""
 
 
@@ -115,7 +112,7 @@ class NamedTeam:
         rewards = self._spaces.rewards(by_agent)
         won = self._won is not None and over and bool(self._won(self.env, infos))
         view = self._view(observations, infos)
-        return SingleStep(view, self._team_reward(rewards), rewards, terminated, truncated, won)
+        return SingleStep(view, float(self._team_reward(rewards)), rewards, terminated, truncated, won)
 
     def render(self) -> NDArray[np.uint8]:
         """Draw it ``[height, width, 3]``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,7 +82,5 @@ def _maker(backend: str) -> TeamEnvMaker:
     if maker is None:
         raise unknown_choice("backend", backend, BACKENDS)
     if isinstance(maker, str):
-        module, _, name = maker.partition(":")
-        found: TeamEnvMaker = getattr(importlib.import_module(module), name)
-        return found
+        maker = pkgutil.resolve_name(maker)
     return maker
