@@ -201,10 +201,6 @@ class A3C(RestoringAlgorithm, Algorithm):
     def receive(self, agent: int, message: GradientMessage, sampled: Any, learned: Any) -> bool:
         """Let a gradient go through the exchange, and step with what comes out; an invalid one is only counted.
 
-        :param agent: The sender's number.
-        :param message: The gradient.
-        :param sampled: Metrics of sampling.
-        :param learned: Metrics of the loss.
         :return: Whether it was valid, and its agent not masked.
         """
         self.metrics.aggregate([sampled], key=ENV_RUNNER_RESULTS)

@@ -28,10 +28,8 @@ class A3CEnvRunner(SingleAgentEnvRunner):
     def sample_gradient(
         self, state: dict[str, Any], timesteps: dict[str, Any]
     ) -> tuple[GradientMessage, dict[str, Any], dict[str, Any]]:
-        """Set the weights, sample a fragment with them and differentiate its loss.
+        """Set the weights and their number, sample a fragment with them and differentiate its loss.
 
-        :param state: The weights and their number of updates.
-        :param timesteps: For the schedules.
         :return: The gradient, the metrics of sampling and those of the loss.
         """
         self.set_state(state)

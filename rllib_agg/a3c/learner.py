@@ -99,11 +99,9 @@ class A3CTorchLearner(FiniteSteps):
         return loss
 
     def take_gradient(self, episodes: list[Any], *, seq_no: int, timesteps: dict[str, Any]) -> GradientMessage:
-        """Compute the gradient of a fragment; the weights stay as they are.
+        """Compute the gradient of a fragment; the weights, of number ``seq_no``, stay as they are.
 
         :param episodes: Of the one module; extended by a step each, in place.
-        :param seq_no: Number of updates of these weights.
-        :param timesteps: For the schedules.
         """
         self.before_gradient_based_update(timesteps=timesteps)
         batch = self.make_batch(episodes)
@@ -130,7 +128,6 @@ class A3CTorchLearner(FiniteSteps):
 
         :param step: ``[P]``, in the order of the message's vector.
         :param message: The env runner's, for the shapes.
-        :param timesteps: For the schedules.
         """
         self.before_gradient_based_update(timesteps=timesteps)
         parts = iter(torch.split(step, [array.size for array in message.gradients if array is not None]))

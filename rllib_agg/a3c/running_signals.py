@@ -16,10 +16,7 @@ NAMES = ("returns", "losses", "num_samples")
 
 
 class RunningSignals:
-    """Running means of what A agents reported.
-
-    :param num_agents: A.
-    """
+    """Running means of what A agents reported."""
 
     def __init__(self, num_agents: int) -> None:
         self._values = {name: torch.full((num_agents,), torch.nan, dtype=torch.float64) for name in NAMES}

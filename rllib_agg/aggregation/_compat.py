@@ -268,12 +268,7 @@ class OwnReplay(Algorithm):
 
 
 def write_column(episode: Any, name: str, values: NDArray[Any]) -> None:
-    """Give an episode one more column that survives cutting, slicing and batching.
-
-    :param episode: A SingleAgentEpisode of length T, finalized or not.
-    :param name: The column.
-    :param values: ``[T]``; the lookback steps before the chunk repeat the first value.
-    """
+    """Give an episode of length T one more column ``[T]`` that survives cutting, slicing and batching."""
     lookback = episode.actions.lookback
     padded = np.concatenate([np.repeat(values[:1], lookback), values])
     episode.extra_model_outputs[name] = InfiniteLookbackBuffer(

@@ -28,8 +28,6 @@ def agent_number(agents: str, worker_index: int | None, num_envs_per_env_runner:
     :param agents: ``"sub_env"`` or ``"env_runner"``.
     :param worker_index: RLlib's number of the env runner: 0 or ``None`` the local one, the remote ones from 1 on. A runner
         that is restarted keeps it.
-    :param num_envs_per_env_runner: Sub-environments of each.
-    :param env_index: Which of them.
     """
     runner = max(0, (worker_index or 0) - 1)
     return runner * num_envs_per_env_runner + env_index if agents == "sub_env" else runner

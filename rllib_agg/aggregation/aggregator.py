@@ -35,13 +35,7 @@ from rllib_agg.aggregation.update_stats import UpdateStats
 
 
 class ModuleAggregator:
-    """One module's exchange on one learner, and what it knows of the agents.
-
-    :param config: The module's algorithm config.
-    :param module: Not wrapped in DDP.
-    :param optimizers: Those of the module's parameters.
-    :param num_learners: L.
-    """
+    """One module's exchange on one of L learners, and what it knows of the agents; the module is not wrapped in DDP."""
 
     def __init__(
         self, config: Any, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, num_learners: int

@@ -62,11 +62,8 @@ class AggLearnerMixin(FiniteSteps):
         """
 
     def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool, num_learners: int) -> None:
-        """Called with each module's columns once it is known who takes part; may change them in place.
+        """Called with each module's columns, which it may change, once it is known whether an agent is excluded.
 
-        :param config: The module's algorithm config.
-        :param data: Its columns.
-        :param excluded: Whether an agent is excluded.
         :param num_learners: Learners whose samples make one gradient.
         """
 

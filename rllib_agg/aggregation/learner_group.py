@@ -33,7 +33,6 @@ class AgentTrainingData(TrainingData):
     Learners wait for each other in every minibatch: one without data, or with fewer minibatches, would stop them for good.
     Learners with parameters of their own do not; they get the same agents in each update, where agents are not split.
 
-    :param episodes: What to shard.
     :param by_agent: Whether no agent is split over learners.
     :param local: Whether each learner has parameters of its own.
     """

@@ -27,10 +27,7 @@ NAMES = (
 
 
 class LbfTeam:
-    """One copy. The team's reward is the sum of its agents'; it wins when no food is left.
-
-    :param env: ``lbforaging``'s.
-    """
+    """One copy of ``lbforaging``'s. The team's reward is the sum of its agents'; it wins when no food is left."""
 
     def __init__(self, env: Any) -> None:
         self.env = env

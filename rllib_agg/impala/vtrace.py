@@ -17,11 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TimeMajor:
-    """Converts the columns of one batch.
-
-    :param batch: One module's minibatch.
-    :param length: Steps of a row, T.
-    """
+    """Converts the columns of one module's minibatch to and from rows of T steps."""
 
     batch: dict[str, Any]
     length: int
@@ -42,14 +38,10 @@ class TimeMajor:
 def vtrace(
     batch: dict[str, Any], config: Any, major: TimeMajor, *, values: Tensor, target_logp: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Value targets and policy-gradient advantages.
+    """Value targets and policy-gradient advantages ``[T, R]``, detached.
 
-    :param batch: One module's minibatch.
-    :param config: Its algorithm config.
-    :param major: Conversion of this batch.
     :param values: ``[T, R]``.
     :param target_logp: Log-probabilities under the policy that V-trace corrects to, ``[T, R]``.
-    :return: Both ``[T, R]``, detached.
 
     Source: Espeholt et al. (2018), equation 1; equations 2 to 4 in Holen et al. (2023). As RLlib's IMPALA has it.
     """

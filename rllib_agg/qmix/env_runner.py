@@ -78,14 +78,12 @@ class TeamEnvRunner(EpisodicEnvRunner):
         random_actions: bool = False,
         force_reset: bool = False,
     ) -> list[EvaluatedEpisode]:
-        """Evaluate: play whole episodes by the module's networks, in groups of ``num_envs``.
+        """Evaluate: play whole episodes by the module's networks, in groups of ``num_envs``, each from a reset.
 
         :param num_timesteps: The least number of steps.
         :param num_episodes: The least number of episodes.
-        :param explore: Must not be ``True``: training explores by :meth:`run_agents`.
         :param random_actions: Draw all actions.
-        :param force_reset: Ignored: every episode begins with a reset.
-        :raises ValueError: if ``explore`` is set.
+        :raises ValueError: if ``explore`` is set: training explores by :meth:`run_agents`.
         :raises RuntimeError: if no episode of several groups in a row is valid.
         """
         if explore or self.config.explore:

@@ -36,11 +36,8 @@ class NetworkMerging:
     Targets are a part of what is exchanged. Moments are sent uncompressed, and averaged over the agents that sent, with the
     same weights.
 
-    :param scheme: What is exchanged, how and when.
-    :param learner: Holds the networks.
     :param groups: Which agents merge with each other.
     :param ledger: Counts what all n agents send and receive.
-    :param targets: Whether target networks are merged as well.
     """
 
     def __init__(

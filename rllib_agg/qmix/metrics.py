@@ -12,12 +12,10 @@ AGENT_CREDIT_MEAN = "agent_credit_mean"
 
 
 def log_played(log: Callable[..., None], played: Played, *, window: int, prefix: tuple[str, ...], credits: bool) -> None:
-    """Log returns, lengths and wins of a group's valid episodes.
+    """Log returns, lengths and wins of a group's valid episodes, and with ``credits`` what each agent earned.
 
-    :param log: A metrics logger's ``log_value``.
+    :param log: A metrics logger's ``log_value``, with the prefix of every key.
     :param window: Over how many episodes means are taken.
-    :param prefix: Of every key.
-    :param credits: Whether to log what each agent earned.
     """
     lengths = played.episodes.lengths
     for index, (score, length) in enumerate(zip(played.returns.tolist(), lengths.tolist(), strict=True)):

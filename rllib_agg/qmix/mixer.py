@@ -30,12 +30,7 @@ class MonotonicMixer(nn.Module):
         self.value = nn.Linear(embed_dim, 1)
 
     def forward(self, values: Tensor, states: Tensor) -> Tensor:
-        """Mix.
-
-        :param values: q ``[B, n]``.
-        :param states: ``[B, s]``.
-        :return: The team's ``[B]``.
-        """
+        """Mix values q ``[B, n]``, in states ``[B, s]``, to the team's ``[B]``."""
         first, second, bias, value = self.state_layer(states).split(self.sizes, dim=-1)
         if self.hypernet_dim:
             first, second = first.relu(), second.relu()

@@ -68,12 +68,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
         return ["mixer", "target_networks", "target_mixer"]
 
     def initialize(self, generator: torch.Generator, *, orthogonal: bool, same: bool) -> None:
-        """Draw all parameters.
-
-        :param generator: To draw from.
-        :param orthogonal: Orthogonal weights and no biases, instead of torch's uniform ones.
-        :param same: Let all agents begin with the same.
-        """
+        """Draw all parameters; settings as of :meth:`AgentNetworks.initialize`."""
         self.networks.initialize(generator, orthogonal=orthogonal, same=same)
         seed_mixer(self.mixer, generator, orthogonal=orthogonal)
         self.update_targets(1.0)

@@ -16,10 +16,7 @@ LAYERS = ("feature", "rnn", "head")
 
 
 class StackedLinear(nn.Module):
-    """m linear layers.
-
-    :param networks: m.
-    """
+    """m linear layers."""
 
     def __init__(self, networks: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -32,10 +29,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedRecurrence(nn.Module):
-    """m gated recurrent units.
-
-    :param networks: m.
-    """
+    """m gated recurrent units."""
 
     def __init__(self, networks: int, inputs: int, size: int) -> None:
         super().__init__()
@@ -45,11 +39,7 @@ class StackedRecurrence(nn.Module):
         self.bias_hh = nn.Parameter(torch.empty(networks, 1, 3 * size))
 
     def forward(self, inputs: Tensor, start: Tensor) -> Tensor:
-        """Hidden states of all steps.
-
-        :param inputs: ``[m, T, K, inputs]``.
-        :param start: ``[m, K, H]``.
-        """
+        """Hidden states of all steps, from inputs ``[m, T, K, inputs]`` and those before the first ``[m, K, H]``."""
         size = start.shape[-1]
         gate_bias, share_bias = self.bias_hh[..., : 2 * size], self.bias_hh[..., 2 * size :]
         bias = self.bias_ih + nn.functional.pad(gate_bias, (0, size))  # one addition less in every step

@@ -21,10 +21,7 @@ MODULE_PATH = Path("learner_group", "learner", "rl_module", DEFAULT_MODULE_ID)
 
 
 class GreedyTeam:
-    """Acts greedily by a module for one episode, with the agents' hidden states and last actions.
-
-    :param module: With the agents' networks.
-    """
+    """Acts greedily by a module for one episode, with the agents' hidden states and last actions."""
 
     def __init__(self, module: QMIXModule) -> None:
         self._module = module
@@ -47,11 +44,7 @@ class GreedyTeam:
 
 
 class CheckpointPolicy:
-    """Makes greedy policies from a checkpoint.
-
-    :param folder: Where an algorithm was saved.
-    :raises ValueError: if it is not a checkpoint of QMIX.
-    """
+    """Makes greedy policies from the folder of a checkpoint; ``ValueError`` if it is not one of QMIX."""
 
     def __init__(self, folder: Path) -> None:
         path = folder.resolve() / MODULE_PATH
@@ -61,11 +54,7 @@ class CheckpointPolicy:
         self._module = module
 
     def __call__(self, spec: TeamSpec, seed: int) -> GreedyTeam:
-        """For one episode.
-
-        :param seed: Ignored: the best action is always taken.
-        :raises ValueError: if it was trained on a team of other sizes.
-        """
+        """For one episode, whatever the seed; ``ValueError`` if it was trained on a team of other sizes."""
         learned, here = self._module.observation_space, spaces_of(spec)[0]
         for name in (OBSERVATIONS, MASKS):
             shapes = learned[name].shape, here[name].shape

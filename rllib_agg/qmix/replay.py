@@ -61,11 +61,7 @@ class ReplaySettings:
 
 
 class EpisodeReplay:
-    """A ring buffer of episodes.
-
-    :param spec: The environment's sizes.
-    :param settings: Capacity and precision.
-    """
+    """A ring buffer of episodes."""
 
     def __init__(self, spec: TeamSpec, settings: ReplaySettings) -> None:
         self._stored = TeamEpisodes.zeros(settings.capacity, spec.max_episode_steps, spec, precision(settings.dtype))

@@ -59,11 +59,7 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class TeamReport:
-    """The episodes of some groups in a round.
-
-    :param agents: The groups' numbers, ascending.
-    :param played: Their episodes.
-    """
+    """The episodes of some groups in a round; ``agents`` are the groups' numbers, ascending."""
 
     agents: NDArray[np.int64]
     played: tuple[Played, ...]

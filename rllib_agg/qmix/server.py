@@ -26,9 +26,6 @@ COUNTS = ("num_updates", "num_skipped", "num_steps", "num_rounds", "num_merges",
 class TeamServer:
     """Learns from whole episodes, with a fixed number of gradient steps per episode.
 
-    :param config: A QMIXConfig.
-    :param spec: The environment's sizes.
-    :param learner: Takes the steps.
     :param run: What all random numbers come from.
     """
 

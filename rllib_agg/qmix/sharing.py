@@ -22,10 +22,8 @@ AXES = ("communication", "communication_kwargs", "compression", "compression_kwa
 
 
 def make_sharing(config: Any) -> Scheme | None:
-    """The scheme by which agents exchange their networks' parameters.
+    """The scheme by which a QMIXConfig's agents exchange parameters; ``None`` for :data:`NOTHING`.
 
-    :param config: A QMIXConfig.
-    :return: ``None`` for :data:`NOTHING`.
     :raises ValueError: if a choice or a setting is unknown, or two do not go together.
     """
     sharing, layers = config.parameter_sharing, config.shared_layers

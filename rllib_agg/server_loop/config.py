@@ -75,7 +75,6 @@ class ServerConfig(StrictConfig, ModelDefaults):
     def open_agents(self, worker_index: int = 0) -> Any:
         """Make what runs episodes, with environments of its own and methods ``run(broadcast, agents)`` and ``close()``.
 
-        :param worker_index: For the environments' config.
         :raises ValueError: if the environment cannot be used.
         """
         raise NotImplementedError

@@ -40,10 +40,8 @@ class EpisodicEnvRunner(SingleAgentEnvRunner):
         copies.envs = [TimeLimit(env, limit) for env in copies.envs]
 
     def run_agents(self, broadcast: Any, agents: NDArray[np.int64]) -> Any:
-        """Run an episode with each of some agents.
+        """Run an episode with each of some agents, whose numbers ascend.
 
-        :param broadcast: What the server sent.
-        :param agents: Their numbers, ascending.
         :return: Their report, or a :class:`Failure`: were it raised here, Ray would take a healthy runner out of service.
         """
         try:

@@ -19,12 +19,7 @@ from rllib_agg.envs.team.interface import Bools, TeamSpec, TeamStep, TeamView
 
 
 class SmaxTeams:
-    """E battles that step together.
-
-    :param compiled: Shared by all users of this map in this process.
-    :param num_envs: E.
-    :param credit: ``contribution`` or ``team``.
-    """
+    """E battles that step together; ``compiled`` is shared by all users of this map in this process."""
 
     def __init__(self, compiled: CompiledBattles, num_envs: int, *, credit: str) -> None:
         import jax

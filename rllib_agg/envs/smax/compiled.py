@@ -41,12 +41,7 @@ class CompiledBattles:
 
 @functools.lru_cache(maxsize=8)
 def compiled_battles(task: str, num_envs: int, settings: tuple[tuple[str, Any], ...]) -> CompiledBattles:
-    """Compile, and print how long it takes.
-
-    :param task: The map's name.
-    :param num_envs: E.
-    :param settings: Those of :func:`make_world`.
-    """
+    """Compile E battles of a map, with settings of :func:`make_world`, and print how long it takes."""
     _prepare_xla()
     world = make_world(task, **dict(settings))
     import jax

@@ -17,12 +17,7 @@ TICKS = 4
 
 
 def draw(env: Any, moves: Sequence[Any]) -> Iterator[NDArray[np.uint8]]:
-    """Draw every fourth tick of an episode.
-
-    :param env: SMAX.
-    :param moves: One :class:`~rllib_agg.envs.smax.world.Moves` for each step.
-    :return: Pictures ``[height, width, 3]``.
-    """
+    """Draw every fourth tick of an episode ``[height, width, 3]``, from one :class:`Moves` for each step."""
     if not moves:
         return
     visualizer = SMAXVisualizer(env, list(moves))

@@ -16,13 +16,7 @@ has no terrain, and so not the choke that makes corridor winnable."""
 
 
 def find_scenario(smax: Any, task: str) -> tuple[Any, int]:
-    """Find a map.
-
-    :param smax: ``jaxmarl.environments.smax.smax_env``.
-    :param task: The map's name.
-    :return: Its scenario, and its time limit.
-    :raises ValueError: naming the maps, if it is unknown.
-    """
+    """Scenario and time limit of a map; ``ValueError`` names the maps, if it is unknown."""
     known = smax.MAP_NAME_TO_SCENARIO
     for name, armies in ARMIES.items():
         if name not in known:

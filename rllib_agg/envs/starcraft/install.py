@@ -22,10 +22,8 @@ class StarCraftError(RuntimeError):
 
 
 def import_smac(module: str, remedy: str) -> ModuleType:
-    """Import SMAC or SMACv2.
+    """Import SMAC or SMACv2, of which the remedy is the command that installs it.
 
-    :param module: ``smac.env`` or ``smacv2.env``.
-    :param remedy: The command that installs it.
     :raises ImportError: if it is not installed, if another package of that name is, or if its protobuf is incompatible.
     """
     package = module.partition(".")[0]
@@ -56,11 +54,9 @@ def import_smac(module: str, remedy: str) -> ModuleType:
 
 
 def check_game(package: str, map_file: str) -> None:
-    """Raise if the game or a map is missing, which the package itself reports at the first reset only.
+    """Raise if the game or a map's file is missing, which the package itself reports at the first reset only.
 
-    :param package: ``smac`` or ``smacv2``.
-    :param map_file: The map's file name, without its extension.
-    :raises StarCraftError: if one of them is missing.
+    :raises StarCraftError: naming the remedy.
     """
     game = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     if not any((game / "Versions").glob("Base*")):

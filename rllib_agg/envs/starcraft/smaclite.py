@@ -35,12 +35,7 @@ SETTINGS = {"max_episode_steps", "render_mode", "seed", "use_cpp_rvo2"}
 
 
 class SmacliteTeam:
-    """One battle.
-
-    :param env: SMAClite's.
-    :param max_episode_steps: T.
-    :param credit: ``contribution`` or ``team``.
-    """
+    """One battle of SMAClite's, of at most T steps; the credit is ``contribution`` or ``team``."""
 
     def __init__(self, env: Any, max_episode_steps: int, *, credit: str) -> None:
         self._env, self._credit = env, credit

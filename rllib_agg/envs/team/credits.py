@@ -15,24 +15,18 @@ rewards of the agents; none, because only the team's reward is known."""
 
 
 def check_credit(name: str, credit: str, possible: Collection[str]) -> None:
-    """Raise if an environment cannot give a credit.
-
-    :param name: The environment's, for the message.
-    :param possible: As :attr:`~rllib_agg.envs.team.interface.TeamSpec.credits`; ``team`` always is.
-    :raises ValueError: naming the choices.
-    """
+    """Raise ``ValueError``, naming the choices, if an environment cannot give a credit; it always can give ``team``."""
     if credit != "team" and credit not in possible:
         choices = ", ".join(sorted({*possible, "team"}))
         raise ValueError(f"{name} has no credit {credit!r}; choose from {choices}")
 
 
 def check_actions(actions: NDArray[np.int64], masks: Bools, active: Bools) -> None:
-    """Raise if an action of an active episode is not legal.
+    """Raise ``ValueError``, naming the legal ones, if an action of an active episode is not legal.
 
     :param actions: ``[E, n]``.
     :param masks: Legal actions ``[E, n, a]``.
     :param active: Copies whose episode is not over ``[E]``.
-    :raises ValueError: naming the copy, the agent, the action and the legal ones.
     """
     if actions.shape != masks.shape[:2]:
         raise ValueError(f"actions must have the shape {masks.shape[:2]}, got {actions.shape}")

@@ -17,11 +17,7 @@ from rllib_agg.envs.team.sequential import SequentialTeams
 def make_custom(
     creator: Callable[[Any], Any], name: str, num_envs: int, *, credit: str, settings: Mapping[str, Any]
 ) -> SequentialTeams:
-    """Make E copies.
-
-    :param creator: Makes an environment from an ``EnvContext``.
-    :param name: For messages.
-    """
+    """Make E copies of what a user's function makes from an ``EnvContext``; the name is for messages."""
     check_credit(name, credit, {"env"})
     own, rest = CustomSettings.split(settings)
 
@@ -32,12 +28,7 @@ def make_custom(
 
 
 def as_team(env: Any, name: str, settings: CustomSettings) -> NamedTeam:
-    """Adapt one environment.
-
-    :param env: A ``MultiAgentEnv`` or a ``ParallelEnv``.
-    :param name: For messages.
-    :raises ValueError: if it is neither, or has no time limit.
-    """
+    """Adapt one environment; ``ValueError`` if it is neither of the two kinds, or has no time limit."""
     adapter: Callable[..., NamedTeam]
     if isinstance(env, MultiAgentEnv):
         adapter = MultiAgentTeam

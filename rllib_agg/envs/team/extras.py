@@ -7,11 +7,7 @@ from typing import Any
 
 
 def import_extra(module: str, backend: str) -> Any:
-    """Import a module of the extra ``marl``.
-
-    :param backend: The backend that needs it, for the message.
-    :raises ImportError: naming the extra, if it is not installed.
-    """
+    """Import a module that a backend needs; ``ImportError`` names the extra, if it is not installed."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

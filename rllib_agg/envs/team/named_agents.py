@@ -58,13 +58,7 @@ class CustomSettings:
 
 
 class NamedTeam:
-    """One copy of an environment with named agents, some of which may be absent.
-
-    :param env: The environment.
-    :param spaces: Those of its agents.
-    :param max_episode_steps: T.
-    :param settings: See :class:`CustomSettings`.
-    """
+    """One copy of an environment with named agents, some of which may be absent."""
 
     def __init__(self, env: Any, spaces: AgentSpaces, max_episode_steps: int, settings: CustomSettings) -> None:
         self.env, self._spaces = env, spaces

@@ -56,8 +56,6 @@ class SingleTeamEnv(Protocol):
 class SequentialTeams:
     """E copies, each stepped only while its episode is active.
 
-    :param make: Makes one copy from its index.
-    :param num_envs: E.
     :param credit: With ``team``, steps have no agent rewards.
     :param can_break: Whether an episode may be lost.
     """
