@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.utils import force_list
 
 from rl_agg import Exchange, Payload, Schedule, Scheme
@@ -182,15 +181,12 @@ class AggConfigMixin(AggregationSettings):
     ) -> AggLearnerGroup:
         """RLlib's, with our class; ``ValueError`` if a layer that is to be merged is not in the module."""
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
-        self._check_layers(spec)
-        return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
-
-    def _check_layers(self, spec: MultiRLModuleSpec) -> None:
         payload = self.make_scheme().payload
         if isinstance(payload, Parameters) and payload.layers is not None:
             modules: Any = spec.build()
             for module in modules.values():
                 payload.selected([name for name, parameter in module.named_parameters() if parameter.requires_grad])
+        return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     def validate(self) -> None:
         """Check that the learner can aggregate."""

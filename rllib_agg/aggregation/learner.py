@@ -189,11 +189,8 @@ class AggLearnerMixin(FiniteSteps):
 
         :return: bool ``[A]``, over all learners.
         """
-        config, data, own = (
-            self.config.get_config_for_module(module_id),
-            self._minibatch[module_id],
-            self.aggregator(module_id),
-        )
+        config, own = self.config.get_config_for_module(module_id), self.aggregator(module_id)
+        data = self._minibatch[module_id]
         module = self.module[module_id].unwrapped()  # under DDP a partial backward would wait for the other learners
         parameters = trained_parameters(module)
         corrupt = torch.zeros(own.num_agents, dtype=torch.float64, device=self.device)

@@ -24,6 +24,7 @@ from rl_agg import Exchange, Signals
 from rl_agg.exchange import Merged
 from rl_agg.payloads import Parameters
 from rl_agg.payloads import merge as average
+from rl_agg.per_agent_gradients import unflatten
 
 
 class LocalClient:
@@ -194,8 +195,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _write(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    _put(tensors, [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
+    _put(tensors, unflatten(flat, tensors))
 
 
 def _start(optimizer: torch.optim.Optimizer) -> None:

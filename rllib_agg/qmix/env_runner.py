@@ -91,9 +91,7 @@ class TeamEnvRunner(EpisodicEnvRunner):
         spec = self.agents.env.spec
         found: list[EvaluatedEpisode] = []
         fruitless = lost = 0
-        window = max(
-            smoothing(self.config), (num_episodes or 0) + self.num_envs
-        )  # all of them, and the rest of the last group
+        window = max(smoothing(self.config), (num_episodes or 0) + self.num_envs)  # all, and the rest of the last group
         while sum(episode.steps for episode in found) < (num_timesteps or 0) or len(found) < (num_episodes or 1):
             place = ((self.worker_index or 0) << 32) + self._num_groups
             generator = stream("evaluation", self._run, self._weights_number, place)

@@ -126,6 +126,7 @@ class QMIX(OwnReplay, ServerAlgorithm):
     server: TeamServer
     agents: TeamPlayers
     report: TeamReport
+    join_reports = staticmethod(join_team_reports)
 
     def setup(self, config: Any) -> None:
         """RLlib's, then the server."""
@@ -154,10 +155,6 @@ class QMIX(OwnReplay, ServerAlgorithm):
     def participants(self) -> NDArray[np.int64]:
         """All groups of a round."""
         return np.arange(self.config.rollouts_per_iteration or max(1, self.config.num_env_runners))
-
-    def join_reports(self, reports: list[TeamReport]) -> TeamReport:
-        """In the groups' order."""
-        return join_team_reports(reports)
 
     def log_episodes(self, report: TeamReport) -> tuple[int, int]:
         """Returns, lengths and wins."""

@@ -68,6 +68,7 @@ class PopulationAlgorithm(ServerAlgorithm):
 
     server: PopulationServer
     report: Report
+    join_reports = staticmethod(merge_reports)
 
     def participants(self) -> NDArray[np.int64]:
         """All agents, and the server."""
@@ -76,10 +77,6 @@ class PopulationAlgorithm(ServerAlgorithm):
     def read_module(self) -> None:
         """Take over the module's parameters: they may have been restored without the server."""
         self.server.theta = self.module.read()
-
-    def join_reports(self, reports: list[Report]) -> Report:
-        """In the agents' order."""
-        return merge_reports(reports)
 
     def log_episodes(self, report: Report) -> tuple[int, int]:
         """Returns and lengths of the agents' episodes, and the server's apart."""

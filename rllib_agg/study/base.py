@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 
@@ -33,6 +33,17 @@ class Observed:
 
 Observer = Callable[[Any, Mapping[str, Any]], Observed | None]
 """Reads the algorithm and the result of its ``train()``; ``None`` if the update is not complete."""
+
+
+def agg_scalars(result: Mapping[str, Any]) -> dict[str, float]:
+    """What modules log about aggregation, by name."""
+    return {
+        f"agg/{name}": float(value)
+        for module in result.get("learners", {}).values()
+        if isinstance(module, Mapping)
+        for name, value in module.get("agg", {}).items()
+        if isinstance(value, SupportsFloat)
+    }
 
 
 class AlgorithmRunner(ABC):

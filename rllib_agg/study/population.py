@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rllib_agg.server_loop import PopulationAlgorithm
-from rllib_agg.study.base import STEPS, Observed
+from rllib_agg.study.base import STEPS, Observed, agg_scalars
 from rllib_agg.study.server_loop import ServerLoopRunner
 
 
@@ -25,6 +25,5 @@ class EpisodicRunner(ServerLoopRunner):
         finite = agents[np.isfinite(agents)]
         mean = float(finite.mean()) if len(finite) else float("nan")
         server = result["env_runners"].get("centre", {}).get("episode_return_mean", np.nan)
-        logged = result["learners"]["default_policy"]["agg"]
-        scalars = {"agg/centre_return": float(server), **{f"agg/{name}": float(value) for name, value in logged.items()}}
+        scalars = {"agg/centre_return": float(server), **agg_scalars(result)}
         return Observed(int(result[STEPS]), mean, len(agents), agents.tolist(), scalars)

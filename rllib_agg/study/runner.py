@@ -11,7 +11,6 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils import force_list
@@ -24,7 +23,7 @@ from rl_agg.study.spec.study import Cell
 from rl_agg.validation import unknown_choice
 from rllib_agg.aggregation.agents import agent_number
 from rllib_agg.envs.unequal_envs import UnequalEnvs
-from rllib_agg.study.base import STEPS, AlgorithmRunner, Observed, Observer
+from rllib_agg.study.base import STEPS, AlgorithmRunner, Observed, Observer, agg_scalars
 
 RESERVED = {
     "env": "environments",
@@ -106,15 +105,15 @@ class _Observer:
 
     def __call__(self, algorithm: Any, result: Mapping[str, Any]) -> Observed:
         runners = result.get("env_runners", {})
-        agents, returns = _episodes(runners.get(STUDY, {}))
+        logged = runners.get(STUDY, {})  # empty where no episode has ended
+        agents, returns = (np.array(list(logged.get(name, []))) for name in (AGENTS, RETURNS))
         for agent in np.unique(agents):
             self._returns[agent] = returns[agents == agent].mean()
         known = self._returns[self._scored]
         known = known[np.isfinite(known)]
         self._env_steps = int(runners.get(STEPS, self._env_steps))
         mean_return = float(known.mean()) if known.size else float("nan")
-        scalars = _scalars(result.get("learners", {}))
-        return Observed(self._env_steps, mean_return, len(returns), self._returns.tolist(), scalars)
+        return Observed(self._env_steps, mean_return, len(returns), self._returns.tolist(), agg_scalars(result))
 
 
 class EpisodeReturns(RLlibCallback):
@@ -144,23 +143,6 @@ class _RawReturn(gym.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._sum += float(reward)
         return observation, reward, terminated, truncated, {**info, RAW_RETURN: self._sum}
-
-
-def _episodes(logged: Mapping[str, Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Agent and return of each episode that ended; of some runners the last may be missing one of the two."""
-    agents, returns = (list(logged.get(name, [])) for name in (AGENTS, RETURNS))
-    return np.asarray(agents, dtype=np.int64), np.asarray(returns, dtype=np.float64)
-
-
-def _scalars(learners: Mapping[str, Any]) -> dict[str, float]:
-    """What modules log about aggregation, by name."""
-    return {
-        f"agg/{name}": float(value)
-        for module in learners.values()
-        if isinstance(module, Mapping)
-        for name, value in module.get("agg", {}).items()
-        if isinstance(value, SupportsFloat)
-    }
 
 
 def _creator(cell: Cell, num_envs_per_env_runner: int) -> Callable[[EnvContext], Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rl_agg.study.analysis.costs import WIN_RATE
 from rllib_agg.qmix import QMIX
-from rllib_agg.study.base import STEPS, Observed
+from rllib_agg.study.base import STEPS, Observed, agg_scalars
 from rllib_agg.study.server_loop import ServerLoopRunner
 
 
@@ -34,8 +34,7 @@ class TeamRunner(ServerLoopRunner):
         """The last round's episodes, or those of an evaluation."""
         played = algorithm.report.played
         agents = np.concatenate([group.credits for group in played]).mean(axis=0)  # [n]
-        logged = result["learners"]["default_policy"]["agg"]
-        scalars = {f"agg/{name}": float(value) for name, value in logged.items()}
+        scalars = agg_scalars(result)
         interval = algorithm.config.evaluation_interval
         if interval:
             if result["training_iteration"] % interval:  # between two of them RLlib repeats the last one's

@@ -44,7 +44,7 @@ class SmacTeam:
     :param credit: ``contribution`` or ``team``.
     """
 
-    def __init__(self, make: Callable[[int], Any], *, agent_types: Sequence[str] | None, credit: str) -> None:
+    def __init__(self, make: Callable[[int], Any], *, agent_types: Sequence[str] | None = None, credit: str) -> None:
         self._make, self._credit = make, credit
         self._env: Any = None
         self.num_crashes = 0
@@ -172,16 +172,8 @@ def make_smac(task: str, num_envs: int, *, credit: str, settings: Mapping[str, A
     def make(seed: int) -> Any:
         return module.StarCraft2Env(map_name=task, **{"seed": seed, **settings})
 
-    return make_games(make, num_envs, credit=credit, agent_types=ARMIES.get(task))
-
-
-def make_games(
-    make: Callable[[int], Any], num_envs: int, *, credit: str, agent_types: Sequence[str] | None = None
-) -> SequentialTeams:
-    """Make E games that may crash."""
-    return SequentialTeams(
-        lambda _: SmacTeam(make, agent_types=agent_types, credit=credit), num_envs, credit=credit, can_break=True
-    )
+    types = ARMIES.get(task)
+    return SequentialTeams(lambda _: SmacTeam(make, agent_types=types, credit=credit), num_envs, credit=credit, can_break=True)
 
 
 def check_shaped(settings: Mapping[str, Any], credit: str) -> None:

@@ -9,6 +9,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from rl_agg.validation import check_count
+from rllib_agg.envs.team.agent_spaces import AgentSpaces
 from rllib_agg.envs.team.credits import check_credit
 from rllib_agg.envs.team.named_agents import CustomSettings, MultiAgentTeam, NamedTeam, ParallelTeam
 from rllib_agg.envs.team.sequential import SequentialTeams
@@ -29,14 +30,15 @@ def make_custom(
 
 def as_team(env: Any, name: str, settings: CustomSettings) -> NamedTeam:
     """Adapt one environment; ``ValueError`` if it is neither of the two kinds, or has no time limit."""
-    adapter: Callable[..., NamedTeam]
+    adapter: type[NamedTeam]
     if isinstance(env, MultiAgentEnv):
-        adapter = MultiAgentTeam
+        adapter, spaces = MultiAgentTeam, (env.get_observation_space, env.get_action_space)
     elif all(hasattr(env, part) for part in ("possible_agents", "observation_space", "action_space", "reset", "step")):
-        adapter = ParallelTeam  # by its interface, since PettingZoo need not be installed
+        adapter, spaces = ParallelTeam, (env.observation_space, env.action_space)  # PettingZoo need not be installed
     else:
         raise ValueError(f"{name} must make an RLlib MultiAgentEnv or a PettingZoo ParallelEnv, got {type(env).__name__}")
-    return adapter(env, _time_limit(env, name, settings.max_episode_steps), settings)
+    limit = _time_limit(env, name, settings.max_episode_steps)
+    return adapter(env, AgentSpaces(env.possible_agents, *spaces), limit, settings)
 
 
 def _time_limit(env: Any, name: str, chosen: int | None) -> int:

@@ -132,11 +132,7 @@ class NamedTeam:
 
 
 class MultiAgentTeam(NamedTeam):
-    """One copy of RLlib's ``MultiAgentEnv``, with agents that die, join or take turns; parameters as of :class:`NamedTeam`."""
-
-    def __init__(self, env: Any, max_episode_steps: int, settings: CustomSettings) -> None:
-        spaces = AgentSpaces(env.possible_agents, env.get_observation_space, env.get_action_space)
-        super().__init__(env, spaces, max_episode_steps, settings)
+    """One copy of RLlib's ``MultiAgentEnv``, with agents that die, join or take turns."""
 
     def episode_end(
         self, observations: Mapping[Any, Any], terminated: Mapping[Any, bool], truncated: Mapping[Any, bool]
@@ -147,11 +143,7 @@ class MultiAgentTeam(NamedTeam):
 
 
 class ParallelTeam(NamedTeam):
-    """One copy of a PettingZoo ``ParallelEnv``; parameters as of :class:`NamedTeam`."""
-
-    def __init__(self, env: Any, max_episode_steps: int, settings: CustomSettings) -> None:
-        spaces = AgentSpaces(env.possible_agents, env.observation_space, env.action_space)
-        super().__init__(env, spaces, max_episode_steps, settings)
+    """One copy of a PettingZoo ``ParallelEnv``."""
 
     def own_state(self) -> Callable[[Any, Mapping[Any, Any]], Any] | None:
         """The environment's ``state()``, if it has one."""
