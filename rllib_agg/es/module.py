@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical, TorchDiagGaussian
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
@@ -63,12 +62,6 @@ class ESModule(TorchRLModule):
         if not self._is_discrete:
             outputs = torch.cat([outputs, self.log_stdev.expand_as(outputs)], dim=-1)
         return {Columns.ACTION_DIST_INPUTS: outputs}
-
-    def get_inference_action_dist_cls(self) -> type[Any]:
-        """Categorical, or Gaussian of fixed deviation."""
-        return TorchCategorical if self._is_discrete else TorchDiagGaussian
-
-    get_exploration_action_dist_cls = get_train_action_dist_cls = get_inference_action_dist_cls
 
     def read(self) -> NDArray[np.float32]:
         """The parameters as one vector ``[P]``."""

@@ -108,11 +108,3 @@ class TeamEnvRunner(EpisodicEnvRunner):
                 )
         log_sampled(self.metrics.log_value, sum(episode.steps for episode in found), len(found), prefix=())
         return found
-
-    def get_metrics(self) -> Any:
-        """What evaluation logged."""
-        return self.metrics.reduce()
-
-    def assert_healthy(self) -> None:
-        """Check that the module is there."""
-        assert self.module is not None

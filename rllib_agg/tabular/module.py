@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ray.rllib.core.columns import Columns
-from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorical
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
@@ -34,12 +33,6 @@ class TableModule(TorchRLModule):
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         cells = batch[Columns.OBS].long() - int(self.observation_space.start)
         return {Columns.ACTION_DIST_INPUTS: self.action_values[cells]}
-
-    def get_inference_action_dist_cls(self) -> type[Any]:
-        """Categorical, of which the largest is taken."""
-        return TorchCategorical
-
-    get_exploration_action_dist_cls = get_train_action_dist_cls = get_inference_action_dist_cls
 
     def read(self) -> NDArray[np.float32]:
         """Parameters ``[P]``."""
