@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import ray
-import tree  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
@@ -22,6 +21,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 
 from rl_agg import Scheme
 from rl_agg.arrivals import ArrivalExchange
+from rl_agg.population import buffer_bytes
 from rl_agg.schedules import EveryStep, OnArrival
 from rl_agg.validation import check_count, check_number
 from rllib_agg.a3c.env_runner import A3CEnvRunner
@@ -142,7 +142,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         return dataclasses.replace(scheme, schedule=OnArrival())
 
     def make_exchange(self) -> ArrivalExchange:
-        """What carries the scheme out, before the first gradient; ``ValueError`` as of RLlib's other algorithms."""
+        """What carries the scheme out, before the first gradient; ``ValueError`` if it does not fit the number of agents."""
         exchange = ArrivalExchange(self.make_scheme(), self.num_agents, attack=self.attack)
         exchange.check()
         return exchange
@@ -211,7 +211,7 @@ class A3C(RestoringAlgorithm, Algorithm):
             self.signals.observe(agent, returns=message.episode_return, losses=message.loss, num_samples=message.num_samples)
             factor = self.exchange.factor(agent, self.signals.signals()) if bool(gradient.sum().isfinite()) else 0.0
         if self.env_runner_group.num_remote_env_runners():
-            self.exchange.ledger.physical_bytes += message.num_bytes
+            self.exchange.ledger.physical_bytes += buffer_bytes(message)
         self.metrics.log_value((*AGG, "masked_gradients"), int(factor == 0.0), reduce="lifetime_sum")
         if factor == 0.0:
             self.exchange.charge(self._only([agent]), self._only([]), up={"gradients": len(gradient)}, down={})
@@ -232,7 +232,7 @@ class A3C(RestoringAlgorithm, Algorithm):
         self._count_weights(state, [runner - 1 for runner in asked], moved=True)
 
     def _count_weights(self, state: dict[str, Any], agents: list[int], *, moved: bool) -> None:
-        num_bytes = sum(np.asarray(leaf).nbytes for leaf in tree.flatten(state[COMPONENT_RL_MODULE]))
+        num_bytes = buffer_bytes(state[COMPONENT_RL_MODULE])
         size = sum(parameter.numel() for parameter in self.learner.parameters_by_ref.values())
         self.exchange.charge_answers(self._only(agents), size, physical_bytes=len(agents) * num_bytes if moved else 0)
 

@@ -57,11 +57,6 @@ class GradientMessage:
         given = [gradient.ravel() for gradient in self.gradients if gradient is not None]
         return torch.from_numpy(np.concatenate(given)) if given else torch.empty(0)
 
-    @property
-    def num_bytes(self) -> int:
-        """Of the gradients' own buffers."""
-        return sum(gradient.nbytes for gradient in self.gradients if gradient is not None)
-
 
 class A3CTorchLearner(FiniteSteps):
     """Computes gradients on env runners, and applies them in the server."""

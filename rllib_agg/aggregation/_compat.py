@@ -206,7 +206,7 @@ class HookedLearner(TorchLearner):
 
 
 def average_gradients(module: Any, on: bool) -> None:
-    """Let backward passes through a module, wrapped for DDP or not, average gradients over learners, or keep each its own."""
+    """Let backward passes through a module, which DDP may wrap, average gradients over learners (``on``), or not."""
     if isinstance(module, torch.nn.parallel.DistributedDataParallel):
         module.require_backward_grad_sync = on  # what its no_sync() sets
 

@@ -41,7 +41,7 @@ class FiniteSteps(HookedLearner):
             fuse(optimizer)
 
     def modules_with_corrupt_gradient(self, gradients: dict[Any, torch.Tensor | None]) -> set[str]:
-        """Find the modules whose gradient has NaN, infinity, or a norm that overflows, the same on all learners."""
+        """Find the modules whose gradient, the same on all learners, has NaN, infinity, or a norm that overflows."""
         given = {ref: gradient for ref, gradient in gradients.items() if gradient is not None}
         if self.has_grad_scaler or not given or is_finite(list(given.values())):
             return set()
