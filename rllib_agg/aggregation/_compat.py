@@ -36,6 +36,7 @@ NAMES = {
         "_create_iterator_if_necessary",
         "_make_batch_if_necessary",
     ),
+    "ray.rllib.core.learner.torch.torch_learner:TorchLearner": ("_uncompiled_update", "_compute_off_policyness"),
     "ray.rllib.core.learner.learner_group:LearnerGroup": ("update",),
     "ray.rllib.core.learner.training_data:TrainingData": ("shard",),
     "ray.rllib.connectors.learner.general_advantage_estimation:GeneralAdvantageEstimation": ("__call__",),
@@ -148,6 +149,28 @@ class HookedLearner(TorchLearner):
             **kwargs,
         )
         return iterator
+
+    def gradients_without_graph(self, batch: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, torch.Tensor | None]] | None:
+        """The modules' losses and gradients of a minibatch, if there is a closed form; ``None``: by RLlib's own way.
+
+        :param batch: Modules to their columns.
+        """
+        return None
+
+    def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        taken = self.gradients_without_graph(batch)
+        if taken is None:
+            outcome: tuple[Any, dict[str, Any], dict[str, Any]] = super()._uncompiled_update(batch, **kwargs)  # type: ignore[no-untyped-call]
+            return outcome
+        losses, gradients = taken
+        self._compute_off_policyness(batch)  # type: ignore[no-untyped-call]
+        self.apply_gradients(self.postprocess_gradients(gradients))
+        return {}, losses, {}
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch compiles a part of the update."""
+        return bool(_attribute(self, "_torch_compile_forward_train") or _attribute(self, "_torch_compile_complete_update"))
 
     def make_batch(self, episodes: list[Any]) -> dict[str, dict[str, torch.Tensor]]:
         """Run the learner connectors.

@@ -118,24 +118,44 @@ class ModuleAggregator:
         :param valid: Samples that count ``[B]``, bool.
         :return: What RLlib differentiates, or logs.
         """
-        detached = losses.detach().where(valid, 0.0)
-        columns = torch.stack([detached, valid.to(detached.dtype)])
+        factors = self.weigh(losses.detach(), agents, valid)
+        if factors is None:
+            self._samples = losses, agents, valid
+            self._logged = self.mean_loss.to(losses.dtype)
+            return self._logged
+        loss: Tensor = (factors[agents] * losses).where(valid, 0.0).sum()  # where, not a product: 0 * NaN is NaN
+        term = None if self.client is None else self.client.proximal_term()
+        return loss if term is None else loss + term
+
+    @property
+    def mean_loss(self) -> Tensor:
+        """The mean of the agents' losses in the last minibatch."""
+        last = self.stats.last
+        mean: Tensor = last.losses.sum() / (last.num_samples > 0).sum().clamp(min=1)
+        return mean
+
+    def weigh(self, losses: Tensor, agents: Tensor, valid: Tensor) -> Tensor | None:
+        """Note the agents' losses, and weigh them.
+
+        :param losses: Of each sample ``[B]``.
+        :param agents: Whose sample it is, ``[B]``.
+        :param valid: Samples that count ``[B]``, bool.
+        :return: What an agent's losses are multiplied by, so that the sum of all has the gradient ``[A]``; ``None`` where each
+            agent's gradient is taken by itself.
+        """
+        counted = losses.where(valid, 0.0)
+        columns = torch.stack([counted, valid.to(counted.dtype)])
         total, n = sum_by_agent(columns, agents, self.num_agents, num_learners=self.num_sharing)
         mean = total / n.clamp(min=1.0)
         assert self.returns is not None
         present = (n > 0) & ~self.returns.isinf() & ~mean.isinf()
         if self.is_separate:
-            self._samples = losses, agents, valid
             self.stats.add(mean, n, present=present)
-            average: Tensor = mean.sum() / (n > 0).sum().clamp(min=1)
-            self._logged = average.to(losses.dtype)
-            return self._logged
+            return None
         weights = self._weigh(mean, n, present) if self.client is None else n / n.sum().clamp(min=1.0)
         self.stats.add(mean, n, present=present, weights=weights)
-        factors = (weights / n.clamp(min=1.0) * max(1, self.num_sharing)).to(losses.dtype)
-        loss: Tensor = (factors[agents] * losses).where(valid, 0.0).sum()  # where, not a product: 0 * NaN is NaN
-        term = None if self.client is None else self.client.proximal_term()
-        return loss if term is None else loss + term
+        factors: Tensor = (weights / n.clamp(min=1.0) * max(1, self.num_sharing)).to(losses.dtype)
+        return factors
 
     def _weigh(self, losses: Tensor, num_samples: Tensor, present: Tensor) -> Tensor:
         needs = self.exchange.scheme.needs

@@ -125,6 +125,12 @@ class AggLearnerMixin(FiniteSteps):
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
         """RLlib's, and what is merged of the agents' own gradients."""
         gradients, corrupt = self._finite_gradients(loss_per_module, **kwargs)
+        return self._merged(gradients, corrupt, loss_per_module)
+
+    def _merged(
+        self, gradients: dict[Any, Tensor | None], corrupt: set[str], loss_per_module: Collection[str]
+    ) -> dict[Any, Tensor | None]:
+        """Add what is merged of the agents' own gradients, and decide whose step is held back."""
         corrupt -= self._gradients.keys()
         waiting = set(loss_per_module) if self._sits_out else set()
         for module_id, own_gradients in self._gradients.items():
