@@ -28,7 +28,7 @@ demo: $(VENV)/.installed ## Train PPO on CartPole with four rules, then show a t
 	@echo "Open $(OUT)/report.html in a browser."
 
 test: $(VENV)/.installed-dev ## Run the test suite
-	$(PYTEST) --numprocesses=$(WORKERS) --dist=loadfile --durations=15
+	$(PYTEST) --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=15
 
 slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each, or a part: GROUP=core, sb3, rllib, teams or study
 	$(if $(SLOW_$(GROUP)),,$(error unknown GROUP=$(GROUP): choose from all core sb3 rllib teams study))

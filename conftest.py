@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,37 @@ from sybil.parsers.myst import CodeBlockParser
 
 from rl_agg import CODECS, COMBINERS, GATES, PAYLOADS, RULES, SCHEDULES
 
+os.environ.setdefault("RLLIB_TEST_NO_JAX_IMPORT", "1")  # a sixth of what each of Ray's workers takes to start
 torch.set_num_threads(1)  # the machines that run this are small, and sums have one order
 
+LONGEST = (
+    "study/test_engine.py",
+    "rllib/test_faults.py",
+    "rllib/test_team_smax.py",
+    "rllib/test_a3c.py",
+    "study/test_registered.py",
+    "rllib/test_es.py",
+    "rllib/test_communication.py",
+    "rllib/test_local_learners.py",
+    "rllib/test_combiners.py",
+    "rllib/test_gradients.py",
+    "rllib/test_qmix.py",
+    "rllib/test_examples.py",
+    "sb3/test_combinations.py",
+    "study/test_cli.py",
+    "study/test_rllib.py",
+    "rllib/test_vtrace.py",
+    "rllib/test_sharding.py",
+)
+"""Files of half a minute or more, the longest first."""
+
 SHOWN = re.compile(r"^(?P<expression>\S.*?)  # (?P<value>tensor\(.*)$", re.MULTILINE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files, or one of them is left running alone at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
 
 
 @pytest.fixture(scope="session")

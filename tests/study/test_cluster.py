@@ -83,8 +83,11 @@ def test_a_cluster_gives_the_same_records(
         pd.testing.assert_frame_equal(sent, written, check_exact=True)
 
 
-def test_no_cluster_is_reported(tiny: Callable[..., Study], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_cluster_is_reported(
+    tiny: Callable[..., Study], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And nothing else is: RLlib's news of its versions stays away."""
+    monkeypatch.delenv("RLLIB_TEST_NO_JAX_IMPORT", raising=False)  # of which RLlib warns
     spec = tmp_path / "spec.yaml"
     of_rllib = {"stock": System("ray.rllib.algorithms.ppo:PPO"), "A3C": System("rllib_agg:A3C")}
     study = tiny(systems=of_rllib, environments={"CartPole-v1": Environment(num_agents=4)})
