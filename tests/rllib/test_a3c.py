@@ -26,6 +26,7 @@ from rllib_agg.a3c.running_signals import RunningSignals
 from rllib_agg.aggregation.timeouts import check_timeout, deadline_of
 from tests.rllib.ppo_configs import TINY
 from tests.rllib.results import MODULE, agg
+from tests.rllib.searches import Search, each_search
 from tests.states import as_arrays
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -201,13 +202,12 @@ def test_the_exchange_is_restored(ray_session: None, sample: Callable[[], list[A
     other.stop()
 
 
-def test_tune_searches_over_aggregations(ray_session: None, tmp_path: Path) -> None:
+@each_search
+def test_tune_searches_over_aggregations(search: Search, ray_session: None, tmp_path: Path) -> None:
     config = tiny_a3c(aggregation=tune.grid_search(["mean", "r_weighted"]))
-    run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
-    results = tune.Tuner(A3C, param_space=config, run_config=run_config).fit()
-    assert not results.errors
-    assert {result.config["aggregation"] for result in results} == {"mean", "r_weighted"}
-    assert [agg(result.metrics)["messages"] for result in results] == [10, 10]
+    results = search(A3C, config, tmp_path)
+    assert [result["config"]["aggregation"] for result in results] == ["mean", "r_weighted"]
+    assert [agg(result)["messages"] for result in results] == [10, 10]
 
 
 class Pixels(gym.Env[Any, Any]):
@@ -251,6 +251,7 @@ class Broken(gym.Wrapper[Any, Any, Any, Any]):
         return observation, float("nan") if self._broken else reward, *rest
 
 
+@pytest.mark.slow  # the next one shows it for a median
 def test_runner_that_pays_nan_is_masked(ray_session: None) -> None:
     algorithm = tiny_a3c(2).environment(Broken, env_config={"broken": [2]}).build_algo()
     for _ in range(3):

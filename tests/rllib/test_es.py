@@ -21,6 +21,7 @@ from rl_agg.evolution.normalization import normalized
 from rllib_agg import ES
 from tests.rllib.populations import GATED, core, tiny_es
 from tests.rllib.results import agg
+from tests.rllib.searches import Search, each_search
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -141,12 +142,11 @@ def test_an_environments_error_is_raised(ray_session: None) -> None:
     algorithm.stop()
 
 
-def test_tune_searches_over_gates(ray_session: None, tmp_path: Path) -> None:
+@each_search
+def test_tune_searches_over_gates(search: Search, ray_session: None, tmp_path: Path) -> None:
     config = tiny_es(communication=tune.grid_search(["random", "deviation"]), expected_messages=2)
-    run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
-    results = tune.Tuner(ES, param_space=config, run_config=run_config).fit()
-    assert not results.errors
-    assert {result.config["communication"] for result in results} == {"random", "deviation"}
+    results = search(ES, config, tmp_path)
+    assert [result["config"]["communication"] for result in results] == ["random", "deviation"]
     for result in results:
-        assert agg(result.metrics)["messages"] < 20
-        assert result.metrics["env_runners"]["centre"]["episode_return_mean"] > 0
+        assert agg(result)["messages"] < 20
+        assert result["env_runners"]["centre"]["episode_return_mean"] > 0

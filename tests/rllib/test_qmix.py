@@ -22,6 +22,7 @@ from rllib_agg.envs.team.interface import TeamView
 from rllib_agg.envs.team.registry import BACKENDS, register_team_env
 from tests.rllib.qmix_runs import assert_equal, built, parameters, tiny
 from tests.rllib.results import MODULE, agg
+from tests.rllib.searches import Search, each_search
 from tests.rllib.team_worlds import make_corridor
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -199,12 +200,11 @@ def test_one_agent(mixer: str | None, sharing: str, ray_session: None) -> None:
     algorithm.stop()
 
 
-def test_tune_searches_over_sharing(ray_session: None, tmp_path: Path) -> None:
+@each_search
+def test_tune_searches_over_sharing(search: Search, ray_session: None, tmp_path: Path) -> None:
     config = tiny(parameter_sharing=tune.grid_search(["none", "a_pps"]), sharing_interval=2)
-    run_config = tune.RunConfig(stop={"training_iteration": 2}, storage_path=str(tmp_path))
-    results = tune.Tuner(QMIX, param_space=config, run_config=run_config).fit()
-    assert not results.errors
-    messages = {result.config["parameter_sharing"]: agg(result.metrics)["messages"] for result in results}
+    results = search(QMIX, config, tmp_path)
+    messages = {result["config"]["parameter_sharing"]: agg(result)["messages"] for result in results}
     assert messages == {"none": 0, "a_pps": 2 * 8}
 
 
