@@ -15,7 +15,7 @@ SCRIPTS = [
     pytest.param(
         *("rllib_multi_learner.py", ["--iterations", "2", "--train-batch-size", "250"], "mixed sign"), marks=pytest.mark.slow
     ),
-    ("rllib_a3c.py", ["--iterations", "2", "--gradients-per-iteration", "5"], "staleness"),
+    ("rllib_a3c.py", ["--iterations", "2", "--gradients-per-iteration", "5", "--num-env-runners", "1"], "staleness"),
     ("rllib_es.py", ["--iterations", "2", "--population", "6", "--expected-messages", "2"], "sent"),
 ]
 

@@ -29,7 +29,7 @@ def test_a_rule_a_combiner_and_schemes_in_one_grid(ray_session: None, tmp_path: 
         train,
         param_space={"aggregation": tune.grid_search(NAMES)},
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-        tune_config=tune.TuneConfig(reuse_actors=True),
+        tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=True),  # one process for all
     )
     results = tuner.fit()
     assert not results.errors

@@ -113,7 +113,7 @@ def test_on_remote_learners_of_rllib(members: None, ray_session: None) -> None:
 def test_in_a_study(members: None, ray_session: None, tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     study = load_study(tmp_path / "spec.yaml")
-    assert run_study(study, tmp_path / "out", workers=2) == []
+    assert run_study(study, tmp_path / "out", workers=1) == []
     store = Store(tmp_path / "out")
     records = {cell.system_name: store.read(cell) for cell in study.cells}
     totals = {name: record.updates.iloc[-1] for name, record in records.items() if record is not None}

@@ -75,7 +75,7 @@ def test_workers_of_its_own(ray_session: None, tmp_path: Path) -> None:
     one = study({"A3C": System("rllib_agg:A3C", settings)}, network="small")
     (cell,) = one.cells
     assert sum(bundle["CPU"] for bundle in runner_for(cell).bundles(cell)) == 3
-    settings["num_cpus_per_env_runner"] = 0.5
+    settings |= {"num_env_runners": 1, "num_cpus_per_env_runner": 0.5}
     one = study({"A3C": System("rllib_agg:A3C", settings)}, network="small")
     assert run_study(one, tmp_path, workers=1) == [], Store(tmp_path).failure(one.cells[0])
     record = Store(tmp_path).read(one.cells[0])
