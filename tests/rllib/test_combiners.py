@@ -39,7 +39,11 @@ COMBINERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2, 3], ids="learners{}".format)
+@pytest.fixture(
+    scope="module",
+    params=[0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3],
+    ids="learners{}".format,
+)
 def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
     group = start_group(spaces, request.param, aggregation="median", advantage_norm="none")
     yield group

@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Any] = {
 EPOCHS = {"num_epochs": 3, "minibatch_size": 32, "timesteps": {}}
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids="learners{}".format)
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3], ids="learners{}".format)
 def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
     group = start_group(spaces, request.param, **SETTINGS)
     group.start = group.get_state()

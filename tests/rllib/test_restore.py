@@ -84,7 +84,7 @@ def runner_weights(runner: Any) -> dict[str, Any]:
 
 
 def test_older_checkpoint_in_place_reaches_the_env_runners(ray_session: None, tmp_path: Path) -> None:
-    algorithm = remote_ppo().build_algo()
+    algorithm = remote_ppo().env_runners(num_env_runners=1).build_algo()
     algorithm.train()
     path = algorithm.save_to_path(tmp_path / "checkpoint")
     read = lambda: algorithm.env_runner_group.foreach_env_runner(runner_weights, local_env_runner=False)  # noqa: E731
