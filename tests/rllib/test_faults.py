@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from ray import cloudpickle, tune
 from rllib_agg import A3CConfig, AggIMPALAConfig, AggPPO, LearnerLostError
 from rllib_agg.aggregation.agents import agent_of
 from tests.rllib.ppo_configs import TINY, remote_ppo, tiny_ppo
+from tests.rllib.results import MODULE, agg, agg_of_first_update
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-MODULE = "default_policy"
 
 
 def die(actor: Any) -> None:
@@ -45,21 +45,6 @@ def agents_present(algorithm: AggPPO) -> set[int]:
 
 def sample(runner: Any) -> list[Any]:
     return runner.sample(num_timesteps=10)
-
-
-def test_killed_env_runner_comes_back_with_its_agents(ray_session: None) -> None:
-    algorithm = remote_ppo().build_algo()
-    algorithm.train()
-    assert agents_present(algorithm) == {0, 1, 2, 3}
-    kill_runner(algorithm, 2)
-    for _ in range(60):
-        result = algorithm.train()
-        if agents_present(algorithm) == {0, 1, 2, 3}:
-            break
-        time.sleep(0.5)
-    assert agents_present(algorithm) == {0, 1, 2, 3}
-    assert result["learners"][MODULE]["agg"]["weight_max"] > 0
-    algorithm.stop()
 
 
 def test_killed_a3c_runner_comes_back(ray_session: None) -> None:
@@ -89,17 +74,21 @@ def test_killed_learner_says_what_to_do_and_its_checkpoint_continues(ray_session
         algorithm.train()
     assert time.monotonic() - started < 60
     algorithm.stop()
-    restored = AggPPO.from_checkpoint(path)
+    restored = tiny_ppo().build_algo()  # with the learners that were lost, in tests/rllib/test_local_learners.py
+    restored.restore_from_path(path)
     assert restored.train()["training_iteration"] == 2
     restored.stop()
 
 
 @pytest.mark.parametrize("noticed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_killed_asynchronous_learner_says_what_to_do(noticed: bool, ray_session: None) -> None:
+def test_killed_asynchronous_learner_trained_and_says_what_to_do(noticed: bool, ray_session: None) -> None:
     config = AggIMPALAConfig().environment("CartPole-v1").rl_module(model_config=TINY).learners(num_learners=1)
     config.env_runners(num_env_runners=1, num_envs_per_env_runner=2, rollout_fragment_length=10)
-    algorithm = config.training(train_batch_size_per_learner=40).reporting(min_time_s_per_iteration=0).build_algo()
-    algorithm.train()
+    config.training(aggregation="l_weighted", train_batch_size_per_learner=40)
+    algorithm = config.reporting(min_time_s_per_iteration=0).build_algo()
+    logged = agg_of_first_update(algorithm)
+    assert logged["weight_max"] >= logged["weight_min"] > 0
+    assert logged["skipped_updates"] == 0
     kill_learner(algorithm, 0, noticed)
     started = time.monotonic()
     with pytest.raises(LearnerLostError, match=r"(?s)1 learners .*died.*from_checkpoint.*FailureConfig"):
@@ -133,17 +122,36 @@ class Faulty(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, *rest
 
 
-def test_agents_of_faulty_environments_are_masked(ray_session: None) -> None:
+@pytest.fixture(scope="module")
+def faulty(ray_session: None) -> Iterator[AggPPO]:
+    """Three runners with two agents each, of which only the first runner's environments are sound."""
     config = remote_ppo(train_batch_size_per_learner=120).env_runners(num_env_runners=3)
     algorithm = config.environment(Faulty, env_config={"faults": {2: "reward", 3: "observation"}}).build_algo()
+    yield algorithm
+    algorithm.stop()
+
+
+def test_agents_of_faulty_environments_are_masked(faulty: AggPPO) -> None:
     for _ in range(3):
-        logged = algorithm.train()["learners"][MODULE]["agg"]
+        logged = agg(faulty.train())
     assert logged["masked_agents"] == 4
     assert logged["weight_max"] == pytest.approx(1.0, abs=0.5)  # two agents are left, with weights that sum to 2
     assert logged["skipped_updates"] == 0
     read = lambda learner: all(p.isfinite().all() for p in learner.module[MODULE].parameters())  # noqa: E731
-    assert all(result.get() for result in algorithm.learner_group.foreach_learner(read))
-    algorithm.stop()
+    assert all(result.get() for result in faulty.learner_group.foreach_learner(read))
+
+
+def test_killed_env_runner_comes_back_with_its_agents(faulty: AggPPO) -> None:
+    everyone = set(range(6))
+    assert agents_present(faulty) == everyone
+    kill_runner(faulty, 1)
+    for _ in range(60):
+        faulty.train()
+        if agents_present(faulty) == everyone:
+            break
+        time.sleep(0.5)
+    assert agents_present(faulty) == everyone
+    assert agg(faulty.train())["weight_max"] > 0  # of the agents that came back, as all others are masked
 
 
 @pytest.mark.slow
