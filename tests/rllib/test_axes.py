@@ -202,7 +202,7 @@ def members() -> None:
     register_rule("by_number", by_number, needs=())
 
 
-@pytest.mark.parametrize("aggregation", ["first_one", "by_number"])
+@pytest.mark.parametrize("aggregation", ["first_one", pytest.param("by_number", marks=pytest.mark.slow)])
 def test_registered_members_reach_remote_learners(
     aggregation: str, members: None, spaces: dict[str, Any], sample: Callable[[], list[Any]]
 ) -> None:
@@ -223,13 +223,18 @@ def test_registered_members_reach_remote_learners(
 def test_registered_members_travel_with_a_config_as_a_dict(members: None) -> None:
     """As Ray Tune sends it to a trial, and as a checkpoint holds it. Members that are not named stay."""
     config = tiny_ppo(aggregation="mixtailor", aggregation_kwargs={"combiners": ["first_one", "median"]})
-    for state in (config.to_dict(), config.get_state(), config, config.copy()):
-        code = (
-            "import sys, pickle; pickle.load(sys.stdin.buffer); "
-            "from rl_agg import registered; print({axis: list(own) for axis, own in registered().items()})"
-        )
-        pickled = cloudpickle.dumps(state)
-        found = subprocess.run([sys.executable, "-c", code], input=pickled, capture_output=True, check=True)
-        assert found.stdout.decode().strip().endswith("{'combiner': ['first_one']}")
+    states = [cloudpickle.dumps(state) for state in (config.to_dict(), config.get_state(), config, config.copy())]
+    code = """if True:
+        import pickle, sys
+        from rl_agg import COMBINERS, registered
+
+        for state in pickle.load(sys.stdin.buffer):
+            pickle.loads(state)
+            print({axis: list(own) for axis, own in registered().items()})
+            del COMBINERS["first_one"]
+            COMBINERS.added.clear()
+        """
+    found = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(states), capture_output=True, check=True)
+    assert found.stdout.decode().splitlines()[-4:] == ["{'combiner': ['first_one']}"] * 4
     assert "registered_members" not in vars(pickle.loads(cloudpickle.dumps(config)))
     assert tiny_ppo().update_from_dict({**config.to_dict()}).aggregation == "mixtailor"

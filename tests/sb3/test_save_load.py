@@ -18,6 +18,8 @@ CLASSES = {AggPPO: "MlpPolicy", AggA2C: "MlpPolicy", AggMaskablePPO: "MlpPolicy"
 
 def build(cls: Any, **settings: Any) -> Any:
     kwargs = {"aggregation": "r_weighted", "aggregation_kwargs": {"h": 3}, "n_steps": 32, "seed": 1, "device": "cpu"}
+    if cls is AggRecurrentPPO:
+        kwargs["policy_kwargs"] = {"lstm_hidden_size": 8}  # not 256
     return cls(CLASSES[cls], cartpoles(4, 1), **{**kwargs, **settings})
 
 
