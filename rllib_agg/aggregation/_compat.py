@@ -160,7 +160,7 @@ class HookedLearner(TorchLearner):
     def _uncompiled_update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         taken = self.gradients_without_graph(batch)
         if taken is None:
-            outcome: tuple[Any, dict[str, Any], dict[str, Any]] = super()._uncompiled_update(batch, **kwargs)  # type: ignore[no-untyped-call]
+            outcome: tuple[Any, dict[str, Any], dict[str, Any]] = super()._uncompiled_update(batch, **kwargs)
             return outcome
         losses, gradients = taken
         self._compute_off_policyness(batch)  # type: ignore[no-untyped-call]

@@ -149,7 +149,7 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
             clip=config.clip_param,
             value=config.vf_loss_coeff,
             value_clip=config.vf_clip_param,
-            entropy=self.entropy_coeff_schedulers_per_module[module_id].get_current_value(),
+            entropy=float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value()),
             divergence=float(self.curr_kl_coeffs_per_module[module_id]) if config.use_kl_loss else None,
         )
         losses, terms = form.evaluate(data, coefficients)
