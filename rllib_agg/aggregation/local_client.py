@@ -24,7 +24,6 @@ from rl_agg import Exchange, Signals
 from rl_agg.exchange import Merged
 from rl_agg.payloads import Parameters
 from rl_agg.payloads import merge as average
-from rl_agg.per_agent_gradients import unflatten
 
 
 class LocalClient:
@@ -195,7 +194,8 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _write(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    _put(tensors, unflatten(flat, tensors))
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    _put(tensors, [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
 
 
 def _start(optimizer: torch.optim.Optimizer) -> None:
