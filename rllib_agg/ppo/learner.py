@@ -16,6 +16,7 @@ from ray.rllib.connectors.learner import GeneralAdvantageEstimation
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.evaluation.postprocessing import Postprocessing
+from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.torch_utils import explained_variance
 from ray.util import log_once
 from torch import Tensor, distributed
@@ -43,9 +44,15 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
         """Replace RLlib's advantage estimation by the one that keeps raw advantages."""
         super().build()
         self._forms: dict[str, ClosedFormPPO] = {}
+        self._checked: set[str] = set()  # modules whose form is known to fit in this update
         pipeline = self.connector_pipeline
         pipeline.remove(GeneralAdvantageEstimation)
         pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
+
+    def observe_batch(self, batch: MultiAgentBatch) -> None:
+        """Look at the modules again."""
+        self._checked.clear()
+        super().observe_batch(batch)
 
     def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool, num_learners: int) -> None:
         """Standardise the advantages as ``advantage_norm`` says."""
@@ -137,9 +144,12 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
         if not isinstance(observations, Tensor) or observations.ndim != 2 or Columns.STATE_IN in data:
             raise NoClosedFormError("observations that are no vectors, or states")
         known = self._forms.get(module_id)
-        if known is None or not known.fits():
-            known = self._forms[module_id] = ClosedFormPPO(self.module[module_id].unwrapped())
-        known.flat.bind()
+        if module_id not in self._checked:
+            if known is None or not known.fits():
+                known = self._forms[module_id] = ClosedFormPPO(self.module[module_id].unwrapped())
+            known.flat.bind()
+            self._checked.add(module_id)
+        assert known is not None
         return known
 
     def _differentiate_without_graph(self, module_id: str, data: dict[str, Any], forms: dict[str, ClosedFormPPO]) -> Tensor:
