@@ -131,7 +131,7 @@ def options_of(parser: argparse.ArgumentParser, arguments: list[str], agents: li
     parser.add_argument("--samples", type=int, default=4096, help="samples in one rollout, all agents together")
     parser.add_argument("--envs", nargs="+", default=["CartPole-v1", "HalfCheetah-v5"])
     parser.add_argument("--agents", nargs="+", type=int, default=agents)
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 512])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[64, 512, 4096])
     return parser.parse_args(arguments)
 
 

@@ -43,7 +43,8 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
     def build(self) -> None:
         """Replace RLlib's advantage estimation by the one that keeps raw advantages."""
         super().build()
-        self._forms: dict[str, ClosedFormPPO] = {}
+        self.forms: dict[str, ClosedFormPPO] = {}
+        """Closed forms of the modules that were updated by one."""
         self._checked: set[str] = set()  # modules whose form is known to fit in this update
         pipeline = self.connector_pipeline
         pipeline.remove(GeneralAdvantageEstimation)
@@ -143,10 +144,10 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
         observations = data[Columns.OBS]
         if not isinstance(observations, Tensor) or observations.ndim != 2 or Columns.STATE_IN in data:
             raise NoClosedFormError("observations that are no vectors, or states")
-        known = self._forms.get(module_id)
+        known = self.forms.get(module_id)
         if module_id not in self._checked:
             if known is None or not known.fits():
-                known = self._forms[module_id] = ClosedFormPPO(self.module[module_id].unwrapped())
+                known = self.forms[module_id] = ClosedFormPPO(self.module[module_id].unwrapped())
             known.flat.bind()
             self._checked.add(module_id)
         assert known is not None

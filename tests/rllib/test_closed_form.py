@@ -1,0 +1,209 @@
+"""Learners that differentiate in closed form, compared with the same ones by torch's graph."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray import cloudpickle
+from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPPOTorchRLModule
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from torch import nn
+
+from rllib_agg import AggPPO
+from rllib_agg.ppo import AggPPOTorchLearner
+from tests.rllib.groups import MODULE, on_each
+from tests.rllib.ppo_configs import tiny_ppo
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+EPOCHS: dict[str, Any] = {
+    "timesteps": {"num_env_steps_sampled_lifetime": 1},
+    "num_epochs": 2,
+    "minibatch_size": 50,
+    "shuffle_batch_per_epoch": True,
+}
+SCHEMES: dict[str, dict[str, Any]] = {
+    "mean": {"grad_clip": 0.5},
+    "r_weighted": {"aggregation": "r_weighted", "entropy_coeff": 0.01},
+    "l_weighted": {"aggregation": "l_weighted", "use_kl_loss": False, "vf_clip_param": 0.5},
+    "samples": {"aggregation": "samples", "advantage_norm": "agent"},
+    "median": {"aggregation": "median"},
+    "lag": {"communication": "lag"},
+    "interval": {"interval": 2},
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "shared": {"fcnet_hiddens": [8, 8], "vf_share_layers": True},
+    "separate": {"fcnet_hiddens": [8], "vf_share_layers": False, "fcnet_activation": "relu"},
+    "heads": {"fcnet_hiddens": [8], "head_fcnet_hiddens": [6], "head_fcnet_activation": "silu", "vf_share_layers": False},
+}
+
+
+def built(env: str = "CartPole-v1", network: str = "separate", num_learners: int = 0, **training: Any) -> Any:
+    config = tiny_ppo(**{"lr": 1e-3, **training}).environment(env)
+    return config.rl_module(model_config=NETWORKS[network]).learners(num_learners=num_learners).build_algo()
+
+
+def sampled(algorithm: Any) -> list[Any]:
+    algorithm.env_runner.sample(num_timesteps=73)  # so that what follows starts in the middle of episodes
+    episodes: list[Any] = algorithm.env_runner.sample(num_timesteps=200)
+    return episodes
+
+
+def update(algorithm: Any, episodes: list[Any], times: int = 2) -> dict[str, Any]:
+    """Update by the same episodes and the same draws, and say what was logged last."""
+    for seed in range(times):
+        on_each(algorithm.learner_group, partial(draw_alike, seed=seed))
+        (*_, logged) = algorithm.learner_group.update(episodes=copy.deepcopy(episodes), **EPOCHS)
+    return {key: float(value.peek()) for key, value in logged[MODULE].items() if hasattr(value, "peek")}
+
+
+def draw_alike(learner: Any, seed: int) -> None:
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def num_forms(algorithm: Any) -> list[int]:
+    return on_each(algorithm.learner_group, lambda learner: len(learner.forms))
+
+
+def assert_same(one: Any, other: Any, tolerance: float = 1e-4) -> None:
+    found, expected = (algorithm.learner_group.get_weights()[MODULE] for algorithm in (one, other))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("env", "network", "scheme"),
+    [
+        *[("CartPole-v1", "separate", scheme) for scheme in SCHEMES],
+        *[("Pendulum-v1", network, "r_weighted") for network in NETWORKS],
+        ("CartPole-v1", "shared", "median"),
+        ("Pendulum-v1", "heads", "lag"),
+    ],
+)
+def test_updates_are_those_of_the_graph(env: str, network: str, scheme: str, ray_session: None) -> None:
+    first, second = (built(env, network, **SCHEMES[scheme], closed_form=closed_form) for closed_form in (True, False))
+    episodes = sampled(first)
+    logged, expected = update(first, episodes), update(second, episodes)
+    assert (num_forms(first), num_forms(second)) == ([1], [0])
+    assert_same(first, second)
+    assert logged.keys() == expected.keys()
+    for key, value in expected.items():
+        assert logged[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+    first.stop()
+    second.stop()
+
+
+@pytest.mark.parametrize("scheme", ["r_weighted", "median"])
+def test_on_two_learners(scheme: str, ray_session: None) -> None:
+    first, second = (
+        built(**SCHEMES[scheme], closed_form=closed_form, num_learners=2, train_batch_size_per_learner=100)
+        for closed_form in (True, False)
+    )
+    episodes = sampled(first)
+    update(first, episodes)
+    update(second, episodes)
+    assert (num_forms(first), num_forms(second)) == ([1, 1], [0, 0])
+    assert_same(first, second)
+    weights = on_each(first.learner_group, lambda learner: learner.module.get_state()[MODULE])
+    np.testing.assert_equal(weights[0], weights[1])
+    first.stop()
+    second.stop()
+
+
+def test_a_restored_algorithm_goes_on_as_it_would_have(tmp_path: Any, ray_session: None) -> None:
+    model = built(aggregation="r_weighted")
+    episodes = sampled(model)
+    update(model, episodes)
+    restored = AggPPO.from_checkpoint(model.save_to_path(tmp_path / "checkpoint"))
+    by_graph = built(aggregation="r_weighted", closed_form=False)
+    by_graph.restore_from_path(tmp_path / "checkpoint")
+    for algorithm in (model, restored, by_graph):
+        update(algorithm, episodes)
+    np.testing.assert_equal(*(algorithm.learner_group.get_weights()[MODULE] for algorithm in (model, restored)))
+    assert num_forms(by_graph) == [0]
+    assert_same(model, by_graph)
+    for algorithm in (model, restored, by_graph):
+        algorithm.stop()
+
+
+def test_an_agent_that_is_not_finite_is_masked(ray_session: None) -> None:
+    """Its samples overflow in the loss: the graph then finds the agent, and what follows is the same."""
+    first, second = (built(aggregation="r_weighted", closed_form=closed_form) for closed_form in (True, False))
+    episodes = sampled(first)
+    for episode in episodes[:1]:
+        episode.extra_model_outputs["action_logp"].data[:] = -200.0  # a ratio of e^200
+    logged = [update(algorithm, episodes) for algorithm in (first, second)]
+    assert_same(first, second)
+    assert logged[0].keys() == logged[1].keys()
+    first.stop()
+    second.stop()
+
+
+# Where there is none --------------------------------------------------------------------------------------------------------
+
+
+class OwnLoss(AggPPOTorchLearner):
+    def losses_per_sample(self, **kwargs: Any) -> Any:
+        return super().losses_per_sample(**kwargs)
+
+
+class OwnModule(DefaultPPOTorchRLModule):
+    pass
+
+
+def hook(algorithm: Any) -> None:
+    module = algorithm.learner_group._learner.module[MODULE].unwrapped()
+    module.pi.net.mlp[0].register_forward_hook(lambda *_: None)
+
+
+def dropout(algorithm: Any) -> None:
+    module = algorithm.learner_group._learner.module[MODULE].unwrapped()
+    module.encoder.actor_encoder.net.mlp[1] = nn.Dropout(0.1)
+
+
+@pytest.mark.parametrize(("change", "reason"), [(hook, "has hooks or a forward() of its own"), (dropout, "layer Dropout")])
+def test_a_change_between_updates_is_noticed(
+    change: Callable[[Any], None], reason: str, ray_session: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    algorithm = built()
+    episodes = sampled(algorithm)
+    update(algorithm, episodes, times=1)
+    assert num_forms(algorithm) == [1]
+    change(algorithm)
+    learner = algorithm.learner_group._learner
+    batch = learner.make_batch(copy.deepcopy(episodes))
+    with caplog.at_level(logging.INFO, logger="rllib_agg.ppo.learner"):
+        update(algorithm, episodes, times=1)
+    assert batch
+    assert reason in caplog.text
+    algorithm.stop()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (lambda config: config.learners(learner_class=OwnLoss), "OwnLoss has a losses_per_sample() of its own"),
+        (lambda config: config.rl_module(rl_module_spec=RLModuleSpec(module_class=OwnModule)), "module OwnModule"),
+        (lambda config: config.rl_module(model_config={"use_lstm": True}), "observations that are no vectors, or states"),
+        (lambda config: config.training(use_critic=False, use_gae=False), "use_critic=False"),
+        (lambda config: config.training(closed_form=False), "closed_form=False"),
+    ],
+)
+def test_where_there_is_none(
+    prepare: Callable[[Any], Any], reason: str, ray_session: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    algorithm = prepare(tiny_ppo()).build_algo()
+    with caplog.at_level(logging.INFO, logger="rllib_agg.ppo.learner"):
+        algorithm.train()
+    assert num_forms(algorithm) == [0]
+    assert reason in caplog.text
+    algorithm.stop()
