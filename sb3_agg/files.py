@@ -23,7 +23,16 @@ SETTINGS = (
 )
 """Settings that may be, or hold, objects."""
 
-UNSAVED = ("exchange", "_rollout_returns", "_warned", "_local_models", "_acting", "_awaits_train", "_closed_form")
+UNSAVED = (
+    "exchange",
+    "_rollout_returns",
+    "_warned",
+    "_local_models",
+    "_acting",
+    "_awaits_train",
+    "_closed_form",
+    "_logged_reasons",
+)
 
 EXCHANGE = "exchange"
 """Where ``get_parameters()["policy.optimizer"]`` has what the exchange remembers: stock algorithms read past it there."""

@@ -12,6 +12,7 @@ import torch
 from rl_agg import Payload, Scheme
 from rl_agg.payloads import GradientsWithOwn
 from sb3_agg.closed_form.acting import ClosedFormActing
+from sb3_agg.closed_form.evaluation import Evaluation
 from sb3_agg.closed_form.mixin import ClosedFormMixin
 from sb3_agg.local_models.acting import LocalActing, LoopedActing
 from sb3_agg.local_models.looped_policy import needs_loop
@@ -83,17 +84,16 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     @contextmanager
     def _own_acting(self) -> Iterator[None]:
         """Let each agent act by its own parameters, if they are not the policy's, and in closed form if there is one."""
+        self._follow_policy()
         models = self._local_models
-        if models is not None:
-            models.follow_policy()
-            if not models.fits_policy:
-                models = self._local_models = self._without_frozen(models)
         if models is not None and not models.differ:
             models = None
         form = self._find_closed_form(self._stock_train, steps=False)
-        if form is not None:
-            evaluation = form.evaluation if models is None else form.stacked(models.copies, models.optimizer.gradients)
-            self._acting = ClosedFormActing(self.policy, evaluation)
+        if form is not None and models is not None:
+            evaluation = form.stacked(models.copies, models.optimizer.gradients)
+            self._acting = ClosedFormActing(self.policy, lambda: evaluation)
+        elif form is not None:
+            self._acting = ClosedFormActing(self.policy, self._find_evaluation)
         elif models is not None:
             kind = LoopedActing if needs_loop(self.policy) else LocalActing
             self._acting = kind(self.policy, models.stacked_policy(), models.stacked())
@@ -105,6 +105,17 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
                 yield
         finally:
             self._acting = None
+
+    def _find_evaluation(self) -> Evaluation | None:
+        form = self._find_closed_form(self._stock_train, steps=False)
+        return None if form is None else form.evaluation
+
+    def _follow_policy(self) -> None:
+        """Let the agents' parameters follow what was changed about the policy from outside."""
+        if self._local_models is not None:
+            if not self._local_models.fits_policy:
+                self._local_models = self._without_frozen(self._local_models)
+            self._local_models.follow_policy()
 
     def _without_frozen(self, models: LocalModels) -> LocalModels:
         """Begin again where parameters have been frozen or thawed since, if nobody has trained yet."""

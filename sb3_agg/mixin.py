@@ -300,8 +300,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     def train(self) -> None:
         """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
         self._awaits_train = False
-        if self._local_models is not None:
-            self._local_models.follow_policy()
+        self._follow_policy()
         buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]
         signals = self._signals(buffer)
         present = (~signals.masked()).cpu().numpy()

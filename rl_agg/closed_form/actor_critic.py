@@ -99,10 +99,6 @@ class ActorCritic:
         policy, value = self._own
         return policy.forward(both[0]), value.forward(both[1])
 
-    def values(self, features: Tensor) -> Tensor:
-        """Evaluate for the values alone ``[B, 1]``; the policy's layers may be evaluated with them."""
-        return self.forward(features)[1]
-
     def backward(self, policy_gradient: Tensor, value_gradient: Tensor) -> None:
         """Write the gradients of all parameters, summed over the samples of the last :meth:`forward`.
 
@@ -197,9 +193,9 @@ class Chain:
         :param out: Where that of the inputs is written.
         :return: The gradient with respect to the inputs, if something earlier is trained.
         """
-        for layer, goes_on in self._backwards:
+        for layer, continues in self._backwards:
             layer.differentiate(gradient)
-            if not goes_on:
+            if not continues:
                 break
             gradient = layer.gradient_of_inputs(out if layer is self.layers[0] else None)
         return gradient

@@ -17,16 +17,26 @@ class Memory:
     :param parameters: Those that are trained, P numbers in all.
     :param values: ``[P]``, or ``[A, P]`` where each agent has its own.
     :param gradients: Of the same shape.
+    :raises ValueError: if they have another size.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], values: Tensor, gradients: Tensor) -> None:
         self.parameters = list(parameters)
         self.values, self.gradients = values, gradients
+        self._reserved: Tensor | None = None
         ends = list(itertools.accumulate(parameter.numel() for parameter in self.parameters))
         self.columns = {
             id(item): slice(*ends_of) for item, ends_of in zip(parameters, itertools.pairwise([0, *ends]), strict=True)
         }
         """The columns of a parameter, by its ``id``; a frozen one has none."""
+        if ends[-1] != values.shape[-1]:
+            raise ValueError(f"the parameters have {ends[-1]} numbers, but there is memory for {values.shape[-1]}")
+
+    def reserve(self, *shape: int) -> Tensor:
+        """Memory for a matrix, the same each time: to allocate it takes longer than to fill it."""
+        if self._reserved is None or self._reserved.shape != shape:
+            self._reserved = self.values.new_empty(shape)
+        return self._reserved
 
     @property
     def is_shared(self) -> bool:
@@ -45,6 +55,9 @@ class Memory:
         """Where its gradient is written; ``None`` if it is frozen."""
         columns = self.columns.get(id(parameter))
         return None if columns is None else torch.unflatten(self.gradients[..., columns], -1, parameter.shape)
+
+    def bind(self) -> None:
+        """Nothing: the values are nobody else's."""
 
 
 class FlatParameters(Memory):

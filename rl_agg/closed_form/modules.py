@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -14,19 +15,36 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 class NoClosedFormError(Exception):
-    """What there is no closed form of."""
+    """Raised where there is no closed form; the message names what has none."""
 
 
 def check_hooks(module: nn.Module) -> None:
-    """Check that nothing takes part in a module's evaluation but what its class says.
+    """Check that nothing takes part in the evaluation of a module's parts but what their classes say.
 
-    :raises NoClosedFormError: naming the part of it that has a hook, or a ``forward()`` of its own.
+    :raises NoClosedFormError: naming the part that has a hook, or a method that is not its class's.
     """
     for part in module.modules():
-        if "forward" in vars(part) or any(getattr(part, hooks) for hooks in HOOKS):
-            raise NoClosedFormError(f"a {type(part).__name__} has hooks or a forward() of its own")
+        if any(getattr(part, hooks) for hooks in HOOKS):
+            raise NoClosedFormError(f"a {type(part).__name__} has hooks")
+        if part is not module:
+            check_methods(part)
     if nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         raise NoClosedFormError("modules have global hooks")
+
+
+def check_methods(item: Any) -> None:
+    """Check that an object's methods are those of its class.
+
+    :raises NoClosedFormError: naming one that is not.
+    """
+    kind: Any = type(item)
+    for name in vars(item).keys() & _methods(kind):
+        raise NoClosedFormError(f"a {type(item).__name__} has a {name}() of its own")
+
+
+@cache
+def _methods(kind: type) -> frozenset[str]:
+    return frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
 
 
 def linear_layers(*modules: nn.Module) -> list[LinearLayer]:
@@ -49,6 +67,8 @@ def linear_layers(*modules: nn.Module) -> list[LinearLayer]:
         if not layers or layers[-1].activation is not IDENTITY:
             raise NoClosedFormError(f"{type(module).__name__} does not follow a linear layer")
         layers[-1] = layers[-1]._replace(activation=activation)
+    if not layers or layers[-1].activation is not IDENTITY:
+        raise NoClosedFormError("the last layer is not linear")
     return layers
 
 
@@ -58,6 +78,10 @@ def _one_by_one(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
             yield from _one_by_one(module)
         else:
             yield module
+
+
+def _is_shared(parameter: Any) -> bool:
+    return parameter.device.type == "cpu" and bool(parameter.is_shared())
 
 
 def check_parameters(module: nn.Module, layers: Iterable[LinearLayer], others: Collection[Any] = ()) -> list[nn.Parameter]:
@@ -75,6 +99,8 @@ def check_parameters(module: nn.Module, layers: Iterable[LinearLayer], others: C
             raise NoClosedFormError(f"parameter {name} is in no layer of the networks")
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             raise NoClosedFormError(f"parameter {name} has a hook")
+    if any(_is_shared(parameter) for parameter in module.parameters()):
+        raise NoClosedFormError("parameters are in shared memory, where other processes look for them")
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if len({(parameter.dtype, parameter.device) for parameter in module.parameters()}) > 1 or not trained:
         raise NoClosedFormError("parameters of several types or devices, or none that is trained")

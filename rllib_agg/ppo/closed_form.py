@@ -15,13 +15,14 @@ from ray.rllib.core.distribution.torch.torch_distribution import TorchCategorica
 from ray.rllib.core.models.torch.encoder import TorchActorCriticEncoder, TorchMLPEncoder
 from ray.rllib.core.models.torch.heads import TorchMLPHead
 from ray.rllib.evaluation.postprocessing import Postprocessing
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_agg.closed_form.actor_critic import ActorCritic
 from rl_agg.closed_form.distributions import Categorical, Distribution, GaussianOfOutputs
 from rl_agg.closed_form.factors import FactoredGradients, slots_of
+from rl_agg.closed_form.layers import LinearLayer
 from rl_agg.closed_form.memory import FlatParameters
-from rl_agg.closed_form.modules import NoClosedFormError, check_hooks, check_parameters, linear_layers
+from rl_agg.closed_form.modules import NoClosedFormError, check_hooks, check_methods, check_parameters, linear_layers
 
 
 class SampleTerms(NamedTuple):
@@ -53,24 +54,22 @@ class ClosedFormPPO:
     """
 
     def __init__(self, module: Any) -> None:
-        policy, value, self._signature = _parts(module)
+        policy, value, trained, self._signature = _parts(module)
         self._module = module
-        self.flat = FlatParameters(check_parameters(module, policy + value))
+        self.flat = FlatParameters(trained)
         self._distribution = _distribution(module)
         try:
             self._networks = ActorCritic(policy, value, self.flat)
         except ValueError as error:
             raise NoClosedFormError(str(error)) from error
         self._gradients: tuple[Tensor, Tensor, Tensor | None, Tensor | None] | None = None
-        self._reserved: Tensor | None = None
 
-    def fits(self) -> bool:
-        """Whether the module still consists of the same layers; their values may be others.
+    def fits(self, module: Any) -> bool:
+        """Whether this is the module that this was made for, as it was then; its parameters' values may be others.
 
-        :raises NoClosedFormError: if there is no closed form of what it has become.
+        :raises NoClosedFormError: if there is no closed form of it.
         """
-        trained = [parameter for parameter in self._module.parameters() if parameter.requires_grad]
-        return _parts(self._module)[2] == self._signature and list(map(id, trained)) == list(map(id, self.flat.parameters))
+        return module is self._module and _parts(module)[-1] == self._signature
 
     def evaluate(self, batch: dict[str, Any], own: Coefficients) -> tuple[Tensor, SampleTerms]:
         """Losses of the samples ``[B]``, and what they consist of.
@@ -118,7 +117,7 @@ class ClosedFormPPO:
         """
         self._networks.differentiate(*self._of_layers(None))
         factors = self._networks.factors(num_agents + 1, *slots_of(agents, num_agents + 1))
-        matrix = FactoredGradients(factors, [], len(self.flat.values), self._reserve).matrix()
+        matrix = FactoredGradients(factors, [], len(self.flat.values), self.flat.reserve).matrix()
         return matrix[:num_agents]
 
     def _of_layers(self, factors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -127,20 +126,16 @@ class ClosedFormPPO:
         assert values is not None
         return self._distribution.differentiate(*others), values[:, None]  # type: ignore[arg-type]
 
-    def _reserve(self, *shape: int) -> Tensor:
-        if self._reserved is None or self._reserved.shape != shape:
-            self._reserved = self.flat.values.new_empty(shape)
-        return self._reserved
 
-
-def _parts(module: Any) -> tuple[list[Any], list[Any], list[Any]]:
-    """Layers of the policy and of the value, and what tells them from others."""
+def _parts(module: Any) -> tuple[list[LinearLayer], list[LinearLayer], list[nn.Parameter], list[Any]]:
+    """Layers of the policy and of the value, the parameters that are trained, and what tells all this from other modules."""
     if type(module) is not DefaultPPOTorchRLModule:
         raise NoClosedFormError(f"module {type(module).__name__}")
-    if type(module.encoder) is not TorchActorCriticEncoder:
-        raise NoClosedFormError(f"encoder {type(module.encoder).__name__}")
+    check_methods(module)
     check_hooks(module)
     encoder = module.encoder
+    if type(encoder) is not TorchActorCriticEncoder:
+        raise NoClosedFormError(f"encoder {type(encoder).__name__}")
     encoders = [encoder.encoder] * 2 if hasattr(encoder, "encoder") else [encoder.actor_encoder, encoder.critic_encoder]
     for part in (*encoders, module.pi, module.vf):
         if type(part) not in (TorchMLPEncoder, TorchMLPHead):
@@ -150,12 +145,20 @@ def _parts(module: Any) -> tuple[list[Any], list[Any], list[Any]]:
     policy, value = (
         linear_layers(body.net.mlp, head.net.mlp) for body, head in zip(encoders, (module.pi, module.vf), strict=True)
     )
-    marks = [(id(layer.weight), id(layer.bias), layer.activation, layer.weight.device) for layer in policy + value]
-    return policy, value, marks
+    trained = check_parameters(module, policy + value)
+    marks = [(id(layer.weight), id(layer.bias), layer.activation) for layer in policy + value]
+    frozen = [parameter.data_ptr() for parameter in module.parameters() if not parameter.requires_grad]
+    kinds = (*_kinds(module), module.pi.clip_log_std, float(module.pi.log_std_clip_param_const))
+    return policy, value, trained, [marks, list(map(id, trained)), frozen, kinds, trained[0].dtype, trained[0].device]
+
+
+def _kinds(module: Any) -> tuple[type, type]:
+    """Of distributions."""
+    return module.get_train_action_dist_cls(), module.get_exploration_action_dist_cls()
 
 
 def _distribution(module: Any) -> Distribution:
-    kinds = {module.get_train_action_dist_cls(), module.get_exploration_action_dist_cls()}
+    kinds = set(_kinds(module))
     if kinds == {TorchCategorical} and not module.pi.clip_log_std:
         return Categorical([module.pi.net.mlp[-1].out_features])
     if kinds == {TorchDiagGaussian}:

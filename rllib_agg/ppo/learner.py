@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.connectors.learner import GeneralAdvantageEstimation
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule
 from ray.rllib.evaluation.postprocessing import Postprocessing
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.rllib.utils.torch_utils import explained_variance
@@ -30,7 +32,7 @@ from rllib_agg.ppo.closed_form import ClosedFormPPO, Coefficients, SampleTerms
 
 logger = logging.getLogger(__name__)
 
-REPLACED = ("compute_losses", "compute_loss_for_module", "compute_gradients")
+REPLACED = ("losses_per_sample", "compute_losses", "compute_loss_for_module", "compute_gradients")
 """What RLlib's update calls, and the closed form stands for."""
 
 
@@ -45,14 +47,16 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
         super().build()
         self.forms: dict[str, ClosedFormPPO] = {}
         """Closed forms of the modules that were updated by one."""
-        self._checked: set[str] = set()  # modules whose form is known to fit in this update
+        self.why_no_closed_form: str | None = None
+        """Why the last update took torch's graph; ``None`` if it did not."""
+        self._forms_fit: bool | None = None  # in this update
         pipeline = self.connector_pipeline
         pipeline.remove(GeneralAdvantageEstimation)
         pipeline.append(RawAdvantageEstimation(gamma=self.config.gamma, lambda_=self.config.lambda_))
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Look at the modules again."""
-        self._checked.clear()
+        self._forms_fit = None
         super().observe_batch(batch)
 
     def finish_batch(self, config: Any, data: dict[str, Any], *, excluded: bool, num_learners: int) -> None:
@@ -96,7 +100,7 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
             ENTROPY_KEY: terms.entropy,
             LEARNER_RESULTS_KL_KEY: terms.divergence,
         }
-        targets, mask = batch[Postprocessing.VALUE_TARGETS], batch[Columns.LOSS_MASK]
+        targets, mask = batch[Postprocessing.VALUE_TARGETS], loss_mask(batch)
 
         def report() -> dict[str, Any]:
             explained = explained_variance(targets, terms.values)
@@ -109,57 +113,78 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
 
     def gradients_without_graph(self, batch: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Tensor | None]] | None:
         """The modules' losses and gradients in closed form, if all have one and all gradients are finite."""
-        try:
-            forms = {module_id: self._closed_form(module_id, data) for module_id, data in batch.items()}
-        except NoClosedFormError as error:
-            if log_once(f"agg_no_closed_form_{error}"):
-                logger.info("closed form not used: %s", error)
+        if self._forms_fit is None:
+            self._forms_fit = self._find_forms(batch)
+        if not self._forms_fit:
             return None
         with torch.no_grad():
-            losses = {module_id: self._differentiate_without_graph(module_id, batch[module_id], forms) for module_id in forms}
-            vectors = {id_: self._gradients.get(id_, form.flat.gradients) for id_, form in forms.items()}
-            if not all(bool(vector.sum().isfinite()) for vector in vectors.values()):
-                for module_id in forms:
+            losses = {module_id: self._differentiate_without_graph(module_id, data) for module_id, data in batch.items()}
+            vectors = [self._gradients.get(module_id, self.forms[module_id].flat.gradients) for module_id in batch]
+            if not all(bool(vector.norm().isfinite()) for vector in vectors):
+                for module_id in batch:
                     self.aggregator(module_id).stats.remove_last()
                 return None
+            for parameter in self.parameters_by_ref.values():
+                parameter.grad = None  # an optimiser steps whatever has one
             gradients: dict[Any, Tensor | None] = {
-                self.get_param_ref(parameter): form.flat.gradient(parameter)
-                for module_id, form in forms.items()
-                if module_id not in self._gradients
-                for parameter in form.flat.parameters
+                self.get_param_ref(parameter): self.forms[module_id].flat.gradient(parameter)
+                for module_id in batch
+                for parameter in self.forms[module_id].flat.parameters
             }
             return losses, self._merged(gradients, set(), losses)
 
-    def _closed_form(self, module_id: str, data: dict[str, Any]) -> ClosedFormPPO:
-        """A module's closed form, as the module is now."""
-        if not self.config.get_config_for_module(module_id).closed_form:
-            raise NoClosedFormError("closed_form=False")
-        for name in ("losses_per_sample", *REPLACED):
-            if getattr(type(self), name) is not getattr(AggPPOTorchLearner, name):
-                raise NoClosedFormError(f"{type(self).__name__} has a {name}() of its own")
-        if self.has_grad_scaler or self.compiles or not self.config.get_config_for_module(module_id).use_critic:
-            raise NoClosedFormError("mixed precision, a compiled update or use_critic=False")
+    def _find_forms(self, batch: dict[str, Any]) -> bool:
+        """Whether there are closed forms of all modules of a minibatch, as they are now."""
+        try:
+            self._check_learner()
+            for module_id, data in batch.items():
+                self._find_form(module_id, data)
+            trained = [id(parameter) for form in self.forms.values() for parameter in form.flat.parameters]
+            if len(set(trained)) < len(trained):
+                raise NoClosedFormError("modules share parameters")
+        except NoClosedFormError as error:
+            self.why_no_closed_form = str(error)
+            if log_once(f"agg_no_closed_form_{error}"):
+                logger.info("closed form not used: %s", error)
+            return False
+        self.why_no_closed_form = None
+        return True
+
+    def _check_learner(self) -> None:
+        """Check that nothing takes part in an update but what these classes say."""
+        for name in REPLACED:
+            # By name, for Ray wraps the methods of remote learners
+            if getattr(type(self), name).__qualname__ != getattr(AggPPOTorchLearner, name).__qualname__ or name in vars(self):
+                raise NoClosedFormError(f"{getattr(self, name).__qualname__}() is not RLlib's or ours")
+        if type(self.module) is not MultiRLModule:
+            raise NoClosedFormError(f"module {type(self.module).__name__}")
+        if self.has_grad_scaler or self.compiles:
+            raise NoClosedFormError("mixed precision" if self.has_grad_scaler else "an update that torch compiles")
+        for module_id in self.forms.keys() - set(self.module.keys()):
+            del self.forms[module_id]
+
+    def _find_form(self, module_id: str, data: dict[str, Any]) -> None:
+        """Find a module's closed form, as the module is now."""
+        config, module = self.config.get_config_for_module(module_id), self.module[module_id].unwrapped()
+        if not config.closed_form or not config.use_critic:
+            raise NoClosedFormError("use_critic=False" if config.closed_form else "closed_form=False")
         if self.aggregator(module_id).client is not None:
             raise NoClosedFormError("learners with parameters of their own")
         observations = data[Columns.OBS]
         if not isinstance(observations, Tensor) or observations.ndim != 2 or Columns.STATE_IN in data:
-            raise NoClosedFormError("observations that are no vectors, or states")
+            raise NoClosedFormError("observations are not vectors, or the module has states")
         known = self.forms.get(module_id)
-        if module_id not in self._checked:
-            if known is None or not known.fits():
-                known = self.forms[module_id] = ClosedFormPPO(self.module[module_id].unwrapped())
-            known.flat.bind()
-            self._checked.add(module_id)
-        assert known is not None
-        return known
+        if known is None or not known.fits(module):
+            known = self.forms[module_id] = ClosedFormPPO(module)
+        known.flat.bind()
 
-    def _differentiate_without_graph(self, module_id: str, data: dict[str, Any], forms: dict[str, ClosedFormPPO]) -> Tensor:
+    def _differentiate_without_graph(self, module_id: str, data: dict[str, Any]) -> Tensor:
         """One module's loss; its gradient is in memory, or its agents' among the agents' gradients."""
-        config, form, own = self.config.get_config_for_module(module_id), forms[module_id], self.aggregator(module_id)
+        config, form, own = self.config.get_config_for_module(module_id), self.forms[module_id], self.aggregator(module_id)
         coefficients = Coefficients(
             clip=config.clip_param,
             value=config.vf_loss_coeff,
-            value_clip=config.vf_clip_param,
+            value_clip=math.inf if config.vf_clip_param is None else config.vf_clip_param,
             entropy=float(self.entropy_coeff_schedulers_per_module[module_id].get_current_value()),
             divergence=float(self.curr_kl_coeffs_per_module[module_id]) if config.use_kl_loss else None,
         )

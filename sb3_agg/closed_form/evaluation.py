@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from rl_agg.closed_form.factors import FactoredGradients, slots_of
 from rl_agg.closed_form.memory import Memory
-from sb3_agg.closed_form.objectives import Outputs
+from sb3_agg.closed_form.objectives import PolicyOutputs
 from sb3_agg.closed_form.support import Networks, actor_critic, distribution_of, features_of
 
 
@@ -28,16 +27,21 @@ class Evaluation:
         self.networks = actor_critic(parts, memory)
         self.distribution = distribution_of(policy, memory)
         self._features = features_of(policy)
-        self._discrete = isinstance(policy.action_space, spaces.Discrete)
-        self._reserved: Tensor | None = None
+        frozen = (parameter for parameter in policy.parameters() if not parameter.requires_grad)
+        self._frozen = [(parameter, parameter.data_ptr()) for parameter in frozen]
 
-    def evaluate(self, samples: Any) -> Outputs:
+    def is_current(self) -> bool:
+        """Whether frozen parameters are where they were; trained ones are put back where they belong."""
+        self.memory.bind()
+        return all(parameter.data_ptr() == place for parameter, place in self._frozen)
+
+    def evaluate(self, samples: Any) -> PolicyOutputs:
         """Values, log-probabilities and entropies of a minibatch, as the policy's ``evaluate_actions``."""
         masks = getattr(samples, "action_masks", None)
         self.distribution.mask(None if masks is None else self._rows(masks.bool()))
         outputs, values = self.networks.forward(self._rows(self._features(samples.observations)))
         log_prob, entropy = self.distribution.evaluate(outputs, self._rows(samples.actions))
-        return Outputs(values.flatten(), log_prob.flatten(), entropy.flatten())
+        return PolicyOutputs(values.flatten(), log_prob.flatten(), entropy.flatten())
 
     def _rows(self, samples: Tensor) -> Tensor:
         """``[A * M, ...]`` as ``[A, M, ...]`` where agents have parameters of their own."""
@@ -63,23 +67,19 @@ class Evaluation:
         self.networks.differentiate(*self._of_layers(*gradients))
         slots = (None, 0) if agents is None else slots_of(agents, num_agents)
         factors = self.networks.factors(num_agents, *slots) + self.distribution.factors(num_agents, agents)
-        return FactoredGradients(factors, [], self.memory.values.shape[-1], self._reserve)
+        return FactoredGradients(factors, [], self.memory.values.shape[-1], self.memory.reserve)
 
     def _of_layers(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> tuple[Tensor, Tensor]:
         of_entropy = None if entropy is None else self._rows(entropy)
         return self.distribution.differentiate(self._rows(log_prob), of_entropy), self._rows(values[:, None])
 
-    def _reserve(self, *shape: int) -> Tensor:
-        """Memory for a matrix, the same each time: to allocate it takes longer than to fill it."""
-        if self._reserved is None or self._reserved.shape != shape:
-            self._reserved = self.memory.values.new_empty(shape)
-        return self._reserved
-
     @torch.no_grad()
     def act(self, observations: Any, masks: Tensor | None, *, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions ``[B, D]``, values ``[B, 1]`` and log-probabilities ``[B]``."""
+        """Actions ``[B, D]``, values ``[B, 1]`` and log-probabilities ``[B]``; ``ValueError`` where networks return NaN."""
         self.distribution.mask(None if masks is None else self._rows(masks))
         outputs, values = self.networks.forward(self._rows(self._features(observations)))
+        if bool(outputs.isnan().any()):  # as torch's distributions
+            raise ValueError("the policy's networks returned NaN: a parameter or an observation of it is no number")
         actions, log_prob = self.distribution.sample(outputs, deterministic=deterministic)
         return actions.reshape(-1, actions.shape[-1]), values.reshape(-1, 1).clone(), log_prob.flatten()
 

@@ -29,6 +29,7 @@ class ClosedFormMixin:
         :param steps: Whether the policy's optimiser is about to step.
         """
         if not self.closed_form:
+            self.why_no_closed_form = "closed_form=False"
             return None
         try:
             if train not in OBJECTIVES:

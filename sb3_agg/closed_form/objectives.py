@@ -15,7 +15,7 @@ from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
 
 
-class Outputs(NamedTuple):
+class PolicyOutputs(NamedTuple):
     """A policy's outputs, or a loss's gradient with respect to them."""
 
     values: Tensor
@@ -40,7 +40,7 @@ class Objective(ABC):
         self._records: list[tuple[Tensor, ...]] = []
 
     @abstractmethod
-    def differentiate(self, samples: Any, outputs: Outputs) -> Outputs:
+    def differentiate(self, samples: Any, outputs: PolicyOutputs) -> PolicyOutputs:
         """The gradient of the mean loss with respect to the outputs.
 
         :param samples: SB3's rollout samples.
@@ -106,7 +106,7 @@ class PPOObjective(Objective):
         self._clip_vf = None if model.clip_range_vf is None else model.clip_range_vf(progress)
         self._summaries: list[NDArray[np.float64]] = []
 
-    def differentiate(self, samples: Any, outputs: Outputs) -> Outputs:
+    def differentiate(self, samples: Any, outputs: PolicyOutputs) -> PolicyOutputs:
         """The gradient with respect to the outputs."""
         advantages = self._advantages(samples, least=2)
         log_ratio = outputs.log_prob - samples.old_log_prob
@@ -125,7 +125,7 @@ class PPOObjective(Objective):
         entropy = outputs.entropy
         assert entropy is not None
         self._records.append((torch.minimum(surrogate, clipped), log_ratio, ratio, errors, entropy))
-        return Outputs(of_values, of_log_prob, self._entropy_gradient(samples))
+        return PolicyOutputs(of_values, of_log_prob, self._entropy_gradient(samples))
 
     def stops(self, epoch: int) -> bool:
         """Whether the divergence exceeds 1.5 times ``target_kl``."""
@@ -134,7 +134,7 @@ class PPOObjective(Objective):
             return False
         _, log_ratio, ratio, *_ = self._records[-1]
         divergence = ((ratio - 1) - log_ratio).mean().item()
-        if divergence <= 1.5 * model.target_kl:
+        if not divergence > 1.5 * model.target_kl:  # NaN does not stop SB3 either
             return False
         if model.verbose >= 1:
             print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
@@ -172,17 +172,19 @@ class A2CObjective(Objective):
     Source: Mnih et al. (2016), as in stable_baselines3/a2c/a2c.py.
     """
 
-    def differentiate(self, samples: Any, outputs: Outputs) -> Outputs:
+    def differentiate(self, samples: Any, outputs: PolicyOutputs) -> PolicyOutputs:
         """The gradient with respect to the outputs."""
         advantages, scale = self._advantages(samples, least=1), 1.0 / len(samples.returns)
         errors = outputs.values - samples.returns
         entropy = outputs.entropy
         assert entropy is not None
         self._records.append((advantages * outputs.log_prob, errors.square(), entropy))
-        return Outputs(errors * (2.0 * self._model.vf_coef * scale), advantages * -scale, self._entropy_gradient(samples))
+        return PolicyOutputs(
+            errors * (2.0 * self._model.vf_coef * scale), advantages * -scale, self._entropy_gradient(samples)
+        )
 
     def end_epoch(self) -> None:
-        """A2C has one epoch."""
+        """Nothing: the one epoch's means are taken when they are logged."""
 
     def log(self) -> None:
         """Log what A2C logs."""

@@ -20,11 +20,14 @@ from rl_agg.closed_form.actor_critic import ActorCritic
 from rl_agg.closed_form.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution
 from rl_agg.closed_form.layers import LinearLayer
 from rl_agg.closed_form.memory import Memory
-from rl_agg.closed_form.modules import NoClosedFormError, check_hooks, check_parameters, linear_layers
+from rl_agg.closed_form.modules import NoClosedFormError, check_hooks, check_methods, check_parameters, linear_layers
 from sb3_agg.local_models.stacked_optimizer import ELEMENTWISE
 
 POLICIES: tuple[Any, ...] = (ActorCriticPolicy, MaskableActorCriticPolicy)
-METHODS = ("forward", "evaluate_actions", "predict_values", "extract_features", "_get_action_dist_from_latent")
+METHODS = (
+    *("forward", "evaluate_actions", "predict_values", "extract_features", "obs_to_tensor"),
+    *("_get_action_dist_from_latent", "set_training_mode"),
+)
 """What must be SB3's own, as the closed form stands for it."""
 STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
@@ -49,12 +52,13 @@ def networks_of(policy: Any) -> Networks:
         raise NoClosedFormError(f"policy {type(policy).__name__} is no ActorCriticPolicy")
     for name in METHODS:
         if getattr(type(policy), name) is not getattr(kind, name) or name in vars(policy):
-            raise NoClosedFormError(f"policy {type(policy).__name__} has a {name}() of its own")
+            raise NoClosedFormError(f"policy {type(policy).__name__} overrides {name}()")
     if type(policy.action_dist) not in _DISTRIBUTIONS:
         raise NoClosedFormError(f"distribution {type(policy.action_dist).__name__}")
     check_hooks(policy)
-    for extractor in (policy.pi_features_extractor, policy.vf_features_extractor):
-        if type(extractor) is not FlattenExtractor:
+    check_methods(policy.action_dist)
+    for extractor in (policy.features_extractor, policy.pi_features_extractor, policy.vf_features_extractor):
+        if type(extractor) is not FlattenExtractor or type(extractor.flatten) is not nn.Flatten:
             raise NoClosedFormError(f"features extractor {type(extractor).__name__}")
     if type(policy.mlp_extractor) is not MlpExtractor:
         raise NoClosedFormError(f"mlp_extractor {type(policy.mlp_extractor).__name__}")

@@ -68,14 +68,17 @@ class ClosedForm:
             self.flat.gradients.mul_(factor)
         self.optimizer.step()
 
-    def fits(self) -> bool:
-        """Whether the policy is still the one that this was made for; its parameters' values may be others.
+    def fits(self, policy: Any) -> bool:
+        """Whether this is the policy that this was made for, as it was then; its parameters' values may be others.
 
-        :raises NoClosedFormError: if there is no closed form of what it has become.
+        :param policy: SB3's.
+        :raises NoClosedFormError: if there is no closed form of it.
         """
-        parts = networks_of(self._policy)
-        check_optimizer(self._policy.optimizer, parts)
-        return _signature(self._policy, parts) == self._signature
+        if policy is not self._policy:
+            return False
+        parts = networks_of(policy)
+        check_optimizer(policy.optimizer, parts)
+        return _signature(policy, parts) == self._signature
 
 
 @torch.no_grad()
@@ -91,14 +94,16 @@ def train_in_closed_form(model: Any, form: ClosedForm, objective: Objective, upd
     model._update_learning_rate(model.policy.optimizer)
     form.optimizer.take_settings()
     update.num_parameters = len(form.flat.values)
-    with update.minibatches.served():
-        for epoch in range(objective.num_epochs):
-            stops = _train_epoch(model, form, objective, update, epoch)
-            objective.end_epoch()
-            model._n_updates += 1
-            if stops:
-                break
-    form.optimizer.hand_back()
+    try:
+        with update.minibatches.served():
+            for epoch in range(objective.num_epochs):
+                stops = _train_epoch(model, form, objective, update, epoch)
+                objective.end_epoch()
+                model._n_updates += 1
+                if stops:
+                    break
+    finally:  # an interrupted run can be saved
+        form.optimizer.hand_back()
     objective.log()
 
 
@@ -122,21 +127,15 @@ def closed_form_of(policy: Any, known: ClosedForm | None) -> ClosedForm:
     :param known: What was made for it before, if anything.
     :raises NoClosedFormError: if there is none.
     """
-    form = known if known is not None and known.fits() else ClosedForm(policy)
+    form = known if known is not None and known.fits(policy) else ClosedForm(policy)
     form.flat.bind()
     return form
 
 
 def _signature(policy: Any, parts: Networks) -> tuple[Any, ...]:
     layers = [(id(layer.weight), id(layer.bias), layer.activation) for layer in (*parts.policy, *parts.value)]
+    # Values of frozen parameters are read where they were
+    frozen = [parameter.data_ptr() for parameter in policy.parameters() if not parameter.requires_grad]
     parameter = parts.trained[0]
-    trained = [id(item) for item in parts.trained]
-    return (
-        layers,
-        trained,
-        id(parts.log_std),
-        parameter.dtype,
-        parameter.device,
-        id(policy.optimizer),
-        id(policy.action_dist),
-    )
+    kinds = (parameter.dtype, parameter.device, id(policy.optimizer), id(policy.action_dist), id(parts.log_std))
+    return (layers, [id(item) for item in parts.trained], frozen, kinds)

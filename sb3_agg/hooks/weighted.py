@@ -52,8 +52,11 @@ class WeightedUpdate(Update):
             form.evaluation.evaluate(self.minibatches.samples)
             form.evaluation.backward(*self.scale(weights, per_sample, gradients))
             norm = form.norm()
-        self._before_step(form.optimizer.own)
-        if not self._skip:
+        self.num_steps += 1
+        self._count_senders()
+        if self._skip:
+            self.skipped_steps += 1
+        else:
             form.step(norm, self._max_grad_norm)
 
     def _weights_of(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> Tensor:
@@ -64,6 +67,9 @@ class WeightedUpdate(Update):
 
     def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Count whose gradients are in the step."""
+        self._count_senders()
+
+    def _count_senders(self) -> None:
         senders = self._present if self._masked is None else ~self._masked
         self._num_sent += senders if self.minibatches.equal_parts else senders & (self.minibatches.samples_per_agent() > 0)
 

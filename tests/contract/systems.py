@@ -72,6 +72,7 @@ def _agg_ppo(aggregation: str) -> Parts:
         .env_runners(num_env_runners=0, num_envs_per_env_runner=5)
         .rl_module(model_config={"fcnet_hiddens": [8], "vf_share_layers": False})
         .training(train_batch_size_per_learner=200, minibatch_size=50, num_epochs=2, lr=0.01, aggregation=aggregation)
+        .training(closed_form=False)
         .debugging(seed=0)
     )
     return _rllib(config, ("masked_agents", "mixed_sign_updates", "skipped_updates"))

@@ -52,7 +52,10 @@ def test_the_same_rollouts_give_the_same_numbers(system: str, broken: int | None
         assert len(one.gradients) == len(other.gradients) > 0
         error = (other.gradients - one.gradients).norm(dim=1) / one.gradients.norm(dim=1)
         assert error.max() < 1e-4
-        torch.testing.assert_close(other.parameters, one.parameters, rtol=1e-4, atol=1e-5)
+        # A gradient between two numbers of half precision may be rounded to either
+        torch.testing.assert_close(
+            other.parameters, one.parameters, rtol=1e-4, atol=3e-5 if "compression" in SYSTEMS[system] else 1e-5
+        )
         assert {name: other.logged[name] for name in LEDGER} == {name: one.logged[name] for name in LEDGER}
         assert other.logged == pytest.approx(one.logged, rel=1e-4)  # the weights, and who was masked
         assert one.logged["masked_agents"] == masked

@@ -96,7 +96,7 @@ class SB3:
             policy_kwargs={"net_arch": [8], "ortho_init": False, "optimizer_kwargs": {"eps": 1e-8}},
             seed=0,
             device="cpu",
-            closed_form=False,  # whose rounding is another, which half precision would magnify
+            closed_form=False,  # which rounds otherwise, and half precision would magnify that
             **settings,
         )
         self.model._setup_learn(10**6)
@@ -187,6 +187,7 @@ class RLlib:
                 vf_loss_coeff=0.5,
                 vf_clip_param=1e9,
                 entropy_coeff=0.0,
+                closed_form=False,
                 use_kl_loss=False,
                 advantage_norm="agent",
                 **settings,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from typing import Any
 
@@ -24,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import nn
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO, AggregationMixin
+from sb3_agg.closed_form.objectives import PPOObjective
 
 AGENTS, STEPS = 4, 16
 ROLLOUT = AGENTS * STEPS
@@ -184,7 +186,7 @@ policies = st.fixed_dictionaries(
 def test_gradients_are_those_of_the_graph(
     policy: dict[str, Any], observed: str, acted: str, rule: str, kind: Any, own: dict[str, Any], clip_vf: float | None
 ) -> None:
-    """With plain gradient steps and a rate of 1, parameters move by the gradients."""
+    """With one plain gradient step for each minibatch, parameters move by the gradients."""
     if kind is AggMaskablePPO and acted in ("box", "one"):
         acted = "choice"
     if rule in ("fedavg", "fedprox", "actor_sum", "rs_pps"):
@@ -360,6 +362,145 @@ def test_a_gradient_that_is_not_finite_masks_its_agent() -> None:
     assert numbers(runs[0])[-1]["agg/masked_agents"] == 1
 
 
+# What goes wrong, or is replaced --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, RMSpropTFLike])
+def test_training_continues_after_a_rollout_that_nobody_could_learn_from(optimizer: Any) -> None:
+    runs = []
+    for closed_form in (True, False):
+        env = noise(OBSERVATIONS["vector"], ACTIONS["choice"])
+        kwargs = {"optimizer_class": optimizer}
+        model = build(AggPPO, env, closed_form=closed_form, fused_optimizer=False, policy_kwargs=kwargs)
+        compute = model.rollout_buffer.compute_returns_and_advantage
+
+        def spoilt(*args: Any, compute: Any = compute, model: Any = model, **kwargs: Any) -> None:
+            compute(*args, **kwargs)
+            if model.num_timesteps == ROLLOUT:  # all numbers are finite, but no gradient is
+                model.rollout_buffer.log_probs[:] = -200.0
+
+        model.rollout_buffer.compute_returns_and_advantage = spoilt
+        runs.append(learned(model, 3))
+    first, second = (torch.nn.utils.parameters_to_vector(run.policy.parameters()) for run in runs)
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+    skipped = [[row["agg/skipped_updates"] for row in numbers(run) if "agg/skipped_updates" in row] for run in runs]
+    assert skipped[0] == skipped[1]
+    assert skipped[0][0] > 0 == skipped[0][-1]
+
+
+def test_another_policy_in_its_place_is_trained() -> None:
+    runs = []
+    for closed_form in (True, False):
+        model, other = (
+            build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["choice"]), closed_form=closed_form) for _ in range(2)
+        )
+        learned(model, 1)
+        model.policy = learned(other, 2).policy
+        runs.append(learned(model, 2))
+    assert_same_run(*runs)
+
+
+def test_a_frozen_parameter_whose_value_is_replaced() -> None:
+    class Annealing(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_start(self) -> None:
+            self.model.policy.log_std.data = torch.full((2,), -0.1 * self.n_calls / STEPS)  # type: ignore[attr-defined]
+
+    runs = []
+    for closed_form in (True, False):
+        model = build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["box"]), closed_form=closed_form)
+        model.policy.log_std.requires_grad_(False)
+        runs.append(learned(model, 4, callback=Annealing()))
+    assert_same_run(*runs)
+
+
+@pytest.mark.parametrize("rule", ["fedavg", "r_weighted"])
+def test_a_layer_frozen_when_a_rollout_ends(rule: str) -> None:
+    class Freezing(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            if self.n_calls == 2 * STEPS:
+                self.model.policy.mlp_extractor.policy_net[0].weight.requires_grad_(False)  # type: ignore[attr-defined]
+
+    runs = [
+        learned(
+            build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["box"]), rule, closed_form=closed_form), 4, callback=Freezing()
+        )
+        for closed_form in (True, False)
+    ]
+    assert_same_run(*runs)
+
+
+def test_networks_that_return_nan_raise_as_torchs_distributions() -> None:
+    for closed_form in (True, False):
+        model = learned(build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["box"]), closed_form=closed_form), 1)
+        with torch.no_grad():
+            model.policy.action_net.bias.fill_(float("nan"))
+        with pytest.raises(ValueError, match=r"NaN|nan"):
+            learned(model, 1)
+
+
+@pytest.mark.parametrize("rule", ["mean", "fedavg"])
+def test_a_policy_copied_within_a_rollout_is_a_policy_of_its_own(rule: str) -> None:
+    class Copying(BaseCallback):
+        copies: list[Any] = []  # noqa: RUF012 - of this one test
+
+        def _on_step(self) -> bool:
+            if self.n_calls == STEPS + 1 and rule == "mean":
+                self.copies += [copy.deepcopy(self.model.policy), pickle.loads(pickle.dumps(self.model.policy))]
+            return True
+
+    callback = Copying()
+    model = learned(build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["box"]), rule, closed_form=True), 2, callback=callback)
+    assert model.why_no_closed_form is None
+    for policy in callback.copies:
+        policy.load_state_dict(model.policy.state_dict())
+        observations = torch.zeros(AGENTS, 3)
+        torch.testing.assert_close(
+            policy.forward(observations, deterministic=True), model.policy.forward(observations, deterministic=True)
+        )
+
+
+def test_an_interrupted_run_can_be_saved_and_continued(tmp_path: Any) -> None:
+    model = build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["choice"]), closed_form=True)
+    step, count = model.policy.optimizer, 0
+
+    def interrupted(objective: Any, *args: Any, of: Any = PPOObjective.differentiate) -> Any:
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise KeyboardInterrupt
+        return of(objective, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PPOObjective, "differentiate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            learned(model, 1)
+    assert {float(state["step"]) for state in step.state.values()} == {4.0}
+    model.save(tmp_path / "model")
+    AggPPO.load(tmp_path / "model", model.env, device="cpu").learn(ROLLOUT)
+
+
+def test_a_learning_rate_below_zero_in_a_file(tmp_path: Any) -> None:
+    def falls_too_far(left: float) -> float:
+        return (left - 0.01) * 1e-3
+
+    env = noise(OBSERVATIONS["vector"], ACTIONS["choice"])
+    learned(build(AggPPO, env, closed_form=True, learning_rate=falls_too_far), 2).save(tmp_path / "model")
+    AggPPO.load(tmp_path / "model", env, device="cpu").learn(ROLLOUT)
+
+
+def test_decoupled_weight_decay_of_adam() -> None:
+    decay = {"optimizer_kwargs": {"weight_decay": 0.5, "decoupled_weight_decay": True}}
+    env = noise(OBSERVATIONS["vector"], ACTIONS["box"])
+    runs = [build(AggPPO, env, closed_form=closed, policy_kwargs=copy.deepcopy(decay)) for closed in (True, False)]
+    assert_same_run(*[learned(run, 3) for run in runs])
+
+
 # Where there is none --------------------------------------------------------------------------------------------------------
 
 
@@ -406,12 +547,28 @@ def own_method(model: Any) -> None:
     model.policy.predict_values = model.policy.predict_values
 
 
+def scale(model: Any) -> None:
+    model.policy.features_extractor = Scaled(model.observation_space)
+
+
+def own_part(model: Any) -> None:
+    extractor = model.policy.mlp_extractor
+    extractor.forward_actor = extractor.forward_actor
+
+
+def share(model: Any) -> None:
+    model.policy.share_memory()
+
+
 CHANGES = {
-    "hooks or a forward": hook,
+    "has hooks": hook,
     "layer Dropout": replace_layer,
     "layers share a parameter": tie,
     "a step() of its own": schedule,
-    "a predict_values() of its own": own_method,
+    "overrides predict_values()": own_method,
+    "features extractor Scaled": scale,
+    "a forward_actor() of its own": own_part,
+    "in shared memory": share,
 }
 
 
@@ -433,7 +590,7 @@ def test_a_change_between_updates_is_noticed(reason: str, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("kind", "policy", "policy_kwargs", "reason"),
     [
-        (AggPPO, OwnPolicy, {}, "OwnPolicy has a evaluate_actions"),
+        (AggPPO, OwnPolicy, {}, "OwnPolicy overrides evaluate_actions()"),
         (AggOwnTrain, "MlpPolicy", {}, "OwnTrain.train"),
         (AggPPO, "MlpPolicy", {"activation_fn": nn.Softplus}, "layer Softplus"),
         (AggPPO, "MlpPolicy", {"optimizer_class": OwnAdam}, "optimizer_class OwnAdam"),
