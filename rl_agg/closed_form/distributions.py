@@ -160,9 +160,12 @@ class Categorical(Distribution):
         if deterministic:
             actions = log_p.argmax(-1)
         else:
-            p = log_p.exp().flatten(0, -3)  # [B, D, N]
-            drawn = [torch.multinomial(p[:, i, :size], 1, True) for i, size in enumerate(self._sizes)]
-            actions = (drawn[0] if len(drawn) == 1 else torch.cat(drawn, -1)).view(log_p.shape[:-1])
+            p = log_p.exp().view(-1, *log_p.shape[-2:])  # [B, D, N]
+            if len(self._sizes) == 1:
+                actions = torch.multinomial(p[:, 0], 1, True)
+            else:
+                actions = torch.cat([torch.multinomial(p[:, i, :size], 1, True) for i, size in enumerate(self._sizes)], -1)
+            actions = actions.view(log_p.shape[:-1])
         return actions, log_p.gather(-1, actions.unsqueeze(-1)).sum((-2, -1))
 
 

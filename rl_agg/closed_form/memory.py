@@ -56,9 +56,6 @@ class Memory:
         columns = self.columns.get(id(parameter))
         return None if columns is None else torch.unflatten(self.gradients[..., columns], -1, parameter.shape)
 
-    def bind(self) -> None:
-        """Nothing: the values are nobody else's."""
-
 
 class FlatParameters(Memory):
     """A module's parameters, made views of one vector.

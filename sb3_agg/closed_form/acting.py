@@ -33,6 +33,10 @@ class ClosedFormActing:
         self._has_looked = False
         self._last_states: deque[tuple[Tensor, Tensor]] = deque()
 
+    @property
+    def _hooks(self) -> dict[str, Callable[..., Any]]:
+        return {"forward": self.forward, "predict_values": self.predict_values}
+
     def __reduce__(self) -> Any:
         """A copy of the policy acts by its own methods, whose parameters are its own."""
         return type(self), (self._policy, _nothing)
@@ -59,13 +63,17 @@ class ClosedFormActing:
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Replace the policy's methods inside."""
-        with temporarily(self._policy, forward=self.forward, predict_values=self.predict_values):
+        with temporarily(self._policy, **self._hooks):
             yield
 
     def _evaluates(self, observations: Tensor) -> Evaluation | None:
         """What evaluates these observations; ``None``: the policy itself."""
         if not self._has_looked or not (self._found is None or self._found.is_current()):
-            self._found, self._has_looked = self._find(), True
+            hooks = {name: vars(self._policy).pop(name) for name in self._hooks}  # or they would be taken for somebody's own
+            try:
+                self._found, self._has_looked = self._find(), True
+            finally:
+                vars(self._policy).update(hooks)
         found = self._found
         if found is None or not (found.memory.is_shared or len(found.memory.values) == len(observations)):
             return None

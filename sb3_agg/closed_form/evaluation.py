@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,13 +28,13 @@ class Evaluation:
         self.networks = actor_critic(parts, memory)
         self.distribution = distribution_of(policy, memory)
         self._features = features_of(policy)
-        frozen = (parameter for parameter in policy.parameters() if not parameter.requires_grad)
-        self._frozen = [(parameter, parameter.data_ptr()) for parameter in frozen]
+        # Values of trained parameters are in memory, unless agents have their own; those of frozen ones where they were
+        self._watched = [item for item in policy.parameters() if memory.is_shared or not item.requires_grad]
+        self._places = [item.data_ptr() for item in self._watched]
 
     def is_current(self) -> bool:
-        """Whether frozen parameters are where they were; trained ones are put back where they belong."""
-        self.memory.bind()
-        return all(parameter.data_ptr() == place for parameter, place in self._frozen)
+        """Whether the policy's parameters are still where this looks for them."""
+        return [item.data_ptr() for item in self._watched] == self._places
 
     def evaluate(self, samples: Any) -> PolicyOutputs:
         """Values, log-probabilities and entropies of a minibatch, as the policy's ``evaluate_actions``."""
@@ -78,7 +79,7 @@ class Evaluation:
         """Actions ``[B, D]``, values ``[B, 1]`` and log-probabilities ``[B]``; ``ValueError`` where networks return NaN."""
         self.distribution.mask(None if masks is None else self._rows(masks))
         outputs, values = self.networks.forward(self._rows(self._features(observations)))
-        if bool(outputs.isnan().any()):  # as torch's distributions
+        if math.isnan(outputs.sum()):  # as torch's distributions
             raise ValueError("the policy's networks returned NaN: a parameter or an observation of it is no number")
         actions, log_prob = self.distribution.sample(outputs, deterministic=deterministic)
         return actions.reshape(-1, actions.shape[-1]), values.reshape(-1, 1).clone(), log_prob.flatten()

@@ -316,6 +316,19 @@ def test_a_resumed_run_is_the_run(rule: str, tmp_path: Any) -> None:
     PPO.load(tmp_path / "model", env, device="cpu").learn(ROLLOUT)  # a stock optimiser goes on with its moments
 
 
+@pytest.mark.parametrize("rule", ["mean", "fedavg"])
+def test_agents_act_in_closed_form_too(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["box"]), rule, closed_form=True)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a forward pass of the policy's own")
+
+    for name in ("forward", "predict_values", "evaluate_actions"):
+        monkeypatch.setattr(ActorCriticPolicy, name, refuse)
+    learned(model, 3)
+    assert model.why_no_closed_form is None
+
+
 def test_same_seed_same_numbers() -> None:
     runs = [learned(build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["choice"]), closed_form=True), 2) for _ in range(2)]
     for one, other in zip(*(run.policy.parameters() for run in runs), strict=True):
