@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -62,8 +61,9 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
     :param advantage_norm: ``"agent"`` normalises each agent's advantages over its own rollout; ``"stock"`` across agents in
         each minibatch, as SB3 does. ``normalize_advantage=False`` switches both off.
-    :param minibatches: ``"stratified"`` takes equal parts of every agent's rollout into each minibatch; ``"stock"`` keeps
-        SB3's order. ``batch_size=None`` puts every agent's whole rollout into one minibatch, as in the paper.
+    :param minibatches: ``"stratified"`` takes equal parts of every agent's rollout into each minibatch, as near to
+        ``batch_size`` as these allow; ``"stock"`` keeps SB3's order. ``batch_size=None`` puts every agent's whole rollout into
+        one minibatch, as in the paper.
     :param min_episodes: > 0: collect until every agent has finished that many episodes and made ``n_steps`` steps, or the
         ``total_timesteps`` of ``learn()`` are used up.
     :param fused_optimizer: Let torch's Adam run as one kernel where the policy's optimiser is Adam and ``optimizer_kwargs``
@@ -72,7 +72,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         ``MlpPolicy`` of which nothing was replaced: the same numbers up to rounding, several times as fast. Elsewhere the log
         says once why not.
     :param kwargs: Every other argument of the algorithm.
-    :raises ValueError: if the rule, a setting or a choice is unknown, or ``batch_size`` cannot be split among the agents.
+    :raises ValueError: if the rule, a setting or a choice is unknown.
 
     Source: Holen et al. (2023), algorithms 1 to 3.
     """
@@ -214,11 +214,13 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             return
         batch_size = getattr(self, "batch_size", None)
         if batch_size is not None and batch_size % self.n_envs:
-            below, above = (math.floor(batch_size / self.n_envs), math.ceil(batch_size / self.n_envs))
-            sizes = " or ".join(str(parts * self.n_envs) for parts in (below, above) if parts)
-            raise ValueError(
-                f"batch_size={batch_size} does not split evenly among {self.n_envs} agents; choose {sizes}, None for "
-                f"whole rollouts, or minibatches='stock'"
+            below = batch_size // self.n_envs * self.n_envs
+            sizes = " or ".join(str(size) for size in (below, below + self.n_envs) if size)
+            self._warn_once(
+                f"batch_size={batch_size} does not split evenly among {self.n_envs} agents: minibatches hold equally many "
+                f"samples of each rather than exactly {batch_size}; choose {sizes} for minibatches of one size, or "
+                "minibatches='stock'",
+                stacklevel=4,
             )
         get = type(self.rollout_buffer).get  # type: ignore[attr-defined]
         if not is_stock(get):

@@ -11,7 +11,7 @@ from sb3_contrib import RecurrentPPO
 from torch import Tensor
 
 from sb3_agg.mixin import AggregationMixin
-from sb3_agg.rollouts.minibatches import Minibatches
+from sb3_agg.rollouts.minibatches import Minibatches, cut
 
 
 class SequenceMinibatches(Minibatches):
@@ -25,16 +25,15 @@ class SequenceMinibatches(Minibatches):
         num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
         self._flatten()
         self.epoch += 1
-        part = num_steps if batch_size is None else min(batch_size // num_agents, num_steps)
+        cuts = cut(num_steps, num_agents, batch_size)
         first = np.flatnonzero(self.present)[:, None] * num_steps
         # As SB3 does: shuffle by where the rollout is cut, so that minibatches differ between epochs. A cut stops the gradient
         # through time, so a rollout that fits into one minibatch stays whole
-        cut = np.random.randint(num_steps) if part < num_steps else 0
-        order = first + (np.arange(num_steps) + cut) % num_steps
+        shift = np.random.randint(num_steps) if len(cuts) else 0
+        order = first + (np.arange(num_steps) + shift) % num_steps
         sequence_starts = np.zeros((num_agents, num_steps), dtype=np.float32)
         sequence_starts[:, 0] = 1.0
-        for start in range(0, num_steps, part):
-            indices = order[:, start : start + part]
+        for indices in np.split(order, cuts, axis=1):
             starts = sequence_starts.flatten()
             starts[indices[:, 0]] = 1.0
             self.samples = self._get_samples(indices.ravel(), starts[:, None])  # type: ignore[arg-type]

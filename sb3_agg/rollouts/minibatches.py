@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,27 @@ from sb3_agg.patching import temporarily
 
 BATCHES_PER_GATHER = 32
 """Minibatches copied out of the buffer at once: most of the gain of one large copy, at a bounded memory."""
+
+
+def cut(num_steps: int, num_agents: int, batch_size: int | None) -> NDArray[np.int64]:
+    """Where each agent's rollout is cut, so that a minibatch takes as many samples of every agent.
+
+    Parts have ``batch_size / A`` steps, and the last one what is left. Where that is no whole number, there are as many parts
+    as minibatches in SB3's order, or at most T, and their lengths differ by at most one step.
+
+    :param num_steps: T.
+    :param num_agents: A.
+    :param batch_size: Samples of a minibatch; ``None``: the whole rollout.
+    """
+    if batch_size is None:
+        return np.arange(0)
+    part, rest = divmod(batch_size, num_agents)
+    if not rest:
+        return np.arange(part, num_steps, part)
+    num_parts = min(num_steps, math.ceil(num_steps * num_agents / batch_size))
+    length, longer = divmod(num_steps, num_parts)
+    parts = np.arange(1, num_parts)
+    return parts * length + np.minimum(parts, longer)
 
 
 class Minibatches:
@@ -104,25 +126,21 @@ class Minibatches:
     # Equal parts of every agent -------------------------------------------------------------------------------------------
 
     def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
-        num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
+        num_steps = self.buffer.buffer_size
         self._flatten()
         self.epoch += 1
-        part = num_steps if batch_size is None else min(batch_size // num_agents, num_steps)
         first = np.flatnonzero(self.present)[:, None] * num_steps
-        if part == num_steps:
-            yield self._serve(self._whole_rollout(first + np.arange(num_steps)), part)
+        cuts = cut(num_steps, self.buffer.n_envs, batch_size)
+        if not len(cuts):
+            yield self._serve(self._whole_rollout(first + np.arange(num_steps)), num_steps)
             return
         order = first + np.random.random((self.num_present, num_steps)).argsort(axis=1)
-        num_whole = num_steps - num_steps % part
-        step = part * BATCHES_PER_GATHER
-        for start in range(0, num_whole, step):
-            columns = order[:, start : min(start + step, num_whole)]
-            # [A, K * part] -> [K, A, part]: one gather, then K views of it
-            indices = columns.reshape(self.num_present, -1, part).swapaxes(0, 1).ravel()
-            for samples in _split(self._get_samples(indices), self.num_present * part):
-                yield self._serve(samples, part)
-        if num_whole < num_steps:
-            yield self._serve(self._get_samples(order[:, num_whole:].ravel()), num_steps - num_whole)
+        parts = np.split(order, cuts, axis=1)
+        for start in range(0, len(parts), BATCHES_PER_GATHER):
+            gathered = parts[start : start + BATCHES_PER_GATHER]
+            samples = self._get_samples(np.concatenate([part.ravel() for part in gathered]))
+            for part, rows in zip(gathered, _split(samples, [part.size for part in gathered]), strict=True):
+                yield self._serve(rows, part.shape[1])
 
     def _whole_rollout(self, indices: NDArray[np.int64]) -> Any:
         if self._whole is None:  # the same in every epoch: a sum does not depend on order
@@ -144,13 +162,13 @@ class Minibatches:
         return torch.as_tensor(agents, device=self.buffer.device)
 
 
-def _split(samples: Any, size: int) -> list[Any]:
-    """Cut a named tuple of tensors, or dictionaries of tensors, into views of ``size`` rows."""
+def _split(samples: Any, sizes: list[int]) -> list[Any]:
+    """Cut a named tuple of tensors, or dictionaries of tensors, into views of so many rows."""
     columns = []
     for field in samples:
         if isinstance(field, dict):
-            parts = {key: tensor.split(size) for key, tensor in field.items()}
+            parts = {key: tensor.split(sizes) for key, tensor in field.items()}
             columns.append([dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)])
         else:
-            columns.append(field.split(size))
+            columns.append(field.split(sizes))
     return [type(samples)(*fields) for fields in zip(*columns, strict=True)]

@@ -181,10 +181,18 @@ policies = st.fixed_dictionaries(
         }
     ),
     st.sampled_from([None, 0.1]),
+    st.sampled_from([32, 18]),
 )
 @settings(max_examples=60, deadline=None)
 def test_gradients_are_those_of_the_graph(
-    policy: dict[str, Any], observed: str, acted: str, rule: str, kind: Any, own: dict[str, Any], clip_vf: float | None
+    policy: dict[str, Any],
+    observed: str,
+    acted: str,
+    rule: str,
+    kind: Any,
+    own: dict[str, Any],
+    clip_vf: float | None,
+    batch_size: int,
 ) -> None:
     """With one plain gradient step for each minibatch, parameters move by the gradients."""
     if kind is AggMaskablePPO and acted in ("box", "one"):
@@ -195,7 +203,9 @@ def test_gradients_are_those_of_the_graph(
     if kind is AggA2C:
         own = {**own, "use_rms_prop": False}
     else:
-        own = {**own, "clip_range_vf": clip_vf, "clip_range": 0.05, "n_epochs": 1, "batch_size": 32}
+        if own["minibatches"] == "stock":
+            batch_size = 32  # few samples leave an agent idle, and of three agents two are Krum's choice alike
+        own = {**own, "clip_range_vf": clip_vf, "clip_range": 0.05, "n_epochs": 1, "batch_size": batch_size}
     first, second = (
         build(
             kind,

@@ -286,12 +286,6 @@ def test_a_callback_that_stops_mid_rollout() -> None:
     assert np.isfinite(model.agent_weights).all()
 
 
-def test_more_agents_than_samples_in_a_default_batch_still_has_a_way() -> None:
-    with pytest.raises(ValueError, match="batch_size=64 does not split evenly among 65 agents; choose 65"):
-        ppo(cartpoles(65), batch_size=64)
-    ppo(cartpoles(65), batch_size=65).learn(65 * 16)
-
-
 def test_raw_returns_under_vec_normalize() -> None:
     env = VecNormalize(walks({"reward": 10.0}, {"reward": 20.0}, {"reward": 30.0}, {"reward": 40.0}))
     model = ppo(env, aggregation="r_weighted").learn(128)
