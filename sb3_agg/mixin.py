@@ -210,6 +210,12 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     def _check_learning(self) -> None:
         """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
         self.exchange.check()
+        if self.n_envs == 1:
+            self._warn_once(
+                "there is one environment, so one agent, and aggregation has no effect; give it several: "
+                "make_vec_env(..., n_envs=8)",
+                stacklevel=4,
+            )
         if self.minibatches != "stratified":
             return
         batch_size = getattr(self, "batch_size", None)
@@ -295,7 +301,13 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     def _has_monitor(self) -> bool:
         """Then episodes may end, for the agent, before their return is known: when a life is lost."""
         env: VecEnv = self.env  # type: ignore[attr-defined]
-        return is_vecenv_wrapped(env, VecMonitor) or all(env.env_is_wrapped(Monitor))
+        if is_vecenv_wrapped(env, VecMonitor):
+            return True
+        try:
+            wrapped = np.atleast_1d(env.env_is_wrapped(Monitor))
+        except Exception:  # adapters of simulators that have no wrappers raise whatever they like
+            return False
+        return wrapped.size > 0 and bool(wrapped.all())
 
     # Updating -------------------------------------------------------------------------------------------------------------
 
