@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from sb3_agg.hooks.base import Update
 from sb3_agg.hooks.local import LocalUpdate
 from sb3_agg.hooks.per_agent import PerAgentUpdate
 from sb3_agg.hooks.weighted import WeightedUpdate
+from sb3_agg.inheritance import check_overrides
 from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.patching import is_stock, temporarily
 from sb3_agg.rollouts.losses import ppo_losses
@@ -97,6 +98,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
                 f"{cls.__name__}: aggregation weighs the gradients of an on-policy rollout (PPO, A2C, MaskablePPO, "
                 f"RecurrentPPO); {bases} has none"
             )
+        check_overrides(cls, AggregationMixin)
 
     def __init__(
         self,
@@ -240,6 +242,12 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         super().set_env(env, force_reset)  # type: ignore[misc]
         self.agent_returns = np.full(self.n_envs, np.nan)
 
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """As SB3's."""
+        learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
+        self._check_trained()
+        return learned
+
     # Collecting -----------------------------------------------------------------------------------------------------------
 
     def _setup_learn(
@@ -269,11 +277,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         **kwargs: Any,
     ) -> bool:
         """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
-        if self._awaits_train:
-            raise RuntimeError(
-                f"{type(self).__name__}.train() did not call AggregationMixin.train(), so nothing was aggregated; call "
-                "super().train(), and name the mixin before the algorithm in the bases"
-            )
+        self._check_trained()
         stretches = self.min_episodes > 0
         self._rollout_returns = RolloutReturns(env.num_envs, only_reported=stretches and self._has_monitor())
         if stretches:
@@ -282,6 +286,13 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
         self._awaits_train = collected
         return collected
+
+    def _check_trained(self) -> None:
+        if self._awaits_train:
+            raise RuntimeError(
+                f"{type(self).__name__}.train() did not call AggregationMixin.train(), so nothing was aggregated; call "
+                "super().train(), and name the mixin before the algorithm in the bases"
+            )
 
     def _episodes_are_missing(self) -> bool:
         enough = self._rollout_returns.num_episodes.min() >= self.min_episodes

@@ -30,6 +30,12 @@ def test_own_axes_are_used_by_name() -> None:
     assert num_bytes == messages * ((9_155 + 32 + 7) // 8 + 4)  # signs, a magnitude and a return
 
 
+def test_a_combiners_memory_is_loaded() -> None:
+    script = ROOT / "examples" / "sb3_own_combiner.py"
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout == "steps remembered: 160\n"  # rollouts, epochs, minibatches: 4 * 10 * 4
+
+
 @pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3 is not installed: pip install 'rl-agg[zoo]'")
 def test_zoo_trains_and_writes_a_model(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "train_zoo.py"), "--algo", "agg_ppo", "--env", "CartPole-v1"]

@@ -343,11 +343,6 @@ class Accumulating(AggEvaluating):
             self.loss(samples).backward()
 
 
-class Bypassing(AggPPO):
-    def train(self) -> None:
-        PPO.train(self)
-
-
 @pytest.mark.parametrize("system", SEPARATE, ids=str)
 @pytest.mark.parametrize(
     ("kind", "message"),
@@ -369,8 +364,3 @@ def test_a_loss_of_a_users_own_acts_where_a_rule_weighs_it(kind: Any) -> None:
         return torch.cat([parameter.flatten() for parameter in model.policy.parameters()])
 
     assert not torch.equal(trained(kind), trained(AggEvaluating))
-
-
-def test_a_train_that_goes_round_the_aggregation_is_refused() -> None:
-    with pytest.raises(RuntimeError, match=r"Bypassing.train\(\) did not call AggregationMixin.train\(\)"):
-        Bypassing("MlpPolicy", cartpoles(AGENTS), **SETTINGS).learn(2 * ROLLOUT)
