@@ -15,8 +15,10 @@ def step_scale(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -
 
     :param optimizer: The optimiser.
     :param parameters: Those of it that are asked about, with P elements in all.
-    :return: ``[P]``; ``None`` where it treats all parameters alike, or has not taken a step yet.
+    :return: ``[P]``; ``None`` where it treats all parameters alike, has not taken a step yet, or is not one of torch's.
     """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        return None
     (group, *_) = optimizer.param_groups
     states = [optimizer.state.get(parameter, {}) for parameter in parameters]
     squares = [state.get("exp_avg_sq", state.get("square_avg")) for state in states]
@@ -40,8 +42,10 @@ def fuse(optimizer: torch.optim.Optimizer) -> None:
 
     :param optimizer: However its groups are made; anything but these two is left as it is.
     """
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return
     device = next(parameter for group in optimizer.param_groups for parameter in group["params"]).device
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda"):
         return
     for group in (optimizer.defaults, *optimizer.param_groups):
         if group["fused"] is None and group["foreach"] is None and not (group["capturable"] or group["differentiable"]):

@@ -9,8 +9,8 @@ import torch
 
 def fused_as(optimizer: torch.optim.Optimizer, parameters: dict[str, Any]) -> dict[str, Any]:
     """A file's ``parameters``, whose optimiser state selects the kernel of ``optimizer``."""
-    saved = parameters.get("policy.optimizer")
-    if saved is None or "param_groups" not in saved or "fused" not in optimizer.defaults:
+    saved, defaults = parameters.get("policy.optimizer"), getattr(optimizer, "defaults", {})
+    if not isinstance(saved, dict) or "param_groups" not in saved or "fused" not in defaults:
         return parameters
-    groups = [{**group, "fused": optimizer.defaults["fused"]} for group in saved["param_groups"]]
+    groups = [{**group, "fused": defaults["fused"]} for group in saved["param_groups"]]
     return {**parameters, "policy.optimizer": {**saved, "param_groups": groups}}

@@ -90,7 +90,7 @@ class Update(ABC):
 
         :param policy: SB3's actor-critic policy.
         """
-        evaluate_actions = policy.evaluate_actions
+        evaluate_actions, optimizer, step = policy.evaluate_actions, policy.optimizer, policy.optimizer.step
         parameters = list(policy.parameters())  # SB3 walks the module tree for them at every step
         self.num_parameters = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
 
@@ -98,10 +98,15 @@ class Update(ABC):
             self.begin()
             return self.evaluate(evaluate_actions, *args, **kwargs)
 
+        def own_step(*args: Any, **kwargs: Any) -> Any:
+            self._before_step(optimizer)
+            return step(*args, **kwargs)
+
         with ExitStack() as stack:
             stack.enter_context(self.minibatches.served())
             stack.enter_context(_unvalidated_distributions())
-            stack.callback(policy.optimizer.register_step_pre_hook(self._before_step).remove)
+            # Not by torch's hooks: an optimiser of one's own may be any object
+            stack.enter_context(temporarily(optimizer, step=own_step))
             stack.enter_context(
                 temporarily(policy, evaluate_actions=evaluate, parameters=lambda recurse=True: iter(parameters))
             )
@@ -127,11 +132,11 @@ class Update(ABC):
         :param optimizer: The policy's.
         """
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.num_steps += 1
         self.prepare_step(optimizer)
         if self._skip:  # no agent has a usable gradient
-            optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient unchanged
+            drop_gradients(optimizer)
             self.skipped_steps += 1
 
     # Without a graph ------------------------------------------------------------------------------------------------------
@@ -195,7 +200,7 @@ class DetachedUpdate(Update):
         self._outputs: list[Tensor] = []
         self._copies: list[Tensor] = []
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         found = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
         if any(gradient is not None and bool(gradient.any()) for gradient in found):
             raise ValueError(
@@ -235,6 +240,13 @@ class DetachedUpdate(Update):
     def _clipping(self, norms: Tensor) -> Tensor:
         """Factors that clip gradients of these norms to ``max_grad_norm``, as torch's ``clip_grad_norm_``."""
         return (self._max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
+
+
+def drop_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """Let its next step change nothing: an optimiser leaves parameters without gradient unchanged."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
 
 
 @contextmanager

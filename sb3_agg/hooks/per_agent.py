@@ -26,7 +26,7 @@ from rl_agg import Weighting
 from rl_agg.exchange import Factored
 from rl_agg.optimizers import step_scale
 from rl_agg.per_agent_gradients import trained_parameters, unflatten
-from sb3_agg.hooks.base import DetachedUpdate
+from sb3_agg.hooks.base import DetachedUpdate, drop_gradients
 from sb3_agg.per_agent_gradients.base import GradientBackend
 from sb3_agg.per_agent_gradients.select import FastestBackend
 from sb3_agg.rollouts.losses import Outputs
@@ -55,7 +55,7 @@ class PerAgentUpdate(DetachedUpdate):
         """Merge the agents' gradients and put the outcome where the optimiser reads it; nothing where none is due."""
         vector = self._merged(self._backend.gradients(*self._output_gradients()), optimizer, self._parameters)
         if vector is None:
-            optimizer.zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradient unchanged
+            drop_gradients(optimizer)
             return
         norm = vector.norm()
         self._skip = self._skip or not bool(norm.isfinite())
