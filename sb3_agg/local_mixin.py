@@ -30,8 +30,8 @@ COPIES = "local_models"
 class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     """The part of :class:`~sb3_agg.mixin.AggregationMixin` that concerns agents with parameters of their own.
 
-    A file has the copies next to the state of the policy's optimiser. If the policy's parameters are written to, by
-    ``set_parameters()`` without copies or directly, all agents start from them at the next rollout or update.
+    A file has the copies next to the state of the policy's optimiser. If something else changes the policy's parameters,
+    the agents' change by as much before the next rollout or update. ``set_parameters()`` without copies starts all from it.
     """
 
     aggregation: Any
@@ -64,14 +64,16 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     def _set_up_local_models(self) -> None:
         payload = self.exchange.scheme.payload
         self._acting: LocalActing | ClosedFormActing | None = None
-        self._local_models: LocalModels | None = None
-        if payload.local:
-            if needs_loop(self.policy):
-                self._warn_once(
-                    f"{type(self.policy).__name__} is recurrent or acts by a method of its own: each of {self.n_envs} agents "
-                    "with parameters of its own is evaluated by itself, slower by about that factor"
-                )
-            self._local_models = LocalModels(payload, self.policy, self.n_envs, self._initial(payload))
+        self._local_models = self._copies_of_policy(self._initial(payload)) if payload.local else None
+
+    def _copies_of_policy(self, initial: list[Named] | None) -> LocalModels:
+        if needs_loop(self.policy):
+            self._warn_once(
+                f"{type(self.policy).__name__} is recurrent, compiled or acts by a method of its own: each of {self.n_envs} "
+                "agents with parameters of its own is evaluated by itself, slower by about that factor",
+                stacklevel=4,
+            )
+        return LocalModels(self.exchange.scheme.payload, self.policy, self.n_envs, initial)
 
     def _initial(self, payload: Payload) -> list[Named] | None:
         if not isinstance(payload, GradientsWithOwn) or payload.same_init:
@@ -84,8 +86,7 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     @contextmanager
     def _own_acting(self) -> Iterator[None]:
         """Let each agent act by its own parameters, if they are not the policy's, and in closed form if there is one."""
-        self._follow_policy()
-        models = self._local_models
+        models = self._follow_policy()
         if models is not None and not models.differ:
             models = None
         form = self._find_closed_form(self._stock_train, steps=False)
@@ -110,22 +111,23 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
         form = self._find_closed_form(self._stock_train, steps=False)
         return None if form is None else form.evaluation
 
-    def _follow_policy(self) -> None:
-        """Let the agents' parameters follow what was changed about the policy from outside."""
-        if self._local_models is not None:
-            if not self._local_models.fits_policy:
-                self._local_models = self._without_frozen(self._local_models)
-            self._local_models.follow_policy()
+    def _follow_policy(self) -> LocalModels | None:
+        """The agents' parameters, after what has been done to the policy since."""
+        models = self._local_models
+        if models is not None:
+            models.follow_policy()
+            if not models.fit(self.policy):
+                models = self._local_models = self._begin_again(models)
+        return models
 
-    def _without_frozen(self, models: LocalModels) -> LocalModels:
-        """Begin again where parameters have been frozen or thawed since, if nobody has trained yet."""
+    def _begin_again(self, models: LocalModels) -> LocalModels:
+        """Copy a policy whose parameters have been frozen, thawed or replaced since, if nobody has trained yet."""
         if models.differ and models.trained:
             raise ValueError(
-                f"parameters were frozen or thawed while agents have others of their own ({self._scheme_as_given}); "
-                "do it before learn(), or after a merge"
+                "parameters were frozen, thawed or replaced by others while agents have some of their own "
+                f"({self._scheme_as_given}); do it before learn(), or after a merge"
             )
-        own = models.each() if models.differ else None
-        return LocalModels(self.exchange.scheme.payload, self.policy, self.n_envs, own)
+        return self._copies_of_policy(models.each() if models.differ else None)
 
     def _record_local_models(self, models: LocalModels) -> None:
         self.logger.record("agg/divergence", models.divergence)

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from sb3_agg.local_models.stacked_policy import Named, StackedPolicy, num_rows
@@ -20,10 +22,11 @@ from sb3_agg.rollouts.minibatches import Minibatches
 
 
 def needs_loop(policy: nn.Module) -> bool:
-    """Whether a policy can only be called agent by agent: a recurrent one, or one that overrides how it acts."""
+    """Whether a policy can only be called agent by agent: a recurrent or compiled one, or one that overrides how it acts."""
     kind: Any = type(policy)
-    overrides = not (is_stock(kind.forward) and is_stock(kind._get_action_dist_from_latent))
-    return overrides or isinstance(policy, RecurrentActorCriticPolicy)
+    if not isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy) or isinstance(policy, RecurrentActorCriticPolicy):
+        return True
+    return not (is_stock(kind.forward) and is_stock(kind._get_action_dist_from_latent))
 
 
 class LoopedPolicy(StackedPolicy):

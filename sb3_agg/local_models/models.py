@@ -52,7 +52,6 @@ class LocalModels:
         num_agents: int,
         initial: Sequence[Named] | None = None,
     ) -> None:
-        _check_optimizer(policy)
         self._moments = payload.moments if isinstance(payload, Parameters) else "keep"
         self._policy = policy
         own = [named(policy)] * num_agents if initial is None else initial
@@ -60,9 +59,7 @@ class LocalModels:
         self._buffers = {name: torch.stack([item[name] for item in own]) for name in _buffers(policy)}
         self.copies = torch.stack([_flat({name: item[name] for name in self._parameters}) for item in own])
         self._leaves = self._leaves_of(self.copies)
-        self.optimizer = StackedOptimizer(self.copies, policy.optimizer)
-        for name, view in self._views(self.optimizer.gradients).items():
-            self._leaves[name].grad = view  # a backward pass may write there
+        self._follow_optimizer()
         self._columns = self._merged_columns(payload)
         self._num_samples = torch.zeros(num_agents, device=self.copies.device)
         self._num_updates = 0
@@ -81,10 +78,10 @@ class LocalModels:
         parts = [torch.full((parameter.numel(),), name in chosen) for name, parameter in self._parameters.items()]
         return torch.cat(parts).nonzero()[:, 0].to(self.copies.device)
 
-    @property
-    def fits_policy(self) -> bool:
-        """Whether the same parameters of the policy are trained as at the start."""
-        return _trained(self._policy).keys() == self._parameters.keys()
+    def fit(self, policy: Any) -> bool:
+        """Whether these are copies of a policy as it is now: with the same parameters, and the same of them trained."""
+        own = _trained(policy)
+        return own.keys() == self._parameters.keys() and all(own[name] is item for name, item in self._parameters.items())
 
     @property
     def trained(self) -> bool:
@@ -186,10 +183,29 @@ class LocalModels:
             self.optimizer.reset()
         return merged
 
+    @torch.no_grad()
     def follow_policy(self) -> None:
-        """Start all agents from the policy if its parameters were changed from outside."""
-        if not torch.equal(_flat(self._parameters), self._written):
-            self.start_from_policy()
+        """Do to all agents what something else did to the policy: to its parameters, or by giving it another optimiser."""
+        if self._policy.optimizer is not self._followed:
+            self._follow_optimizer()
+        written = _flat(self._parameters)
+        change = written - self._written
+        if not bool(change.any()):
+            return
+        for values in (self.copies, self.last_merge):
+            values.copy_(torch.where(change.isfinite(), values + change, written) if self.differ else written)
+        if not self.differ:
+            for name, buffer in _buffers(self._policy).items():
+                self._buffers[name].copy_(buffer)
+        self._written = written
+
+    def _follow_optimizer(self) -> None:
+        """Step as the policy's optimiser would, without moments as yet."""
+        _check_optimizer(self._policy)
+        self._followed = self._policy.optimizer
+        self.optimizer = StackedOptimizer(self.copies, self._followed)
+        for name, view in self._views(self.optimizer.gradients).items():
+            self._leaves[name].grad = view  # a backward pass may write there
 
     def start_from_policy(self) -> None:
         """Start all agents from the policy's parameters, without moments."""

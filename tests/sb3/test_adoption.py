@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import nn
 
+from rl_agg import Combiner, Signals
 from sb3_agg import AggA2C, AggPPO
+from tests.sb3.flattened import parameters
+from tests.sb3.local_runs import copies
 from tests.sb3.worlds import Walk, cartpoles
 
 SETTINGS: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu"}
+AGENTS = 4
+ROLLOUT = AGENTS * 16
+FORMS = pytest.mark.parametrize("closed_form", [True, False])
+
+
+def agents(aggregation: Any = "mean", env: Any = None, **settings: Any) -> AggPPO:
+    policy = settings.pop("policy", "MlpPolicy")
+    return AggPPO(policy, cartpoles(AGENTS) if env is None else env, aggregation=aggregation, **{**SETTINGS, **settings})
 
 
 # Vectorised environments ------------------------------------------------------------------------------------------------
@@ -64,3 +82,305 @@ def test_a_file_acts_in_one_environment_without_a_warning(tmp_path: Any) -> None
         model.predict(model.env.reset())
     with pytest.warns(UserWarning, match="one agent"):
         model.learn(16)
+
+
+# A policy that something else writes to ---------------------------------------------------------------------------------
+
+
+class AtRolloutEnd(BaseCallback):
+    def __init__(self, act: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.act = act
+
+    def _on_step(self) -> bool:
+        return True
+
+    @torch.no_grad()
+    def _on_rollout_end(self) -> None:
+        self.act(self.model)
+
+
+def nudge(model: Any) -> None:
+    model.policy.value_net.bias.add_(1e-4)
+
+
+def decay(model: Any) -> None:
+    for parameter in model.policy.parameters():
+        parameter.mul_(0.999)
+
+
+def load(model: Any) -> None:
+    state = {name: value + 0.01 for name, value in model.policy.state_dict().items()}
+    model.policy.load_state_dict(state)
+
+
+@FORMS
+@pytest.mark.parametrize("write", [nudge, decay, load])
+@pytest.mark.parametrize("interval", [1, 4])
+def test_agents_keep_what_they_have_when_a_callback_writes_to_the_policy(
+    write: Callable[[Any], None], interval: int, closed_form: bool
+) -> None:
+    model = agents("fedavg", interval=interval, closed_form=closed_form)
+    model.learn(5 * ROLLOUT, callback=AtRolloutEnd(write))
+    assert model.ledger.messages == (5 // interval) * AGENTS
+    steps = {float(state["step"]) for state in model._local_models.optimizer.state_dict()["state"]}
+    assert steps == {5 * 2 * 4}  # updates, epochs, minibatches: no moments were forgotten
+    assert len({tuple(copy.tolist()) for copy in copies(model)}) == (1 if interval == 1 else AGENTS)
+
+
+@pytest.mark.parametrize("settings", [{"interval": 4}, {"aggregation_kwargs": {"mu": 0.1}, "interval": 4}], ids=str)
+def test_what_is_written_to_the_policy_is_done_to_every_agent(settings: dict[str, Any]) -> None:
+    model = agents("fedprox" if "aggregation_kwargs" in settings else "fedavg", **settings).learn(ROLLOUT)
+    before, merged = copies(model).clone(), model._local_models.last_merge.clone()
+    change = torch.randn(before.shape[1])
+    flat = parameters(model) + change
+    torch.nn.utils.vector_to_parameters(flat, model.policy.parameters())
+    model._follow_policy()
+    torch.testing.assert_close(copies(model), before + change)
+    torch.testing.assert_close(model._local_models.last_merge, merged + change)
+    assert torch.equal(parameters(model), flat)
+
+
+def test_a_policy_recovers_from_numbers_that_were_not_finite() -> None:
+    model = agents("fedavg", interval=4).learn(ROLLOUT)
+    good = copy.deepcopy(model.policy.state_dict())
+    with torch.no_grad():
+        model.policy.action_net.weight.fill_(torch.nan)
+    model._follow_policy()
+    model.policy.load_state_dict(good)
+    model._follow_policy()
+    assert torch.isfinite(copies(model)).all()
+    model.learn(ROLLOUT, reset_num_timesteps=False)
+
+
+# Optimisers -------------------------------------------------------------------------------------------------------------
+
+SWAPPED: list[Callable[[Any], torch.optim.Optimizer]] = [
+    lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3),
+    lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.9),
+    lambda parameters: torch.optim.Adam(parameters, lr=1e-3, weight_decay=0.1),
+]
+
+
+@FORMS
+@pytest.mark.parametrize("make", SWAPPED)
+@pytest.mark.parametrize("aggregation", ["mean", "median", "fedavg", "actor_mean"])
+def test_an_optimiser_given_after_construction_steps(aggregation: str, make: Any, closed_form: bool) -> None:
+    def swapped(at: int) -> torch.Tensor:
+        """After three rollouts, the optimiser exchanged before one of them."""
+        model = agents(aggregation, closed_form=closed_form, learning_rate=1e-3)
+        for rollout in range(3):
+            if rollout == at:
+                model.policy.optimizer = make(model.policy.parameters())
+            model.learn(ROLLOUT, reset_num_timesteps=False)
+        return parameters(model)
+
+    own = make([nn.Parameter(torch.zeros(1))])
+    settings = {name: own.defaults[name] for name in ("momentum", "weight_decay") if name in own.defaults}
+    policy_kwargs = {"optimizer_class": type(own), "optimizer_kwargs": settings}
+    model = agents(aggregation, closed_form=closed_form, learning_rate=1e-3, policy_kwargs=policy_kwargs)
+    for _ in range(3):
+        model.learn(ROLLOUT, reset_num_timesteps=False)
+    torch.testing.assert_close(swapped(0), parameters(model), rtol=1e-4, atol=1e-6)
+    assert not torch.equal(swapped(1), swapped(3))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda policy: torch.optim.Adafactor(policy.parameters()), "optimizer_class Adafactor cannot step for several"),
+        (lambda policy: torch.optim.SGD(policy.action_net.parameters(), lr=0.1), "the policy's lacks mlp_extractor"),
+        (lambda policy: Plain(policy.parameters(), 0.1), "optimizer_class Plain cannot step for several agents"),
+    ],
+)
+def test_an_optimiser_that_cannot_step_for_agents_is_refused_where_it_is_given(make: Any, words: str) -> None:
+    model = agents("fedavg").learn(ROLLOUT)
+    model.policy.optimizer = make(model.policy)
+    with pytest.raises(ValueError, match=words):
+        model.learn(ROLLOUT)
+
+
+class Plain:
+    """Gradient descent by an object that is no optimiser of torch's."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), "lr": lr}]
+        self.num_steps = 0
+
+    def zero_grad(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.num_steps += 1
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.grad is not None:
+                parameter -= self.param_groups[0]["lr"] * parameter.grad
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"num_steps": self.num_steps}
+
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> None:  # SB3 takes it for a module
+        self.num_steps = state["num_steps"]
+
+
+class Around(Plain):
+    """Steps another one."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        self.inner = torch.optim.Adam(parameters, lr=lr)
+        self.param_groups, self.num_steps = self.inner.param_groups, 0
+
+    def step(self) -> None:
+        self.num_steps += 1
+        self.inner.step()
+
+
+@FORMS
+@pytest.mark.parametrize("kind", [Plain, Around])
+def test_an_optimiser_that_is_none_of_torchs_steps_as_under_stock(kind: Any, closed_form: bool, tmp_path: Path) -> None:
+    policy_kwargs = {"optimizer_class": kind}
+    stock = {"minibatches": "stock", "advantage_norm": "stock", "closed_form": closed_form}
+    expected = PPO("MlpPolicy", cartpoles(AGENTS), policy_kwargs=policy_kwargs, **SETTINGS).learn(2 * ROLLOUT)
+    found = agents(policy_kwargs=policy_kwargs, **stock).learn(2 * ROLLOUT)
+    assert torch.equal(parameters(found), parameters(expected))
+    assert found.policy.optimizer.num_steps == expected.policy.optimizer.num_steps == 16
+    assert "step" not in vars(found.policy.optimizer)
+    found.save(tmp_path / "model")
+    assert AggPPO.load(tmp_path / "model").policy.optimizer.num_steps == 16
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"aggregation": "median"}, {"communication": "lag"}, {"interval": 3}, {"compression": "float16"}],
+    ids=str,
+)
+def test_an_optimiser_that_is_none_of_torchs_steps_with_every_exchange(settings: dict[str, Any]) -> None:
+    own, torchs = (
+        parameters(agents(policy_kwargs={"optimizer_class": kind}, **settings).learn(2 * ROLLOUT))
+        for kind in (Plain, torch.optim.SGD)
+    )
+    torch.testing.assert_close(own, torchs, rtol=1e-4, atol=1e-6)
+
+
+# Files ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "median", "fedavg"])
+@pytest.mark.parametrize(
+    "state", [{}, {"state": {}}, {"param_groups": []}, {"state": {}, "param_groups": [{}]}, None, 3], ids=str
+)
+def test_an_incomplete_state_of_the_optimiser_ends_in_sb3s_own_error(state: Any, aggregation: str) -> None:
+    def error(model: Any) -> tuple[type, str]:
+        given = {**model.get_parameters(), "policy.optimizer": state}
+        try:
+            model.set_parameters(given)
+        except Exception as caught:
+            return type(caught), str(caught)
+        raise AssertionError("the state was accepted")
+
+    assert error(agents(aggregation)) == error(PPO("MlpPolicy", cartpoles(AGENTS), **SETTINGS))
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "median", "fedavg"])
+def test_other_parameters_than_the_policys_end_in_sb3s_own_error(aggregation: str) -> None:
+    model = agents(aggregation)
+    known = model.get_parameters()
+    with pytest.raises(ValueError, match="not match"):
+        model.set_parameters({"policy": known["policy"]})
+    with pytest.raises(ValueError, match="invalid"):
+        model.set_parameters({**known, "invalid": {}})
+    model.set_parameters({"policy": known["policy"]}, exact_match=False)
+
+
+# Compiled policies ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"aggregation": "median"}, {"aggregation": "fedavg", "interval": 2}, {"aggregation": "actor_mean"}],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:OptimizedModule is recurrent, compiled:UserWarning")
+def test_a_compiled_policy_learns_what_it_would_uncompiled(settings: dict[str, Any]) -> None:
+    def learned(*, compiled: bool) -> torch.Tensor:
+        model = agents(closed_form=False, n_epochs=1, **settings)
+        if compiled:
+            model.policy = torch.compile(model.policy, backend="eager")
+        return parameters(model.learn(2 * ROLLOUT))
+
+    torch.testing.assert_close(learned(compiled=True), learned(compiled=False))
+
+
+def test_another_policy_is_where_agents_start() -> None:
+    model, other = agents("fedavg", interval=4), agents("fedavg", seed=5)
+    model.policy = other.policy
+    model.learn(ROLLOUT)
+    assert (copies(model) - parameters(agents(seed=5))).abs().max() < 0.1
+    model.policy = agents().policy
+    with pytest.raises(ValueError, match="replaced by others while agents have some of their own"):
+        model.learn(ROLLOUT)
+
+
+def test_a_layer_that_is_replaced_is_trained_or_missed_by_the_optimiser() -> None:
+    model = agents("fedavg")
+    model.policy.action_net = nn.Linear(64, 2)
+    with pytest.raises(ValueError, match=r"the policy's lacks action_net\.weight"):
+        model.learn(ROLLOUT)
+    model.policy.optimizer = torch.optim.Adam(model.policy.parameters(), lr=0.01)
+    before = model.policy.action_net.weight.clone()
+    model.learn(ROLLOUT)
+    assert not torch.equal(model.policy.action_net.weight, before)
+
+
+# Rules and combiners of one's own ---------------------------------------------------------------------------------------
+
+
+def shares(signals: Signals) -> np.ndarray:
+    assert signals.returns is not None
+    return np.arange(1.0, 1.0 + len(signals.returns)) / 10
+
+
+RESULTS: list[Callable[[Signals], Any]] = [
+    shares,
+    lambda signals: shares(signals).astype(np.float32),
+    lambda signals: shares(signals).tolist(),
+    lambda signals: tuple(shares(signals)),
+    lambda signals: torch.as_tensor(shares(signals)),
+]
+
+
+@FORMS
+@pytest.mark.parametrize("payload", ["gradients", "parameters"])
+@pytest.mark.parametrize("rule", RESULTS)
+def test_a_rule_returns_an_array_a_list_or_a_tensor(rule: Any, payload: str, closed_form: bool) -> None:
+    model = agents(rule, payload=payload, closed_form=closed_form).learn(ROLLOUT)
+    np.testing.assert_allclose(model.agent_weights, [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+
+
+class Momentum(Combiner):
+    """The running mean of the mean gradient."""
+
+    def __init__(self) -> None:
+        self.calls, self.mean = 0, torch.zeros(())
+
+    def merge(self, gradients: torch.Tensor, *, num_masked: int, step: int) -> torch.Tensor:
+        self.calls += 1
+        self.mean = 0.9 * self.mean + 0.1 * gradients.mean(0)
+        return self.mean
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls, "mean": self.mean}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.calls, self.mean = state["calls"], state["mean"]
+
+
+@FORMS
+def test_what_a_combiner_remembers_is_in_the_file(closed_form: bool, tmp_path: Path) -> None:
+    model = agents(Momentum(), closed_form=closed_form).learn(ROLLOUT)
+    model.save(tmp_path / "model")
+    loaded = AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS))
+    assert loaded.exchange.state_dict()["rule"]["calls"] == 8
+    assert torch.equal(loaded.exchange.state_dict()["rule"]["mean"], model.exchange.state_dict()["rule"]["mean"])

@@ -104,7 +104,7 @@ def test_what_is_frozen_before_training_stays_and_is_not_sent(aggregation: str) 
 def test_freezing_among_agents_that_differ_is_refused() -> None:
     model = AggPPO("MlpPolicy", cartpoles(4), aggregation="actor_mean", **SETTINGS).learn(64)
     model.policy.mlp_extractor.requires_grad_(False)
-    with pytest.raises(ValueError, match="frozen or thawed"):
+    with pytest.raises(ValueError, match="frozen, thawed or replaced"):
         model.learn(64)
 
 
@@ -130,7 +130,9 @@ def test_a_policy_that_acts_in_its_own_way() -> None:
     model = AggPPO(AlwaysLeft, cartpoles(4), **SETTINGS)
     model.learn(128)
     assert not model.rollout_buffer.actions.any()
-    with pytest.warns(UserWarning, match=r"AlwaysLeft is recurrent or acts by a method of its own: each of 4 agents"):
+    with pytest.warns(
+        UserWarning, match=r"AlwaysLeft is recurrent, compiled or acts by a method of its own: each of 4 agents"
+    ):
         model = AggPPO(AlwaysLeft, cartpoles(4), aggregation="actor_mean", **SETTINGS)
     model.learn(128)
     assert not model.rollout_buffer.actions.any()
@@ -145,7 +147,7 @@ class OnlyOnes(ActorCriticPolicy):
 
 
 def test_a_policy_with_a_distribution_of_its_own() -> None:
-    with pytest.warns(UserWarning, match="OnlyOnes is recurrent or acts by a method of its own"):
+    with pytest.warns(UserWarning, match="OnlyOnes is recurrent, compiled or acts by a method of its own"):
         model = AggPPO(OnlyOnes, cartpoles(4), aggregation="actor_mean", **SETTINGS)
     model.learn(128)
     assert model.rollout_buffer.actions.all()
