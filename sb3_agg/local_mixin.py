@@ -71,7 +71,6 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
             self._warn_once(
                 f"{type(self.policy).__name__} is recurrent, compiled or acts by a method of its own: each of {self.n_envs} "
                 "agents with parameters of its own is evaluated by itself, slower by about that factor",
-                stacklevel=4,
             )
         return LocalModels(self.exchange.scheme.payload, self.policy, self.n_envs, initial)
 

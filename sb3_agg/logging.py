@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
@@ -60,22 +61,27 @@ class LoggingMixin:
                 f"agent {agents} had a NaN or infinite observation, reward, value or return; it is masked for as long as that "
                 "lasts, see agg/masked_agents",
                 kind="masked",
-                stacklevel=4,
             )
         if not present.any() and self.get_vec_normalize_env() is not None:  # type: ignore[attr-defined]
             self._warn_once(
                 "no agent is left to learn from. VecNormalize keeps a NaN in its statistics for good, and with it in every "
                 "reward: load statistics that were saved before",
-                stacklevel=4,
             )
         if "returns" in self.exchange.scheme.needs and signals.returns is not None and bool(signals.returns.isnan().all()):
             self._warn_once(
                 f"no agent has finished an episode yet, so {self.aggregation} weighs them equally: raise n_steps, set "
                 "min_episodes=1, or give the environment a time limit",
-                stacklevel=4,
             )
 
-    def _warn_once(self, message: str, kind: str | None = None, stacklevel: int = 3) -> None:
+    def _warn_once(self, message: str, kind: str | None = None) -> None:
         if (kind or message) not in self._warned:
             self._warned.add(kind or message)
-            warnings.warn(message, UserWarning, stacklevel=stacklevel)  # SB3's line, not ours
+            warnings.warn(message, UserWarning, stacklevel=_num_own_frames())
+
+
+def _num_own_frames() -> int:
+    """Calls since the last line that is not ours, but SB3's or the user's: the one that a warning names."""
+    frame, number = inspect.currentframe(), 0
+    while frame is not None and frame.f_globals["__name__"].startswith("sb3_agg."):
+        frame, number = frame.f_back, number + 1
+    return number

@@ -216,7 +216,6 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             self._warn_once(
                 "there is one environment, so one agent, and aggregation has no effect; give it several: "
                 "make_vec_env(..., n_envs=8)",
-                stacklevel=4,
             )
         if self.minibatches != "stratified":
             return
@@ -228,7 +227,6 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
                 f"batch_size={batch_size} does not split evenly among {self.n_envs} agents: minibatches hold equally many "
                 f"samples of each rather than exactly {batch_size}; choose {sizes} for minibatches of one size, or "
                 "minibatches='stock'",
-                stacklevel=4,
             )
         get = type(self.rollout_buffer).get  # type: ignore[attr-defined]
         if not is_stock(get):
