@@ -1,13 +1,14 @@
 """What an optimiser makes of a gradient. Axis P: parameters."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 @torch.no_grad()
-def step_scale(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Tensor | None:
+def step_scale(optimizer: Any, parameters: Sequence[Tensor]) -> Tensor | None:
     r"""What an optimiser multiplies each parameter's gradient by, up to one factor for all.
 
     :math:`1 / (\sqrt{v} + \epsilon)` with :math:`v` the running mean square of gradients that Adam, AdamW and RMSprop keep;
