@@ -14,14 +14,11 @@ from rl_agg.payloads import GradientsWithOwn
 from sb3_agg.closed_form.acting import ClosedFormActing
 from sb3_agg.closed_form.evaluation import Evaluation
 from sb3_agg.closed_form.mixin import ClosedFormMixin
-from sb3_agg.local_models.acting import LocalActing, LoopedActing
+from sb3_agg.local_models.acting import ExploringActing, LocalActing, LoopedActing
 from sb3_agg.local_models.looped_policy import needs_loop
 from sb3_agg.local_models.models import LocalModels, named
 from sb3_agg.local_models.stacked_policy import Named
 from sb3_agg.logging import LoggingMixin
-
-ONLY = {"minibatches": "stratified", "use_sde": False}
-"""Settings that agents with parameters of their own work with."""
 
 COPIES = "local_models"
 """Where ``get_parameters()["policy.optimizer"]`` has the agents' copies: stock algorithms read past it there."""
@@ -38,6 +35,8 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     payload: Any
     policy: Any
     max_grad_norm: float
+    minibatches: str
+    use_sde: bool
 
     @property
     @abstractmethod
@@ -45,13 +44,11 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
         """The algorithm's own ``train()``."""
 
     def _check_local_models(self, scheme: Scheme) -> None:
-        for name, choice in ONLY.items():
-            value = getattr(self, name, choice)
-            if value != choice:
-                raise ValueError(
-                    f"agents with parameters of their own ({self._scheme_as_given}) work with {name}={choice!r} only, "
-                    f"got {value!r}"
-                )
+        if self.minibatches != "stratified":
+            raise ValueError(
+                f"agents with parameters of their own ({self._scheme_as_given}) work with minibatches='stratified' only, got "
+                f"{self.minibatches!r}"
+            )
         num_epochs = getattr(self, "n_epochs", None)  # A2C has one, whatever is asked for
         epochs = getattr(scheme.payload, "local_epochs", None)
         if num_epochs is not None and max(epochs or [0]) > num_epochs:
@@ -69,8 +66,8 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     def _copies_of_policy(self, initial: list[Named] | None) -> LocalModels:
         if needs_loop(self.policy):
             self._warn_once(
-                f"{type(self.policy).__name__} is recurrent, compiled or acts by a method of its own: each of {self.n_envs} "
-                "agents with parameters of its own is evaluated by itself, slower by about that factor",
+                f"{type(self.policy).__name__} is recurrent, compiled, or acts by gSDE or a method of its own: each of "
+                f"{self.n_envs} agents with parameters of its own is evaluated by itself, slower by about that factor",
             )
         return LocalModels(self.exchange.scheme.payload, self.policy, self.n_envs, initial)
 
@@ -79,7 +76,8 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
             return None
         model: Any = self
         spaces = (model.observation_space, model.action_space)
-        others = [model.policy_class(*spaces, model.lr_schedule, **model.policy_kwargs) for _ in range(self.n_envs - 1)]
+        own = {**model.policy_kwargs, **({"use_sde": True} if self.use_sde else {})}
+        others = [model.policy_class(*spaces, model.lr_schedule, **own) for _ in range(self.n_envs - 1)]
         return [named(policy) for policy in (self.policy, *(other.to(model.device) for other in others))]
 
     @contextmanager
@@ -96,6 +94,8 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
             self._acting = ClosedFormActing(self.policy, self._find_evaluation)
         elif models is not None:
             kind = LoopedActing if needs_loop(self.policy) else LocalActing
+            if self.use_sde:
+                kind = ExploringActing
             self._acting = kind(self.policy, models.stacked_policy(), models.stacked())
         else:
             yield

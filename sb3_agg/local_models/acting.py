@@ -105,3 +105,39 @@ class LoopedActing(LocalActing):
         if num_rows(observations) != self._num_agents:
             return self._forward(observations, *args, **kwargs)
         return tuple(self._stacked_policy(self._forward, self._stacked, observations, *args, **kwargs))
+
+
+class ExploringActing(LoopedActing):
+    """The same for gSDE, whose noise is drawn ahead: each agent's matrix by its own deviations."""
+
+    _matrices: Tensor | None  # [A, F, D]
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Replace the policy's methods inside."""
+        reset_noise = self._policy.reset_noise
+
+        def reset_all(num_envs: int = 1) -> None:
+            (self._matrices,) = self._stacked_policy(self._draw, self._stacked, torch.empty(self._num_agents))
+            reset_noise(num_envs)  # last, as the distribution keeps what was drawn
+
+        with super().hooked(), temporarily(self._policy, reset_noise=reset_all):
+            yield
+
+    @torch.no_grad()
+    def _draw(self, _: Tensor) -> Tensor:
+        """One agent's matrix ``[1, F, D]``."""
+        self._policy.action_dist.sample_weights(self._policy.log_std)
+        matrices: Tensor = self._policy.action_dist.exploration_matrices
+        return matrices
+
+    def forward(self, observations: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the policy's own ``forward``."""
+        if num_rows(observations) != self._num_agents:
+            return self._forward(observations, *args, **kwargs)
+        outputs = self._stacked_policy(self._act, self._stacked, observations, self._matrices, *args, **kwargs)
+        return tuple(outputs)
+
+    def _act(self, observations: Any, matrices: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with temporarily(self._policy.action_dist, exploration_mat=matrices[0]):
+            return self._forward(observations, *args, **kwargs)

@@ -22,9 +22,10 @@ from sb3_agg.rollouts.minibatches import Minibatches
 
 
 def needs_loop(policy: nn.Module) -> bool:
-    """Whether a policy can only be called agent by agent: a recurrent or compiled one, or one that overrides how it acts."""
+    """Whether a policy can only be called agent by agent: recurrent, compiled, with gSDE, or with own ways to act."""
     kind: Any = type(policy)
-    if not isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy) or isinstance(policy, RecurrentActorCriticPolicy):
+    known = isinstance(policy, ActorCriticPolicy | MaskableActorCriticPolicy)
+    if not known or isinstance(policy, RecurrentActorCriticPolicy) or getattr(policy, "use_sde", False):
         return True
     return not (is_stock(kind.forward) and is_stock(kind._get_action_dist_from_latent))
 

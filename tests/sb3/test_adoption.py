@@ -302,7 +302,7 @@ def test_other_parameters_than_the_policys_end_in_sb3s_own_error(aggregation: st
     [{}, {"aggregation": "median"}, {"aggregation": "fedavg", "interval": 2}, {"aggregation": "actor_mean"}],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:OptimizedModule is recurrent, compiled:UserWarning")
+@pytest.mark.filterwarnings("ignore:OptimizedModule is recurrent")
 def test_a_compiled_policy_learns_what_it_would_uncompiled(settings: dict[str, Any]) -> None:
     def learned(*, compiled: bool) -> torch.Tensor:
         model = agents(closed_form=False, n_epochs=1, **settings)

@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_agg import AggMaskablePPO, AggPPO
+from sb3_agg import AggA2C, AggMaskablePPO, AggPPO
 from tests.sb3.flattened import flat
 from tests.sb3.local_runs import AGENTS, NET, STEPS, build, copies, learn, own_state, write
 from tests.sb3.worlds import Walk, cartpoles
@@ -99,6 +99,36 @@ def test_each_agent_acts_by_its_own_parameters(scheme: str, policy: Any, kind: A
             advantages[step, agent], following = advantage, values[step].item()
     np.testing.assert_allclose(spy.seen["rewards"], rewards, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(spy.seen["advantages"], advantages, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("cls", [AggPPO, AggA2C])
+@pytest.mark.parametrize("settings", [{}, {"same_init": False}], ids=str)
+@pytest.mark.filterwarnings("ignore:.* acts by gSDE", "ignore:.*batch_size", "ignore:You have specified a mini-batch")
+def test_each_agent_explores_by_its_own_deviations(cls: Any, settings: dict[str, Any]) -> None:
+    """gSDE: noise is a linear map of features, drawn at the start of a rollout; the first agent has next to none."""
+    env = DummyVecEnv([lambda: Monitor(Push(length=9))] * 3)
+    own = {"n_steps": 12, "learning_rate": 0.01, "seed": 0, "device": "cpu", "policy_kwargs": dict(NET), "use_sde": True}
+    model = cls("MlpPolicy", env, aggregation="actor_mean", aggregation_kwargs=settings, **own)
+    learn(model)
+    assert next(model.policy.parameters()) is model.policy.log_std  # so it comes first in a copy
+    model._local_models.copies[0, : model.policy.log_std.numel()] = -30.0
+    before, spy = copies(model), RolloutSpy()
+    learn(model, callback=spy, reset_num_timesteps=False)
+    noises = []
+    for agent, row in enumerate(before):
+        alone = write(cls("MlpPolicy", env, **own).policy, row)
+        observations = torch.as_tensor(spy.seen["observations"][:, agent])
+        actions = torch.as_tensor(spy.seen["actions"][:, agent])
+        with torch.no_grad():
+            _, log_prob, _ = alone.evaluate_actions(observations, actions)
+            means = alone.get_distribution(observations).mode()
+            features = alone.mlp_extractor.forward_actor(alone.extract_features(observations))
+        np.testing.assert_allclose(spy.seen["log_probs"][:, agent], log_prob, rtol=1e-4, atol=1e-4)
+        noises.append((actions - means).norm().item())
+        matrix = torch.linalg.lstsq(features, actions - means).solution
+        torch.testing.assert_close(features @ matrix, actions - means, rtol=1e-3, atol=1e-4)
+    assert noises[0] < 1e-5
+    assert min(noises[1:]) > 0.01
 
 
 def test_actions_follow_the_agents_own_networks() -> None:

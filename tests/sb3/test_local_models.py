@@ -28,17 +28,20 @@ from tests.sb3.worlds import walks
         (AggPPO, "CartPole-v1", {}),
         (AggPPO, "Pendulum-v1", {"ent_coef": 0.01, "clip_range_vf": 0.2}),
         (AggPPO, "Pendulum-v1", {"batch_size": None}),
+        (AggPPO, "Pendulum-v1", {"use_sde": True}),
+        (AggA2C, "Pendulum-v1", {"use_sde": True, "sde_sample_freq": 4}),
         (AggA2C, "CartPole-v1", {"ent_coef": 0.01}),
         (AggA2C, "Pendulum-v1", {}),
         (AggMaskablePPO, "CartPole-v1", {}),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.* acts by gSDE")
 def test_fedavg_is_models_trained_alone_and_averaged(cls: Any, env: str, settings: dict[str, Any], mu: float) -> None:
     """Two rounds, so that moments outlive a merge."""
     kwargs = {"mu": mu} if mu else {}
     scheme = "fedprox" if mu else "fedavg"
-    model = build(scheme, cls, env, aggregation_kwargs=kwargs, normalize_advantage=False, learning_rate=0.003, **settings)
-    start = copy.deepcopy(model.policy)
+    learning = {"normalize_advantage": False, "learning_rate": 0.003, **settings}
+    start, model = build("mean", cls, env, **learning).policy, build(scheme, cls, env, aggregation_kwargs=kwargs, **learning)
     rounds = recorded(model, 2)
     own = {"learning_rate": 0.003, **settings} | ({} if cls is AggA2C else {"n_epochs": 2, "batch_size": 8})
     alone = [Alone(STOCK[cls], env, start, own, mu) for _ in range(AGENTS)]

@@ -10,7 +10,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 
 from sb3_agg import AggPPO
@@ -120,6 +120,25 @@ def test_agents_of_different_start_keep_it_where_layers_are_frozen_before_traini
     assert torch.equal(extractor, flat(model.policy.mlp_extractor))
 
 
+class AsDouble(FlattenExtractor):
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return super().forward(observations).double()
+
+
+@pytest.mark.parametrize("system", [{}, {"aggregation": "median"}, {"aggregation": "fedavg", "interval": 2}], ids=str)
+def test_a_policy_in_double_precision_stays_so(system: dict[str, Any]) -> None:
+    def double(policy: ActorCriticPolicy, rate: float) -> torch.optim.Optimizer:
+        return torch.optim.Adam(policy.double().parameters(), lr=rate)
+
+    policy_kwargs = {"features_extractor_class": AsDouble}
+    model = AggPPO(with_optimizer(double), cartpoles(4), policy_kwargs=policy_kwargs, **system, **SETTINGS)
+    before = flat(model.policy)
+    model.learn(128)
+    assert flat(model.policy).dtype == torch.float64
+    assert flat(model.policy).isfinite().all()
+    assert not torch.equal(flat(model.policy), before)
+
+
 class AlwaysLeft(ActorCriticPolicy):
     def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         actions, values, log_prob = super().forward(*args, **kwargs)
@@ -131,7 +150,7 @@ def test_a_policy_that_acts_in_its_own_way() -> None:
     model.learn(128)
     assert not model.rollout_buffer.actions.any()
     with pytest.warns(
-        UserWarning, match=r"AlwaysLeft is recurrent, compiled or acts by a method of its own: each of 4 agents"
+        UserWarning, match=r"AlwaysLeft is recurrent, compiled, or acts by gSDE or a method of its own: each of 4 agents"
     ):
         model = AggPPO(AlwaysLeft, cartpoles(4), aggregation="actor_mean", **SETTINGS)
     model.learn(128)
@@ -147,7 +166,7 @@ class OnlyOnes(ActorCriticPolicy):
 
 
 def test_a_policy_with_a_distribution_of_its_own() -> None:
-    with pytest.warns(UserWarning, match="OnlyOnes is recurrent, compiled or acts by a method of its own"):
+    with pytest.warns(UserWarning, match="OnlyOnes is recurrent, compiled, or acts by gSDE or a method of its own"):
         model = AggPPO(OnlyOnes, cartpoles(4), aggregation="actor_mean", **SETTINGS)
     model.learn(128)
     assert model.rollout_buffer.actions.all()

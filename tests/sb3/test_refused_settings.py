@@ -42,7 +42,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"attack": "nan"}, "attack must be an Attack or a dict of its settings, got 'nan'"),
     # Local models
     ({"aggregation": "fedavg", "minibatches": "stock"}, "work with minibatches='stratified' only, got 'stock'"),
-    ({"payload": "parameters", "use_sde": True}, "payload='parameters') work with use_sde=False only, got True"),
     (
         {"aggregation": "fedavg", "communication": "espc"},
         "gate 'espc' decides about scores, but payload 'parameters' exchanges parameters",
@@ -71,7 +70,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 def build(**settings: Any) -> AggPPO:
     settings = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu", **settings}
-    return AggPPO("MlpPolicy", "Pendulum-v1" if settings.get("use_sde") else cartpoles(4), **settings)
+    return AggPPO("MlpPolicy", cartpoles(4), **settings)
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
