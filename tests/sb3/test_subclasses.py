@@ -41,7 +41,7 @@ COPIES: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("algorithm", "method"), COPIES, ids=str)
+@pytest.mark.parametrize(("algorithm", "method"), COPIES, ids=lambda item: item.__qualname__)
 def test_a_method_pasted_over_the_aggregation_is_refused_when_the_class_is_made(algorithm: Any, method: Any) -> None:
     name, stock = method.__name__, algorithm.__name__.removeprefix("Agg")
     with pytest.raises(TypeError, match=rf"My.{name}\(\) would be called in place of AggregationMixin.{name}\(\)") as caught:
@@ -76,7 +76,7 @@ class Copied(PPO):
     train = pasted(PPO.train)
 
 
-@pytest.mark.parametrize("bases", [(PPO, AggregationMixin), (Copied, AggregationMixin), (Copied, AggPPO)], ids=str)
+@pytest.mark.parametrize("bases", [(PPO, AggregationMixin), (Copied, AggregationMixin), (Copied, AggPPO)], ids=lambda pair: f"{pair[0].__name__}-{pair[1].__name__}")
 def test_a_mixin_that_comes_too_late_is_refused(bases: Any) -> None:
     with pytest.raises(TypeError, match=rf"name the mixin first: class My\(AggregationMixin, {bases[0].__name__}\)"):
         type("My", bases, {})
