@@ -241,7 +241,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         self.agent_returns = np.full(self.n_envs, np.nan)
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
-        """As SB3's."""
+        """As SB3's, but a ``train()`` that went round the aggregation raises."""
         learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
         self._check_trained()
         return learned
