@@ -76,7 +76,11 @@ class Copied(PPO):
     train = pasted(PPO.train)
 
 
-@pytest.mark.parametrize("bases", [(PPO, AggregationMixin), (Copied, AggregationMixin), (Copied, AggPPO)], ids=lambda pair: f"{pair[0].__name__}-{pair[1].__name__}")
+@pytest.mark.parametrize(
+    "bases",
+    [(PPO, AggregationMixin), (Copied, AggregationMixin), (Copied, AggPPO)],
+    ids=lambda pair: f"{pair[0].__name__}-{pair[1].__name__}",
+)
 def test_a_mixin_that_comes_too_late_is_refused(bases: Any) -> None:
     with pytest.raises(TypeError, match=rf"name the mixin first: class My\(AggregationMixin, {bases[0].__name__}\)"):
         type("My", bases, {})
