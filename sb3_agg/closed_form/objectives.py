@@ -6,13 +6,15 @@ A sample's loss reaches the parameters only through its value V, its log-probabi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.utils import explained_variance
 from torch import Tensor
+
+from sb3_agg.rollouts.losses import SampleLosses, a2c_losses, ppo_losses
 
 
 class PolicyOutputs(NamedTuple):
@@ -34,6 +36,8 @@ class Objective(ABC):
 
     num_epochs = 1
     batch_size: int | None = None
+    sample_losses: ClassVar[SampleLosses]
+    """The same as a loss per sample, see :mod:`sb3_agg.rollouts.losses`."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -46,6 +50,10 @@ class Objective(ABC):
         :param samples: SB3's rollout samples.
         :param outputs: Of the policy.
         """
+
+    @abstractmethod
+    def losses(self) -> Tensor:
+        """The losses of the last minibatch's samples ``[B]``."""
 
     @abstractmethod
     def log(self) -> None:
@@ -67,6 +75,12 @@ class Objective(ABC):
         if not self._model.normalize_advantage or len(advantages) < least:
             return advantages
         return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+    def _total(self, gains: Tensor, squares: Tensor, entropy: Tensor) -> Tensor:
+        losses: Tensor = self._model.vf_coef * squares - gains
+        if self._model.ent_coef != 0.0:
+            losses -= self._model.ent_coef * entropy
+        return losses
 
     def _entropy_gradient(self, samples: Any) -> Tensor | None:
         if self._model.ent_coef == 0.0:
@@ -98,6 +112,8 @@ class PPOObjective(Objective):
     Source: Schulman et al. (2017), equation 9, as in stable_baselines3/ppo/ppo.py.
     """
 
+    sample_losses = staticmethod(ppo_losses)
+
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         progress = model._current_progress_remaining
@@ -126,6 +142,11 @@ class PPOObjective(Objective):
         assert entropy is not None
         self._records.append((torch.minimum(surrogate, clipped), log_ratio, ratio, errors, entropy))
         return PolicyOutputs(of_values, of_log_prob, self._entropy_gradient(samples))
+
+    def losses(self) -> Tensor:
+        """The losses of the last minibatch's samples."""
+        surrogate, _, _, errors, entropy = self._records[-1]
+        return self._total(surrogate, errors.square(), entropy)
 
     def stops(self, epoch: int) -> bool:
         """Whether the divergence exceeds 1.5 times ``target_kl``."""
@@ -172,6 +193,8 @@ class A2CObjective(Objective):
     Source: Mnih et al. (2016), as in stable_baselines3/a2c/a2c.py.
     """
 
+    sample_losses = staticmethod(a2c_losses)
+
     def differentiate(self, samples: Any, outputs: PolicyOutputs) -> PolicyOutputs:
         """The gradient with respect to the outputs."""
         advantages, scale = self._advantages(samples, least=1), 1.0 / len(samples.returns)
@@ -182,6 +205,10 @@ class A2CObjective(Objective):
         return PolicyOutputs(
             errors * (2.0 * self._model.vf_coef * scale), advantages * -scale, self._entropy_gradient(samples)
         )
+
+    def losses(self) -> Tensor:
+        """The losses of the samples."""
+        return self._total(*self._records[-1])
 
     def end_epoch(self) -> None:
         """Nothing: the one epoch's means are taken when they are logged."""

@@ -94,6 +94,8 @@ def train_in_closed_form(model: Any, form: ClosedForm, objective: Objective, upd
     model._update_learning_rate(model.policy.optimizer)
     form.optimizer.take_settings()
     update.num_parameters = len(form.flat.values)
+    if type(model).sample_losses is objective.sample_losses:
+        update.known_losses = objective.losses
     try:
         with update.minibatches.served():
             for epoch in range(objective.num_epochs):

@@ -58,6 +58,8 @@ class Update(ABC):
         self._needs_losses = "losses" in needs
         self._sample_losses = sample_losses
         self._max_grad_norm = max_grad_norm
+        self.known_losses: Callable[[], Tensor] | None = None
+        """The losses of the current minibatch's samples ``[B]``, where they need not be computed again."""
         self._weights: list[Tensor] = []
         self._counted: list[Tensor] = []
         self._losses: list[Tensor] = []
@@ -166,9 +168,12 @@ class Update(ABC):
     @torch.no_grad()
     def _agent_losses(self, *outputs: Tensor | None) -> Tensor:
         """Mean loss per agent ``[A]``: NaN without samples, infinite where a sample's loss is not finite."""
-        assert self._sample_losses is not None
-        losses = self._sample_losses(self.minibatches.samples, *outputs)
-        means = self.minibatches.mean_per_agent(losses)
+        if self.known_losses is None:
+            means = self.minibatches.mean_per_agent(self._sample_losses(self.minibatches.samples, *outputs))
+        elif self.minibatches.equal_parts and self.minibatches.num_present == len(self._present):
+            means = self.known_losses().view(len(self._present), -1).mean(1)
+        else:
+            means = self.minibatches.mean_per_agent(self.known_losses())
         if not bool(means.isfinite().all()):
             means = torch.where((self.minibatches.samples_per_agent() > 0) & ~means.isfinite(), torch.inf, means)
             self._mask(means.isinf())

@@ -97,6 +97,7 @@ def test_sample_losses_average_to_the_loss_sb3_logs(env: str, settings: dict[str
         aggregation="l_weighted",
         advantage_norm=advantage_norm,
         n_steps=64,
+        closed_form=False,
         seed=1,
         device="cpu",
         **settings,
@@ -113,6 +114,7 @@ def test_a2c_sample_losses_average_to_its_loss(normalize: bool) -> None:
         advantage_norm="stock",
         normalize_advantage=normalize,
         ent_coef=0.01,
+        closed_form=False,
         seed=1,
         device="cpu",
     ).learn(40)
