@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,11 +36,6 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     max_grad_norm: float
     minibatches: str
     use_sde: bool
-
-    @property
-    @abstractmethod
-    def _stock_train(self) -> Callable[..., None]:
-        """The algorithm's own ``train()``."""
 
     def _check_local_models(self, scheme: Scheme) -> None:
         if self.minibatches != "stratified":
@@ -86,7 +80,7 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
         models = self._follow_policy()
         if models is not None and not models.differ:
             models = None
-        form = self._find_closed_form(self._stock_train, steps=False)
+        form = self._find_closed_form(steps=False)
         if form is not None and models is not None:
             evaluation = form.stacked(models.copies, models.optimizer.gradients)
             self._acting = ClosedFormActing(self.policy, lambda: evaluation)
@@ -107,7 +101,7 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
             self._acting = None
 
     def _find_evaluation(self) -> Evaluation | None:
-        form = self._find_closed_form(self._stock_train, steps=False)
+        form = self._find_closed_form(steps=False)
         return None if form is None else form.evaluation
 
     def _follow_policy(self) -> LocalModels | None:

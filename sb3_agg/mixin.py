@@ -21,7 +21,7 @@ from rl_agg.local_schemes import LocalScheme
 from rl_agg.optimizers import fuse
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Aggregation, make_scheme
-from rl_agg.validation import check_count, unknown_choice
+from rl_agg.validation import check_count, check_flag, unknown_choice
 from rl_agg.weighting import Weighting
 from sb3_agg.closed_form.training import OBJECTIVES, train_in_closed_form
 from sb3_agg.files import FilesMixin
@@ -208,6 +208,8 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             if value not in choices:
                 raise unknown_choice(name, value, choices)
         check_count("min_episodes", self.min_episodes, least=0)
+        for name in ("fused_optimizer", "closed_form"):
+            check_flag(name, getattr(self, name))
 
     def _check_learning(self) -> None:
         """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
@@ -337,7 +339,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             normalize_advantages_per_agent(buffer)
         minibatches = self.minibatches_class(buffer, present, stratified=self.minibatches == "stratified")
         update = self._make_update(signals, minibatches)
-        form = self._find_closed_form(self._stock_train, steps=self._local_models is None)
+        form = self._find_closed_form(steps=self._local_models is None)
         with temporarily(self, normalize_advantage=self.normalize_advantage and not per_agent):
             if form is not None:
                 train_in_closed_form(self, form, OBJECTIVES[self._stock_train](self), update)

@@ -37,13 +37,12 @@ class FactoredGradients:
     """Gradients of A agents ``[A, P]``, in factors.
 
     :param layers: One for each layer.
-    :param unused: Columns of layers that were not called.
     :param size: P.
     :param reserve: Memory for a matrix of some shape.
     """
 
-    def __init__(self, layers: list[Factors], unused: list[slice], size: int, reserve: Callable[[int, int], Tensor]) -> None:
-        self._layers, self._unused, self._size, self._reserve = layers, unused, size, reserve
+    def __init__(self, layers: list[Factors], size: int, reserve: Callable[[int, int], Tensor]) -> None:
+        self._layers, self._size, self._reserve = layers, size, reserve
         self._num_agents = len(layers[0].deltas)
 
     def products(self) -> Tensor | None:
@@ -86,8 +85,6 @@ class FactoredGradients:
                 _multiply(layer.deltas.mT, layer.inputs, torch.unflatten(matrix[:, layer.weight], 1, shape))
             if layer.bias is not None:
                 matrix[:, layer.bias] = layer.deltas.sum(1)
-        for columns in self._unused:
-            matrix[:, columns] = 0.0
         return matrix
 
     def _by_parameter(self) -> Tensor:
@@ -99,8 +96,6 @@ class FactoredGradients:
                 torch.mul(deltas[:, None], inputs, out=rows[layer.weight].view(len(deltas), len(inputs), -1))
             if layer.bias is not None:
                 rows[layer.bias] = deltas
-        for columns in self._unused:
-            rows[columns] = 0.0
         return rows.T
 
 

@@ -43,15 +43,13 @@ class FlatOptimizer:
 
         :return: Whether its parameters have all taken the same number of steps; otherwise they cannot be one vector's.
         """
-        self.take_settings()
         states = [self._outer.state.get(parameter, {}) for parameter in self._flat.parameters]
         if not all(states):
             self.own.state.clear()
-            self._views, self._kernel = [], None
-            return not any(states)
-        if not self._take(states):
+            self._views = []
+        if any(states) and not (all(states) and self._take(states)):
             return False
-        self._kernel = self._fused_step()
+        self.take_settings()
         return True
 
     def take_settings(self) -> None:

@@ -117,7 +117,7 @@ class ClosedFormPPO:
         """
         self._networks.differentiate(*self._of_layers(None))
         factors = self._networks.factors(num_agents + 1, *slots_of(agents, num_agents + 1))
-        matrix = FactoredGradients(factors, [], len(self.flat.values), self.flat.reserve).matrix()
+        matrix = FactoredGradients(factors, len(self.flat.values), self.flat.reserve).matrix()
         return matrix[:num_agents]
 
     def _of_layers(self, factors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ class ClosedFormPPO:
 
 
 def _parts(module: Any) -> tuple[list[LinearLayer], list[LinearLayer], list[nn.Parameter], list[Any]]:
-    """Layers of the policy and of the value, the parameters that are trained, and what tells all this from other modules."""
+    """Layers of the policy and of the value, parameters that are trained, and what distinguishes the module from others."""
     if type(module) is not DefaultPPOTorchRLModule:
         raise NoClosedFormError(f"module {type(module).__name__}")
     check_methods(module)

@@ -117,6 +117,7 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
             self._forms_fit = self._find_forms(batch)
         if not self._forms_fit:
             return None
+        self._gradients = {}
         with torch.no_grad():
             losses = {module_id: self._differentiate_without_graph(module_id, data) for module_id, data in batch.items()}
             vectors = [self._gradients.get(module_id, self.forms[module_id].flat.gradients) for module_id in batch]
@@ -199,7 +200,6 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
                 distributed.all_reduce(sums)
             self._gradients[module_id] = sums / n.clamp(min=1.0).to(sums.dtype)[:, None]
             return own.mean_loss
-        self._gradients.pop(module_id, None)
         per_sample = factors[agents].where(valid, 0.0)
         form.differentiate(per_sample)
         if own.num_sharing > 1:  # as DDP does

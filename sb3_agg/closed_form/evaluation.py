@@ -68,7 +68,7 @@ class Evaluation:
         self.networks.differentiate(*self._of_layers(*gradients))
         slots = (None, 0) if agents is None else slots_of(agents, num_agents)
         factors = self.networks.factors(num_agents, *slots) + self.distribution.factors(num_agents, agents)
-        return FactoredGradients(factors, [], self.memory.values.shape[-1], self.memory.reserve)
+        return FactoredGradients(factors, self.memory.values.shape[-1], self.memory.reserve)
 
     def _of_layers(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> tuple[Tensor, Tensor]:
         of_entropy = None if entropy is None else self._rows(entropy)

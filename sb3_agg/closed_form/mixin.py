@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from rl_agg.closed_form.modules import NoClosedFormError
@@ -22,16 +24,21 @@ class ClosedFormMixin:
         self.why_no_closed_form = None if self.closed_form else "closed_form=False"
         self._logged_reasons: set[str] = set()
 
-    def _find_closed_form(self, train: Any, *, steps: bool) -> ClosedForm | None:
+    @property
+    @abstractmethod
+    def _stock_train(self) -> Callable[..., None]:
+        """The algorithm's own ``train()``."""
+
+    def _find_closed_form(self, *, steps: bool) -> ClosedForm | None:
         """The closed form of the policy as it is now; ``None`` if there is none, which the log says once.
 
-        :param train: The algorithm's own ``train()``.
         :param steps: Whether the policy's optimiser is about to step.
         """
         if not self.closed_form:
             self.why_no_closed_form = "closed_form=False"
             return None
         try:
+            train = self._stock_train
             if train not in OBJECTIVES:
                 raise NoClosedFormError(f"{train.__qualname__}() is not the train() of SB3's PPO, MaskablePPO or A2C")
             self._closed_form = form = closed_form_of(self.policy, self._closed_form)

@@ -150,14 +150,22 @@ class Update(ABC):
         """
         return form.evaluation
 
-    @abstractmethod
     def step(self, form: Any, outputs: Any, gradients: Any) -> None:
-        """Take an optimiser's step, if an agent has a usable gradient.
+        """Take an optimiser's step, if one is due and an agent has a usable gradient.
 
         :param form: A :class:`~sb3_agg.closed_form.training.ClosedForm`, which has evaluated the minibatch.
         :param outputs: Of the policy.
         :param gradients: Of SB3's loss with respect to them.
         """
+        self.num_steps += 1
+        if self._needs_losses:
+            self._add_losses(*outputs)
+        self._step(form, gradients)
+        self.skipped_steps += self._skip
+
+    @abstractmethod
+    def _step(self, form: Any, gradients: Any) -> None:
+        """Step, unless that turns out to be impossible, which ``_skip`` then says."""
 
     # Signals --------------------------------------------------------------------------------------------------------------
 
@@ -233,13 +241,14 @@ class DetachedUpdate(Update):
         assert log_prob is not None
         return values, log_prob, entropy
 
+    def _of_agents_means(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients of each agent's mean loss, from those of the mean of all."""
+        return [None if gradient is None else gradient * self.minibatches.num_present for gradient in gradients]
+
     def _output_gradients(self) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs of the policy that have a gradient, and these: of each agent's mean loss, not of the mean of all."""
-        pairs = [
-            (output, copy.grad * self.minibatches.num_present)
-            for output, copy in zip(self._outputs, self._copies, strict=True)
-            if copy.grad is not None
-        ]
+        found = self._of_agents_means([copy.grad for copy in self._copies])
+        pairs = [(output, gradient) for output, gradient in zip(self._outputs, found, strict=True) if gradient is not None]
         return [output for output, _ in pairs], [gradient for _, gradient in pairs]
 
     def _clipping(self, norms: Tensor) -> Tensor:

@@ -59,24 +59,19 @@ class LocalUpdate(DetachedUpdate):
 
     def evaluation(self, form: Any) -> Any:
         """The agents' own networks; those of the agents that are present."""
-        models = self._models
-        if self._rows is None:
-            return form.stacked(models.copies, models.optimizer.gradients)
-        if self._rows_memory is None:
-            self._rows_memory = (models.copies[self._rows], models.copies.new_zeros(len(self._rows), models.copies.shape[1]))
-        self._rows_memory[0].copy_(models.copies[self._rows])
-        return form.stacked(*self._rows_memory)
+        copies, memory = self._models.copies, (self._models.copies, self._models.optimizer.gradients)
+        if self._rows is not None:
+            if self._rows_memory is None:
+                self._rows_memory = (copies[self._rows], copies.new_zeros(len(self._rows), copies.shape[1]))
+            memory = self._rows_memory
+            torch.index_select(copies, 0, self._rows, out=memory[0])
+        self._evaluation = form.stacked(*memory)
+        return self._evaluation
 
-    def step(self, form: Any, outputs: Any, gradients: Any) -> None:
+    def _step(self, form: Any, gradients: Any) -> None:
         """Step with the agents' own optimiser."""
-        if self._needs_losses:
-            self._add_losses(*outputs)
-        own = [None if gradient is None else gradient * self.minibatches.num_present for gradient in gradients]
-        evaluation = self.evaluation(form)
-        evaluation.backward(*own)
-        self.num_steps += 1
-        self._step_own(self._of_all_agents(evaluation.memory.gradients), self._policy.optimizer)
-        self.skipped_steps += self._skip
+        self._evaluation.backward(*self._of_agents_means(gradients))
+        self._step_own(self._of_all_agents(self._evaluation.memory.gradients), self._policy.optimizer)
 
     @torch.no_grad()
     def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -63,24 +63,19 @@ class PerAgentUpdate(DetachedUpdate):
         for parameter, part in zip(self._parameters, unflatten(vector, self._parameters), strict=True):
             parameter.grad = part
 
-    def step(self, form: Any, outputs: Any, gradients: Any) -> None:
+    def _step(self, form: Any, gradients: Any) -> None:
         """Merge the agents' gradients and step, where a step is due."""
-        if self._needs_losses:
-            self._add_losses(*outputs)
-        self.num_steps += 1
-        own = [None if gradient is None else gradient * self.minibatches.num_present for gradient in gradients]
         agents = None if self.minibatches.equal_parts else self.minibatches.agents
         num_agents = len(self._present) if agents is not None else self.minibatches.num_present
-        factors = form.evaluation.factors(own, agents, num_agents)
+        factors = form.evaluation.factors(self._of_agents_means(gradients), agents, num_agents)
         vector = self._merged(factors, form.optimizer.own, [form.optimizer.leaf])
         if vector is None:
             return
         norm = vector.norm().item()
-        if self._skip or not math.isfinite(norm):
-            self.skipped_steps += 1
-            return
-        form.flat.gradients.copy_(vector)
-        form.step(norm, self._max_grad_norm)
+        self._skip = self._skip or not math.isfinite(norm)
+        if not self._skip:
+            form.flat.gradients.copy_(vector)
+            form.step(norm, self._max_grad_norm)
 
     def _merged(
         self, gradients: Tensor | Factored, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]

@@ -35,14 +35,16 @@ class WeightedUpdate(Update):
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
         """The policy's outputs, which will scale the gradients of SB3's backward pass."""
         values, log_prob, entropy = evaluate_actions(*args, **kwargs)
-        weights = self._weights_of(values, log_prob, entropy)
+        if self._needs_losses:
+            self._add_losses(values, log_prob, entropy)
+        weights = self._current_weights()
         outputs = (values, log_prob) if entropy is None else (values, log_prob, entropy)
         scaled = _ScaledGradient.apply(self, weights, self._per_sample(weights), *outputs)  # type: ignore[no-untyped-call]
         return (*scaled, None) if entropy is None else scaled
 
-    def step(self, form: Any, outputs: Any, gradients: Any) -> None:
+    def _step(self, form: Any, gradients: Any) -> None:
         """Step with the weighted sum of the agents' gradients, taken in one pass."""
-        weights = self._weights_of(*outputs)
+        weights = self._current_weights()
         per_sample = self._per_sample(weights)
         form.evaluation.backward(*(gradients if per_sample is None else _scaled(gradients, per_sample)))
         norm = form.norm()
@@ -52,18 +54,12 @@ class WeightedUpdate(Update):
             form.evaluation.evaluate(self.minibatches.samples)
             form.evaluation.backward(*self.scale(weights, per_sample, gradients))
             norm = form.norm()
-        self.num_steps += 1
         self._count_senders()
-        if self._skip:
-            self.skipped_steps += 1
-        else:
+        if not self._skip:
             form.step(norm, self._max_grad_norm)
 
-    def _weights_of(self, values: Tensor, log_prob: Tensor, entropy: Tensor | None) -> Tensor:
-        if self._rollout_weights is not None:
-            return self._rollout_weights
-        self._add_losses(values, log_prob, entropy)
-        return self.exchange.weigh(self._signals)
+    def _current_weights(self) -> Tensor:
+        return self.exchange.weigh(self._signals) if self._rollout_weights is None else self._rollout_weights
 
     def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Count whose gradients are in the step."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor
 
-from rl_agg.exchange import Factored
 from sb3_agg.rollouts.losses import Outputs
 from sb3_agg.rollouts.minibatches import Minibatches
 
@@ -46,7 +45,7 @@ class GradientBackend(ABC):
         """
 
     @abstractmethod
-    def gradients(self, outputs: list[Tensor], output_gradients: list[Tensor]) -> Tensor | Factored:
+    def gradients(self, outputs: list[Tensor], output_gradients: list[Tensor]) -> Tensor:
         """Differentiate from the outputs to the parameters.
 
         :param outputs: Those of :meth:`evaluate` that have a gradient, each ``[B, ...]``.

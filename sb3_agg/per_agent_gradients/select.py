@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from rl_agg.exchange import Factored
 from sb3_agg.per_agent_gradients.base import GradientBackend, UnsupportedPolicyError
 from sb3_agg.per_agent_gradients.loop import LoopBackend
 from sb3_agg.per_agent_gradients.vmap import VmapBackend
@@ -50,6 +49,6 @@ class FastestBackend(GradientBackend):
                         stacklevel=2,
                     )
 
-    def gradients(self, outputs: list[Tensor], output_gradients: list[Tensor]) -> Tensor | Factored:
+    def gradients(self, outputs: list[Tensor], output_gradients: list[Tensor]) -> Tensor:
         """As the backend that evaluated."""
         return self._backend.gradients(outputs, output_gradients)

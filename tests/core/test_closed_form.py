@@ -225,7 +225,7 @@ def matrix_of(factors: Any, memory: Memory) -> Tensor:
     def reserve(*shape: int) -> Tensor:
         return memory.values.new_full(shape, np.nan)
 
-    return FactoredGradients(factors, [], len(memory.values), reserve).matrix()
+    return FactoredGradients(factors, len(memory.values), reserve).matrix()
 
 
 @given(shapes, spaces)

@@ -220,10 +220,11 @@ def test_where_there_is_none(prepare: Callable[[Any], Any], reason: str, ray_ses
     algorithm.stop()
 
 
-def test_parts_that_are_not_trained_stay(ray_session: None) -> None:
+@pytest.mark.parametrize("aggregation", ["r_weighted", "median"])
+def test_parts_that_are_not_trained_stay(aggregation: str, ray_session: None) -> None:
     """One of two modules is left out from the second update on, and a layer of the other one is frozen."""
     config = (
-        tiny_ppo(closed_form=True)
+        tiny_ppo(aggregation=aggregation)
         .environment(TwoPlayers)
         .multi_agent(policies={"one", "ten"}, policy_mapping_fn=lambda agent, *_, **__: agent)
     )

@@ -69,9 +69,9 @@ def test_one_environment_is_told_of_once(env: Any, kind: Any) -> None:
         model = kind("MlpPolicy", env if "-" in env else cartpoles(1), aggregation="r_weighted", n_steps=32, device="cpu")
         for _ in range(2):
             model.learn(64)
-    (told,) = [str(warning.message) for warning in caught if "one agent" in str(warning.message)]
-    assert "aggregation has no effect" in told
-    assert "make_vec_env(..., n_envs=8)" in told
+    (message,) = [str(warning.message) for warning in caught if "one agent" in str(warning.message)]
+    assert "aggregation has no effect" in message
+    assert "make_vec_env(..., n_envs=8)" in message
 
 
 def test_a_file_acts_in_one_environment_without_a_warning(tmp_path: Any) -> None:

@@ -26,6 +26,7 @@ from torch import nn
 
 from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO, AggregationMixin
 from sb3_agg.closed_form.objectives import PPOObjective
+from tests.sb3.matrix_runs import gradient
 
 AGENTS, STEPS = 4, 16
 ROLLOUT = AGENTS * STEPS
@@ -143,10 +144,10 @@ def assert_same_run(found: Any, expected: Any, tolerance: float = 1e-4) -> None:
     for one, other in zip(found.policy.parameters(), expected.policy.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
     assert len(numbers(found)) == len(numbers(expected)) > 0
-    for one, other in zip(numbers(found), numbers(expected), strict=True):
+    for row, (one, other) in enumerate(zip(numbers(found), numbers(expected), strict=True)):
         assert one.keys() == other.keys()
-        for key, value in other.items():
-            np.testing.assert_allclose(one[key], value, rtol=1e-3, atol=1e-5, err_msg=key)
+        for key, value in other.items():  # SB3 logs the first update in the second row; later ones begin a little apart
+            np.testing.assert_allclose(one[key], value, rtol=1e-5 if row < 2 else 1e-3, atol=1e-5, err_msg=key)
     assert found.ledger.state_dict()["messages"] == expected.ledger.state_dict()["messages"]
     assert found.ledger.bytes == expected.ledger.bytes
 
@@ -224,6 +225,40 @@ def test_gradients_are_those_of_the_graph(
     assert first.why_no_closed_form is None
     moved, expected = (torch.nn.utils.parameters_to_vector(model.policy.parameters()) - before for model in (first, second))
     assert (moved - expected).norm() <= 1e-5 * expected.norm() + 1e-7
+
+
+@given(
+    policies,
+    st.sampled_from(sorted(OBSERVATIONS)),
+    st.sampled_from(sorted(ACTIONS)),
+    st.sampled_from(["mean", "sum", "r_weighted", "l_weighted", "literal", "median", "krum", "lag", "attack"]),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_minibatchs_gradient_is_that_of_the_graph(
+    policy: dict[str, Any], observed: str, acted: str, rule: str, stock: bool
+) -> None:
+    """To a millionth, with steps too small to change the policy."""
+    own = {"ent_coef": 0.01, "learning_rate": 1e-12, "max_grad_norm": 100.0, "minibatches": "stock" if stock else "stratified"}
+    kwargs = {**policy, "optimizer_class": torch.optim.SGD}
+    found, expected = (
+        gradient(
+            learned(
+                build(
+                    AggPPO,
+                    noise(OBSERVATIONS[observed], ACTIONS[acted]),
+                    rule,
+                    closed_form=closed_form,
+                    policy_kwargs=copy.deepcopy(kwargs),
+                    **{"batch_size": 32, **own},
+                ),
+                1,
+            )
+        )
+        for closed_form in (True, False)
+    )
+    assert expected.norm() > 0
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))

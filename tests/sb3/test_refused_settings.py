@@ -64,6 +64,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"advantage_norm": "batch"}, "unknown advantage_norm 'batch'; choose from agent, stock"),
     ({"minibatches": "random"}, "unknown minibatches 'random'; choose from stock, stratified"),
     ({"min_episodes": -1}, "min_episodes must be an integer >= 0, got -1"),
+    ({"closed_form": "no"}, "closed_form must be True or False, got 'no'"),
+    ({"fused_optimizer": None}, "fused_optimizer must be True or False, got None"),
     ({"min_episodes": 1.5}, "min_episodes must be an integer >= 0, got 1.5"),
 ]
 

@@ -104,10 +104,10 @@ def test_it_is_told_once_with_the_sizes_that_divide() -> None:
         model = AggPPO("MlpPolicy", cartpoles(6), n_steps=32, seed=0, device="cpu")
         for _ in range(2):
             model.learn(192)
-    (told,) = [str(warning.message) for warning in caught if "split" in str(warning.message)]
-    assert told.startswith("batch_size=64 does not split evenly among 6 agents")
-    assert "choose 60 or 66 for" in told
-    assert "minibatches='stock'" in told
+    (message,) = [str(warning.message) for warning in caught if "split" in str(warning.message)]
+    assert message.startswith("batch_size=64 does not split evenly among 6 agents")
+    assert "choose 60 or 66 for" in message
+    assert "minibatches='stock'" in message
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 60}, {"batch_size": None}, {"minibatches": "stock"}])
