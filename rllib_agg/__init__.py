@@ -1,11 +1,13 @@
 """Aggregation across agents for RLlib's new API stack."""
 
-from rllib_agg.a3c import A3C, A3CConfig
-from rllib_agg.aggregation import AgentTagging, LearnerLostError
-from rllib_agg.appo import AggAPPO, AggAPPOConfig
+from ray.tune import register_trainable as _register
+
+from rllib_agg.a3c import A3C, A3CConfig, A3CTorchLearner
+from rllib_agg.aggregation import AgentTagging, AggLearnerMixin, LearnerLostError
+from rllib_agg.appo import AggAPPO, AggAPPOConfig, AggAPPOTorchLearner
 from rllib_agg.es import ES, ESConfig
-from rllib_agg.impala import AggIMPALA, AggIMPALAConfig
-from rllib_agg.ppo import AggPPO, AggPPOConfig
+from rllib_agg.impala import AggIMPALA, AggIMPALAConfig, AggIMPALATorchLearner
+from rllib_agg.ppo import AggPPO, AggPPOConfig, AggPPOTorchLearner
 from rllib_agg.qmix import QMIX, QMIXConfig
 from rllib_agg.tabular import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
 
@@ -17,13 +19,18 @@ __all__ = [
     "ES",
     "QMIX",
     "A3CConfig",
+    "A3CTorchLearner",
     "AgentTagging",
     "AggAPPO",
     "AggAPPOConfig",
+    "AggAPPOTorchLearner",
     "AggIMPALA",
     "AggIMPALAConfig",
+    "AggIMPALATorchLearner",
+    "AggLearnerMixin",
     "AggPPO",
     "AggPPOConfig",
+    "AggPPOTorchLearner",
     "DAVIAConfig",
     "DQLConfig",
     "EBCDQLConfig",
@@ -31,3 +38,6 @@ __all__ = [
     "LearnerLostError",
     "QMIXConfig",
 ]
+
+for _algorithm in (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, AggAPPO, AggIMPALA, AggPPO):
+    _register(_algorithm.__name__, _algorithm)  # for Ray Tune, by name

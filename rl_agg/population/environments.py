@@ -10,6 +10,7 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
 import rl_agg.envs  # noqa: F401  registers our environments
+from rl_agg.population.time_limits import time_limit
 from rl_agg.validation import check_count
 
 Indices = NDArray[np.int64]
@@ -154,17 +155,6 @@ def open_environments(environment: str | Callable[[], gym.Env[Any, Any]], settin
     if str(spec.vector_entry_point) in VECTOR_STARTS and not spec.additional_wrappers and not unlimited:
         return VectorEnvironments(environment, settings)
     return ListedEnvironments(lambda: gym.make(environment, disable_env_checker=True, **settings))
-
-
-def time_limit(env: gym.Env[Any, Any]) -> int | None:
-    """Number of steps after which an episode is truncated; ``None`` if there is no limit."""
-    if env.spec is not None and env.spec.max_episode_steps is not None:
-        return int(env.spec.max_episode_steps)
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, gym.wrappers.TimeLimit):
-            return int(env._max_episode_steps)
-        env = env.env
-    return None
 
 
 def most_steps(environments: Environments, max_episode_steps: int | None) -> int:

@@ -35,9 +35,6 @@ from rllib_agg.aggregation.timeouts import check_timeout, deadline_of
 
 logger = logging.getLogger(__name__)
 
-NOT_USED = ("train_batch_size", "train_batch_size_per_learner", "num_epochs", "minibatch_size", "shuffle_batch_per_epoch")
-"""Settings that would be ignored: each fragment yields one gradient, once."""
-
 TAG = "gradient"
 AGG = (LEARNER_RESULTS, DEFAULT_MODULE_ID, "agg")
 POLL_SECONDS = 0.005
@@ -51,6 +48,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
     4
     """
 
+    not_used = ("train_batch_size", "train_batch_size_per_learner", "num_epochs", "minibatch_size", "shuffle_batch_per_epoch")
     default_learner = A3CTorchLearner
     default_module = DefaultPPOTorchRLModule
     model_defaults: ClassVar[dict[str, Any]] = {"vf_share_layers": False}
@@ -94,7 +92,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         """Check the settings; ``ValueError`` names the one that is wrong."""
         super().validate()
         self.check_choice("agents", ("env_runner",))
-        if setting := self.changed(NOT_USED):
+        if setting := self.changed(self.not_used):
             raise ValueError(f"A3C does not use {setting}; rollout_fragment_length says what a gradient is of")
         if self.num_learners:
             raise ValueError(
@@ -164,6 +162,9 @@ class A3C(RestoringAlgorithm, Algorithm):
         """RLlib's, then the server's state."""
         super().setup(config)
         self.learner = self.local_learner
+        module = self.learner.module[DEFAULT_MODULE_ID]
+        if module.is_stateful():
+            raise ValueError(f"A3C takes MLP and CNN modules; {type(module).__name__} is recurrent")
         self.signals = RunningSignals(self.config.num_agents)
         self.exchange = self.config.make_exchange()
 
@@ -253,9 +254,9 @@ class A3C(RestoringAlgorithm, Algorithm):
             state[STATE] = {"signals": self.signals.get_state(), "exchange": self.exchange.state_dict()}
         return state
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def apply_state(self, state: dict[str, Any]) -> None:
         """RLlib's, with signals and exchange."""
-        super().set_state(state)
+        super().apply_state(state)
         if STATE in state:
             self.signals.set_state(state[STATE]["signals"])
             self.exchange.load_state_dict(state[STATE]["exchange"])

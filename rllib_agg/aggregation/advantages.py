@@ -69,7 +69,15 @@ def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_l
     :param excluded: Whether an agent is excluded from this batch: its blank rows must not stay in the statistics that
         ``"stock"`` has already taken. New ones are taken of the valid rows alone, for what RLlib computes at a bootstrap step
         depends on which episode comes next in the batch.
+    :raises ValueError: if the batch came without raw advantages and others than RLlib's are asked for.
     """
+    if RAW_ADVANTAGES not in data:  # a batch that no connector of ours has made
+        if norm != "stock":
+            raise ValueError(
+                f"advantage_norm={norm!r} needs episodes: a batch holds advantages that were standardised already; give "
+                "episodes=..., or leave advantage_norm='stock'"
+            )
+        return
     raw = data.pop(RAW_ADVANTAGES)
     valid = data[Columns.LOSS_MASK]
     if norm == "none":

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils import force_list
 
 from rl_agg import Exchange, Payload, Schedule, Scheme
@@ -15,10 +18,10 @@ from rl_agg.payloads import Parameters
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Aggregation, make_scheme
 from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
-from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging
+from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, TagsSamples, tag_added, tagging
 from rllib_agg.aggregation.config_base import StrictConfig
 from rllib_agg.aggregation.finite_observations import FiniteObservations
-from rllib_agg.aggregation.learner import AggLearnerMixin
+from rllib_agg.aggregation.learner import AggLearnerMixin, check_learner
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.masking import MaskCorruptAgents
 
@@ -30,6 +33,7 @@ class AggregationSettings(StrictConfig):
     """
 
     agents: str
+    callbacks_on_sample_end: Any
     whole_algorithm: ClassVar[frozenset[str]] = frozenset({"agents"})
     """Settings that cannot differ from module to module."""
 
@@ -127,9 +131,17 @@ class AggregationSettings(StrictConfig):
                 self.check_override(self.copy(copy_frozen=False).update_from_dict(overrides))
             except ValueError as error:
                 raise ValueError(f"in the overrides for module {module_id!r}: {error}") from error
-        callbacks = force_list(self.callbacks_class)
+        self._tag_agents()
+
+    def _tag_agents(self) -> None:
+        callbacks, last = force_list(self.callbacks_class), force_list(self.callbacks_on_sample_end)
         if AgentTagging not in callbacks:
             self.callbacks_class = [*callbacks, AgentTagging]
+        if tag_added not in last:
+            self.callbacks_on_sample_end = [*last, tag_added]
+        runner: Any = self.env_runner_cls
+        if isinstance(runner, type) and not issubclass(runner, SingleAgentEnvRunner | MultiAgentEnvRunner | TagsSamples):
+            self.env_runner_cls = tagging(runner)
 
     def check_module_settings(self) -> None:
         """Check what may differ from module to module; ``ValueError`` names the setting that is wrong."""
@@ -182,6 +194,8 @@ class AggConfigMixin(AggregationSettings):
         """RLlib's, with our class; ``ValueError`` if a layer that is to be merged is not in the module."""
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
         payload = self.make_scheme().payload
+        if isinstance(payload, Parameters):
+            _check_losses(spec)
         if isinstance(payload, Parameters) and payload.layers is not None:
             modules: Any = spec.build()
             for module in modules.values():
@@ -192,12 +206,7 @@ class AggConfigMixin(AggregationSettings):
         """Check that the learner can aggregate."""
         super().validate()
         self.check_choice("agents", AGENT_CHOICES)
-        if not hasattr(self.learner_class, "losses_per_sample"):
-            raise ValueError(
-                f"aggregation={self.aggregation!r} needs a learner with a loss per sample; {self.learner_class} reduces its "
-                "loss to one number. Derive it from a learner of rllib_agg, or from AggLearnerMixin and RLlib's, with a "
-                "losses_per_sample() of your own"
-            )
+        check_learner(self.learner_class)
 
     def check_module_settings(self) -> None:
         """Check that the learners can exchange the payload, at the times of the schedule."""
@@ -264,3 +273,12 @@ class AggConfigMixin(AggregationSettings):
         own, common = module_config.make_scheme().payload, self.make_scheme().payload
         if isinstance(own, Parameters) != isinstance(common, Parameters) or (isinstance(own, Parameters) and own != common):
             raise ValueError(f"payload {own!r} and {common!r} differ, but parameters are exchanged of all modules alike")
+
+
+def _check_losses(spec: Any) -> None:
+    for module_id, own in spec.rl_module_specs.items():
+        if isinstance(own.module_class, type) and issubclass(own.module_class, SelfSupervisedLossAPI):
+            raise ValueError(
+                f"module {module_id!r} ({own.module_class.__name__}) has a loss of its own, whose gradient all learners "
+                "share, but where parameters are exchanged each learner steps by itself; choose payload='gradients'"
+            )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
+from ray.util import log_once
 
 from rl_agg.validation import check_number, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
@@ -20,15 +21,23 @@ NOT_SETTINGS = (STDERR_FILE, STDOUT_FILE, MEMBERS)
 """Entries of a trial's config that are no settings: Ray Tune writes its own into it."""
 
 
+OLD_STACK = {"model": "; set the module up by .rl_module(model_config=...)"}
+"""Settings of RLlib's old API stack, which the new one ignores, and what to do instead."""
+
+
 class StrictConfig(AlgorithmConfig):
     """Raises on unknown settings, which RLlib keeps and never reads.
 
     Pickled, or as a dict, it carries the gates, codecs, rules and other members that it names and that users registered.
     """
 
+    not_used: ClassVar[tuple[str, ...]] = ()
+    """Settings of the training that would be ignored."""
+
     default_learner: ClassVar[type | None] = None
     """``None``: that of RLlib's config, with which a user may combine this one."""
 
+    algo_class: Any
     callbacks_class: Any
     grad_clip: Any
     lr: Any
@@ -92,10 +101,26 @@ class StrictConfig(AlgorithmConfig):
                     return name
         return None
 
+    def training(self, **kwargs: Any) -> Self:
+        """Set up the training.
+
+        :param kwargs: RLlib's own.
+        :raises ValueError: if one would be ignored.
+        """
+        for name, value in kwargs.items():
+            if value is not UNSET and name in (*self.not_used, *OLD_STACK):
+                raise ValueError(f"{type(self).__name__} does not use {name}{OLD_STACK.get(name, '')}")
+        super().training(**kwargs)
+        return self
+
     def validate(self) -> None:
         """RLlib's checks; ``ValueError`` as these, or if the new API stack is switched off."""
+        name = type(self).__name__
         if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
-            raise ValueError(f"{type(self).__name__} needs RLlib's new API stack; do not switch it off")
+            raise ValueError(f"{name} needs RLlib's new API stack; do not switch it off")
+        if setting := self.changed(OLD_STACK):
+            raise ValueError(f"{name} does not use {setting}{OLD_STACK[setting]}")
+        log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's advice to switch it off, which is refused here
         super().validate()
 
     def check_lr(self) -> None:

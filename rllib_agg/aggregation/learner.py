@@ -10,17 +10,21 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.util import log_once
 from torch import Tensor, distributed
 
+from rl_agg.inheritance import passes_on
 from rl_agg.per_agent_gradients import trained_parameters
 from rllib_agg.aggregation._compat import average_gradients, own_arrays
-from rllib_agg.aggregation.agents import AGENT
+from rllib_agg.aggregation.agents import AGENT, TagUntagged, warn_of_untagged
 from rllib_agg.aggregation.aggregator import ModuleAggregator
 from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps, is_finite
 from rllib_agg.aggregation.local_client import LocalClient
@@ -35,20 +39,51 @@ CLIENTS = "clients"
 """Where a full state of a learner group holds what each of its learners has for itself, by rank."""
 
 
+HOOKED = ("build", "compute_losses", "compute_loss_for_module", "compute_gradients", "after_gradient_based_update")
+"""Methods in which the aggregation acts, and which RLlib's users override."""
+
+
+def check_learner(kind: type) -> None:
+    """Check that a learner has a loss per sample, and that none of its methods keeps the mixin's from being called.
+
+    :raises ValueError: naming how to write it instead.
+    """
+    if not hasattr(kind, "losses_per_sample"):
+        raise ValueError(
+            f"aggregation needs a learner with a loss per sample; {kind.__name__} reduces its loss to one number. Combine it "
+            f"with a learner of rllib_agg, as class My{kind.__name__}({kind.__name__}, AggPPOTorchLearner), or derive it from "
+            "AggLearnerMixin and RLlib's, with a losses_per_sample() of your own"
+        )
+    order = kind.__mro__
+    for own in order[: order.index(AggLearnerMixin)] if AggLearnerMixin in order else ():
+        for name in HOOKED:
+            if name in vars(own) and not passes_on(own, name):
+                remedy = "override losses_per_sample() instead, or call it" if "loss" in name else "call it"
+                if own.__module__.startswith("ray."):
+                    remedy = f"name AggLearnerMixin, or the learner of rllib_agg, before {own.__name__}"
+                raise ValueError(
+                    f"{own.__name__}.{name}() does not call super().{name}(), so that nothing would be aggregated; {remedy}"
+                )
+
+
 class AggLearnerMixin(FiniteSteps):
     """Goes in front of a TorchLearner whose loss is a mean over samples; the subclass says what is averaged."""
 
     def build(self) -> None:
         """Start with nothing seen."""
         super().build()
+        if self.connector_pipeline is not None:
+            self.connector_pipeline.prepend(TagUntagged())
         self.reports: dict[str, Callable[[], dict[str, Any]]] = {}
         """The stock metrics of each module's last minibatch, to be computed when the update is over."""
         self.aggregators: dict[str, ModuleAggregator] = {}
         """What aggregates each module that has been trained."""
-        self._trained: list[str] = []  # modules of the current update, in the same order on all learners
+        self._aggregated: list[str] = []  # modules of the current update, in the same order on all learners
         self._minibatch: dict[str, dict[str, Any]] = {}
         self._gradients: dict[str, Tensor] = {}  # of agents [A, P], by module
         self._sits_out = False
+        self.restore_error: str | None = None
+        """Why the last attempt to restore failed."""
 
     @abstractmethod
     def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
@@ -82,16 +117,24 @@ class AggLearnerMixin(FiniteSteps):
 
     def observe_batch(self, batch: MultiAgentBatch) -> None:
         """Begin an update of each module."""
-        self._trained = list(batch.policy_batches)
-        for module_id, data in batch.policy_batches.items():
+        self._aggregated = [id_ for id_ in batch.policy_batches if self.is_aggregated(id_)]
+        for module_id in self._aggregated:
+            data: dict[str, Any] = batch.policy_batches[module_id]
             own = self.aggregator(module_id)
+            if AGENT not in data:
+                data[AGENT] = torch.zeros_like(data[Columns.ACTION_LOGP], dtype=torch.int64)
+                warn_of_untagged()
             average_gradients(self.module[module_id], own.averages_gradients)
             config, excluded = self.config.get_config_for_module(module_id), own.begin_update(data)
             self.finish_batch(config, data, excluded=excluded, num_learners=own.num_sharing)
 
+    def is_aggregated(self, module_id: str) -> bool:
+        """Whether a module's loss is the learner's, and not one of its own."""
+        return not isinstance(self.module[module_id].unwrapped(), SelfSupervisedLossAPI)
+
     def mixes(self, module_id: str) -> bool:
         """Where agents count by more than their samples."""
-        return self.aggregator(module_id).mixes_minibatches
+        return self.is_aggregated(module_id) and self.aggregator(module_id).mixes_minibatches
 
     def own_schedule(self, num_epochs: int, num_total_minibatches: int) -> tuple[int, int]:
         """A client goes through its own epochs of its own samples."""
@@ -141,7 +184,7 @@ class AggLearnerMixin(FiniteSteps):
             gradients.update((self.get_param_ref(parameter), part) for parameter, part in merged)
             if not is_finite([part for _, part in merged]):
                 corrupt.add(module_id)
-        unfit = {module_id for module_id in loss_per_module if self.aggregator(module_id).is_unfit}
+        unfit = {module_id for module_id in self._aggregated if self.aggregator(module_id).is_unfit}
         self.waiting_modules, self.unfit_modules = waiting, (corrupt | unfit) - waiting
         return gradients
 
@@ -155,7 +198,7 @@ class AggLearnerMixin(FiniteSteps):
             corrupt = self._corrupt_modules(gradients)
             if not corrupt:
                 return gradients, corrupt
-            found = {module_id: search(module_id) for module_id in sorted(corrupt)}
+            found = {module_id: search(module_id) for module_id in sorted(corrupt.intersection(self._aggregated))}
             if any(bool(agents.any()) for agents in found.values()):
                 self._exclude(found)
                 losses = self.compute_losses(fwd_out=self.module.forward_train(self._minibatch), batch=self._minibatch)
@@ -163,7 +206,7 @@ class AggLearnerMixin(FiniteSteps):
         return gradients, self._corrupt_modules(gradients)
 
     def _differentiate(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
-        separate = sorted(id_ for id_ in loss_per_module if self.aggregator(id_).is_separate)
+        separate = sorted(id_ for id_ in self._aggregated if self.aggregator(id_).is_separate)
         summed = {id_: loss for id_, loss in loss_per_module.items() if id_ not in separate}
         gradients: dict[Any, Tensor | None] = super().compute_gradients(summed, **kwargs)
         taken = {id_: self.aggregator(id_).differentiate(loss_per_module[id_]) for id_ in separate}
@@ -177,7 +220,7 @@ class AggLearnerMixin(FiniteSteps):
         return self.modules_with_corrupt_gradient(gradients) | separate
 
     def _exclude(self, found: dict[str, Tensor]) -> None:
-        for module_id in self._minibatch:
+        for module_id in self._aggregated:
             self.aggregator(module_id).stats.remove_last()
         for module_id, agents in found.items():
             self.aggregator(module_id).stats.excluded |= agents
@@ -214,7 +257,7 @@ class AggLearnerMixin(FiniteSteps):
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
         """Close the update, and log it."""
-        for module_id in self._trained:
+        for module_id in self._aggregated:
             self.log_report(module_id, self.reports.pop(module_id)())
             key, own = (module_id, "agg"), self.aggregator(module_id)
             logged = {**own.end_update(), "masked_agents": float(own.masked.sum())}
@@ -228,7 +271,7 @@ class AggLearnerMixin(FiniteSteps):
             totals = own.exchange.ledger.summary()
             del totals["physical_bytes"]  # samples and all-reduced sums are what moves, and Ray's and torch's to count
             self.metrics.log_dict(totals, key=key, reduce="max", window=1)
-        self._trained = []
+        self._aggregated = []
         super().after_gradient_based_update(timesteps=timesteps)
 
     def log_report(self, module_id: str, report: dict[str, Any]) -> None:
@@ -256,6 +299,22 @@ class AggLearnerMixin(FiniteSteps):
         own = {module_id: client.get_state() for module_id, client in self._clients.items()}
         moments = super().get_state(COMPONENT_OPTIMIZER)[COMPONENT_OPTIMIZER]
         return distributed.get_rank(), {COMPONENT_OPTIMIZER: moments, "modules": own}
+
+    def attempt_restore(self, restore: Callable[[], None]) -> None:
+        """Restore; a learner in a process of its own, which would end, undoes it on an error, which its group raises."""
+        if not self.config.num_learners:
+            restore()
+            return
+        before = self.get_state()
+        try:
+            restore()
+        except Exception as error:
+            self.set_state(before)
+            self.restore_error = f"{type(error).__name__}: {error}"
+
+    def restore_from_path(self, path: Any, **kwargs: Any) -> None:
+        """RLlib's, by :meth:`attempt_restore`."""
+        self.attempt_restore(partial(super().restore_from_path, path, **kwargs))
 
     def set_state(self, state: dict[str, Any]) -> None:
         """RLlib's, with what aggregation remembers, and what a client had for itself if there are as many as there were."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.training_data import TrainingData
 
 from rllib_agg.aggregation._compat import num_lost_learners
-from rllib_agg.aggregation.agents import agent_of, single_agent_episodes
+from rllib_agg.aggregation.agents import agent_of, single_agent_episodes, tag_untagged
 from rllib_agg.aggregation.learner import CLIENTS, STATE
 
 
@@ -118,6 +119,7 @@ class AggLearnerGroup(LearnerGroup):
         :raises LearnerLostError: if a remote learner failed or died.
         """
         if episodes is not None:
+            tag_untagged(episodes)  # before they are cut
             by_agent, local = getattr(self.config, "shard_by_agent", False), self._has_clients
             kwargs["training_data"] = AgentTrainingData(episodes, by_agent=by_agent, local=local)
         # RLlib leaves learners that it found dead in another call out of the update: with one learner, all of them.
@@ -132,6 +134,31 @@ class AggLearnerGroup(LearnerGroup):
             raise LearnerLostError(f"one of {len(self)} learners failed or died: {error}\n{ADVICE}") from error
         return results
 
+    def set_state(self, state: dict[str, Any]) -> None:
+        """RLlib's; raises what a learner could not restore."""
+        if self.is_local or COMPONENT_LEARNER not in state:
+            super().set_state(state)
+            return
+        ref = ray.put(state[COMPONENT_LEARNER])
+
+        def restore(learner: Any, index: Any = None) -> None:
+            learner.attempt_restore(lambda: learner.set_state(ray.get(ref)))
+
+        self.foreach_learner(restore)
+        self._raise_restore_errors()
+
+    def restore_from_path(self, path: Any, **kwargs: Any) -> None:
+        """RLlib's; raises what a learner could not restore."""
+        super().restore_from_path(path, **kwargs)
+        self._raise_restore_errors()
+
+    def _raise_restore_errors(self) -> None:
+        if not self.is_local:
+            results: Any = self.foreach_learner(_pop_restore_error)
+            for result in results:
+                if result.ok and result.get() is not None:
+                    raise ValueError(f"a learner could not be restored: {result.get()}")
+
     @property
     def _has_clients(self) -> bool:
         return bool(self.config.make_scheme().payload.content == "parameters")
@@ -144,6 +171,11 @@ class AggLearnerGroup(LearnerGroup):
             results: Any = self.foreach_learner(_client_state)
             learner[STATE][CLIENTS] = dict(result.get() for result in results)
         return state
+
+
+def _pop_restore_error(learner: Any, index: Any = None) -> Any:
+    error, learner.restore_error = learner.restore_error, None
+    return error
 
 
 def _client_state(learner: Any, index: Any = None) -> Any:

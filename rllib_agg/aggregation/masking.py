@@ -26,15 +26,9 @@ class MaskCorruptAgents(ConnectorV2):
         super().__init__()
 
     def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Mask the samples, in place; ``ValueError`` if the batch does not say whose samples it holds."""
+        """Mask the samples, in place, of modules whose batch says whose they are."""
         for data in batch.values():
-            if AGENT not in data:
-                raise ValueError(
-                    f"the batch does not say whose samples it holds: column {AGENT!r} is missing; sample it with env runners "
-                    "that run rllib_agg's AgentTagging callback"
-                )
-            rows = corrupt_rows(data)
-            if bool(rows.any()):
+            if AGENT in data and bool((rows := corrupt_rows(data)).any()):
                 exclude_rows(data, torch.isin(data[AGENT], data[AGENT][rows]))
         return batch
 

@@ -1,13 +1,18 @@
-"""Restoring an older checkpoint in place, such that it reaches the env runners."""
+"""Restoring a checkpoint in place: all of it or nothing, and such that an older one reaches the env runners."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import pyarrow.fs
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from rllib_agg.aggregation.checkpoint_files import check_checkpoint
 from rllib_agg.aggregation.config_base import StrictConfig
 
 
@@ -19,6 +24,7 @@ class RestoringAlgorithm(Algorithm):
     learner_group: Any
     env_runner_group: Any
     metrics: Any
+    _is_undone = False
     runners_need_whole_module = False
     """Whether env runners hold what only training needs, such as a value function."""
 
@@ -32,14 +38,45 @@ class RestoringAlgorithm(Algorithm):
         return type(self).__name__ if self.config is None else super().__repr__()  # type: ignore[no-untyped-call]
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, then the env runners."""
+        """RLlib's; what does not fit changes nothing."""
+        with self._undone_on_error():
+            self.apply_state(state)
+
+    def restore_from_path(
+        self, path: Any, *, component: str | None = None, filesystem: pyarrow.fs.FileSystem | None = None, **kwargs: Any
+    ) -> None:
+        """RLlib's; what is damaged, not complete or does not fit raises ``ValueError`` and changes nothing."""
+        if component is None:
+            check_checkpoint(self, path, filesystem)
+        else:
+            kwargs["component"] = component
+        with self._undone_on_error():
+            super().restore_from_path(path, filesystem=filesystem, **kwargs)  # type: ignore[no-untyped-call]
+            self._force_weights()
+
+    def apply_state(self, state: dict[str, Any]) -> None:
+        """Take a state over; whatever is raised is undone."""
         super().set_state(state)
         self._force_weights()
 
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """RLlib's, then the env runners."""
-        super().restore_from_path(path, *args, **kwargs)  # type: ignore[no-untyped-call]
-        self._force_weights()
+    def undo_state(self) -> dict[str, Any]:
+        """What :meth:`apply_state` needs to undo a change."""
+        return self.get_state()
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        if self._is_undone:  # by who has called
+            yield
+            return
+        before = copy.deepcopy(self.undo_state())
+        self._is_undone = True
+        try:
+            yield
+        except Exception:
+            self.apply_state(before)
+            raise
+        finally:
+            self._is_undone = False
 
     @property
     def local_learner(self) -> Any:

@@ -166,6 +166,8 @@ class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
 
     def _find_form(self, module_id: str, data: dict[str, Any]) -> None:
         """Find a module's closed form, as the module is now."""
+        if not self.is_aggregated(module_id):
+            raise NoClosedFormError("a module with a loss of its own")
         config, module = self.config.get_config_for_module(module_id), self.module[module_id].unwrapped()
         if not config.closed_form or not config.use_critic:
             raise NoClosedFormError("use_critic=False" if config.closed_form else "closed_form=False")

@@ -61,6 +61,11 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         super().validate()
         # RLlib checks the settings of evaluation too, in which num_env_runners is that of evaluation.
         check_flag("shard_by_agent", self.shard_by_agent)
+        if self.num_aggregator_actors_per_learner:
+            raise ValueError(
+                f"AggPPOConfig's learners make their batches themselves; set num_aggregator_actors_per_learner=0, not "
+                f"{self.num_aggregator_actors_per_learner}, or use AggIMPALAConfig or AggAPPOConfig"
+            )
         if self.shard_by_agent and self.num_agents < self.num_learners and not self.in_evaluation:
             raise ValueError(
                 f"shard_by_agent gives each learner whole agents, but there are {self.num_agents} agents for "

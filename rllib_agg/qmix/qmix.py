@@ -53,6 +53,7 @@ class QMIXConfig(QMIXSettings):
     """
 
     default_learner = QMIXLearner
+    why_one_policy = "trains a team, whose agents have one policy in RLlib's sense"
     default_module = QMIXModule
 
     def __init__(self, algo_class: type | None = None) -> None:

@@ -53,6 +53,8 @@ class ServerConfig(StrictConfig, ModelDefaults):
     )
     """Settings that would be ignored."""
 
+    why_one_policy: ClassVar[str] = "takes single-agent environments"
+
     evaluated_with: ClassVar[tuple[str, ...]] = ()
     """Those of them that evaluation uses."""
 
@@ -88,7 +90,7 @@ class ServerConfig(StrictConfig, ModelDefaults):
                 f"{name} has one server, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
             )
         if self.is_multi_agent:
-            raise ValueError(f"{name} takes single-agent environments")
+            raise ValueError(f"{name} {self.why_one_policy}; leave .multi_agent() out")
         if not (isinstance(self.env_runner_cls, type) and issubclass(self.env_runner_cls, EpisodicEnvRunner)):
             raise ValueError(f"derive {self.env_runner_cls} from EpisodicEnvRunner")
         own: Any = self.get_default_learner_class()

@@ -5,12 +5,9 @@ Source: Gunn (2023), algorithm 2.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import logging
 import math
 import time
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -193,27 +190,15 @@ class ServerAlgorithm(RestoringAlgorithm):
             state[STATE] = self.server.state_dict()
         return state
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """RLlib's, with the server; what does not fit changes nothing."""
-        with self._undone_on_error():
-            super().set_state(state)
-            if STATE in state:
-                self.server.load_state_dict(state[STATE])
+    def apply_state(self, state: dict[str, Any]) -> None:
+        """RLlib's, with the server, which raises before it changes anything."""
+        super().apply_state(state)
+        if STATE in state:
+            self.server.load_state_dict(state[STATE])
 
-    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """RLlib's; what does not fit changes nothing."""
-        with self._undone_on_error():
-            super().restore_from_path(path, *args, **kwargs)
-
-    @contextlib.contextmanager
-    def _undone_on_error(self) -> Iterator[None]:
-        # Without the server, whose replay may be large: it is restored last, and raises before it changes anything.
-        before = copy.deepcopy(super().get_state())
-        try:
-            yield
-        except Exception:
-            super().set_state(before)
-            raise
+    def undo_state(self) -> dict[str, Any]:
+        """Without the server, whose replay may be large: it is restored last."""
+        return super().get_state()
 
 
 def _raise_failures(answers: list[Any]) -> list[Any]:

@@ -262,6 +262,7 @@ def test_runner_that_pays_nan_is_masked(ray_session: None) -> None:
     algorithm.stop()
 
 
+@pytest.mark.slow
 def test_median_of_runners_with_a_faulty_one(ray_session: None, sample: Callable[[], list[Any]]) -> None:
     """The last gradient of each of the others is combined; that of the faulty one is masked."""
     algorithm = tiny_a3c(3, aggregation="median").environment(Broken, env_config={"broken": [2]}).build_algo()
@@ -285,6 +286,7 @@ def test_median_of_runners_with_a_faulty_one(ray_session: None, sample: Callable
     algorithm.stop()
 
 
+@pytest.mark.slow
 def test_nothing_but_nan_ends_the_iteration(ray_session: None, caplog: pytest.LogCaptureFixture) -> None:
     config = tiny_a3c(1).environment(Broken, env_config={"broken": [1]}).env_runners(sample_timeout_s=5.0)
     algorithm = config.build_algo()

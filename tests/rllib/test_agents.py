@@ -139,6 +139,7 @@ def test_untrained_policy_stays_as_it_is(two_modules: Any, ray_session: None) ->
     assert "agg" not in results.get("p_ten", {})
 
 
+@pytest.mark.slow
 def test_two_learners_agree_on_policies_that_come_in_another_order(two_modules: Any, ray_session: None) -> None:
     """Sums over learners are taken policy by policy."""
     two_modules.training(aggregation="l_weighted", advantage_norm="none").learners(shard_by_agent=True)

@@ -41,7 +41,7 @@ COMBINERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(
     scope="module",
-    params=[0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3],
+    params=[0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 3))],
     ids="learners{}".format,
 )
 def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
@@ -231,6 +231,7 @@ def test_a_module_next_to_a_skipped_one_steps_without_the_scale(ray_session: Non
         assert any(not torch.equal(value, after[key]) for key, value in before[name].items()) == changes
 
 
+@pytest.mark.slow
 def test_each_module_has_its_own(ray_session: None) -> None:
     runner = MultiAgentEnvRunner(config=two_players(0))
     alone = two_players(0).build_learner(spaces=runner.get_spaces())

@@ -97,9 +97,12 @@ def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({"optimizer": "sgd"}, {"optimizer": "sgd", "communication": "deviation", "expected_messages": 3}),
+        pytest.param(
+            *({"optimizer": "sgd"}, {"optimizer": "sgd", "communication": "deviation", "expected_messages": 3}),
+            marks=pytest.mark.slow,
+        ),
         ({"communication": "deviation", "expected_messages": 3}, {"optimizer": "sgd"}),
-        ({"optimizer": "sgd"}, {}),
+        pytest.param({"optimizer": "sgd"}, {}, marks=pytest.mark.slow),
     ],
 )
 def test_another_gate_or_optimizer_begins_afresh(

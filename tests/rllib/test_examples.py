@@ -11,7 +11,10 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SCRIPTS = [
-    ("rllib_quickstart.py", ["--iterations", "2", "--train-batch-size", "500"], "effective agents"),
+    pytest.param(
+        *("rllib_quickstart.py", ["--iterations", "2", "--train-batch-size", "500"], "effective agents"),
+        marks=pytest.mark.slow,
+    ),
     pytest.param(
         *("rllib_multi_learner.py", ["--iterations", "2", "--train-batch-size", "250"], "mixed sign"), marks=pytest.mark.slow
     ),

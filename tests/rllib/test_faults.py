@@ -47,6 +47,7 @@ def sample(runner: Any) -> list[Any]:
     return runner.sample(num_timesteps=10)
 
 
+@pytest.mark.slow
 def test_killed_a3c_runner_comes_back(ray_session: None) -> None:
     config = A3CConfig().environment("CartPole-v1").env_runners(num_env_runners=2).rl_module(model_config=TINY)
     config.training(gradients_per_iteration=10).fault_tolerance(delay_between_env_runner_restarts_s=0.0)
@@ -80,7 +81,8 @@ def test_killed_learner_says_what_to_do_and_its_checkpoint_continues(ray_session
     restored.stop()
 
 
-@pytest.mark.parametrize("noticed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("noticed", [False, True])
 def test_killed_asynchronous_learner_trained_and_says_what_to_do(noticed: bool, ray_session: None) -> None:
     config = AggIMPALAConfig().environment("CartPole-v1").rl_module(model_config=TINY).learners(num_learners=1)
     config.env_runners(num_env_runners=1, num_envs_per_env_runner=2, rollout_fragment_length=10)

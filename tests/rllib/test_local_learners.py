@@ -272,6 +272,7 @@ def federated_ppo(**settings: Any) -> AggPPOConfig:
     return config.learners(num_learners=2, shard_by_agent=True)
 
 
+@pytest.mark.slow
 def test_restored_learners_keep_their_own_parameters(
     ray_session: None, sample: Callable[[], list[Any]], tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ cloudpickle.register_pickle_by_value(sys.modules[make_corridor.__module__])
 pytestmark = pytest.mark.usefixtures("corridor")
 
 
-@pytest.mark.parametrize(("mixer", "score"), [("qmix", 8.0), ("vdn", 7.0)])
+@pytest.mark.parametrize(("mixer", "score"), [("qmix", 8.0), pytest.param("vdn", 7.0, marks=pytest.mark.slow)])
 def test_the_two_step_game(mixer: str, score: float, ray_session: None) -> None:
     """At full exploration QMIX finds what VDN cannot express. Source: Rashid et al. (2018), section 5."""
     config = tiny(mixer=mixer, epsilon=1.0, lr=2e-3, updates_per_episode=0.5, train_batch_size_per_learner=32)

@@ -21,9 +21,8 @@ LAG = {"communication": "lag", "communication_kwargs": {"xi": 1.0, "window": 2},
 @pytest.mark.parametrize(
     "sharing",
     [
-        {"parameter_sharing": "none"},
+        *[pytest.param({"parameter_sharing": name}, marks=pytest.mark.slow) for name in ("none", "rs_pps")],
         {"parameter_sharing": "full"},
-        {"parameter_sharing": "rs_pps"},
         {"parameter_sharing": "rs_pps", **LAG, "merge_targets": True, "moments": "merge", "within_type": True},
     ],
 )

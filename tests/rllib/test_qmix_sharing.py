@@ -31,7 +31,7 @@ def target(algorithm: QMIX) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in algorithm.learner.team.target_networks.named_parameters()}
 
 
-@pytest.mark.parametrize("mixer", ["qmix", "vdn", None])
+@pytest.mark.parametrize("mixer", ["qmix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vdn", None))])
 def test_a_pps_makes_online_networks_equal(mixer: str | None) -> None:
     algorithm, alone = shared(mixer=mixer, parameter_sharing="a_pps"), shared(mixer=mixer)
     algorithm.train()
@@ -103,7 +103,7 @@ def test_types_merge_among_themselves() -> None:
     algorithm.stop()
 
 
-@pytest.mark.parametrize("moments", ["keep", "merge", "reset"])
+@pytest.mark.parametrize("moments", ["keep", "merge", pytest.param("reset", marks=pytest.mark.slow)])
 def test_targets_and_moments(moments: str) -> None:
     algorithm, alone = shared(parameter_sharing="a_pps", merge_targets=True, moments=moments), shared()
     algorithm.train()

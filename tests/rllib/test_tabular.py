@@ -70,6 +70,7 @@ def test_same_as_the_core_and_restores_to_the_bit(config_class: type, ray_sessio
     restored.stop()
 
 
+@pytest.mark.slow
 def test_two_runners_give_the_table_of_one(ray_session: None) -> None:
     algorithm = tiny(EBCDQLConfig, 2).build_algo()
     for _ in range(5):
@@ -86,6 +87,7 @@ class FirstTwo(TransitionGate):
         return np.arange(len(errors)) < 2, usual
 
 
+@pytest.mark.slow
 def test_a_gate_of_a_users_own_goes_to_the_runners(ray_session: None) -> None:
     register_gate("first_two", FirstTwo)
     algorithm = tiny(EBCDQLConfig, 1, communication="first_two").build_algo()
@@ -155,8 +157,7 @@ def test_bad_settings(config_class: type, change: Callable[[Any], Any], message:
         change(config).validate()
 
 
-@pytest.mark.parametrize("config_class", [DQLConfig, EBCDQLConfig])
-@pytest.mark.parametrize("population", [2, 7])
+@pytest.mark.parametrize(("config_class", "population"), [(DQLConfig, 7), (EBCDQLConfig, 2)])
 def test_a_run_continues_with_another_number_of_agents(config_class: type, population: int, ray_session: None) -> None:
     algorithm = tiny(config_class).build_algo()
     algorithm.train()

@@ -181,15 +181,9 @@ def test_evaluation_is_not_taken_for_training(unit: str) -> None:
     config.get_evaluation_config_object().validate()
 
 
-@pytest.mark.parametrize(
-    ("config_class", "num_learners"),
-    [
-        (AggAPPOConfig, 0),
-        *(pytest.param(AggIMPALAConfig, number, marks=pytest.mark.slow) for number in (0, 1, 2)),
-        pytest.param(AggAPPOConfig, 1, marks=pytest.mark.slow),
-        pytest.param(AggAPPOConfig, 2, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_learners", [0, 1, 2])
+@pytest.mark.parametrize("config_class", [AggIMPALAConfig, AggAPPOConfig])
 def test_trains(config_class: type, num_learners: int, ray_session: None) -> None:
     """IMPALA on one remote learner also trains in tests/rllib/test_faults.py."""
     config = (

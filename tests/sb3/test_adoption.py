@@ -310,9 +310,9 @@ def compile_a_part(model: Any) -> None:
     [
         ({}, compile_whole),
         ({"aggregation": "median"}, compile_whole),
-        ({"aggregation": "actor_mean"}, compile_whole),
-        ({"aggregation": "fedavg", "interval": 2}, compile_whole),
         ({"aggregation": "fedavg", "interval": 2}, compile_a_part),
+        pytest.param({"aggregation": "actor_mean"}, compile_whole, marks=pytest.mark.slow),
+        pytest.param({"aggregation": "fedavg", "interval": 2}, compile_whole, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.filterwarnings("ignore:OptimizedModule is recurrent")

@@ -14,6 +14,7 @@ from tests.sb3.flattened import parameters
 from tests.sb3.worlds import cartpoles
 
 CLASSES = {AggPPO: "MlpPolicy", AggA2C: "MlpPolicy", AggMaskablePPO: "MlpPolicy", AggRecurrentPPO: "MlpLstmPolicy"}
+SETTLED = [AggPPO, AggA2C, AggMaskablePPO, pytest.param(AggRecurrentPPO, marks=pytest.mark.slow)]
 
 
 def build(cls: Any, **settings: Any) -> Any:
@@ -31,7 +32,7 @@ def learn(model: Any, steps: int, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize("minibatches", ["stratified", "stock"])
 @pytest.mark.parametrize("rule", ["sum", "mean", "samples", "r_weighted", "l_weighted"])
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", SETTLED)
 def test_same_seed_gives_the_same_parameters(cls: Any, rule: str, minibatches: str) -> None:
     one, other = (learn(build(cls, aggregation=rule, aggregation_kwargs={}, minibatches=minibatches), 256) for _ in range(2))
     assert torch.equal(parameters(one), parameters(other))
@@ -59,7 +60,7 @@ def test_a_loaded_model_is_the_one_saved(cls: Any, tmp_path: Path) -> None:
         assert all(torch.equal(restored["state"][index][key], value) for key, value in state.items())
 
 
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize("cls", SETTLED)
 def test_two_continuations_from_one_file_are_identical(cls: Any, tmp_path: Path) -> None:
     learn(build(cls), 256).save(tmp_path / "model")
     continued = []

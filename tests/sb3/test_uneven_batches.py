@@ -68,7 +68,7 @@ def test_cuts_are_within_the_rollout_and_in_order(steps: int, agents: int, batch
 
 @pytest.mark.parametrize("batch_size", [7, 17])
 @pytest.mark.parametrize("rule", ["sum", "r_weighted", "l_weighted"])
-@pytest.mark.parametrize("setup", ["discrete", "recurrent"])
+@pytest.mark.parametrize("setup", ["discrete", pytest.param("recurrent", marks=pytest.mark.slow)])
 def test_weights_of_uneven_batches_are_exact(setup: str, rule: str, batch_size: int) -> None:
     model = build(setup, aggregation=rule, batch_size=batch_size, n_steps=32)
 

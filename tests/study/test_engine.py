@@ -108,7 +108,8 @@ def test_a_study_that_cannot_start_starts_nothing(run, tiny):
     assert not run.store.directory.exists()
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 3])
 def test_a_killed_study_continues_to_the_same_records(run, tiny, tmp_path, monkeypatch, kills):
     study = tiny(budget=Budget(updates=10), seeds=kills + 1)
     spec = tmp_path / "spec.yaml"

@@ -94,6 +94,7 @@ def test_under_rllib(rule: str, members: None, ray_session: None) -> None:
     check_ledger(result["learners"][MODULE]["agg"], exchanges=1, size=gradients.shape[1])
 
 
+@pytest.mark.slow
 def test_on_remote_learners_of_rllib(members: None, ray_session: None) -> None:
     with built("rising", num_learners=2) as algorithm:
         for _ in range(2):

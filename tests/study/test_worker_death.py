@@ -23,6 +23,7 @@ class DyingPPO(PPO):
         os._exit(3)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_leaves_a_failure_and_the_others_finish(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium as gym
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
+from rl_agg.population import time_limit
 from rl_agg.validation import check_count
 from rllib_agg.envs.team.agent_spaces import AgentSpaces
 from rllib_agg.envs.team.credits import check_credit
@@ -33,21 +35,31 @@ def as_team(env: Any, name: str, settings: CustomSettings) -> NamedTeam:
     adapter: type[NamedTeam]
     if isinstance(env, MultiAgentEnv):
         adapter, spaces = MultiAgentTeam, (env.get_observation_space, env.get_action_space)
-    elif all(hasattr(env, part) for part in ("possible_agents", "observation_space", "action_space", "reset", "step")):
+    elif _is_parallel(env):
         adapter, spaces = ParallelTeam, (env.observation_space, env.action_space)  # PettingZoo need not be installed
     else:
-        raise ValueError(f"{name} must make an RLlib MultiAgentEnv or a PettingZoo ParallelEnv, got {type(env).__name__}")
+        raise ValueError(
+            f"{name} must make an RLlib MultiAgentEnv or a PettingZoo ParallelEnv, got {type(env).__name__}" + _hint(env)
+        )
     limit = _time_limit(env, name, settings.max_episode_steps)
     return adapter(env, AgentSpaces(env.possible_agents, *spaces), limit, settings)
+
+
+def _is_parallel(env: Any) -> bool:
+    parts = ("possible_agents", "observation_space", "action_space", "reset", "step")
+    return all(hasattr(env, part) for part in parts) and not hasattr(env, "agent_iter")  # of an AECEnv
+
+
+def _hint(env: Any) -> str:
+    if all(hasattr(env, part) for part in ("agent_iter", "last")):
+        return ", an AECEnv: convert it by pettingzoo.utils.conversions.aec_to_parallel(env)"
+    return ", which has one agent: use another algorithm" if isinstance(env, gym.Env) else ""
 
 
 def _time_limit(env: Any, name: str, chosen: int | None) -> int:
     if chosen is not None:
         check_count("max_episode_steps", chosen, least=1)
         return chosen
-    for owner in (env, getattr(env, "unwrapped", env)):
-        for attribute in ("max_episode_steps", "max_cycles"):
-            limit = getattr(owner, attribute, None)
-            if isinstance(limit, int) and limit >= 1:
-                return limit
+    if (limit := time_limit(env)) is not None:
+        return limit
     raise ValueError(f"{name} has no time limit, so that an episode may never end; set max_episode_steps in its settings")
