@@ -18,7 +18,7 @@ SLOW_teams := $(TEAMS)
 SLOW_study := tests/study
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow browser bare lint docs clean
+.PHONY: help demo test slow browser bare compat lint docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -39,6 +39,9 @@ browser: $(VENV)/.installed-dev ## Open a study's page in Chromium, which must b
 
 bare: $(VENV)/.installed-dev ## Install the core and each framework's extra alone into fresh environments, and look
 	$(PYTEST) -m slow tests/core/test_imports.py
+
+compat: ## Run a part of the tests in fresh environments with other versions, and show a table
+	$(PYTHON) tests/compat/matrix.py
 
 lint: $(VENV)/.installed-dev ## Check format, style, imports between packages and types
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Signals:
     losses: Tensor | None = None
     num_samples: Tensor | None = None
     present: Tensor | None = None
+    _is_complete: Any = field(default=False, init=False, repr=False, compare=False)  # known to be
 
     def __post_init__(self) -> None:
         for name in (*MEASURED, "present"):
@@ -52,9 +53,22 @@ class Signals:
 
     def complete(self) -> bool:
         """Whether everyone is present and every signal given is finite, so that nothing is masked or missing."""
+        if self._is_complete:
+            return True
         given = [getattr(self, name) for name in MEASURED]
         finite = all(bool(value.isfinite().all()) for value in given if value is not None)
         return finite and (self.present is None or bool(self.present.all()))
+
+    def with_losses(self, losses: Tensor, *, complete: bool) -> "Signals":
+        """The same with other losses, unchecked: a host calls it in every minibatch.
+
+        :param losses: ``[A]``, detached.
+        :param complete: Whether nothing is masked or missing in what results.
+        """
+        other = object.__new__(Signals)
+        for name, value in (*self._given(), ("losses", losses), ("_is_complete", complete)):
+            object.__setattr__(other, name, value)
+        return other
 
     def masked(self) -> Tensor:
         """Agents to leave out ``[A]``, bool: those not present, and those with an infinite signal."""

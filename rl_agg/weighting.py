@@ -8,6 +8,7 @@ holds for all of them (masking, missing signals, ``normalize``, detachment) is w
 Source: Holen et al. (2023), section 3 and algorithms 2 and 3.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +92,9 @@ class Weighting:
         if not self.normalize:
             return weights_
         total = weights_.sum()
+        if not math.isfinite(float(total)):  # weights whose sum is beyond their dtype
+            weights_ = weights_ / weights_.abs().max() / len(weights_)
+            total = weights_.sum()
         if bool(total == 0):
             raise ValueError(f"{self.name} returned weights that sum to 0, which cannot be normalized: {weights_.tolist()}")
         return weights_ / total

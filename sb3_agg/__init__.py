@@ -2,9 +2,15 @@
 
 try:
     import sb3_contrib as _sb3_contrib  # noqa: F401
-    import stable_baselines3 as _stable_baselines3  # noqa: F401
+    import stable_baselines3 as _stable_baselines3
 except ImportError as error:
     raise ImportError("sb3_agg needs Stable-Baselines3 and sb3-contrib: pip install 'rl-agg[sb3]'") from error
+
+# Before 2.3 rollouts do not report which episodes ended, and all agents would weigh alike.
+if tuple(map(int, _stable_baselines3.__version__.split(".")[:2])) < (2, 3):
+    raise ImportError(
+        f"sb3_agg needs Stable-Baselines3 2.3 or newer, found {_stable_baselines3.__version__}: pip install 'rl-agg[sb3]'"
+    )
 
 from sb3_agg.a2c import AggA2C
 from sb3_agg.callbacks import AgentLog

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any, SupportsFloat
@@ -12,18 +13,18 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common import utils
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped, make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import arguments, check_settings, import_system, wrapped
+from rl_agg.study.run.cells import arguments, check_settings, check_types, import_system, wrapped
 from rl_agg.study.run.runners import OnUpdate
 from rl_agg.study.spec.study import Budget, Cell
 from rl_agg.validation import unknown_choice
@@ -32,6 +33,7 @@ from sb3_agg.rollouts.returns import RolloutReturns
 from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
 from sb3_agg.vec_envs.unequal import make_unequal_vec_env
 
+LINEAR: Any = getattr(utils, "LinearSchedule", None) or utils.get_linear_fn  # the older one, before SB3 2.7
 SCHEDULED = ("learning_rate", "clip_range", "clip_range_vf")
 CLASSES: dict[str, tuple[ModuleType, type]] = {
     "activation_fn": (torch.nn, torch.nn.Module),
@@ -68,6 +70,9 @@ class Sb3Runner:
         for name in settings:
             if name not in known:
                 raise StudyError(f"{cell}: {unknown_choice(f'{cls.__name__} setting', name, known - RESERVED.keys())}")
+        check_types(cell, cls, settings)
+        if (policy := _policy(cell)) not in cls.policy_aliases:
+            raise StudyError(f"{cell}: {unknown_choice('policy', policy, cls.policy_aliases)}")
         try:
             env = _environment(cell)
             try:
@@ -206,9 +211,12 @@ class _EpisodeEnds(gym.Wrapper[Any, Any, Any, Any]):
 
 def _model(cell: Cell, env: VecEnv) -> OnPolicyAlgorithm:
     cls = import_system(cell)
-    policy = cell.system.policy or cell.environment.policy or DEFAULT_POLICY
-    model: OnPolicyAlgorithm = cls(policy, env, seed=cell.seed, **{"device": "cpu", **_settings(cell)})
+    model: OnPolicyAlgorithm = cls(_policy(cell), env, seed=cell.seed, **{"device": "cpu", **_settings(cell)})
     return model
+
+
+def _policy(cell: Cell) -> str:
+    return cell.system.policy or cell.environment.policy or DEFAULT_POLICY
 
 
 def _settings(cell: Cell) -> dict[str, Any]:
@@ -229,11 +237,12 @@ def _settings(cell: Cell) -> dict[str, Any]:
     return settings
 
 
-def _schedule(name: str, text: str) -> LinearSchedule:
+def _schedule(name: str, text: str) -> Callable[[float], float]:
     kind, _, start = text.partition("_")
     try:
         if kind == "lin":
-            return LinearSchedule(float(start), 0.0, 1.0)
+            linear: Callable[[float], float] = LINEAR(float(start), 0.0, 1.0)
+            return linear
     except ValueError:
         pass
     raise StudyError(f"{name} must be a number or 'lin_' and a number, got {text!r}")

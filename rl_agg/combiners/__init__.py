@@ -92,6 +92,8 @@ def combine(name: str, gradients: Any, **settings: Any) -> Tensor:
         agents.
     """
     combiner, matrix = make_combiner(name, settings), torch.as_tensor(gradients).detach()
+    if matrix.is_complex():
+        raise ValueError(f"gradients must be real numbers [A, P], got {matrix.dtype}")
     if not matrix.is_floating_point():
         matrix = matrix.to(torch.get_default_dtype())
     check_matrix(matrix)

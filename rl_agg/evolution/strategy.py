@@ -55,6 +55,7 @@ class EvolutionStrategy(PopulationServer):
             raise ValueError(f"settings are given as one, so leave out {', '.join(changes)}")
         self.settings = settings or build("EvolutionStrategy", EvolutionSettings, changes)
         super().__init__(start, self.settings.make_exchange(), run)
+        self._asked: int | None = None  # in which update
         self.statistics = None if observation_size is None else ObservationStatistics(observation_size)
         self._optimizer = self.settings.make_optimizer(self.theta.size)
 
@@ -78,6 +79,7 @@ class EvolutionStrategy(PopulationServer):
 
     def ask(self) -> NDArray[np.float32]:
         """Parameters for each agent to try in this update ``[A, P]``."""
+        self._asked = self.num_updates
         noise = self._perturbations().draw(self.num_updates, np.arange(self.settings.population))
         return self.theta + np.float32(self.settings.noise_stdev) * noise
 
@@ -86,11 +88,14 @@ class EvolutionStrategy(PopulationServer):
 
         :param returns: ``[A]``, larger is better; those that are not finite are masked.
         :raises ValueError: if there are not A of them, or observations are normalised: returns do not bring their statistics.
+        :raises RuntimeError: before :meth:`ask`, or a second time for the same parameters.
         """
         if self.statistics is not None:
             raise ValueError(
                 "returns do not bring the statistics that observation_size asks for; use broadcast() and receive()"
             )
+        if self._asked != self.num_updates:
+            raise RuntimeError("tell() learns from the parameters of ask(); call ask() before each tell()")
         agents = np.arange(self.settings.population)
         sent = np.asarray(returns, dtype=np.float64).astype(np.float32)
         if sent.shape != agents.shape:

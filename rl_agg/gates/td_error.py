@@ -15,7 +15,7 @@ class TdErrorTrigger(TransitionGate):
     L begins at 0 and is kept from episode to episode.
 
     :param num_agents: A.
-    :param rho: :math:`\rho` >= 0; 0 sends every sample whose error is at least :math:`\varepsilon`.
+    :param rho: :math:`\rho` in [0, 1]; 0 sends every sample whose error is at least :math:`\varepsilon`.
     :param beta: :math:`\beta` in (0, 1].
     :param epsilon: :math:`\varepsilon` >= 0, in the reward's own units.
     :raises ValueError: if a setting is out of range.
@@ -24,7 +24,7 @@ class TdErrorTrigger(TransitionGate):
     """
 
     def __init__(self, num_agents: int, *, rho: float = 0.9, beta: float = 0.05, epsilon: float = 0.01) -> None:
-        check_number("rho", rho, least=0)
+        check_number("rho", rho, least=0, most=1)
         check_number("beta", beta, above=0, most=1)
         check_number("epsilon", epsilon, least=0)
         super().__init__(num_agents)

@@ -1,5 +1,6 @@
 """What a rule is. Axis A: agents."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -56,7 +57,18 @@ def floor(h: float | None, num_agents: int) -> float:
     return 1.0 / h
 
 
+def above_least(values: Tensor) -> Tensor:
+    """Values less the least of them ``[A]``, in another unit where a difference is beyond their dtype."""
+    least = values.min()
+    shifted = values - least
+    return shifted if bool(shifted.isfinite().all()) else values / 2 - least / 2
+
+
 def shares(values: Tensor) -> Tensor:
     """Each agent's part of the sum ``[A]``; equal parts where the sum is zero."""
     total = values.sum()
-    return torch.where(total == 0, 1.0 / len(values), values / total)
+    if not math.isfinite(sum_ := float(total)):  # finite values, whose sum is beyond their dtype
+        values = values / values.abs().max() / len(values)
+        total = values.sum()
+        sum_ = float(total)
+    return torch.full_like(values, 1.0 / len(values)) if sum_ == 0 else values / total

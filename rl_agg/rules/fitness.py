@@ -20,7 +20,11 @@ def centered(signals: Signals) -> Tensor:
     r"""Returns less their mean: :math:`w_a = r_a - \bar r`. Adding a constant to all of them changes nothing."""
     returns = required(signals, "returns")
     values = returns.cpu().numpy()
-    return torch.from_numpy(values - values.mean()).to(returns)
+    with np.errstate(over="ignore"):
+        mean = values.mean()
+        if not np.isfinite(mean):  # though the values are
+            mean = (values / len(values)).sum()
+        return torch.from_numpy(np.nan_to_num(values - mean)).to(returns)
 
 
 def ranks(signals: Signals) -> Tensor:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from rl_agg.rules.base import floor, required, shares
+from rl_agg.rules.base import above_least, floor, required, shares
 from rl_agg.signals import Signals
 from rl_agg.validation import unknown_choice
 
 GUARDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "shift": lambda losses: losses - losses.min(),
+    "shift": above_least,
     "abs": lambda losses: losses.abs(),
     "clip": lambda losses: losses.clamp(min=0),
 }
@@ -35,7 +35,7 @@ def loss_weights(signals: Signals, *, h: float | None = None, mixed_sign: str = 
     if mixed_sign not in MIXED_SIGN_CHOICES:
         raise unknown_choice("mixed_sign", mixed_sign, MIXED_SIGN_CHOICES)
     losses = required(signals, "losses")
-    one_sign = mixed_sign == "literal" or bool((losses > 0).all())  # nearly always, and cheaper than the next test
+    one_sign = mixed_sign == "literal" or float(losses.min()) > 0  # nearly always, and cheaper than the next test
     if not one_sign and bool(has_mixed_signs(losses)):
         losses = GUARDS[mixed_sign](losses)
     return shares(losses) + floor(h, signals.num_agents)

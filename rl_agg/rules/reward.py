@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rl_agg.rules.base import floor, required, shares
+from rl_agg.rules.base import above_least, floor, required, shares
 from rl_agg.signals import Signals
 
 
@@ -20,7 +20,7 @@ def reward_weights(signals: Signals, *, h: float | None = None) -> Tensor:
     Source: Holen et al. (2023), algorithm 2. Differs: the equal-returns case, undefined there.
     """
     returns = required(signals, "returns")
-    return shares(returns - returns.min()) + floor(h, signals.num_agents)
+    return shares(above_least(returns)) + floor(h, signals.num_agents)
 
 
 def reward_shares(signals: Signals) -> Tensor:
@@ -36,8 +36,7 @@ def reward_shares(signals: Signals) -> Tensor:
     Source: Zhang et al. (2024), section 4.2. Differs: negative returns and a sum of 0, undefined there.
     """
     returns = required(signals, "returns")
-    least = returns.min()
-    credits = returns - least if bool(least < 0) else returns
+    credits = above_least(returns) if bool(returns.min() < 0) else returns
     largest = credits.max()
     if not bool(largest > 0):
         return torch.full_like(returns, 1 / len(returns))

@@ -12,11 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from rl_agg.statistics.aggregates import interquartile_mean, mean, share_of_wins
 from rl_agg.statistics.estimates import UNKNOWN, Array, Estimate, known
+
+GENERATOR = "rng" if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 15) else "random_state"
+"""What SciPy calls the generator."""
 
 LEAST_TAIL = 1e-9
 """A smaller tail is the most extreme resample anyway; scipy needs it above zero."""
@@ -149,6 +153,6 @@ def _estimate(samples: list[Array], statistic: Callable[..., Any], confidence: f
         paired=False,
         vectorized=True,
         axis=-1,
-        rng=np.random.default_rng(seed),
+        **{GENERATOR: np.random.default_rng(seed)},
     ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))

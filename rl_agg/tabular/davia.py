@@ -106,7 +106,7 @@ def _matrix(features: ArrayLike) -> Floats:
         found = np.asarray(features, dtype=np.float64)
     except (TypeError, ValueError) as error:  # no numbers, or rows of unequal length
         raise ValueError(f"features must be finite numbers [C, D]: {error}") from error
-    if found.ndim != 2 or not np.isfinite(found).all():
+    if found.ndim != 2 or not found.size or not np.isfinite(found).all():
         raise ValueError(f"features must be finite numbers [C, D], got shape {found.shape}")
     return found
 

@@ -4,7 +4,7 @@ Ray's Learner offers no public hook between "the batch is complete" and "its fir
 be skipped. Both are reached here, under public names of our own, so that a moved API shows up in this file alone: what
 classes have is looked up on import, what only their instances have when it is used.
 
-Tested with Ray 2.60.
+Tested with Ray 2.56 to 2.60, see the page on versions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
-TESTED_RANGE = "2.60"
+TESTED = ">=2.56,<2.61"
+"""Before 2.56, Ray restores fused optimisers wrongly and marks bootstrap steps otherwise."""
+
+OLDEST = (2, 56)
 
 NAMES = {
     "ray.rllib.core.learner.learner:Learner": (
@@ -47,7 +50,9 @@ NAMES = {
 
 
 def check() -> None:
-    """Look every name of :data:`NAMES` up; ``ImportError`` names what has moved."""
+    """Look every name of :data:`NAMES` up; ``ImportError`` names what has moved, or an older Ray."""
+    if tuple(map(int, ray.__version__.split(".")[:2])) < OLDEST:
+        raise ImportError(f"rllib_agg needs Ray {TESTED}, found {ray.__version__}: pip install 'rl-agg[rllib]'")
     for place, names in NAMES.items():
         try:
             owner = pkgutil.resolve_name(place)
@@ -60,8 +65,8 @@ def check() -> None:
 
 def _moved(name: str) -> str:
     return (
-        f"rllib_agg relies on {name}, which Ray {ray.__version__} does not have; it was tested with Ray {TESTED_RANGE} "
-        f"(pip install 'ray[rllib]~={TESTED_RANGE}.0')"
+        f"rllib_agg relies on {name}, which Ray {ray.__version__} does not have; it was tested with Ray {TESTED} "
+        f"(pip install 'ray[rllib]{TESTED}')"
     )
 
 

@@ -211,6 +211,7 @@ class AggConfigMixin(AggregationSettings):
     def check_module_settings(self) -> None:
         """Check that the learners can exchange the payload, at the times of the schedule."""
         super().check_module_settings()
+        self.check_lr()
         if self.in_evaluation:  # whose env runners are not the agents
             return
         scheme = self.make_scheme()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -10,9 +11,12 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
 from ray.util import log_once
 
-from rl_agg.validation import check_number, unknown_choice
+from rl_agg.validation import check_count, check_number, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.registered_members import named_members
+
+COUNTS = ("minibatch_size", "num_epochs", "train_batch_size_per_learner")
+"""Settings that are at least 1 where they are given."""
 
 MEMBERS = "registered_members"
 """Where the state of a config holds the registered members that it names."""
@@ -24,6 +28,14 @@ NOT_SETTINGS = (STDERR_FILE, STDOUT_FILE, MEMBERS)
 OLD_STACK = {"model": "; set the module up by .rl_module(model_config=...)"}
 """Settings of RLlib's old API stack, which the new one ignores, and what to do instead."""
 
+OLD_NAMES = {
+    "num_workers": ".env_runners(num_env_runners=...)",
+    "num_envs_per_worker": ".env_runners(num_envs_per_env_runner=...)",
+    "min_iter_time_s": ".reporting(min_time_s_per_iteration=...)",
+    "num_gpus": ".learners(num_gpus_per_learner=...)",
+}
+"""Names that settings had in RLlib 1."""
+
 
 class StrictConfig(AlgorithmConfig):
     """Raises on unknown settings, which RLlib keeps and never reads.
@@ -33,6 +45,9 @@ class StrictConfig(AlgorithmConfig):
 
     not_used: ClassVar[tuple[str, ...]] = ()
     """Settings of the training that would be ignored."""
+
+    old_names: ClassVar[Mapping[str, str]] = OLD_NAMES
+    """Names that settings had in RLlib's algorithm of the same name, and what is written instead."""
 
     default_learner: ClassVar[type | None] = None
     """``None``: that of RLlib's config, with which a user may combine this one."""
@@ -57,10 +72,14 @@ class StrictConfig(AlgorithmConfig):
         if unknown:
             for name in unknown:
                 delattr(self, name)
-            near = difflib.get_close_matches(unknown[0], before, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}{hint}")
+            raise ValueError(self._no_setting(unknown, before))
         return self
+
+    def _no_setting(self, unknown: list[str], known: Iterable[str]) -> str:
+        renamed = [f"{name} is now {self.old_names[name]}" for name in unknown if name in self.old_names]
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"; {', '.join(renamed)}" if renamed else f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}{hint}"
 
     def get_state(self) -> dict[str, Any]:
         """RLlib's, from which it drops whatever equals -1, its mark of settings that are gone."""
@@ -110,6 +129,8 @@ class StrictConfig(AlgorithmConfig):
         for name, value in kwargs.items():
             if value is not UNSET and name in (*self.not_used, *OLD_STACK):
                 raise ValueError(f"{type(self).__name__} does not use {name}{OLD_STACK.get(name, '')}")
+        if old := [name for name in kwargs if name in self.old_names]:
+            raise TypeError(self._no_setting(old, ()))
         super().training(**kwargs)
         return self
 
@@ -120,8 +141,19 @@ class StrictConfig(AlgorithmConfig):
             raise ValueError(f"{name} needs RLlib's new API stack; do not switch it off")
         if setting := self.changed(OLD_STACK):
             raise ValueError(f"{name} does not use {setting}{OLD_STACK[setting]}")
+        self._check_numbers()
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's advice to switch it off, which is refused here
         super().validate()
+
+    def _check_numbers(self) -> None:
+        """Raise ``ValueError`` if a setting, or a value of a schedule, is not a number, or a batch is empty."""
+        for name, value in vars(self).items():
+            if _has_nan(value):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+        for name in COUNTS:
+            value = getattr(self, name, None)
+            if value is not None:
+                check_count(name, value, least=1)
 
     def check_lr(self) -> None:
         """Raise ``ValueError`` if a learning rate, alone or in a schedule, is negative or not a number."""
@@ -133,3 +165,9 @@ class StrictConfig(AlgorithmConfig):
         value = getattr(self, name)
         if value not in choices:
             raise unknown_choice(name, value, choices)
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, list | tuple):  # of a schedule
+        return any(map(_has_nan, value))
+    return isinstance(value, float) and math.isnan(value)

@@ -53,6 +53,15 @@ class ESConfig(PopulationConfig):
         "action_noise_stdev": 0.1,
     }
     model_settings = frozenset(model_defaults)
+    old_names: ClassVar[dict[str, str]] = {
+        **PopulationConfig.old_names,
+        "episodes_per_batch": "population",
+        "stepsize": "lr",
+        "noise_size": "not needed: there is no table of noise",
+        "action_noise_std": ".rl_module(model_config={'action_noise_stdev': ...})",
+        "eval_prob": "not needed: the server runs an episode in each update",
+        "report_length": ".reporting(metrics_num_episodes_for_smoothing=...)",
+    }
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or ES)

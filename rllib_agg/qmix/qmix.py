@@ -9,7 +9,7 @@ import contextlib
 import copy
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,6 +53,15 @@ class QMIXConfig(QMIXSettings):
     """
 
     default_learner = QMIXLearner
+    old_names: ClassVar[dict[str, str]] = {
+        **QMIXSettings.old_names,
+        "exploration_config": "epsilon=[[env steps, share], ...]",
+        "learning_starts": "num_steps_sampled_before_learning_starts",
+        "buffer_size": "replay_buffer_config={'capacity': episodes}",
+        "grad_norm_clipping": "grad_clip",
+        "optim_alpha": "not needed: the optimiser is Adam",
+        "optim_eps": "not needed: the optimiser is Adam",
+    }
     why_one_policy = "trains a team, whose agents have one policy in RLlib's sense"
     default_module = QMIXModule
 

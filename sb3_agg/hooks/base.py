@@ -6,7 +6,6 @@ SB3 minimises the mean of the samples' losses, and each sample's loss reaches th
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -56,6 +55,7 @@ class Update(ABC):
         needs = exchange.scheme.needs
         self._signals = Signals(present=self._present, **{name: getattr(signals, name) for name in needs})
         self._needs_losses = "losses" in needs
+        self._is_complete = self._signals.complete()  # but for losses
         self._sample_losses = sample_losses
         self._max_grad_norm = max_grad_norm
         self.known_losses: Callable[[], Tensor] | None = None
@@ -171,22 +171,24 @@ class Update(ABC):
 
     def _add_losses(self, *outputs: Tensor | None) -> None:
         """Add the agents' losses in this minibatch to their signals."""
-        self._signals = dataclasses.replace(self._signals, losses=self._agent_losses(*outputs))
+        means, finite = self._agent_losses(*outputs)
+        self._signals = self._signals.with_losses(means, complete=finite and self._is_complete)
 
     @torch.no_grad()
-    def _agent_losses(self, *outputs: Tensor | None) -> Tensor:
-        """Mean loss per agent ``[A]``: NaN without samples, infinite where a sample's loss is not finite."""
+    def _agent_losses(self, *outputs: Tensor | None) -> tuple[Tensor, bool]:
+        """Mean loss per agent ``[A]``, NaN without samples and infinite where a sample's is not finite; whether all are."""
         if self.known_losses is None:
             means = self.minibatches.mean_per_agent(self._sample_losses(self.minibatches.samples, *outputs))
         elif self.minibatches.equal_parts and self.minibatches.num_present == len(self._present):
             means = self.known_losses().view(len(self._present), -1).mean(1)
         else:
             means = self.minibatches.mean_per_agent(self.known_losses())
-        if not bool(means.isfinite().all()):
+        finite = bool(means.isfinite().all())
+        if not finite:
             means = torch.where((self.minibatches.samples_per_agent() > 0) & ~means.isfinite(), torch.inf, means)
             self._mask(means.isinf())
         self._losses.append(means)
-        return means
+        return means, finite
 
     def _note_weights(self, weights: Tensor) -> None:
         """Record the weights ``[A]`` of a step."""

@@ -286,3 +286,21 @@ def test_merged_reports_are_in_the_agents_order() -> None:
     assert merged.payload["fitness"].tolist() == [0, 40, 40]
     assert merged.memory[:, 0].tolist() == [0, 1, 2, 4]
     assert buffer_bytes(merged) == 4 * 8 * 4 + 4 * 8 + 3 * 2 + 3 * 4
+
+
+class OwnLimit(gym.Env):
+    """Ends its episodes itself and says when, as RLlib's and PettingZoo's do."""
+
+    observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
+
+    def __init__(self, name: str, limit: object) -> None:
+        setattr(self, name, limit)
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, gym.Wrapper], ids=["as it is", "wrapped"])
+@pytest.mark.parametrize("name", ["max_episode_steps", "max_cycles"])
+def test_an_environment_says_its_limit_itself(name, wrap):
+    assert time_limit(wrap(OwnLimit(name, 7))) == 7
+    assert time_limit(gym.wrappers.TimeLimit(OwnLimit(name, 7), 5)) == 5
+    for limit in (None, 0, "7"):
+        assert time_limit(wrap(OwnLimit(name, limit))) is None

@@ -431,3 +431,40 @@ def named_mine(result: Any) -> Any:
         return result
 
     return mine
+
+
+HUGE = {torch.float64: 1.7e308, torch.float32: 3.3e38, torch.float16: 65000.0, torch.bfloat16: 3.3e38}
+
+
+@pytest.mark.parametrize("dtype", list(HUGE), ids=str)
+@pytest.mark.parametrize(
+    "signs", [(1, -1, 0), (1, 1, 1), (-1, -1, -1), (1, 0.5, -0.25), (1, 1, -1)], ids=lambda signs: str(signs)
+)
+@pytest.mark.parametrize(
+    ("rule", "signal"), [("r_weighted", "returns"), ("l_weighted", "losses"), ("reward_shares", "returns")]
+)
+def test_finite_signals_of_any_size_give_finite_weights(rule, signal, signs, dtype):
+    values = torch.tensor([HUGE[dtype] * sign for sign in signs], dtype=dtype)
+    found = weights(rule, Signals(**{signal: values}))
+    assert found.isfinite().all()
+    assert float(found.double().sum()) == pytest.approx(1.0 if rule == "reward_shares" else 2.0, rel=2e-2)
+    order = values.double().argsort()
+    assert (found.double()[order].diff() >= 0).all() or rule == "l_weighted"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("rule", ["r_weighted", "l_weighted"])
+def test_the_smallest_signals_are_told_apart(rule, dtype):
+    smallest = torch.finfo(dtype).smallest_normal
+    found = weights(
+        rule, Signals(returns=torch.tensor([smallest, 0, 0], dtype=dtype), losses=torch.tensor([smallest, 0, 0], dtype=dtype))
+    )
+    assert found.tolist() == pytest.approx([4 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("signs", [(1, 1, 1), (1, -1, -1), (1, 1, -0.5)], ids=str)
+def test_finite_scores_of_any_size_give_finite_fitness(signs):
+    returns = torch.tensor([1.7e308 * sign for sign in signs], dtype=torch.float64)
+    for rule in ("raw", "centered", "ranks"):
+        assert weights(rule, Signals(returns=returns)).isfinite().all()
+    assert float(weights("raw", Signals(returns=returns), normalize=True).sum()) == pytest.approx(1.0)

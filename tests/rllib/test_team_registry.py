@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from ray.tune import register_env
 
@@ -130,3 +131,16 @@ def test_what_is_no_teams_environment_is_refused() -> None:
     for name, value in {"won": True, "state": 3}.items():
         with pytest.raises(ValueError, match=f"{name} must be a function, got {value}"):
             make_team_env(Corridor, 1, settings={"max_episode_steps": 9, name: value})
+
+
+def test_pettingzoos_turn_based_environments_are_refused_with_the_remedy() -> None:
+    from pettingzoo.classic import tictactoe_v3
+
+    for make in (tictactoe_v3.env, tictactoe_v3.raw_env):
+        with pytest.raises(ValueError, match=r"an AECEnv: convert it by pettingzoo.utils.conversions.aec_to_parallel\(env\)"):
+            make_team_env(lambda _, make=make: make(), 1)
+
+
+def test_what_has_one_agent_is_refused() -> None:
+    with pytest.raises(ValueError, match="which has one agent: use another algorithm"):
+        make_team_env(lambda _: gym.make("CartPole-v1"), 1)

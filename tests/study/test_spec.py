@@ -78,7 +78,7 @@ def test_quick_wins_over_an_environments_own_budget(tiny):
         ("{updates: 30}", "{seconds: .nan}", ["above 0 and finite", "nan"]),
         ("{updates: 30}", "{seconds: .inf}", ["above 0 and finite", "inf"]),
         ("budget: {updates: 30}\n", "", ["CartPole-v1 has no budget"]),
-        ("num_agents: 4", "num_agents: 0", ["num_agents must be at least 1", "0"]),
+        ("num_agents: 4", "num_agents: 0", ["num_agents must be from 1 to 65536", "0"]),
         ("num_agents: 4", "num_agents: 4.5", ["num_agents must be an integer", "4.5"]),
         ('"sb3_agg:AggPPO", settings: {aggregation: sum}', "PPO", ["'module:Class'", "'PPO'"]),
         ("name: cartpole\n", "", ["needs the key 'name'"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,43 @@ class DyingPPO(PPO):
         os._exit(3)
 
 
+class KilledOncePPO(PPO):
+    """Its process is killed the first time that it trains, as by a machine that is short of memory."""
+
+    def __init__(self, *args: Any, marker: str, **kwargs: Any) -> None:
+        self.marker = Path(marker)
+        super().__init__(*args, **kwargs)
+
+    def train(self) -> None:
+        if not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().train()
+
+
 @pytest.mark.slow
-def test_a_worker_that_dies_leaves_a_failure_and_the_others_finish(
+def test_a_worker_that_dies_is_started_once_more_and_the_others_finish(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent)  # workers import the class by its path, as they would a user's
+    module = Path(__file__).stem
     settings: dict[str, Any] = {"n_steps": 16, "batch_size": 32, "n_epochs": 1}
-    systems = {"dies": System(f"{Path(__file__).stem}:DyingPPO"), "lives": System("stable_baselines3:PPO")}
+    systems = {
+        "dies": System(f"{module}:DyingPPO"),
+        "is killed once": System(f"{module}:KilledOncePPO", {"marker": str(tmp_path / "killed")}),
+        "lives": System("stable_baselines3:PPO"),
+    }
     environments = {"CartPole-v1": Environment(num_agents=2, settings=settings)}
     study = resolve(Study("death", "lives", systems, environments, budget=Budget(updates=1)))
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        failed = run_study(study, tmp_path, workers=1, console=Console(file=nowhere))
+        failed = run_study(study, tmp_path / "out", workers=1, console=Console(file=nowhere))
     assert [cell.system_name for cell in failed] == ["dies"]
-    store = Store(tmp_path)
+    store = Store(tmp_path / "out")
     text = store.failure(failed[0])
     assert text is not None
     assert "died" in text
-    (lives,) = (cell for cell in study.cells if cell.system_name == "lives")
-    assert store.read(lives) is not None
-    assert store.failure(lives) is None
+    assert (tmp_path / "killed").exists()
+    for cell in study.cells:
+        if cell not in failed:
+            assert store.read(cell) is not None
+            assert store.failure(cell) is None

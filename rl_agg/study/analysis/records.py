@@ -1,10 +1,12 @@
 """What a finished cell leaves behind: a row for each update, in one Parquet file with its metadata."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,8 +25,17 @@ COLUMNS = pa.schema(
         ("agent_returns", pa.list_(pa.float64())),
     ]
 )
-METADATA = frozenset({"cell", "warnings", "versions", "commit", "host", "platform"})
-"""The keys of a record's metadata that a report reads."""
+METADATA: dict[str, type | tuple[type, ...]] = {
+    "cell": str,
+    "warnings": list,
+    "versions": dict,
+    "commit": (str, type(None)),
+    "host": str,
+    "platform": str,
+}
+"""The keys of a record's metadata that a report reads, and what they hold."""
+DIGEST_KEY = b"rl_agg_digest"
+"""Beside the metadata: what :func:`_digest` gives. Older records have none."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,9 @@ def encoded(cell: Cell, updates: Sequence[CellUpdate], origin: Mapping[str, Any]
     scalars = sorted({name for update in updates for name in update.scalars})
     schema = pa.schema([*COLUMNS, *((name, pa.float64()) for name in scalars)])
     metadata = {"cell": cell.key, "definition": cell.definition, "warnings": list(warnings), **origin}
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({METADATA_KEY: json.dumps(metadata).encode()}))
+    table = pa.Table.from_pylist(rows, schema=schema)
+    digest = _digest(table, metadata).encode()
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode(), DIGEST_KEY: digest})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
@@ -83,19 +96,52 @@ def decoded(cell: Cell, content: bytes) -> Record | None:
     """Decode a record.
 
     :return: ``None`` if it is damaged, empty, or of another definition than the cell's.
-    :raises StudyError: naming the columns or keys that it lacks, as one of another version of rl-agg may.
+    :raises StudyError: naming the columns or keys that it lacks or that hold something else, as one of another version of
+        rl-agg may.
     """
     try:
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             table = file.read()
         metadata = json.loads(table.schema.metadata[METADATA_KEY])
-    except (OSError, pa.ArrowException, TypeError, KeyError, ValueError):
+        digest = table.schema.metadata.get(DIGEST_KEY)
+        if digest is not None and digest != _digest(table, metadata).encode():
+            return None
+    except (OSError, pa.ArrowException, TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return None  # what half a file or flipped bits can raise
-    keys = metadata if isinstance(metadata, dict) else {}
-    missing = sorted((METADATA - keys.keys()) | (set(COLUMNS.names) - set(table.column_names)))
-    if missing:
-        version = keys.get("versions", {}).get("rl-agg", "unknown")
-        raise StudyError(f"a record of another version of rl-agg ({version}) lacks {', '.join(missing)}")
+    if wrong := _unlike(table, metadata):
+        versions = metadata.get("versions") if isinstance(metadata, dict) else None
+        version = versions.get("rl-agg", "unknown") if isinstance(versions, dict) else "unknown"
+        raise StudyError(f"a record of another version of rl-agg ({version}): {', '.join(wrong)}")
     if metadata["cell"] != cell.key or table.num_rows == 0:
         return None
     return Record(cell, table.to_pandas(), metadata)
+
+
+def _unlike(table: pa.Table, metadata: Any) -> list[str]:
+    """What a record lacks, and what in it is of another type than ours."""
+    keys = metadata if isinstance(metadata, dict) else {}
+    names = set(table.column_names)
+    wrong = [f"{name} is missing" for name in sorted((METADATA.keys() - keys.keys()) | (set(COLUMNS.names) - names))]
+    wrong += [f"{key} is {keys[key]!r}" for key, kind in METADATA.items() if key in keys and not isinstance(keys[key], kind)]
+    for name in table.column_names:
+        found, expected = table.schema.field(name).type, COLUMNS.field(name).type if name in COLUMNS.names else pa.float64()
+        if found != expected and not (pa.types.is_list(found) and pa.types.is_list(expected)):
+            wrong.append(f"column {name} holds {found} instead of {expected}")
+    return wrong
+
+
+def _digest(table: pa.Table, metadata: Mapping[str, Any]) -> str:
+    """A hash of all that a record says, whatever it is written by: names, numbers and metadata.
+
+    Parquet has checksums of its pages, and none of the names and the metadata after them.
+    """
+    digest = hashlib.sha256(json.dumps([table.column_names, metadata], sort_keys=True).encode())
+    for column in table.columns:
+        lists = pa.types.is_list(column.type)
+        values = column.combine_chunks()
+        if lists:
+            digest.update(np.asarray(values.value_lengths().fill_null(-1), dtype="<i8").tobytes())
+            values = values.flatten()
+        digest.update(np.asarray(values.is_valid(), dtype=np.uint8).tobytes())
+        digest.update(np.asarray(values.cast(pa.float64()).fill_null(0.0), dtype="<f8").tobytes())
+    return digest.hexdigest()

@@ -19,6 +19,10 @@ from rl_agg.study.spec.study import Study
 __all__ = ["Comparison", "Cost", "Overall", "Results", "Row", "Runs", "results_of"]
 
 
+LARGEST_RETURN = 1e150
+"""In any environment's units."""
+
+
 @dataclass(frozen=True)
 class Results:
     """A study and the results of its finished cells.
@@ -71,7 +75,7 @@ def results_of(store: Store) -> Results:
     failures = []
     for cell in cells:
         if (record := store.read(cell)) is not None:
-            records[cell.environment_name, cell.system_name].append(record)
+            records[cell.environment_name, cell.system_name].append(_with_countable_returns(record))
         if (text := store.failure(cell)) is not None:
             failures.append((str(cell), text))
     runs = {
@@ -85,6 +89,17 @@ def results_of(store: Store) -> Results:
     rows = [row for name, systems in runs.items() for row in rows_of(systems, study.environments[name], study.baseline)]
     costs = [cost_of(runs[row.environment][row.system], study.end_share) for row in rows]
     return Results(study, runs, rows, costs, overall_of(runs, study), failures)
+
+
+def _with_countable_returns(record: Record) -> Record:
+    """Without returns whose squares and sums are no numbers; a warning says so."""
+    returns = record.updates["return"]
+    beyond = np.isfinite(returns) & (returns.abs() > LARGEST_RETURN)
+    if not beyond.any():
+        return record
+    note = f"{int(beyond.sum())} returns beyond {LARGEST_RETURN:.0e} are left out"
+    metadata = {**record.metadata, "warnings": [*record.metadata["warnings"], note]}
+    return Record(record.cell, record.updates.assign(**{"return": returns.mask(beyond)}), metadata)
 
 
 def _runs(system: str, environment: str, records: Sequence[Record], end_share: float) -> Runs:

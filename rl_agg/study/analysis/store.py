@@ -13,8 +13,12 @@ from pathlib import Path
 
 from rl_agg.study.analysis.records import Record, decoded
 from rl_agg.study.errors import StudyError
+from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.parsing import dumped, load_yaml, read
 from rl_agg.study.spec.study import Cell, Study
+
+FOLDERS = ("cells", "failures", "figures")
+"""Within a study's."""
 
 
 class Store:
@@ -35,11 +39,15 @@ class Store:
 
         :raises StudyError: if another run holds the lock, or the folder has finished runs that are not of this study.
         """
+        self.refuse_links()
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
+            lock_file = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise StudyError(f"cannot write to {self.directory}: {error.strerror}") from error
-        with open(self.directory / ".lock", "a+", encoding="utf-8") as lock:
+        with open(lock_file, "r+", encoding="utf-8") as lock:
+            if os.fstat(lock_file).st_nlink > 1:
+                raise StudyError(f"{self.directory / '.lock'} is a link to another file; remove it")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -50,6 +58,15 @@ class Store:
             lock.flush()
             self._claim(study)
             yield
+
+    def refuse_links(self) -> None:
+        """Raise if something in the folder leads out of it.
+
+        :raises StudyError: naming the link.
+        """
+        for path in (self._study_file, *(self.directory / name for name in FOLDERS), self.directory / ".lock"):
+            if path.is_symlink():
+                raise StudyError(f"{path} is a link, and nothing in a study's folder is followed out of it; remove it")
 
     def refuse_to_overwrite(self, spec: Path, study: Study) -> None:
         """Raise if the resolved study would replace the file that the user wrote.
@@ -87,11 +104,12 @@ class Store:
     def study(self) -> Study:
         """The study that the folder holds.
 
-        :raises StudyError: if it holds none.
+        :raises StudyError: if it holds none, or one that makes no sense.
         """
+        self.refuse_links()
         if not self.has_study:
             raise StudyError(f"{self.directory} holds no study: there is no {self._study_file.name} in it")
-        return read(Study, load_yaml(self._study_file), str(self._study_file))
+        return resolve(read(Study, load_yaml(self._study_file), str(self._study_file)))
 
     def keep(self, cell: Cell, record: bytes) -> None:
         """Write a finished cell's record, and delete the traceback of an earlier failure.

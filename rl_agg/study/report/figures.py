@@ -1,5 +1,6 @@
 """The charts as PNG files, for papers and pages that cannot run scripts."""
 
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from matplotlib.figure import Figure
 
+from rl_agg.study.analysis.store import write_atomically
 from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curves, Profile
 from rl_agg.study.spec.study import ALL_ENVIRONMENTS
 
@@ -40,7 +42,9 @@ def write_figures(charts: Sequence[Chart], overall: Profile | None, systems: Seq
         while directory / f"{stem}.png" in files:  # names that differ only in what files cannot be called, or late
             stem += "_"
         files.append(directory / f"{stem}.png")
-        figure.savefig(files[-1], dpi=DPI)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=DPI)
+        write_atomically(files[-1], drawn.getvalue())
 
     for chart in charts:
         for curves in chart.measures:

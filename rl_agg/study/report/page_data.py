@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from rl_agg.statistics import Array
 from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curves, Profile
 
 DIGITS = 5
+MOST_DIGITS = 300
 
 
 def data_of(systems: Sequence[str], charts: Sequence[Chart], overall: Profile | None) -> str:
@@ -68,10 +70,12 @@ def _numbers(values: Array) -> list[float | None]:
     finite = np.isfinite(values)
     if not finite.any():
         return []
-    magnitude, span = float(np.abs(values[finite]).max()), float(np.ptp(values[finite]))
-    unit = span or magnitude  # a curve far from zero is drawn over its span
+    magnitude, span = float(np.abs(values[finite]).max()), float(values[finite].max() / 2 - values[finite].min() / 2) * 2
+    unit = min(span or magnitude, sys.float_info.max)  # a curve far from zero is drawn over its span
     digits = DIGITS - math.ceil(math.log10(unit)) if unit > 0 else 0
-    rounded = np.round(np.where(finite, values, 0.0), digits)
+    rounded = np.where(finite, values, 0.0)
+    if abs(digits) <= MOST_DIGITS:  # beyond, a power of ten is no float
+        rounded = np.round(rounded, digits)
     whole: list[float | None] = (
         rounded.astype(np.int64) if (rounded % 1 == 0).all() and magnitude < 2**53 else rounded
     ).tolist()

@@ -3,12 +3,29 @@
 import importlib
 import inspect
 import sys
+import types
+import typing
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
+
+import gymnasium as gym
 
 from rl_agg.study.errors import StudyError, extra_of
 from rl_agg.study.spec.study import Cell
 from rl_agg.validation import unknown_choice
+
+PLAIN: dict[Any, str] = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "a mapping",
+    Mapping: "a mapping",
+    list: "a list",
+    types.NoneType: "null",
+}
+"""Types that YAML has, and what they are called."""
 
 
 def import_system(cell: Cell) -> type[Any]:
@@ -22,10 +39,14 @@ def import_system(cell: Cell) -> type[Any]:
 def wrapped(cell: Cell, env: Any) -> Any:
     """Put the cell's wrappers around an environment, the first innermost.
 
-    :raises StudyError: as :func:`import_system`.
+    :raises StudyError: as :func:`import_system`, or if one is no wrapper.
     """
+    where = f"environments.{cell.environment_name}.wrappers"
     for wrapper in cell.environment.wrappers:
-        env = _import_class(wrapper.wrapper, f"environments.{cell.environment_name}.wrappers")(env, **wrapper.settings)
+        kind: Any = _import_class(wrapper.wrapper, where)
+        if not issubclass(kind, gym.Env):
+            raise StudyError(f"{where}: {wrapper.wrapper} is no gymnasium.Wrapper")
+        env = kind(env, **wrapper.settings)
     return env
 
 
@@ -58,6 +79,33 @@ def arguments(cls: type[Any], method: str) -> set[str]:
         if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters):
             break
     return {name for name in names if not name.startswith("_")}
+
+
+def check_types(cell: Cell, cls: type[Any], settings: Mapping[str, Any]) -> None:
+    """Raise if a setting is of another type than its annotation allows, where that names plain types only.
+
+    :param cls: Whose constructor, or its parents', takes the settings. ``None`` is left to it.
+    :raises StudyError: naming the setting, what it must be, and its value.
+    """
+    annotations: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        with suppress(Exception):  # of names that are imported for type checkers alone
+            annotations |= typing.get_type_hints(vars(base)["__init__"])
+    for name, value in settings.items():
+        if value is None:
+            continue
+        annotation = annotations.get(name, Any)
+        is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+        kinds = [typing.get_origin(option) or option for option in (typing.get_args(annotation) if is_union else [annotation])]
+        if all(kind in PLAIN for kind in kinds) and not any(_is_of(value, kind) for kind in kinds):
+            wanted = " or ".join(dict.fromkeys(PLAIN[kind] for kind in kinds))
+            raise StudyError(f"{cell}: {name} must be {wanted}, got {value!r}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):  # which Python counts among the integers
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def extend_path(folders: Collection[str]) -> None:

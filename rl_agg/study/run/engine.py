@@ -135,6 +135,7 @@ def _run_cells(
             reuse_actors=True,  # saves each cell importing torch again
             callbacks=[_Watch(cells, progress)],
             raise_on_failed_trial=False,
+            max_failures=1,  # a worker that was killed; what a cell raises is in its record of failure
             storage_path=scratch,
             verbose=0,
         )

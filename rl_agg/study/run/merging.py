@@ -21,7 +21,8 @@ def merge_studies(sources: Sequence[Path], directory: Path) -> Study:
     :param directory: Where to; made where it does not exist. Title, baseline, order and, of several, thresholds are its own if
         it holds a study, else the first source's.
     :return: The study that it holds then.
-    :raises StudyError: if a folder holds no study, or two hold different things under one name.
+    :raises StudyError: if a folder holds no study, or two hold different things under one name, or have
+        nothing in common.
     """
     if not sources:
         raise StudyError("nothing to merge: name the folders of the studies")
@@ -56,6 +57,11 @@ def differing_cells(sources: Sequence[Path], directory: Path) -> list[Cell]:
 
 def _united(first: Study, second: Study, folder: Path) -> Study:
     both: dict[str, dict[str, Any]] = {}
+    if not first.systems.keys() & second.systems.keys() and not first.environments.keys() & second.environments.keys():
+        raise StudyError(
+            f"{folder} ({second.name!r}) has no system and no environment in common with {first.name!r}: they are no parts "
+            "of one study"
+        )
     for kind in ("systems", "environments"):
         ours, theirs = getattr(first, kind), getattr(second, kind)
         for name in ours.keys() & theirs.keys():

@@ -13,6 +13,7 @@ import ray
 from rl_agg.study.errors import StudyError
 
 SECONDS_TO_ANSWER = 10.0
+ATTEMPTS = 2
 OBJECT_STORE_BYTES = 100 * 2**20  # cells send numbers, not arrays; Ray would take 30 % of the memory
 
 _started_here = False
@@ -42,24 +43,44 @@ def ray_session(num_cpus: int, address: str | None = None) -> Iterator[bool]:
     # Not the user's TMPDIR: Ray puts sockets there, whose paths must be shorter than 108 characters
     scratch = tempfile.mkdtemp(prefix="rl-agg-", dir="/tmp")
     try:
-        with warnings.catch_warnings():
-            # JAX's, where a check has loaded it: what Ray forks turns into another program at once
-            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-            ray.init(
-                address="local",  # never another user's cluster
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=scratch,
-            )
+        _start(num_cpus, scratch)
         _started_here = True
         yield True
     finally:
         _started_here = False
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(num_cpus: int, scratch: str) -> None:
+    """Start Ray on this machine; once more if it does not answer.
+
+    :raises StudyError: if it does not answer again.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            with warnings.catch_warnings():
+                # JAX's, where a check has loaded it: what Ray forks turns into another program at once
+                warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+                ray.init(
+                    address="local",  # never another user's cluster
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=scratch,
+                )
+        except Exception as error:  # Ray has no class for it
+            ray.shutdown()
+            if attempt + 1 == ATTEMPTS:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise StudyError(
+                    f"Ray did not start on this machine ({reason}); close what keeps it busy, stop what an earlier run left "
+                    "by 'ray stop', look for room in /tmp and /dev/shm, and run the same command again"
+                ) from error
+        else:
+            return
 
 
 def _join(address: str) -> None:

@@ -1,6 +1,7 @@
 """Entries of a study with a ``matrix``, which stand for one entry per combination of its values."""
 
 import itertools
+import math
 import re
 from typing import Any
 
@@ -8,6 +9,8 @@ from rl_agg.study.errors import StudyError
 from rl_agg.validation import unknown_choice
 
 MATRIX = "matrix"
+MOST_ENTRIES = 10_000
+"""That one matrix stands for."""
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -40,6 +43,8 @@ def _combinations(matrix: Any, where: str) -> list[dict[str, Any]]:
     is_valid = isinstance(matrix, dict) and matrix and all(isinstance(values, list) and values for values in matrix.values())
     if not is_valid or not all(isinstance(name, str) for name in matrix):
         raise StudyError(f"{where} must be a mapping of names to lists of values, got {matrix!r}")
+    if (count := math.prod(map(len, matrix.values()))) > MOST_ENTRIES:
+        raise StudyError(f"{where} stands for {count} entries; at most {MOST_ENTRIES}")
     return [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
 
 

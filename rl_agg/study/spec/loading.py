@@ -11,6 +11,9 @@ from rl_agg.study.spec.parsing import load_yaml, read
 from rl_agg.study.spec.study import Budget, Environment, Quick, Study
 
 DEFAULT_AGENTS = 8
+MOST_AGENTS = 2**16
+MOST_CELLS = 100_000
+"""Systems times environments times seeds."""
 SEEDS = 2**32
 """NumPy's limit."""
 
@@ -42,6 +45,12 @@ def resolve(study: Study, *, folder: Path = Path(), quick: bool = False) -> Stud
         overrides = study.quick
     seeds = study.seeds if overrides.seeds is None else overrides.seeds
     _check_seeds(seeds)
+    cells = (seeds if isinstance(seeds, int) else len(seeds)) * len(study.systems) * len(study.environments)
+    if cells > MOST_CELLS:
+        raise StudyError(
+            f"{len(study.systems)} systems, {len(study.environments)} environments and these seeds are {_shown(cells)} cells; "
+            f"at most {MOST_CELLS}"
+        )
     environments = {
         name: _resolve_environment(name, environment, study, overrides.budget, folder)
         for name, environment in study.environments.items()
@@ -53,8 +62,8 @@ def _resolve_environment(name: str, given: Environment, study: Study, quick: Bud
     id_ = given.id or name
     zoo = load_hyperparams(folder / study.hyperparams, id_) if study.hyperparams else Hyperparams()
     num_agents = given.num_agents if given.num_agents is not None else zoo.num_agents or DEFAULT_AGENTS
-    if num_agents < 1:
-        raise StudyError(f"environments.{name}.num_agents must be at least 1, got {num_agents}")
+    if not 1 <= num_agents <= MOST_AGENTS:
+        raise StudyError(f"environments.{name}.num_agents must be from 1 to {MOST_AGENTS}, got {_shown(num_agents)}")
     if given.threshold is not None and not math.isfinite(given.threshold):
         raise StudyError(f"environments.{name}.threshold must be finite, got {given.threshold}")
     scored = given.scored_agents
@@ -79,6 +88,11 @@ def _resolve_environment(name: str, given: Environment, study: Study, quick: Bud
 def _check_seeds(seeds: int | list[int]) -> None:
     if isinstance(seeds, int):
         if seeds < 1:
-            raise StudyError(f"seeds must be at least 1, got {seeds}")
+            raise StudyError(f"seeds must be at least 1, got {_shown(seeds)}")
     elif not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= SEEDS:
         raise StudyError(f"a list of seeds must hold different integers from 0 to {SEEDS - 1}, got {seeds}")
+
+
+def _shown(number: int) -> str:
+    """A number, or how many digits it has if these would fill a screen."""
+    return str(number) if abs(number) < 10**30 else f"a number of about {int(math.log10(abs(number))) + 1} digits"

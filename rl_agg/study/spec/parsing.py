@@ -4,6 +4,7 @@ import dataclasses
 import re
 import types
 import typing
+import unicodedata
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,15 @@ from rl_agg.validation import unknown_choice
 
 T = TypeVar("T")
 
+MOST_VALUES = 100_000
+"""In a file."""
+
+STEERING = frozenset("\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of writing, or end a line."""
+
+NAMES_NOT_BEGUN_BY = tuple("=+-@")
+"""What spreadsheets take for the beginning of a formula."""
+
 
 def load_yaml(path: Path) -> Any:
     """Read a YAML file.
@@ -22,14 +32,42 @@ def load_yaml(path: Path) -> Any:
     Differs from PyYAML: ``1e-3`` is a number, as in YAML 1.2, and a key that comes twice is an error, where PyYAML would
     silently let the later one win.
 
-    :raises StudyError: if the file cannot be read, is not YAML or has a key twice.
+    :raises StudyError: naming file and line, if the file cannot be read, is not YAML, has a key twice, or its aliases stand
+        for more than :data:`MOST_VALUES` values.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        loader.name = str(path)  # what errors call it
+        value = loader.get_single_data()
     except OSError as error:
         raise StudyError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} is not a YAML file: {error}") from error
+    except RecursionError as error:
+        raise StudyError(f"{path} is nested too deeply") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of a date that does not exist, or a number of 5000 digits
+        raise StudyError(f"{path} is not a YAML file: {_one_line(error)}") from error
+    _check_size(value, path)
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
+def _check_size(value: Any, path: Path) -> None:
+    """Refuse a few lines of aliases of aliases, which stand for more than a memory holds."""
+    left, found = [value], 0
+    while left:
+        item = left.pop()
+        found += 1
+        if found > MOST_VALUES:
+            raise StudyError(f"{path} stands for more than {MOST_VALUES} values, its aliases written out")
+        if isinstance(item, dict):
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
 
 
 def dumped(mapping: Any) -> str:
@@ -90,7 +128,13 @@ def _build(value: Any, option: Any, where: str) -> Any:
     if dataclasses.is_dataclass(option):
         return read(typing.cast(type[Any], option), value, where)
     if option is float:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise StudyError(f"{where} must be a number below 1e308, got one of {len(str(value))} digits") from error
+    if option is str:
+        check_text(value, where)
+        return value
     if typing.get_origin(option) is list:
         (item,) = typing.get_args(option)
         return [_convert(element, item, f"{where}[{index}]") for index, element in enumerate(value)]
@@ -120,6 +164,18 @@ def _check_names(mapping: dict[Any, Any], where: str) -> None:
     for key in mapping:
         if not isinstance(key, str) or not key.strip():
             raise StudyError(f"{where}: a name must be text, got {key!r}; put it in quotes")
+        check_text(key, where)
+        if key.startswith(NAMES_NOT_BEGUN_BY):
+            raise StudyError(
+                f"{where}: a name must not begin with {key[0]!r}, as a formula in a spreadsheet does, got {key!r}"
+            )
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise ``StudyError`` if a text has characters that steer a terminal or the direction of writing."""
+    for character in text:
+        if unicodedata.category(character) == "Cc" or character in STEERING:
+            raise StudyError(f"{where} must have no control characters, got {text!r}")
 
 
 def _describe(option: Any) -> str:

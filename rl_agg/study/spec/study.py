@@ -16,6 +16,10 @@ ALL_ENVIRONMENTS = "All environments"
 """What a report calls all of them together; no environment may have this name."""
 
 
+LARGEST_BUDGET = 10**15
+"""In any unit."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """How long a cell trains; exactly one of the three.
@@ -35,6 +39,8 @@ class Budget:
             raise StudyError(f"a budget is one of 'updates', 'env_steps' and 'seconds', got {_given(self)}")
         if not 0 < given[0] < math.inf:
             raise StudyError(f"a budget must be above 0 and finite, got {_given(self)}")
+        if given[0] > LARGEST_BUDGET:
+            raise StudyError(f"a budget must be at most {LARGEST_BUDGET:.0e}, got more")
         if self.seconds is not None:
             object.__setattr__(self, "seconds", float(self.seconds))  # as it is read again, or its cells would be others
 

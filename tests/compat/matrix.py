@@ -1,0 +1,132 @@
+"""Tests in throw-away environments with other versions of what rl-agg is added to, and a table of the outcome.
+
+    python tests/compat/matrix.py [CELL ...]
+
+Each cell is a virtual environment under ``.compat``, which is deleted afterwards; its pip's output and its tests' are kept
+there as ``CELL.log``. The table is printed, and written to ``docs/versions_table.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".compat"
+TABLE = ROOT / "docs" / "versions_table.md"
+SHOWN = ("stable-baselines3", "gymnasium", "ray", "torch", "numpy", "scipy")
+
+SB3 = [
+    "test_gradients",
+    "test_stock",
+    "test_save_load",
+    "test_stock_files",
+    "test_closed_form",
+    "test_local_models",
+    "test_adoption",
+]
+RLLIB = ["test_stock_equality", "test_settings", "test_restore", "test_closed_form", "test_adoption", "test_qmix", "test_es"]
+CORE = ["test_weighting", "test_statistics", "test_combiners", "test_exchange", "test_evolution", "test_population_evaluation"]
+STUDY = ["test_sb3", "test_report", "test_reliability"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One environment.
+
+    :param extras: Of rl-agg.
+    :param pins: Versions; everything else is the newest that fits.
+    :param files: Of tests.
+    """
+
+    extras: str
+    pins: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def _tests(**folders: list[str]) -> tuple[str, ...]:
+    return tuple(f"tests/{folder}/{name}.py" for folder, names in folders.items() for name in names)
+
+
+CELLS = {
+    "oldest SB3": Cell(
+        "sb3",
+        ("stable-baselines3==2.3.0", "sb3-contrib==2.3.0", "gymnasium==0.29.1", "numpy==1.26.4", "scipy==1.11.4"),
+        _tests(core=CORE, sb3=SB3),
+    ),
+    "SB3 2.6": Cell(
+        "sb3,envs,study",
+        ("stable-baselines3==2.6.0", "sb3-contrib==2.6.0", "gymnasium==1.1.1", "numpy==2.1.3", "scipy==1.14.1"),
+        _tests(core=CORE, sb3=SB3, study=STUDY),
+    ),
+    "oldest Ray": Cell("rllib,study", ("ray==2.56.1", "numpy==2.1.3", "scipy==1.14.1"), _tests(rllib=RLLIB)),
+    "newest": Cell("all", (), _tests(core=CORE, sb3=SB3, rllib=RLLIB, study=STUDY)),
+}
+TORCH = "torch==2.13.0"
+"""Everywhere: other builds without CUDA are not to be had on every index."""
+
+
+def run(cell: Cell, name: str) -> dict[str, str]:
+    """Build the environment, run the tests, and delete it.
+
+    :return: Versions, and how many tests passed.
+    """
+    stem = re.sub(r"\W+", "_", name)
+    place, log = FOLDER / stem, FOLDER / f"{stem}.log"
+    FOLDER.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    python = place / "bin" / "python"
+    tests = ["pytest", "-q", "-p", "no:cacheprovider", "--tb=line", "-x" if name == "newest" else "--maxfail=20"]
+    with open(log, "w", encoding="utf-8") as out:
+
+        def call(*command: str | Path) -> int:
+            return subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+
+        dev = ["pytest>=9", "hypothesis>=6.100", "sybil>=10", "tensorboard", "msgpack-numpy"]
+        failed = call(sys.executable, "-m", "venv", place) or call(
+            *(python, "-m", "pip", "install", "--quiet", "--editable", f".[{cell.extras}]", TORCH, *cell.pins, *dev)
+        )
+        outcome = "not installed"
+        if not failed:
+            call(python, "-m", *tests, *cell.files)
+            out.flush()
+            outcome = log.read_text(encoding="utf-8").strip().splitlines()[-1]
+    versions = {} if failed else _versions(python)
+    shutil.rmtree(place, ignore_errors=True)
+    return {**versions, "tests": outcome}
+
+
+def _versions(python: Path) -> dict[str, str]:
+    listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
+    found = {each["name"]: each["version"] for each in json.loads(listed.stdout)}
+    return {name: found.get(name, "-") for name in SHOWN}
+
+
+def main() -> None:
+    """Run the cells that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cells", nargs="*", choices=[*CELLS, []], metavar="CELL", help=", ".join(CELLS))
+    chosen = parser.parse_args().cells or list(CELLS)
+    kept = FOLDER / "outcomes.json"
+    outcomes: dict[str, dict[str, str]] = json.loads(kept.read_text()) if kept.exists() else {}
+    for name in chosen:
+        outcomes[name] = run(CELLS[name], name)
+        kept.write_text(json.dumps(outcomes, indent=1))
+        print(name, outcomes[name], flush=True)
+    lines = [f"| | Python | {' | '.join(SHOWN)} | tests |", "|---" * (len(SHOWN) + 3) + "|"]
+    for name in [name for name in CELLS if name in outcomes]:
+        found = outcomes[name]
+        versions = " | ".join(found.get(each, "-") for each in SHOWN)
+        lines.append(f"| {name} | {sys.version_info[0]}.{sys.version_info[1]} | {versions} | {found['tests']} |")
+    TABLE.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
