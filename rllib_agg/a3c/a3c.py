@@ -51,7 +51,6 @@ class A3CConfig(AggregationSettings, ModelDefaults):
     not_used = ("train_batch_size", "train_batch_size_per_learner", "num_epochs", "minibatch_size", "shuffle_batch_per_epoch")
     old_names: ClassVar[dict[str, str]] = {
         **AggregationSettings.old_names,
-        "lambda": "lambda_",
         "sample_async": "not needed: env runners always sample while the server learns",
     }
     default_learner = A3CTorchLearner

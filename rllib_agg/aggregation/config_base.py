@@ -67,6 +67,9 @@ class StrictConfig(AlgorithmConfig):
         """RLlib's; ``ValueError`` names the settings that do not exist."""
         before = set(vars(self))
         settings = {name: value for name, value in config_dict.items() if name not in NOT_SETTINGS}
+        # RLlib keeps some as attributes that it never reads, which are in the dict of another config as they are
+        if old := [name for name in settings if name in self.old_names and settings[name] != vars(self).get(name, UNSET)]:
+            raise ValueError(self._no_setting(old, ()))
         super().update_from_dict(settings)
         unknown = sorted(set(vars(self)) - before)
         if unknown:
@@ -127,8 +130,8 @@ class StrictConfig(AlgorithmConfig):
         :raises ValueError: if one would be ignored.
         """
         for name, value in kwargs.items():
-            if value is not UNSET and name in (*self.not_used, *OLD_STACK):
-                raise ValueError(f"{type(self).__name__} does not use {name}{OLD_STACK.get(name, '')}")
+            if value is not UNSET and name in self.not_used:
+                raise ValueError(f"{type(self).__name__} does not use {name}")
         if old := [name for name in kwargs if name in self.old_names]:
             raise TypeError(self._no_setting(old, ()))
         super().training(**kwargs)

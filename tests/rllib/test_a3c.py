@@ -409,10 +409,6 @@ def test_infinite_return_masks_an_agent_until_its_next_finite_one() -> None:
         (lambda config: config.training(lr=-0.5), "lr must be a finite number >= 0, got -0.5"),
         (lambda config: config.training(lr=[[0, 0.1], [9, -0.1]]), "lr must be a finite number >= 0, got -0.1"),
         (lambda config: config.training(grad_clip=-2.0), "grad_clip must be a finite number > 0, got -2.0"),
-        (lambda config: config.training(num_epochs=3), "A3C does not use num_epochs; rollout_fragment_length says what"),
-        (lambda config: config.training(minibatch_size=10), "A3C does not use minibatch_size"),
-        (lambda config: config.training(train_batch_size_per_learner=9), "A3C does not use train_batch_size_per_learner"),
-        (lambda config: config.training(shuffle_batch_per_epoch=True), "A3C does not use shuffle_batch_per_epoch"),
         (lambda config: config.training(vf_loss_coeff=-1), "vf_loss_coeff must be a finite number >= 0, got -1"),
         (lambda config: config.env_runners(sample_timeout_s=0), "sample_timeout_s must be a finite number > 0, got 0"),
         (lambda config: config.env_runners(batch_mode="complete_episodes"), "learns from fragments"),
@@ -424,3 +420,11 @@ def test_bad_settings(change: Callable[[A3CConfig], Any], message: str) -> None:
     config = tiny_a3c()
     with pytest.raises(ValueError, match=message):
         change(config).validate()
+
+
+@pytest.mark.parametrize("name", ["num_epochs", "minibatch_size", "train_batch_size_per_learner", "shuffle_batch_per_epoch"])
+def test_settings_that_have_no_effect_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"A3CConfig does not use {name}"):
+        tiny_a3c().training(**{name: 3})
+    with pytest.raises(ValueError, match=f"A3C does not use {name}; rollout_fragment_length says what a gradient is of"):
+        tiny_a3c().update_from_dict({name: 3}).validate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ def a3c() -> Any:
 
 def impala(num_learners: int = 0) -> Any:
     config = AggIMPALAConfig().environment("CartPole-v1").env_runners(num_env_runners=1, rollout_fragment_length=20)
-    return config.rl_module(model_config=TINY).training(train_batch_size_per_learner=40).learners(num_learners=num_learners)
+    config.reporting(min_time_s_per_iteration=0).learners(num_learners=num_learners)
+    return config.rl_module(model_config=TINY).training(train_batch_size_per_learner=40)
 
 
 def qmix() -> Any:
@@ -94,6 +96,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 def whole(algorithm: Any) -> Any:
     state = algorithm.get_state()
+    state["env_runner"].pop("num_env_steps_sampled_lifetime", None)  # which RLlib writes to it at any time
     return plain({name: value for name, value in state.items() if name != "metrics_logger"})
 
 
@@ -104,8 +107,9 @@ def test_a_damaged_checkpoint_changes_nothing(trained: Any, damage: str, tmp_pat
     trained.train()
     before = whole(trained)
     break_it(path)
-    with pytest.raises((ValueError, FileNotFoundError) if message else Exception, match=message) as caught:
+    with pytest.raises((ValueError, FileNotFoundError) if message else Exception) as caught:
         trained.restore_from_path(path)
+    assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value) or not message
     np.testing.assert_equal(whole(trained), before)
     result = trained.train()

@@ -255,12 +255,13 @@ def test_algorithms_are_known_to_tune_by_name(algorithm: type) -> None:
 
 @pytest.mark.parametrize("algorithm", EVERY)
 def test_settings_of_the_old_stacks_model_are_refused(algorithm: Any) -> None:
-    config = algorithm.get_default_config()
-    with pytest.raises(ValueError, match=r"does not use model; set the module up by .rl_module\(model_config="):
-        config.training(model={"fcnet_hiddens": [8]})
-    config.model = {**config.model, "fcnet_hiddens": [8]}  # from a dict
-    with pytest.raises(ValueError, match=r"does not use model; set the module up by .rl_module\(model_config="):
-        config.validate()
+    for change in (
+        lambda config: config.training(model={"fcnet_hiddens": [8]}),
+        lambda config: config.update_from_dict({"model": {"fcnet_hiddens": [8]}}),
+    ):
+        config = change(algorithm.get_default_config())
+        with pytest.raises(ValueError, match=r"does not use model; set the module up by .rl_module\(model_config="):
+            config.validate()
 
 
 @pytest.mark.parametrize(
