@@ -9,8 +9,6 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-import gymnasium as gym
-
 from rl_agg.study.errors import StudyError, extra_of
 from rl_agg.study.spec.study import Cell
 from rl_agg.validation import unknown_choice
@@ -41,6 +39,8 @@ def wrapped(cell: Cell, env: Any) -> Any:
 
     :raises StudyError: as :func:`import_system`, or if one is no wrapper.
     """
+    import gymnasium as gym  # a host may have no need of it
+
     where = f"environments.{cell.environment_name}.wrappers"
     for wrapper in cell.environment.wrappers:
         kind: Any = _import_class(wrapper.wrapper, where)
