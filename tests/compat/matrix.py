@@ -20,6 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".compat"
 TABLE = ROOT / "docs" / "versions_table.md"
+BESIDE_TABLE = ROOT / "docs" / "beside_table.md"
+BESIDE = ("wandb", "optuna", "mlflow", "ale-py", "imitation", "supersuit", "opencv-python", "gymnasium[atari]")
+"""What Stable-Baselines3's users have installed as well."""
+
 SHOWN = ("stable-baselines3", "gymnasium", "ray", "torch", "numpy", "scipy")
 
 SB3 = [
@@ -108,11 +112,40 @@ def _versions(python: Path) -> dict[str, str]:
     return {name: found.get(name, "-") for name in SHOWN}
 
 
+def _name(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def write_beside() -> None:
+    """Let pip resolve rl-agg[sb3] beside packages that SB3's users have, and write what came out."""
+    lines = ["| beside | resolves to |", "|---|---|"]
+    for package in BESIDE:
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+        done = subprocess.run([*command, ".[sb3]", TORCH, package], cwd=ROOT, capture_output=True, text=True, check=False)
+        outcome = "does not"
+        if done.returncode == 0:
+            found = {
+                _name(item["metadata"]["name"]): item["metadata"]["version"] for item in json.loads(done.stdout)["install"]
+            }
+            shown = dict.fromkeys((_name(re.split(r"[\[=<>]", package)[0]), "stable-baselines3", "gymnasium", "numpy"))
+            outcome = ", ".join(f"{each} {found[each]}" for each in shown)
+        lines.append(f"| {package} | {outcome} |")
+        print(lines[-1], flush=True)
+    BESIDE_TABLE.write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     """Run the cells that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cells", nargs="*", choices=[*CELLS, []], metavar="CELL", help=", ".join(CELLS))
-    chosen = parser.parse_args().cells or list(CELLS)
+    parser.add_argument("cells", nargs="*", metavar="CELL", help=", ".join(CELLS))
+    parser.add_argument("--beside", action="store_true", help="only resolve rl-agg[sb3] beside other packages")
+    options = parser.parse_args()
+    if options.beside:
+        write_beside()
+        return
+    if unknown := set(options.cells) - CELLS.keys():
+        parser.error(f"no cell {', '.join(sorted(unknown))}; choose from {', '.join(CELLS)}")
+    chosen = options.cells or list(CELLS)
     kept = FOLDER / "outcomes.json"
     outcomes: dict[str, dict[str, str]] = json.loads(kept.read_text()) if kept.exists() else {}
     for name in chosen:
