@@ -18,7 +18,7 @@ SLOW_teams := $(TEAMS)
 SLOW_study := tests/study
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow browser bare compat lint docs clean
+.PHONY: help demo test remote slow browser bare compat lint docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -29,6 +29,9 @@ demo: $(VENV)/.installed ## Train PPO on CartPole with four rules, then show a t
 
 test: $(VENV)/.installed-dev ## Run the test suite
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=15
+
+remote: $(VENV)/.installed-dev ## Run the tests of learners, env runners and workers in processes of their own, which CI runs too
+	$(PYTEST) -m 'remote and not slow' --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=15 tests
 
 slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each, or a part: GROUP=core, sb3, rllib, teams or study
 	$(if $(SLOW_$(GROUP)),,$(error unknown GROUP=$(GROUP): choose from all core sb3 rllib teams study))

@@ -64,7 +64,9 @@ def test_distributions_hold_what_they_should(built: Path) -> None:
 
 
 def test_a_study_runs_and_is_reported(installed: Path, tmp_path: Path) -> None:
-    where = run(sys.executable, "-c", "import rl_agg, sb3_agg, rllib_agg; print(rl_agg.__file__)", cwd=tmp_path, path=installed)
+    where = run(
+        sys.executable, "-c", "import rl_agg, sb3_agg, rllib_agg; print(rl_agg.__file__)", cwd=tmp_path, path=installed
+    )
     assert str(installed) in where
     (tmp_path / "spec.yaml").write_text(SPEC)
     command = installed / "bin" / "rl-agg"

@@ -17,6 +17,8 @@ import pytest
 import torch
 from ray import cloudpickle, tune
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.examples.rl_modules.classes.lstm_containing_rlm import LSTMContainingRLModule
 
 from rl_agg import Scheme, Weighting
 from rl_agg.arrivals import ArrivalExchange
@@ -106,6 +108,7 @@ def test_metrics_do_not_count_the_bootstrap_step(algorithm: A3C) -> None:
     assert result["episode_len_mean"] == result["episode_return_mean"]  # CartPole pays 1 a step
 
 
+@pytest.mark.remote
 def test_remote_runners_answer_with_what_they_were_sent(ray_session: None, tmp_path: Path) -> None:
     config = tiny_a3c(2, aggregation="r_weighted")
     algorithm = config.evaluation(evaluation_interval=100, evaluation_duration=1).build_algo()
@@ -162,6 +165,7 @@ def assert_same_parameters(one: A3C, other: A3C) -> None:
     np.testing.assert_equal(other.learner.get_state()["rl_module"], one.learner.get_state()["rl_module"])
 
 
+@pytest.mark.remote
 def test_a_gate_that_lets_all_send_changes_nothing(ray_session: None) -> None:
     every, counted = trained()
     lazy, logged = trained(communication="lag", communication_kwargs={"xi": 0.0})
@@ -428,3 +432,11 @@ def test_settings_that_have_no_effect_are_refused(name: str) -> None:
         tiny_a3c().training(**{name: 3})
     with pytest.raises(ValueError, match=f"A3C does not use {name}; rollout_fragment_length says what a gradient is of"):
         tiny_a3c().update_from_dict({name: 3}).validate()
+
+
+def test_a_recurrent_module_of_a_users_own_is_refused(ray_session: None) -> None:
+    settings = {"lstm_cell_size": 8, "dense_layers": [8], "max_seq_len": 10}
+    spec = RLModuleSpec(module_class=LSTMContainingRLModule, model_config=settings)
+    config = tiny_a3c().env_runners(num_env_runners=0).rl_module(rl_module_spec=spec)
+    with pytest.raises(ValueError, match="A3C takes MLP and CNN modules; LSTMContainingRLModule is recurrent"):
+        config.build_algo()

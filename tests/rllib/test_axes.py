@@ -203,6 +203,7 @@ def members() -> None:
 
 
 @pytest.mark.parametrize("aggregation", ["first_one", pytest.param("by_number", marks=pytest.mark.slow)])
+@pytest.mark.remote
 def test_registered_members_reach_remote_learners(
     aggregation: str, members: None, spaces: dict[str, Any], sample: Callable[[], list[Any]]
 ) -> None:

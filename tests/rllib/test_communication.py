@@ -26,7 +26,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 EVERY = {"communication": "every", "communication_kwargs": {}, "attack": None}
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids="learners{}".format)
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.remote)], ids="learners{}".format)
 def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
     group = start_group(spaces, request.param, aggregation="median", advantage_norm="none")
     group.config.shard_by_agent = True  # so that samples stay what they are when an agent is left out

@@ -34,6 +34,7 @@ def remote(ray_session: None) -> Iterator[ES]:
     algorithm.stop()
 
 
+@pytest.mark.remote
 def test_two_runners_give_the_parameters_of_the_core(remote: ES, tmp_path: Path) -> None:
     for _ in range(6):
         result = remote.train()
@@ -50,6 +51,7 @@ def test_two_runners_give_the_parameters_of_the_core(remote: ES, tmp_path: Path)
     assert result["env_runners"]["centre"]["episode_return_mean"] > 0
 
 
+@pytest.mark.remote
 def test_killed_runner_changes_nothing(remote: ES) -> None:
     before = remote.server.num_updates
     pids = remote.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
@@ -62,6 +64,7 @@ def test_killed_runner_changes_nothing(remote: ES) -> None:
     assert agg(result)["masked_agents"] == 0
 
 
+@pytest.mark.remote
 def test_with_all_runners_killed_the_update_is_repeated(remote: ES) -> None:
     remote.train()
     before = remote.server.num_updates

@@ -18,7 +18,10 @@ SCRIPTS = [
     pytest.param(
         *("rllib_multi_learner.py", ["--iterations", "2", "--train-batch-size", "250"], "mixed sign"), marks=pytest.mark.slow
     ),
-    ("rllib_a3c.py", ["--iterations", "2", "--gradients-per-iteration", "5", "--num-env-runners", "1"], "staleness"),
+    pytest.param(
+        *("rllib_a3c.py", ["--iterations", "2", "--gradients-per-iteration", "5", "--num-env-runners", "1"], "staleness"),
+        marks=pytest.mark.remote,
+    ),
     ("rllib_es.py", ["--iterations", "2", "--population", "6", "--expected-messages", "2"], "sent"),
 ]
 
@@ -59,6 +62,7 @@ def test_impala_example_runs(
     assert int(last[1]) >= 400
 
 
+@pytest.mark.remote
 def test_tune_example_runs(
     ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -21,6 +21,8 @@ from tests.rllib.results import MODULE, agg, agg_of_first_update
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.remote
+
 
 def die(actor: Any) -> None:
     sys.exit(1)

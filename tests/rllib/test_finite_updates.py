@@ -24,7 +24,7 @@ MODULE = "default_policy"
 BAD = 2
 
 
-@pytest.fixture(scope="module", params=[0, 2], ids="learners{}".format)
+@pytest.fixture(scope="module", params=[0, pytest.param(2, marks=pytest.mark.remote)], ids="learners{}".format)
 def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
     config = tiny_ppo(aggregation="r_weighted", advantage_norm="agent").learners(
         num_learners=request.param, shard_by_agent=True

@@ -24,7 +24,11 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 RULES = ("sum", "mean", "r_weighted", "l_weighted")
 
 
-@pytest.fixture(scope="module", params=[0, 1, pytest.param(2, marks=pytest.mark.slow), 3], ids="learners{}".format)
+@pytest.fixture(
+    scope="module",
+    params=[0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.remote)],
+    ids="learners{}".format,
+)
 def group(request: pytest.FixtureRequest, spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
     group = start_group(spaces, request.param, advantage_norm="none")
     yield group

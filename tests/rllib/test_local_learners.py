@@ -25,6 +25,8 @@ from tests.rllib.ppo_configs import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+pytestmark = pytest.mark.remote
+
 Weights = dict[str, NDArray[np.float32]]
 SETTINGS = {"aggregation": "fedavg", "advantage_norm": "stock", "use_kl_loss": False, "num_epochs": 3, "lr": 1e-3}
 DEFAULTS: dict[str, Any] = {

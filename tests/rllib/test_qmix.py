@@ -55,6 +55,7 @@ def remote(ray_session: None) -> Iterator[QMIX]:
     del BACKENDS["stroll"]
 
 
+@pytest.mark.remote
 def test_the_number_of_runners_changes_nothing(remote: QMIX) -> None:
     local = tiny("stroll/corridor", **SHARING).build_algo()
     for _ in range(4):

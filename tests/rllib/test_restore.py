@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from ray import cloudpickle
 
@@ -83,6 +84,7 @@ def runner_weights(runner: Any) -> dict[str, Any]:
     return {name: np.asarray(value) for name, value in runner.module.get_state().items()}
 
 
+@pytest.mark.remote
 def test_older_checkpoint_in_place_reaches_the_env_runners(ray_session: None, tmp_path: Path) -> None:
     algorithm = remote_ppo().env_runners(num_env_runners=1).build_algo()
     algorithm.train()

@@ -70,6 +70,7 @@ def group(spaces: dict[str, Any]) -> Iterator[AggLearnerGroup]:
 
 @pytest.mark.parametrize("by_agent", [True, False])
 @pytest.mark.parametrize("num_epochs", [1, 3])
+@pytest.mark.remote
 def test_two_learners_without_minibatches(
     by_agent: bool, num_epochs: int, group: AggLearnerGroup, sample: Callable[[], list[Any]]
 ) -> None:

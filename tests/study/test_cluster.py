@@ -83,6 +83,7 @@ def test_a_cluster_gives_the_same_records(
         pd.testing.assert_frame_equal(sent, written, check_exact=True)
 
 
+@pytest.mark.remote
 def test_no_cluster_is_reported(
     tiny: Callable[..., Study], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def files_of(store):
     return {file.name: file.stat().st_mtime_ns for file in (store.directory / "cells").glob("*.parquet")}
 
 
+@pytest.mark.remote
 def test_finished_cells_are_not_run_again_and_damaged_ones_are(run, tiny, tmp_path):
     study = tiny(seeds=1)
     failed, shown = run(study, workers=2)

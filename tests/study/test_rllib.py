@@ -69,6 +69,7 @@ def test_the_network_is_the_papers(ray_session: None) -> None:
     assert (config.seed, config.num_envs_per_env_runner) == (0, 4)
 
 
+@pytest.mark.remote
 def test_workers_of_its_own(ray_session: None, tmp_path: Path) -> None:
     """A3C's run in processes of their own, for which Ray sets CPUs aside."""
     settings = {"gradients_per_iteration": 4, "num_env_runners": 2, "rollout_fragment_length": 16}
