@@ -152,7 +152,8 @@ def open_environments(environment: str | Callable[[], gym.Env[Any, Any]], settin
         importlib.import_module(module)
     spec = gym.spec(environment)
     unlimited = settings.get("max_episode_steps") == -1  # Gymnasium's, but not of vector entry points
-    if str(getattr(spec, "vector_entry_point", None)) in VECTOR_STARTS and not spec.additional_wrappers and not unlimited:
+    has_vectors = hasattr(gym, "VectorizeMode") and str(spec.vector_entry_point) in VECTOR_STARTS  # from Gymnasium 1.0 on
+    if has_vectors and not spec.additional_wrappers and not unlimited:
         return VectorEnvironments(environment, settings)
     return ListedEnvironments(lambda: gym.make(environment, disable_env_checker=True, **settings))
 

@@ -40,7 +40,7 @@ class ObservationEncoder:
         return np.asarray(observations, dtype=np.float32).reshape(len(observations), self.size)
 
 
-def check_first_action(space: gym.spaces.Discrete[Any]) -> None:
+def check_first_action(space: "gym.spaces.Discrete[Any]") -> None:
     """Raise if actions do not begin at 0, because other users of the trained network, as RLlib, count from there.
 
     :raises ValueError: naming the remedy.

@@ -60,12 +60,12 @@ def _tests(**folders: list[str]) -> tuple[str, ...]:
 
 CELLS = {
     "oldest SB3": Cell(
-        "sb3",
+        "sb3,torchjd",
         ("stable-baselines3==2.3.0", "sb3-contrib==2.3.0", "gymnasium==0.29.1", "numpy==1.26.4", "scipy==1.11.4"),
-        _tests(core=CORE, sb3=SB3),
+        _tests(core=CORE[:-1], sb3=SB3),  # those of the last one are written with wrappers of Gymnasium 1
     ),
     "SB3 2.6": Cell(
-        "sb3,envs,study",
+        "sb3,torchjd,envs,study",
         ("stable-baselines3==2.6.0", "sb3-contrib==2.6.0", "gymnasium==1.1.1", "numpy==2.1.3", "scipy==1.14.1"),
         _tests(core=CORE, sb3=SB3, study=STUDY),
     ),
@@ -94,7 +94,7 @@ def run(cell: Cell, name: str) -> dict[str, str]:
 
         dev = ["pytest>=9", "hypothesis>=6.100", "sybil>=10", "tensorboard", "msgpack-numpy"]
         failed = call(sys.executable, "-m", "venv", place) or call(
-            *(python, "-m", "pip", "install", "--quiet", "--editable", f".[{cell.extras}]", TORCH, *cell.pins, *dev)
+            *(python, "-m", "pip", "install", "-qq", "--editable", f".[{cell.extras}]", TORCH, *cell.pins, *dev)
         )
         outcome = "not installed"
         if not failed:
@@ -108,7 +108,7 @@ def run(cell: Cell, name: str) -> dict[str, str]:
 
 def _versions(python: Path) -> dict[str, str]:
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
-    found = {each["name"]: each["version"] for each in json.loads(listed.stdout)}
+    found = {_name(each["name"]): each["version"] for each in json.loads(listed.stdout)}
     return {name: found.get(name, "-") for name in SHOWN}
 
 
