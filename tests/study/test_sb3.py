@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from importlib.util import find_spec
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +19,8 @@ from rl_agg.study.errors import StudyError
 from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.study import Budget, Environment, System, Wrapper
 from sb3_agg.study import Sb3Runner
+
+ENVPOOL = pytest.mark.skipif(find_spec("envpool") is None, reason="the extra envpool is not installed")
 
 
 def run(cell):
@@ -178,7 +181,12 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
             ["a class of torch.optim", "'SDG'"],
         ),
         (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["cannot be built", "CartPole"]),
-        (System("stable_baselines3:PPO"), {"id": "envpool/CartPole-v9"}, ["EnvPool", "did you mean 'CartPole-v1'"]),
+        pytest.param(
+            System("stable_baselines3:PPO"),
+            {"id": "envpool/CartPole-v9"},
+            ["EnvPool", "did you mean 'CartPole-v1'"],
+            marks=ENVPOOL,
+        ),
         (
             System("stable_baselines3:PPO"),
             {"id": "envpool/CartPole-v1", "unequal": [{"agents": [0], "broken_sensors": True}]},
@@ -247,6 +255,7 @@ def test_a_lost_life_is_no_episode(tiny):
         assert update.episodes == 4
 
 
+@ENVPOOL
 def test_environments_of_envpool_run(tiny):
     settings = {"n_steps": 64, "batch_size": 64, "n_epochs": 1}
     environment = Environment(num_agents=4, normalize=True, env_kwargs={"max_episode_steps": 20}, settings=settings)
