@@ -139,9 +139,9 @@ class ServerAlgorithm(RestoringAlgorithm):
             if not runners:
                 time.sleep(SECONDS_BETWEEN_PROBES)
                 self.restore_env_runners(self.env_runner_group)
-                if reports or not self.config.restart_failed_env_runners:
+                if not self.config.restart_failed_env_runners:
                     break
-                continue
+                continue  # as long as there is time: missing reports come from restarted runners
             parts = np.array_split(missing, min(len(runners), len(missing)))
             answers = self.env_runner_group.foreach_env_runner(  # without those of runners that die or take too long
                 "run_agents",
