@@ -1,11 +1,25 @@
-"""Whether a method that stands before another in the order of classes passes on to it."""
+"""Methods that stand before a mixin's in the order of classes, and do not call them."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from types import CodeType, FunctionType
 from typing import Any
 
 
-def passes_on(kind: type, name: str) -> bool:
+def blocking(cls: type, mixin: type, names: tuple[str, ...]) -> Iterator[tuple[type, str]]:
+    """Classes and methods of theirs that would be called in place of a mixin's.
+
+    :param mixin: One of those that ``cls`` derives from.
+    :param names: Of the mixin's methods.
+    """
+    order = cls.__mro__
+    for kind in order[: order.index(mixin)]:
+        for name in names:
+            if name in vars(kind) and not _passes_on(kind, name):
+                yield kind, name
+
+
+def _passes_on(kind: type, name: str) -> bool:
     """Whether a method's code names the method itself, there or in other methods of the class that it names."""
     methods = {key: item for key, item in vars(kind).items() if isinstance(item, FunctionType)}
     if name not in methods:

@@ -1,8 +1,8 @@
-"""Methods that stand before the mixin's in the order of classes, and whether they pass on to them."""
+"""Refusing classes whose methods would be called in place of the mixin's."""
 
 from __future__ import annotations
 
-from rl_agg.inheritance import passes_on
+from rl_agg.inheritance import blocking
 from sb3_agg.patching import is_stock
 
 HOOKED = ("train", "collect_rollouts", "_update_info_buffer", "_setup_learn", "_setup_model")
@@ -16,18 +16,15 @@ def check_overrides(cls: type, mixin: type) -> None:
     :param mixin: One of those it derives from.
     :raises TypeError: if one does, naming how to write it instead.
     """
-    order = cls.__mro__
-    for kind in order[: order.index(mixin)]:
-        for name in HOOKED:
-            if name in vars(kind) and not passes_on(kind, name):
-                remedy = f"name the mixin first: class {cls.__name__}({mixin.__name__}, {kind.__name__})"
-                if issubclass(kind, mixin):
-                    stock = next(base.__name__ for base in order if is_stock(base))
-                    remedy = (
-                        f"call it, or make {name}() a method of a class My{stock}({stock}) and combine the two: "
-                        f"class {cls.__name__}({mixin.__name__}, My{stock})"
-                    )
-                raise TypeError(
-                    f"{kind.__name__}.{name}() would be called in place of {mixin.__name__}.{name}() and does not call "
-                    f"super().{name}(), so nothing would be aggregated; {remedy}"
-                )
+    for kind, name in blocking(cls, mixin, HOOKED):
+        remedy = f"name the mixin first: class {cls.__name__}({mixin.__name__}, {kind.__name__})"
+        if issubclass(kind, mixin):
+            stock = next(base.__name__ for base in cls.__mro__ if is_stock(base))
+            remedy = (
+                f"call it, or make {name}() a method of a class My{stock}({stock}) and combine the two: "
+                f"class {cls.__name__}({mixin.__name__}, My{stock})"
+            )
+        raise TypeError(
+            f"{kind.__name__}.{name}() would be called in place of {mixin.__name__}.{name}() and does not call "
+            f"super().{name}(), so nothing would be aggregated; {remedy}"
+        )

@@ -21,7 +21,7 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.util import log_once
 from torch import Tensor, distributed
 
-from rl_agg.inheritance import passes_on
+from rl_agg.inheritance import blocking
 from rl_agg.per_agent_gradients import trained_parameters
 from rllib_agg.aggregation._compat import average_gradients, own_arrays
 from rllib_agg.aggregation.agents import AGENT, TagUntagged, warn_of_untagged
@@ -54,16 +54,13 @@ def check_learner(kind: type) -> None:
             f"with a learner of rllib_agg, as class My{kind.__name__}({kind.__name__}, AggPPOTorchLearner), or derive it from "
             "AggLearnerMixin and RLlib's, with a losses_per_sample() of your own"
         )
-    order = kind.__mro__
-    for own in order[: order.index(AggLearnerMixin)] if AggLearnerMixin in order else ():
-        for name in HOOKED:
-            if name in vars(own) and not passes_on(own, name):
-                remedy = "override losses_per_sample() instead, or call it" if "loss" in name else "call it"
-                if own.__module__.startswith("ray."):
-                    remedy = f"name AggLearnerMixin, or the learner of rllib_agg, before {own.__name__}"
-                raise ValueError(
-                    f"{own.__name__}.{name}() does not call super().{name}(), so that nothing would be aggregated; {remedy}"
-                )
+    for own, name in blocking(kind, AggLearnerMixin, HOOKED) if issubclass(kind, AggLearnerMixin) else ():
+        remedy = "override losses_per_sample() instead, or call it" if "loss" in name else "call it"
+        if own.__module__.startswith("ray."):
+            remedy = f"name AggLearnerMixin, or the learner of rllib_agg, before {own.__name__}"
+        raise ValueError(
+            f"{own.__name__}.{name}() does not call super().{name}(), so that nothing would be aggregated; {remedy}"
+        )
 
 
 class AggLearnerMixin(FiniteSteps):
