@@ -43,16 +43,14 @@ def agent_number(agents: str, worker_index: int | None, num_envs_per_env_runner:
 
 def agent_of(episode: Any) -> int:
     """The agent that a tagged episode, single- or multi-agent, comes from."""
-    chunk = next(chunk for chunk in single_agent_episodes(episode) if len(chunk))
+    chunk = next(single_agent_episodes(episode))
     return int(chunk.get_extra_model_outputs(AGENT, 0))
 
 
 def single_agent_episodes(episode: Any) -> Iterator[Any]:
-    """The episode itself, or those of its agents if it is a multi-agent one."""
-    if hasattr(episode, "agent_episodes"):
-        yield from episode.agent_episodes.values()
-    else:
-        yield episode
+    """The episode itself, or those of its agents if it is a multi-agent one; those without a step are left out."""
+    parts = episode.agent_episodes.values() if hasattr(episode, "agent_episodes") else [episode]
+    return (chunk for chunk in parts if len(chunk))
 
 
 def tag(chunk: Any, agent: int, total: float | None) -> None:
@@ -72,11 +70,11 @@ def tag(chunk: Any, agent: int, total: float | None) -> None:
 def tag_untagged(episodes: Iterable[Any]) -> None:
     """Count what no env runner has tagged as agent 0's, and say so once.
 
-    Only a whole episode tells its return; chunks are of episodes that cannot be told apart by then.
+    A return is known of whole episodes only: nothing relates the chunks of others.
     """
     for episode in episodes:
         for chunk in single_agent_episodes(episode):
-            if len(chunk) and AGENT not in chunk.extra_model_outputs:
+            if AGENT not in chunk.extra_model_outputs:
                 tag(chunk, 0, _own_total(chunk))
                 warn_of_untagged()
 
@@ -137,8 +135,7 @@ class AgentTagging(RLlibCallback):
                 continue
             so_far = dict(before.get(episode.id_, {}))  # for each copy of a chunk anew
             for chunk in single_agent_episodes(episode):
-                if len(chunk):
-                    tag(chunk, self._agents[episode.id_], _total(chunk, so_far))
+                tag(chunk, self._agents[episode.id_], _total(chunk, so_far))
             after.setdefault(episode.id_, so_far)
         # An episode that is over, or was thrown away by a reset, does not come again.
         alive = set(self._newest.values())
@@ -154,8 +151,7 @@ def tag_added(*, samples: Any, env_runner: Any = None, **kwargs: Any) -> None:
         if not _is_tagged(episode):
             agent = next(agents)
             for chunk in single_agent_episodes(episode):
-                if len(chunk):
-                    tag(chunk, agent, _own_total(chunk))
+                tag(chunk, agent, _own_total(chunk))
 
 
 class TagsSamples:

@@ -101,8 +101,7 @@ def _steps_by_module(episodes: list[Any]) -> dict[Any, int]:
     steps: dict[Any, int] = defaultdict(int)
     for episode in episodes:
         for chunk in single_agent_episodes(episode):
-            if len(chunk):
-                steps[chunk.module_id] += len(chunk)
+            steps[chunk.module_id] += len(chunk)
     return dict(steps)
 
 
