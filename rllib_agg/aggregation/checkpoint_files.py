@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 import pickle
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ LEARNER = pathlib.PurePosixPath(COMPONENT_LEARNER_GROUP, COMPONENT_LEARNER)
 NEEDED = (pathlib.PurePosixPath(Algorithm.STATE_FILE_NAME), LEARNER / Learner.STATE_FILE_NAME)
 """Files without which nothing is restored, less their suffixes."""
 
-READERS: dict[str, Callable[[io.BytesIO], Any]] = {
+READERS: dict[str, Callable[[Any], Any]] = {
     ".pkl": pickle.load,
     ".msgpack": lambda stream: try_import_msgpack(error=True).load(stream, strict_map_key=False),
 }
@@ -35,45 +34,43 @@ def check_checkpoint(algorithm: Algorithm, path: str | pathlib.Path, filesystem:
     :raises FileNotFoundError: if it does not exist.
     :raises ValueError: naming the file that is missing or damaged, or what does not fit.
     """
-    files = _read(path, filesystem)
-    _check_class(type(algorithm), files, path)
-    states = {}
-    for file, content in files.items():
-        name = file.with_suffix("")
-        if file.suffix in READERS and name.name in {*(needed.name for needed in NEEDED), RLModule.STATE_FILE_NAME}:
-            try:
-                states[name] = READERS[file.suffix](io.BytesIO(content))
-            except Exception as error:
-                raise ValueError(f"{file} in checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
-    for needed in NEEDED:
-        if needed not in states:
-            raise ValueError(f"checkpoint {path} is not complete: {needed}.pkl is missing")
-    group: Any = algorithm.learner_group
-    for module_id, weights in group.get_weights().items():
-        _check_weights(
-            module_id, weights, states.get(LEARNER / COMPONENT_RL_MODULE / module_id / RLModule.STATE_FILE_NAME), path
-        )
-
-
-def _read(path: str | pathlib.Path, filesystem: pyarrow.fs.FileSystem | None) -> dict[pathlib.PurePosixPath, bytes]:
-    """The contents of files, by their paths within a folder."""
     where = str(path)
     if filesystem is None:
         filesystem, where = pyarrow.fs.FileSystem.from_uri(where)
     if filesystem.get_file_info(where).type != pyarrow.fs.FileType.Directory:
         raise FileNotFoundError(f"there is no folder {path}")
-    contents = {}
+    _check_class(type(algorithm), filesystem, where, path)
+    found, weights = set(), {}
     for info in filesystem.get_file_info(pyarrow.fs.FileSelector(where, recursive=True)):
-        if info.type == pyarrow.fs.FileType.File:
-            with filesystem.open_input_stream(info.path) as stream:
-                contents[pathlib.PurePosixPath(info.path).relative_to(where)] = stream.read()
-    return contents
+        file = pathlib.PurePosixPath(info.path).relative_to(where)
+        name = file.with_suffix("")
+        is_module = name.name == RLModule.STATE_FILE_NAME
+        if file.suffix in READERS and (is_module or name in NEEDED):
+            found.add(name)
+            state = _loaded(filesystem, info.path, file, path)
+            if is_module:  # the others may hold a replay
+                weights[name.parent] = state
+    for needed in NEEDED:
+        if needed not in found:
+            raise ValueError(f"checkpoint {path} is not complete: {needed}.pkl is missing")
+    group: Any = algorithm.learner_group
+    for module_id, own in group.get_weights().items():
+        _check_weights(module_id, own, weights.get(LEARNER / COMPONENT_RL_MODULE / module_id), path)
 
 
-def _check_class(own: type, files: Mapping[pathlib.PurePosixPath, bytes], path: str | pathlib.Path) -> None:
+def _loaded(filesystem: pyarrow.fs.FileSystem, place: str, file: pathlib.PurePosixPath, path: str | pathlib.Path) -> Any:
     try:
-        saved = pickle.loads(files[pathlib.PurePosixPath(Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME)])["class"]
-    except Exception:  # of another Python, or of classes that are not installed here: the states tell
+        with filesystem.open_input_stream(place) as stream:
+            return READERS[file.suffix](stream)
+    except Exception as error:
+        raise ValueError(f"{file} in checkpoint {path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _check_class(own: type, filesystem: pyarrow.fs.FileSystem, where: str, path: str | pathlib.Path) -> None:
+    try:
+        with filesystem.open_input_stream(f"{where}/{Algorithm.CLASS_AND_CTOR_ARGS_FILE_NAME}") as stream:
+            saved = pickle.load(stream)["class"]
+    except Exception:  # of another Python, or of classes that are not installed here: the states decide
         return
     if not issubclass(own, saved) and not issubclass(saved, own):
         raise ValueError(f"checkpoint {path} is one of {saved.__name__}, not of {own.__name__}")
