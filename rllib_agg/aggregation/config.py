@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils import force_list
@@ -277,7 +279,8 @@ class AggConfigMixin(AggregationSettings):
 
 
 def _check_losses(spec: Any) -> None:
-    for module_id, own in spec.rl_module_specs.items():
+    specs: Any = spec.rl_module_specs if isinstance(spec, MultiRLModuleSpec) else {DEFAULT_MODULE_ID: spec}
+    for module_id, own in specs.items():
         if isinstance(own.module_class, type) and issubclass(own.module_class, SelfSupervisedLossAPI):
             raise ValueError(
                 f"module {module_id!r} ({own.module_class.__name__}) has a loss of its own, whose gradient all learners "
