@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".compat"
 TABLE = ROOT / "docs" / "versions_table.md"
-BESIDE_TABLE = ROOT / "docs" / "beside_table.md"
-BESIDE = ("wandb", "optuna", "mlflow", "ale-py", "imitation", "supersuit", "opencv-python", "gymnasium[atari]")
+COMPANIONS_TABLE = ROOT / "docs" / "companions_table.md"
+COMPANIONS = ("wandb", "optuna", "mlflow", "ale-py", "imitation", "supersuit", "opencv-python", "gymnasium[atari]")
 """What Stable-Baselines3's users have installed as well."""
 
 SHOWN = ("stable-baselines3", "gymnasium", "ray", "torch", "numpy", "scipy")
@@ -86,7 +86,7 @@ def run(cell: Cell, name: str) -> dict[str, str]:
     FOLDER.mkdir(exist_ok=True)
     shutil.rmtree(place, ignore_errors=True)
     python = place / "bin" / "python"
-    tests = ["pytest", "-q", "-p", "no:cacheprovider", "--tb=line", "-x" if name == "newest" else "--maxfail=20"]
+    tests = ["pytest", "-q", "-p", "no:cacheprovider", "--tb=line", "--maxfail=20"]
     with open(log, "w", encoding="utf-8") as out:
 
         def call(*command: str | Path) -> int:
@@ -116,10 +116,10 @@ def _name(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def write_beside() -> None:
-    """Let pip resolve rl-agg[sb3] beside packages that SB3's users have, and write what came out."""
-    lines = ["| beside | resolves to |", "|---|---|"]
-    for package in BESIDE:
+def write_companions() -> None:
+    """Let pip resolve rl-agg[sb3] together with packages that SB3's users have, and write what came out."""
+    lines = ["| together with | resolves to |", "|---|---|"]
+    for package in COMPANIONS:
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
         done = subprocess.run([*command, ".[sb3]", TORCH, package], cwd=ROOT, capture_output=True, text=True, check=False)
         outcome = "does not"
@@ -131,17 +131,17 @@ def write_beside() -> None:
             outcome = ", ".join(f"{each} {found[each]}" for each in shown)
         lines.append(f"| {package} | {outcome} |")
         print(lines[-1], flush=True)
-    BESIDE_TABLE.write_text("\n".join(lines) + "\n")
+    COMPANIONS_TABLE.write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:
     """Run the cells that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cells", nargs="*", metavar="CELL", help=", ".join(CELLS))
-    parser.add_argument("--beside", action="store_true", help="only resolve rl-agg[sb3] beside other packages")
+    parser.add_argument("--companions", action="store_true", help="only resolve rl-agg[sb3] together with other packages")
     options = parser.parse_args()
-    if options.beside:
-        write_beside()
+    if options.companions:
+        write_companions()
         return
     if unknown := set(options.cells) - CELLS.keys():
         parser.error(f"no cell {', '.join(sorted(unknown))}; choose from {', '.join(CELLS)}")

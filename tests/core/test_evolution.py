@@ -21,8 +21,8 @@ from rl_agg.gates import Drawn, ScoreGate
 from rl_agg.seeding import PURPOSES, chances, episode_seeds, fresh_run, stream
 
 
-def told(strategy: EvolutionStrategy, returns: Any) -> None:
-    """Whatever was asked for returned this."""
+def tell(strategy: EvolutionStrategy, returns: Any) -> None:
+    """Learn from these returns, whatever the parameters of :meth:`ask` are."""
     strategy.ask()
     strategy.tell(returns)
 
@@ -93,7 +93,7 @@ def test_gradient_sums_in_double_precision_to_1e_6() -> None:
     returns = np.random.default_rng(0).uniform(0, 500, 50).astype(np.float32)
     noise = Perturbations(5, 200, antithetic=False).draw(0, np.arange(50)).astype(np.float64)
     expected = sum(float(f) * row for f, row in zip(returns, noise, strict=True)) / (50 * 0.05)
-    told(strategy, returns)
+    tell(strategy, returns)
     assert np.linalg.norm(strategy.theta - expected) / np.linalg.norm(expected) < 1e-6
 
 
@@ -178,7 +178,7 @@ def test_returns_that_are_not_finite_are_masked() -> None:
     np.testing.assert_allclose(strategy.theta, returns[finite] @ noise[finite] / (6 * 0.05), rtol=1e-4)
     assert (strategy.num_masked, strategy.num_skipped, strategy.ledger.messages) == (2, 0, 6)
     before = strategy.theta
-    told(strategy, np.full(8, np.nan))
+    tell(strategy, np.full(8, np.nan))
     assert (strategy.theta == before).all()
     assert (strategy.num_skipped, strategy.num_updates) == (1, 2)
 
@@ -195,11 +195,11 @@ def test_returns_that_are_not_finite_are_masked() -> None:
 def test_another_gate_or_optimizer_begins_afresh(before: dict[str, object], after: dict[str, object]) -> None:
     saved, other, fresh = (EvolutionStrategy(np.zeros(3), population=8, run=0, **each) for each in (before, after, after))
     for strategy in (saved, other):
-        told(strategy, np.arange(8.0))
+        tell(strategy, np.arange(8.0))
     other.load_state_dict(saved.state_dict())
     fresh.theta, fresh.num_updates = saved.theta.copy(), 1
     for strategy in (other, fresh):
-        told(strategy, np.arange(8.0) ** 2)
+        tell(strategy, np.arange(8.0) ** 2)
     assert (other.theta == fresh.theta).all()
     assert other.ledger.messages == 16
 
@@ -207,7 +207,7 @@ def test_another_gate_or_optimizer_begins_afresh(before: dict[str, object], afte
 def test_messages_and_bytes() -> None:
     strategy = EvolutionStrategy(np.zeros(10), population=6, communication="random", expected_messages=3, run=0)
     for _ in range(50):
-        told(strategy, np.arange(6.0))
+        tell(strategy, np.arange(6.0))
     ledger = strategy.ledger
     assert ledger.bytes == 6 * ledger.messages  # a return and the agent's number
     assert ledger.bytes_down == 50 * 6 * 40
@@ -238,7 +238,7 @@ FOUR = {"population": 4, "antithetic": False, "run": 3, "optimizer": "sgd", "lr"
 def test_rules_over_scores_weigh_the_noise(fitness: Any, settings: dict[str, Any], expected: list[float]) -> None:
     strategy = EvolutionStrategy(np.zeros(6), fitness=fitness, fitness_kwargs=settings, **FOUR)
     noise = noises(strategy)
-    told(strategy, [1.0, 2.0, 3.0, 4.0])
+    tell(strategy, [1.0, 2.0, 3.0, 4.0])
     np.testing.assert_allclose(strategy.theta, np.array(expected) @ noise / (4 * 0.5), rtol=1e-5, atol=1e-6)
 
 
@@ -270,9 +270,9 @@ def test_gates_and_rules_of_a_users_own(registered_members: None) -> None:
     chosen = {"fitness": "cubes", "fitness_kwargs": {"scale": 2.0}, "communication": "largest_two"}
     strategy = EvolutionStrategy(np.zeros(6), communication_kwargs={"first": 1.5}, **chosen, **FOUR)
     noise = noises(strategy)
-    told(strategy, [1.0, 2.0, 3.0, 4.0])
+    tell(strategy, [1.0, 2.0, 3.0, 4.0])
     np.testing.assert_allclose(strategy.theta, 2 * (np.array([0, 8, 27, 64]) @ noise) / (4 * 0.5), rtol=1e-5)
-    told(strategy, [1.0, 2.0, 3.0, 4.0])
+    tell(strategy, [1.0, 2.0, 3.0, 4.0])
     assert strategy.ledger.messages_per_agent.tolist() == [0, 1, 2, 2]
     assert strategy.ledger.bytes_down == 2 * 4 * (6 + 1) * 4
     with pytest.raises(ValueError, match="largest_two has no setting 'expected_messages'; choose from first"):
@@ -351,7 +351,7 @@ def test_tell_before_ask_is_an_error() -> None:
     strategy = EvolutionStrategy(np.zeros(3), population=4)
     with pytest.raises(RuntimeError, match=r"call ask\(\) before each tell\(\)"):
         strategy.tell(np.arange(4.0))
-    told(strategy, np.arange(4.0))
+    tell(strategy, np.arange(4.0))
     with pytest.raises(RuntimeError, match=r"call ask\(\) before each tell\(\)"):
         strategy.tell(np.arange(4.0))
     assert strategy.num_updates == 1

@@ -33,7 +33,7 @@ MODULES = {
 """Checkouts, and their test modules that use on-policy algorithms."""
 
 DIFFERENT: dict[str, str] = {}
-"""Tests that pass with stock's classes alone, by a pattern, and why; ``docs/subclassing.md`` has the list."""
+"""Tests that pass with stock's classes alone, by a pattern, and why."""
 
 
 @cache

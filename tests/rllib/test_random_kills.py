@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Killer(threading.Thread):
-    """Kills an env runner every now and then until told to stop."""
+    """Kills an env runner every now and then, until it is over."""
 
     def __init__(self, algorithm: Any, seed: int) -> None:
         super().__init__(daemon=True)

@@ -35,7 +35,7 @@ METADATA: dict[str, type | tuple[type, ...]] = {
 }
 """The keys of a record's metadata that a report reads, and what they hold."""
 DIGEST_KEY = b"rl_agg_digest"
-"""Beside the metadata: what :func:`_digest` gives. Older records have none."""
+"""Next to the metadata: what :func:`_digest` gives. Older records have none."""
 
 
 @dataclass(frozen=True)
