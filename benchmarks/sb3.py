@@ -17,6 +17,7 @@ from typing import Any
 import record
 import torch
 from gymnasium import spaces
+from limit import Limit
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -99,7 +100,7 @@ def main(arguments: list[str]) -> None:
     systems: dict[str, Callable[..., PPO]] = {"stock": PPO, **{rule: weighted(rule) for rule in RULES}}
     if not options.no_loop:
         systems["loop of backwards"] = LoopPPO
-    measure("sb3", {**systems, "stock again": PPO}, options)
+    measure("sb3", {**systems, "steps and products alone": Limit, "stock again": PPO}, options)
 
 
 def measure(name: str, systems: dict[str, Callable[..., PPO]], options: argparse.Namespace) -> None:
