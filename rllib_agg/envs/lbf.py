@@ -42,6 +42,7 @@ class LbfTeam:
             agent_types=("forager",) * num_agents,
             credits=frozenset({"env"}),
             has_wins=True,
+            limit_is_end=True,
         )
 
     def reset(self, seed: int) -> SingleView:

@@ -12,10 +12,12 @@ from ray.rllib.utils import force_list
 from rl_agg.validation import check_count, check_flag, check_number, unknown_choice
 from rllib_agg.envs.team.credits import CREDITS
 from rllib_agg.envs.team.interface import TeamSpec
+from rllib_agg.qmix.normalization import REWARDS
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "mixer": ("qmix", "vdn", None),
     "credit": (*CREDITS, None),
+    "reward_normalization": (*REWARDS, None),
 }
 BOUNDS: dict[str, dict[str, float]] = {
     "gamma": {"least": 0, "most": 1},
@@ -24,7 +26,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "reward_scale": {"above": 0},
     "updates_per_episode": {"above": 0},
 }
-FLAGS = ("double_q", "bootstrap_at_time_limit", "store_buffer_in_checkpoints", "same_init", "within_type", "merge_targets")
+FLAGS = ("double_q", "normalize_states", "store_buffer_in_checkpoints", "same_init", "within_type", "merge_targets")
 COUNTS = (
     "mixing_embed_dim",
     "target_network_update_freq",
@@ -65,8 +67,9 @@ def check_config(config: Any) -> None:
         check_count("rollouts_per_iteration", config.rollouts_per_iteration, least=1)
     for name in FLAGS:
         check_flag(name, getattr(config, name))
-    if config.agent_ids is not None:
-        check_flag("agent_ids", config.agent_ids)
+    for name in ("agent_ids", "bootstrap_at_time_limit"):
+        if getattr(config, name) is not None:
+            check_flag(name, getattr(config, name))
     for name, bounds in BOUNDS.items():
         check_number(name, getattr(config, name), **bounds)
     config.check_lr()
@@ -77,6 +80,7 @@ def check_config(config: Any) -> None:
     check_count("hidden_dim", config.model_config["hidden_dim"], least=1)
     check_count("hypernet_dim", config.model_config["hypernet_dim"], least=0)
     check_flag("orthogonal_init", config.model_config["orthogonal_init"])
+    check_number("mixer_init_scale", config.model_config["mixer_init_scale"], above=0)
     capacity, batch = config.replay_settings.capacity, config.train_batch_size_per_learner
     if capacity < batch:
         raise ValueError(

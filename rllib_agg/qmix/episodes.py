@@ -91,6 +91,12 @@ class TeamEpisodes:
             terminated=self.terminated[rows],
         )
 
+    def longest_first(self) -> TeamEpisodes:
+        """The same episodes, by length."""
+        if (np.diff(self.lengths) <= 0).all():
+            return self
+        return self.take(np.argsort(-self.lengths, kind="stable"), self.rewards.shape[1])
+
     def unpacked_masks(self, num_actions: int) -> Bools:
         """Legal actions ``[k, T+1, n, a]``."""
         return unpack(self.masks, num_actions)
@@ -104,3 +110,19 @@ def pack(masks: Bools) -> NDArray[np.uint8]:
 def unpack(bits: NDArray[np.uint8], num_actions: int) -> Bools:
     """Undo :func:`pack`."""
     return np.unpackbits(bits, axis=-1, count=num_actions).view(np.bool_)
+
+
+Outcome = tuple[TeamEpisodes, NDArray[np.float64], Bools, Bools]
+"""Episodes as they were played, what each agent earned in them ``[E, n]``, and which were won and lost ``[E]``."""
+
+
+def too_long(spec: TeamSpec) -> RuntimeError:
+    """The error of an episode that does not end."""
+    return RuntimeError(f"an episode took more than max_episode_steps={spec.max_episode_steps} steps")
+
+
+def check_masks(masks: Bools) -> None:
+    """Raise ``ValueError``, naming an agent, if masks ``[E, n, a]`` leave it no legal action."""
+    idle = np.argwhere(~masks.any(-1))
+    if len(idle):
+        raise ValueError(f"agent {idle[0, 1]} has no legal action; an environment must leave each agent at least one")

@@ -21,6 +21,8 @@ from rllib_agg.server_loop.learner import ServerLearner
 ILLEGAL = -1e9
 """Value of an illegal action; finite, so that steps after an episode's end stay finite."""
 
+Q_TAKEN_MEAN = "q_taken_mean"
+
 
 class QMIXLearner(FiniteSteps, ServerLearner):
     """Learns from whole episodes.
@@ -48,32 +50,36 @@ class QMIXLearner(FiniteSteps, ServerLearner):
         return {name: value.detach() for name, value in measures.items()}
 
     def td_loss(self, episodes: TeamEpisodes) -> dict[str, Tensor]:
-        """``total_loss``, the mean squared error of the chosen actions' values in B episodes, and what else to log."""
-        module, config = self.team, self.config
+        """``total_loss``, the mean squared error of the chosen actions' values in B episodes, and what else to log.
+
+        :param episodes: With rewards and states as :class:`~rllib_agg.qmix.server.TeamServer` hands them out; those that
+            terminated have no value after their last step.
+        """
+        module, config, episodes = self.team, self.config, episodes.longest_first()
         networks, device = module.networks, module.networks.head.weight.device
         masks = torch.from_numpy(episodes.unpacked_masks(networks.num_actions)).to(device)
         states = torch.from_numpy(episodes.states).to(device, torch.float32)
         rewards, lengths, terminated = (
             torch.from_numpy(array).to(device) for array in (episodes.rewards, episodes.lengths, episodes.terminated)
         )
-        ended = terminated if config.bootstrap_at_time_limit else torch.ones_like(terminated)
         actions = torch.from_numpy(episodes.actions).to(device, torch.int64)
         no_action = torch.full_like(actions[:, :1], -1)
         inputs = networks.arrange(torch.from_numpy(episodes.observations).to(device), torch.cat([no_action, actions], dim=1))
 
-        values, _ = networks(inputs, networks.start(len(episodes)))  # [B, T+1, n, a]
+        observed = episodes.lengths + 1
+        values, _ = networks(inputs, networks.start(len(episodes)), observed)  # [B, T+1, n, a]
         chosen = values[:, :-1].gather(-1, actions.unsqueeze(-1)).squeeze(-1)
         with torch.no_grad():
             # From the first step on, as the recurrent state of the targets depends on all steps before.
-            target_values, _ = module.target_networks(inputs, networks.start(len(episodes)))
+            target_values, _ = module.target_networks(inputs, networks.start(len(episodes)), observed)
             selector = values.detach() if config.double_q else target_values
             best = selector[:, 1:].masked_fill(~masks[:, 1:], ILLEGAL).argmax(-1, keepdim=True)
             next_values = target_values[:, 1:].gather(-1, best).squeeze(-1)
             targets = td_lambda_targets(
-                config.reward_scale * rewards,
+                rewards,
                 mix(module.target_mixer, next_values, states[:, 1:]),
                 lengths,
-                ended,
+                terminated,
                 gamma=config.gamma,
                 lambda_=config.td_lambda,
             )
@@ -84,6 +90,6 @@ class QMIXLearner(FiniteSteps, ServerLearner):
         return {
             "total_loss": errors.square().sum() / count,
             "td_error_abs_mean": errors.abs().sum() / count,
-            "q_taken_mean": torch.where(valid, team, 0.0).sum() / count,
+            Q_TAKEN_MEAN: torch.where(valid, team, 0.0).sum() / count,
             "target_mean": torch.where(valid, targets, 0.0).sum() / count,
         }

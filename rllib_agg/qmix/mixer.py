@@ -40,6 +40,18 @@ class MonotonicMixer(nn.Module):
         mixed: Tensor = (hidden * self.second(second).abs()).sum(-1) + self.value(value.relu()).squeeze(-1)
         return mixed
 
+    @torch.no_grad()
+    def scale_output(self, factor: float) -> None:
+        """Multiply w_2 and v by a number > 0, and so the team's value."""
+        first, second, *_ = self.sizes
+        layers = [self.second] if self.hypernet_dim else []
+        for layer in (*layers, self.value):
+            for parameter in layer.parameters():
+                parameter.mul_(factor)
+        if not self.hypernet_dim:
+            for parameter in self.state_layer.parameters():
+                parameter[first : first + second].mul_(factor)
+
 
 class SumMixer(nn.Module):
     """The sum of the agents' values.
@@ -67,8 +79,11 @@ def mix(mixer: nn.Module | None, values: Tensor, states: Tensor) -> Tensor:
     return mixed
 
 
-def seed_mixer(mixer: nn.Module | None, generator: torch.Generator, *, orthogonal: bool) -> None:
-    """Draw a mixer's parameters: torch's uniform ones, or orthogonal weights and no biases."""
+def seed_mixer(mixer: nn.Module | None, generator: torch.Generator, *, orthogonal: bool, scale: float) -> None:
+    """Draw a mixer's parameters: torch's uniform ones, or orthogonal weights and no biases.
+
+    :param scale: Factor on what the team's value is linear in, so that a small one lets it begin near 0.
+    """
     for layer in () if mixer is None else mixer.modules():
         if isinstance(layer, nn.Linear):
             bound = layer.in_features**-0.5
@@ -78,3 +93,5 @@ def seed_mixer(mixer: nn.Module | None, generator: torch.Generator, *, orthogona
             if orthogonal:
                 nn.init.orthogonal_(layer.weight, generator=generator)
                 nn.init.zeros_(layer.bias)
+    if isinstance(mixer, MonotonicMixer):
+        mixer.scale_output(scale)

@@ -67,10 +67,10 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
         """What only learning needs."""
         return ["mixer", "target_networks", "target_mixer"]
 
-    def initialize(self, generator: torch.Generator, *, orthogonal: bool, same: bool) -> None:
-        """Draw all parameters; settings as of :meth:`AgentNetworks.initialize`."""
+    def initialize(self, generator: torch.Generator, *, orthogonal: bool, same: bool, mixer_scale: float = 1.0) -> None:
+        """Draw all parameters; settings as of :meth:`AgentNetworks.initialize` and ``seed_mixer``."""
         self.networks.initialize(generator, orthogonal=orthogonal, same=same)
-        seed_mixer(self.mixer, generator, orthogonal=orthogonal)
+        seed_mixer(self.mixer, generator, orthogonal=orthogonal, scale=mixer_scale)
         self.update_targets(1.0)
 
     @torch.no_grad()
@@ -103,11 +103,11 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
         observations = seen[OBSERVATIONS]
         size, agents = observations.shape[:2]
         last = seen.get(LAST_ACTIONS, torch.full((size, agents), -1, device=observations.device)).long()
-        hidden = batch[Columns.STATE_IN][HIDDEN].transpose(0, 1)
-        start = hidden.reshape(networks.num_networks, -1, networks.hidden)
+        hidden = batch[Columns.STATE_IN][HIDDEN]
+        start = hidden.reshape(1, -1, networks.hidden) if networks.shared else hidden.transpose(0, 1)
         values, hidden = networks(networks.arrange(observations.unsqueeze(1), last.unsqueeze(1)), start)
         values = values[:, 0].masked_fill(~seen[MASKS].bool(), -torch.inf)
-        after = hidden.reshape(agents, size, networks.hidden).transpose(0, 1)
+        after = hidden.reshape(size, agents, networks.hidden) if networks.shared else hidden.transpose(0, 1)
         return {
             Columns.ACTIONS: values.argmax(-1),
             Columns.ACTION_DIST_INPUTS: values,

@@ -6,7 +6,11 @@ a actions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rllib_agg.qmix.recurrence import recur
@@ -38,12 +42,15 @@ class StackedRecurrence(nn.Module):
         self.weight_hh = nn.Parameter(torch.empty(networks, size, 3 * size))
         self.bias_hh = nn.Parameter(torch.empty(networks, 1, 3 * size))
 
-    def forward(self, inputs: Tensor, start: Tensor) -> Tensor:
-        """Hidden states of all steps, from inputs ``[m, T, K, inputs]`` and those before the first ``[m, K, H]``."""
+    def forward(self, inputs: Tensor, start: Tensor, running: Sequence[int] | None = None) -> Tensor:
+        """Hidden states of all steps, from inputs ``[m, T, K, inputs]`` and those before the first ``[m, K, H]``.
+
+        :param running: See :func:`~rllib_agg.qmix.recurrence.recur`.
+        """
         size = start.shape[-1]
         gate_bias, share_bias = self.bias_hh[..., : 2 * size], self.bias_hh[..., 2 * size :]
         bias = self.bias_ih + nn.functional.pad(gate_bias, (0, size))  # one addition less in every step
-        return recur(inputs, start, self.weight_ih, bias, self.weight_hh, share_bias)
+        return recur(inputs, start, self.weight_ih, bias, self.weight_hh, share_bias, running)
 
 
 class AgentNetworks(nn.Module):
@@ -105,28 +112,34 @@ class AgentNetworks(nn.Module):
 
         :param observations: ``[B, T, n, d]``, of any precision.
         :param actions: The last ones ``[B, T, n]``; -1 where there was none.
-        :return: ``[m, T, K, d]``, with ``K = B`` or, of a shared network, ``K = B n``.
+        :return: ``[m, T, K, d]``, with ``K = B`` or, of a shared network, ``K = B n``: the agents of an episode in a row.
         """
         batch, steps, agents, size = observations.shape
-        inputs = self.head.weight.new_zeros(agents, steps, batch, self.input_size)
-        inputs[..., :size] = observations.permute(2, 1, 0, 3)
-        last = actions.permute(2, 1, 0).unsqueeze(-1)
+        inputs = self.head.weight.new_zeros(steps, batch, agents, self.input_size)
+        inputs[..., :size] = observations.transpose(0, 1)
+        last = actions.transpose(0, 1).unsqueeze(-1)
         inputs[..., size : size + self.num_actions].scatter_(-1, last.clamp(min=0), (last >= 0).to(inputs.dtype))
         if self.agent_ids:
-            inputs[..., size + self.num_actions :] = torch.eye(agents).to(inputs)[:, None, None]
-        return inputs.transpose(0, 1).reshape(1, steps, agents * batch, -1) if self.shared else inputs
+            inputs[..., size + self.num_actions :] = torch.eye(agents).to(inputs)
+        return inputs.view(1, steps, batch * agents, -1) if self.shared else inputs.permute(2, 0, 1, 3).contiguous()
 
-    def forward(self, inputs: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, start: Tensor, lengths: NDArray[np.int64] | None = None) -> tuple[Tensor, Tensor]:
         """Values of all actions.
 
         :param inputs: From :meth:`arrange` ``[m, T, K, d]``.
         :param start: ``[m, K, H]``.
+        :param lengths: Steps of each episode ``[B]``, descending; what comes after them is without meaning. ``None``: all T.
         :return: Values ``[B, T, n, a]`` and the last hidden states ``[m, K, H]``.
         """
         networks, steps, sequences, _ = inputs.shape
         features = self.feature(inputs.flatten(1, 2)).relu_().view(networks, steps, sequences, self.hidden)
-        hidden = self.rnn(features, start)
-        values = self.head(hidden.flatten(1, 2)).view(
-            networks, steps, -1, sequences * networks // self.num_agents, self.num_actions
-        )
-        return values.permute(3, 1, 0, 2, 4).flatten(2, 3), hidden[:, -1]
+        hidden = self.rnn(features, start, None if lengths is None else self._running(lengths, steps))
+        values = self.head(hidden.flatten(1, 2)).view(networks, steps, sequences, self.num_actions)
+        if self.shared:
+            return values.view(steps, -1, self.num_agents, self.num_actions).transpose(0, 1), hidden[:, -1]
+        return values.permute(2, 1, 0, 3), hidden[:, -1]
+
+    def _running(self, lengths: NDArray[np.int64], steps: int) -> list[int]:
+        """How many sequences of a network have each step ``[T]``."""
+        counts: list[int] = (np.arange(steps)[:, None] < lengths).sum(1).tolist()
+        return [count * self.num_agents for count in counts] if self.shared else counts

@@ -157,8 +157,13 @@ class QMIX(OwnReplay, ServerAlgorithm):
             generator = torch.Generator().manual_seed(int(stream("start", run).integers(2**63)))
             module = self.learner.team
             drawn = copy.deepcopy(module).cpu()  # draws are the same on every device
-            orthogonal = self.config.model_config["orthogonal_init"]
-            drawn.initialize(generator, orthogonal=orthogonal, same=self.config.same_init)
+            model = self.config.model_config
+            drawn.initialize(
+                generator,
+                orthogonal=model["orthogonal_init"],
+                same=self.config.same_init,
+                mixer_scale=model["mixer_init_scale"],
+            )
             module.load_state_dict(drawn.state_dict())
         return TeamServer(self.config, self.agents.env.spec, self.learner, run)
 

@@ -73,6 +73,11 @@ class EpisodeReplay:
         return min(self.num_added, self.capacity)
 
     @property
+    def stored(self) -> TeamEpisodes:
+        """All episodes, as they are: rows after an episode's end may be of older ones."""
+        return TeamEpisodes(**{name: array[: len(self)] for name, array in self._stored.arrays().items()})
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the full replay."""
         return self._stored.nbytes

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from rl_agg.seeding import LARGEST_EPISODE_SEED, stream
-from rllib_agg.envs.team.interface import Bools, Floats, TeamEnv, TeamView
-from rllib_agg.qmix.episodes import LARGEST_HALF, TeamEpisodes, pack
+from rllib_agg.envs.team.interface import Bools, CompilableTeamEnv, Floats, TeamEnv, TeamView
+from rllib_agg.qmix.episodes import LARGEST_HALF, Outcome, TeamEpisodes, check_masks, pack, too_long
 from rllib_agg.qmix.networks import AgentNetworks
 
 
@@ -104,43 +104,53 @@ class TeamPlayers:
         :raises RuntimeError: if an episode exceeds the environment's limit.
         :raises ValueError: if an agent has no legal action.
         """
+        seeds = generator.integers(LARGEST_EPISODE_SEED, size=self.env.num_envs)
+        env = self.env
+        if isinstance(env, CompilableTeamEnv) and type(networks) is AgentNetworks and (world := env.pure_world()) is not None:
+            from rllib_agg.qmix.compiled_play import play_compiled
+
+            return self._keep_finite(*play_compiled(env, world, networks, epsilon, generator, seeds))
+        with torch_threads(self.threads), torch.no_grad():
+            return self._keep_finite(*self._step_through(networks, epsilon, generator, seeds))
+
+    def _step_through(
+        self, networks: AgentNetworks, epsilon: float, generator: np.random.Generator, seeds: NDArray[np.int64]
+    ) -> Outcome:
+        """Play an episode in each copy, step by step."""
         spec, count = self.env.spec, self.env.num_envs
         record = TeamEpisodes.zeros(count, spec.max_episode_steps, spec, np.dtype(np.float32))
         credits = np.zeros((count, spec.num_agents))
         active = np.ones(count, np.bool_)
         won, lost = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        with torch_threads(self.threads), torch.no_grad():
-            view = self.env.reset(active.copy(), generator.integers(LARGEST_EPISODE_SEED, size=count))
-            hidden, last = networks.start(count), np.full((count, spec.num_agents), -1)
-            for step in range(spec.max_episode_steps):
-                store(record, step, view)
-                check_masks(view.masks[active])
-                # Also on random steps: hidden states depend on all observations and actions, however chosen.
-                inputs = networks.arrange(
-                    torch.from_numpy(record.observations[:, step, None]), torch.from_numpy(last[:, None])
-                )
-                values, hidden = networks(inputs, hidden)
-                last = choose_actions(values[:, 0].numpy(), view.masks, epsilon, generator)
-                outcome = self.env.step(last)
-                view = outcome.view
-                record.actions[:, step] = last
-                record.rewards[active, step] = outcome.rewards[active]
-                shares = outcome.rewards[:, None] if outcome.agent_rewards is None else outcome.agent_rewards
-                credits[active] += shares[active]
-                broken = active & (False if outcome.lost is None else outcome.lost)
-                over = active & (outcome.terminated | outcome.truncated | broken)
-                record.lengths[over] = step + 1
-                record.terminated[over] = outcome.terminated[over]
-                won[over] = False if outcome.won is None else outcome.won[over]
-                lost |= broken
-                active &= ~over
-                if not active.any():
-                    break
+        view = self.env.reset(active.copy(), seeds)
+        hidden, last = networks.start(count), np.full((count, spec.num_agents), -1)
+        for step in range(spec.max_episode_steps):
+            store(record, step, view)
+            check_masks(view.masks[active])
+            # Also on random steps: hidden states depend on all observations and actions, however chosen.
+            inputs = networks.arrange(torch.from_numpy(record.observations[:, step, None]), torch.from_numpy(last[:, None]))
+            values, hidden = networks(inputs, hidden)
+            last = choose_actions(values[:, 0].numpy(), view.masks, epsilon, generator)
+            outcome = self.env.step(last)
+            view = outcome.view
+            record.actions[:, step] = last
+            record.rewards[active, step] = outcome.rewards[active]
+            shares = outcome.rewards[:, None] if outcome.agent_rewards is None else outcome.agent_rewards
+            credits[active] += shares[active]
+            broken = active & (False if outcome.lost is None else outcome.lost)
+            over = active & (outcome.terminated | outcome.truncated | broken)
+            record.lengths[over] = step + 1
+            record.terminated[over] = outcome.terminated[over]
+            won[over] = False if outcome.won is None else outcome.won[over]
+            lost |= broken
+            active &= ~over
+            if not active.any():
+                break
         if active.any():
-            raise RuntimeError(f"an episode took more than max_episode_steps={spec.max_episode_steps} steps")
+            raise too_long(spec)
         steps = int(record.lengths.max())
         store(record, steps, view)
-        return self._keep_finite(record.take(np.arange(count), steps), credits, won, lost)
+        return record.take(np.arange(count), steps), credits, won, lost
 
     def _keep_finite(self, record: TeamEpisodes, credits: NDArray[np.float64], won: Bools, lost: Bools) -> Played:
         steps = record.actions.shape[1]
@@ -177,13 +187,6 @@ def store(record: TeamEpisodes, step: int, view: TeamView) -> None:
     """Write what a team observes before a step."""
     record.observations[:, step], record.states[:, step] = view.observations, view.states
     record.masks[:, step] = pack(view.masks)
-
-
-def check_masks(masks: Bools) -> None:
-    """Raise ``ValueError``, naming an agent, if masks ``[E, n, a]`` leave it no legal action."""
-    idle = np.argwhere(~masks.any(-1))
-    if len(idle):
-        raise ValueError(f"agent {idle[0, 1]} has no legal action; an environment must leave each agent at least one")
 
 
 def choose_actions(values: Floats, masks: Bools, epsilon: float, generator: np.random.Generator) -> NDArray[np.int64]:

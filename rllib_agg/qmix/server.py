@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,12 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from rl_agg.ledger import Ledger
 from rl_agg.seeding import stream
-from rllib_agg.envs.team.interface import TeamSpec
-from rllib_agg.qmix.learner import QMIXLearner
+from rllib_agg.envs.team.interface import Bools, TeamSpec
+from rllib_agg.qmix.episodes import TeamEpisodes
+from rllib_agg.qmix.learner import Q_TAKEN_MEAN, QMIXLearner
 from rllib_agg.qmix.merging import NetworkMerging
+from rllib_agg.qmix.normalization import TeamNormalizer
+from rllib_agg.qmix.overestimation import ValueCheck, best_return
 from rllib_agg.qmix.replay import EpisodeReplay
 from rllib_agg.qmix.rollout import TeamBroadcast, TeamReport, torch_threads
 
@@ -37,6 +41,17 @@ class TeamServer:
         self._merging = NetworkMerging(scheme, learner, groups, self.ledger, targets=config.merge_targets) if scheme else None
         self.credits: deque[NDArray[np.float64]] = deque(maxlen=config.reward_buffer_size)
         """What each agent earned in the last episodes, each ``[n]``."""
+        self.normalizer = TeamNormalizer(
+            spec.state_size,
+            rewards=config.reward_normalization,
+            reward_scale=config.reward_scale,
+            states=config.normalize_states,
+            horizon=self.replay.capacity,
+        )
+        self._bootstrap = config.bootstrap_at_time_limit
+        if self._bootstrap is None:
+            self._bootstrap = not spec.limit_is_end
+        self.value_check = ValueCheck(self._best_return)
         self.measures: dict[str, float] = {}
         self.num_updates = self.num_skipped = 0
         self.num_steps = self.num_rounds = self.num_merges = self.num_lost = 0
@@ -64,6 +79,7 @@ class TeamServer:
         """Store the episodes, and learn."""
         for played in report.played:
             self.replay.add(played.episodes)
+            self.normalizer.observe(played.episodes)
             self.credits.extend(played.credits)
             self.num_steps += played.num_steps
             self.num_lost += played.num_lost
@@ -88,7 +104,7 @@ class TeamServer:
         measured: list[dict[str, torch.Tensor]] = []
         for _ in range(num_updates):
             drawn = self.replay.sample(stream("replay", self.run, self.num_updates), config.train_batch_size_per_learner)
-            measured.append(learner.learn(drawn))
+            measured.append(learner.learn(self._as_learned(drawn)))
             self.num_updates += 1
             if self._merging is not None:
                 self.num_merges += self._merging.step(self.earned, self.num_steps)
@@ -99,8 +115,21 @@ class TeamServer:
         for name in measured[0] if measured else ():
             mean = float(torch.stack([measures[name] for measures in measured]).mean())
             learner.metrics.log_value((DEFAULT_MODULE_ID, name), mean, window=1)
+            if name == Q_TAKEN_MEAN:
+                self.value_check.check(mean)
         # Advances a schedule of learning rates.
         learner.after_gradient_based_update(timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_steps})
+
+    def _as_learned(self, episodes: TeamEpisodes) -> TeamEpisodes:
+        """Episodes with normalised rewards and states, and without a value after a time limit that counts as an end."""
+        return dataclasses.replace(self.normalizer.apply(episodes), terminated=self._ended(episodes))
+
+    def _ended(self, episodes: TeamEpisodes) -> Bools:
+        return episodes.terminated if self._bootstrap else np.ones_like(episodes.terminated)
+
+    def _best_return(self) -> float:
+        stored = self.replay.stored
+        return best_return(self.normalizer.rewards(stored.rewards), stored.lengths, self._ended(stored), self.config.gamma)
 
     def state_dict(self) -> dict[str, Any]:
         """All that later rounds depend on, except the learner; without the replay where the config says so."""
@@ -111,6 +140,8 @@ class TeamServer:
             "credits": np.array(self.credits).reshape(-1, len(self.ledger.messages_per_agent)),
             "measures": dict(self.measures),
             "ledger": self.ledger.state_dict(),
+            "normalizer": self.normalizer.state_dict(),
+            "value_check": self.value_check.state_dict(),
             "merging": None if self._merging is None else self._merging.state_dict(),
             "replay": self.replay.state_dict() if self.config.store_buffer_in_checkpoints else None,
         }
@@ -126,6 +157,8 @@ class TeamServer:
         self.run, self._due, self.measures = state["run"], state["due"], dict(state["measures"])
         self.credits.clear()
         self.credits.extend(state["credits"])
+        self.normalizer.load_state_dict(state["normalizer"])
+        self.value_check.load_state_dict(state["value_check"])
         self.ledger.load_state_dict(state["ledger"])
         if self._merging is not None:
             self._merging.load_state_dict(state["merging"])

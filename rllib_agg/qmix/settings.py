@@ -8,57 +8,38 @@ from typing import Any, ClassVar, Self
 
 from rl_agg import Codec
 from rl_agg.scheme import Aggregation
-from rl_agg.validation import build, unknown_choice
+from rl_agg.validation import build, check_choice
 from rllib_agg.aggregation._compat import UNSET
+from rllib_agg.qmix.presets import DEFAULTS, MODELS, PRESETS, UPDATES_OF_TARGETS
 from rllib_agg.qmix.replay import ReplaySettings
 from rllib_agg.server_loop.config import ServerConfig
-
-TABLE_1: dict[str, Any] = {
-    "mixer": "qmix",
-    "mixing_embed_dim": 32,
-    "gamma": 0.99,
-    "lr": 5e-4,
-    "grad_clip": 10.0,
-    "train_batch_size_per_learner": 96,
-    "replay_buffer_config": {"capacity": 5000},
-    "epsilon": [[0, 1.0], [50_000, 0.05]],
-    "double_q": True,
-    "td_lambda": 0.0,
-    "bootstrap_at_time_limit": True,
-    "updates_per_episode": 1.0,
-    "sharing_interval": 300,
-    "reward_buffer_size": 96,
-    "same_init": False,
-}
-"""Zhang et al. (2024), table 1; the width of the mixer, which it does not give, as in Rashid et al. (2018)."""
-
-UPDATES_OF_TARGETS: dict[str, dict[str, Any]] = {
-    "hard": {"target_network_update_freq": 200, "tau": 1.0},
-    "soft": {"target_network_update_freq": 1, "tau": 0.05},
-}
-"""The table has both."""
 
 
 class QMIXSettings(ServerConfig):
     """What can be set. An update's batch, ``train_batch_size_per_learner``, counts episodes."""
 
-    model_defaults: ClassVar[dict[str, Any]] = {"hidden_dim": 64, "hypernet_dim": 64, "orthogonal_init": False}
+    model_defaults: ClassVar[dict[str, Any]] = {
+        "hidden_dim": 64,
+        "hypernet_dim": 64,
+        "orthogonal_init": False,
+        "mixer_init_scale": 0.1,
+    }
     model_settings = frozenset(model_defaults)
     credit: Any
     epsilon: Any
     mixer: Any
     mixing_embed_dim: Any
+    parameter_sharing: Any
     replay_buffer_config: Any
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
-        self.take(**copy.deepcopy(TABLE_1), **UPDATES_OF_TARGETS["hard"])
-        self.train_batch_size_per_learner, self.same_init = 32, True
+        self.take(**copy.deepcopy(DEFAULTS))
         self.num_envs_per_env_runner, self.num_torch_threads = 8, 1
         self.rollouts_per_iteration = self.agent_ids = self.credit = None
-        self.num_steps_sampled_before_learning_starts, self.reward_scale = 0, 1.0
+        self.num_steps_sampled_before_learning_starts = 0
         self.store_buffer_in_checkpoints, self.merge_targets, self.within_type = True, False, False
-        self.parameter_sharing, self.communication, self.compression = "none", "every", "identity"
+        self.communication, self.compression = "every", "identity"
         self.parameter_sharing_kwargs = self.communication_kwargs = self.compression_kwargs = None
         self.shared_layers, self.moments = None, "keep"
 
@@ -71,8 +52,10 @@ class QMIXSettings(ServerConfig):
         target_network_update_freq: int = UNSET,
         tau: float = UNSET,
         td_lambda: float = UNSET,
-        bootstrap_at_time_limit: bool = UNSET,
+        bootstrap_at_time_limit: bool | None = UNSET,
         reward_scale: float = UNSET,
+        reward_normalization: str | None = UNSET,
+        normalize_states: bool = UNSET,
         epsilon: Any = UNSET,
         num_steps_sampled_before_learning_starts: int = UNSET,
         updates_per_episode: float = UNSET,
@@ -107,9 +90,12 @@ class QMIXSettings(ServerConfig):
         :param td_lambda: Between one-step targets, 0, and Monte Carlo targets, 1.
         :param bootstrap_at_time_limit: Whether the target of an episode that was cut off includes its last value. Without it
             the time limit counts as an end: wrong for tasks whose limit is only technical, but values then stay bounded by
-            rewards where most episodes are cut off.
-        :param reward_scale: Factor on rewards in the loss. Values begin near 1, and first drift up where returns are far
-            smaller: 10 makes SMAX's returns those of SMAC.
+            rewards where most episodes are cut off. ``None``: as the environment says, see
+            :class:`~rllib_agg.envs.team.interface.TeamSpec`.
+        :param reward_scale: Factor on rewards in the loss.
+        :param reward_normalization: ``scale``: divide rewards by their deviation in recent episodes, as many as the replay
+            holds; ``standardize``: and subtract their mean first; ``None``: take them as they are.
+        :param normalize_states: Standardise the states that the mixer sees, in the same way.
         :param epsilon: The share of random actions: a number, or ``[[env steps, number], ...]``, interpolated linearly.
         :param num_steps_sampled_before_learning_starts: Env steps; there must be a batch of episodes in any case.
         :param updates_per_episode: Gradient steps per episode.
@@ -145,16 +131,23 @@ class QMIXSettings(ServerConfig):
             epsilon = epsilon.tolist()
         return self.take_arguments(locals())
 
+    def preset(self, name: str) -> Self:
+        """Set all that a source sets: ``paper``, ``pymarl2`` or ``epymarl``, see :data:`~rllib_agg.qmix.presets.PRESETS`.
+
+        :raises ValueError: if it is none of these.
+        """
+        check_choice("preset", name, PRESETS)
+        self.change_model({**self.model_defaults, **MODELS[name]})
+        return self.training(**copy.deepcopy(PRESETS[name]))
+
     def faithful(self, targets: str = "hard") -> Self:
         """Set what table 1 of the PPS-QMIX paper sets.
 
         :param targets: Updated ``hard``, every 200 gradient steps, or ``soft``; the table has both.
         :raises ValueError: if it is none of these.
         """
-        if targets not in UPDATES_OF_TARGETS:
-            raise unknown_choice("targets", targets, UPDATES_OF_TARGETS)
-        self.change_model({**self.model_defaults, "orthogonal_init": True})
-        return self.training(**TABLE_1, **UPDATES_OF_TARGETS[targets])
+        check_choice("targets", targets, UPDATES_OF_TARGETS)
+        return self.preset("paper").training(**UPDATES_OF_TARGETS[targets])
 
     @property
     def epsilon_schedule(self) -> list[tuple[float, float]]:

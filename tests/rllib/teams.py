@@ -21,9 +21,9 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # halv
 
 
 @cache
-def battles(task: str) -> Any:
-    """Copies of a map of SMAX with contributions, compiled once for all tests."""
-    return make_team_env(f"smax/{task}", COPIES, credit="contribution")
+def battles(task: str, credit: str = "contribution") -> Any:
+    """Copies of a map of SMAX, compiled once for all tests."""
+    return make_team_env(f"smax/{task}", COPIES, credit=credit)
 
 
 def random_policy(seed: int = 0) -> Policy:

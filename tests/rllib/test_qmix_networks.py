@@ -73,7 +73,7 @@ def test_stacked_networks_equal_separate_ones(shared: bool, agent_ids: bool) -> 
         expected, last = network(inputs_of(observations, actions, agent, agent_ids))
         (expected * slope[:, :, agent]).sum().backward()
         torch.testing.assert_close(values[:, :, agent], expected, rtol=1e-6, atol=1e-6)
-        own = hidden[0, agent * B : (agent + 1) * B] if shared else hidden[agent]
+        own = hidden[0, agent::N] if shared else hidden[agent]
         torch.testing.assert_close(own, last, rtol=1e-6, atol=1e-6)
     layers = {"feature.weight": "feature.weight", "rnn.weight_ih": "cell.weight_ih", "rnn.weight_hh": "cell.weight_hh"}
     layers |= {
@@ -98,7 +98,28 @@ def test_the_recurrences_gradient_is_that_of_finite_differences() -> None:
     start = draw(2, 3, 4)
     sizes = (2, 5, 3, 6), (2, 6, 12), (2, 1, 12), (2, 4, 12), (2, 1, 4)
     given = [draw(*size).requires_grad_() for size in sizes]
-    assert torch.autograd.gradcheck(lambda inputs, *parameters: recur(inputs, start, *parameters), given)
+    for running in (None, [3, 2, 2, 1, 1]):
+        assert torch.autograd.gradcheck(
+            lambda inputs, *parameters, running=running: recur(inputs, start, *parameters, running), given
+        )
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_steps_after_the_end_are_left_out(shared: bool) -> None:
+    stacked = networks(shared=shared)
+    observations, actions = data()
+    lengths = np.sort(np.random.default_rng(0).integers(1, T + 1, size=B))[::-1]
+    played = torch.arange(T) < torch.from_numpy(lengths.copy()).unsqueeze(1)
+    found, gradients = [], []
+    for each in (None, lengths):
+        stacked.zero_grad()
+        values, _ = stacked(stacked.arrange(observations, actions), stacked.start(B), each)
+        values[played].square().sum().backward()
+        found.append(values[played].detach())
+        gradients.append([parameter.grad.clone() for parameter in stacked.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_step_by_step_is_all_at_once() -> None:
@@ -129,7 +150,7 @@ def test_same_and_orthogonal_starts() -> None:
 
 def mixer(hypernet_dim: int = 16, state_size: int = 4) -> MonotonicMixer:
     made = MonotonicMixer(N, state_size, embed_dim=8, hypernet_dim=hypernet_dim)
-    seed_mixer(made, torch.Generator().manual_seed(4), orthogonal=False)
+    seed_mixer(made, torch.Generator().manual_seed(4), orthogonal=False, scale=1.0)
     return made
 
 
@@ -144,7 +165,7 @@ def mixer(hypernet_dim: int = 16, state_size: int = 4) -> MonotonicMixer:
 def test_no_agents_value_lowers_the_teams(seed: int, hypernet_dim: int, agent: int, step: float, scale: float) -> None:
     made = MonotonicMixer(N, 4, embed_dim=8, hypernet_dim=hypernet_dim).double()
     generator = torch.Generator().manual_seed(seed)
-    seed_mixer(made, generator, orthogonal=bool(seed % 2))
+    seed_mixer(made, generator, orthogonal=bool(seed % 2), scale=0.5)
     values = scale * torch.randn(5, N, generator=generator, dtype=torch.float64)
     states = scale * torch.randn(5, 4, generator=generator, dtype=torch.float64)
     more = values.clone()
@@ -154,6 +175,14 @@ def test_no_agents_value_lowers_the_teams(seed: int, hypernet_dim: int, agent: i
     values.requires_grad_()
     made(values, states).sum().backward()
     assert (values.grad >= 0).all()
+
+
+@pytest.mark.parametrize("hypernet_dim", [0, 16])
+def test_a_small_mixer_scales_the_teams_value(hypernet_dim: int) -> None:
+    values, states = torch.randn(7, N), torch.randn(7, 4)
+    plain, small = mixer(hypernet_dim), mixer(hypernet_dim)
+    small.scale_output(0.01)
+    torch.testing.assert_close(small(values, states), 0.01 * plain(values, states))
 
 
 @pytest.mark.parametrize("hypernet_dim", [0, 16])

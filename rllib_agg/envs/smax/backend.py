@@ -25,7 +25,7 @@ class SmaxTeams:
         import jax
 
         self.num_envs, self.compiled, self.world = num_envs, compiled, compiled.world
-        self._jax, self._credit = jax, credit
+        self._jax, self.credit = jax, credit
         self.spec = team_spec(self.world.env)
         self._active = np.zeros(num_envs, dtype=np.bool_)
         self.battles, self._views = compiled.start
@@ -49,8 +49,17 @@ class SmaxTeams:
             self.filmed.append(self._jax.tree.map(lambda of_all: of_all[0], tuple(moves)))
         rewards, contributions, terminated, truncated, won = (np.array(item) for item in result)
         self._active &= ~(terminated | truncated)
-        agent_rewards = contributions if self._credit == "contribution" else None
+        agent_rewards = contributions if self.credit == "contribution" else None
         return TeamStep(self._view(), rewards, agent_rewards, terminated, truncated, won)
+
+    def pure_world(self) -> Any:
+        """The functions of one battle; ``None`` where a subclass resets or steps by functions of its own."""
+        own = type(self).step is SmaxTeams.step and type(self).reset is SmaxTeams.reset
+        return self.world if own and self.filmed is None else None
+
+    def keys(self, seeds: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The keys of battles ``[E, 2]``."""
+        return keys_of(seeds)
 
     def film(self) -> None:
         """Record the first copy's moves from its next reset on, in ``filmed``, for :meth:`frames`."""

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,56 +10,64 @@ from numpy.typing import NDArray
 
 from rl_agg.validation import check_choice, check_count
 from rllib_agg.envs.smax.maps import find_scenario
+from rllib_agg.envs.smax.xla import compile_program, prepare_xla
 from rllib_agg.envs.team.extras import import_extra
-
-XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false"
-"""One thread: for arrays this small, distributing the work costs more than it saves."""
 
 ATTACK_MODES = ("closest", "random")
 
 
-@dataclass(frozen=True)
 class CompiledBattles:
-    """E battles of one map.
+    """E battles of one map. Each function is compiled when it is first used.
 
+    :param title: Of messages.
     :param world: Of one battle.
-    :param reset: From battles, views, which of them ``[E]`` and keys ``[E, 2]`` to battles and views.
-    :param step: From battles and actions ``[E, n]`` to battles, views, results and moves.
-    :param start: Placeholder battles and views, for the first reset to replace.
+    :param num_envs: E.
     """
 
-    world: Any
-    reset: Callable[..., Any]
-    step: Callable[..., Any]
-    start: tuple[Any, Any]
+    def __init__(self, title: str, world: Any, num_envs: int) -> None:
+        self.title, self.world, self._num_envs = title, world, num_envs
+
+    @functools.cached_property
+    def start(self) -> tuple[Any, Any]:
+        """Placeholder battles and views, for the first reset to replace."""
+        import jax
+
+        shapes = jax.eval_shape(jax.vmap(self.world.reset), self._keys)
+        zeros: tuple[Any, Any] = jax.tree.map(lambda item: jax.numpy.zeros(item.shape, item.dtype), shapes)
+        return zeros
+
+    @functools.cached_property
+    def reset(self) -> Any:
+        """From battles, views, which of them ``[E]`` and keys ``[E, 2]`` to battles and views."""
+        import jax
+
+        def restart(battles: Any, views: Any, which: Any, keys: Any) -> Any:
+            def select(new: Any, old: Any) -> Any:
+                return jax.numpy.where(which.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+            return jax.tree.map(select, jax.vmap(self.world.reset)(keys), (battles, views))
+
+        none = np.zeros(self._num_envs, dtype=np.bool_)
+        return compile_program(f"{self.title}: reset", restart, *self.start, none, self._keys)
+
+    @functools.cached_property
+    def step(self) -> Any:
+        """From battles and actions ``[E, n]`` to battles, views, results and moves."""
+        import jax
+
+        actions = np.zeros((self._num_envs, self.world.env.num_allies), dtype=np.int32)
+        return compile_program(f"{self.title}: step", jax.vmap(self.world.step), self.start[0], actions)
+
+    @property
+    def _keys(self) -> NDArray[np.uint32]:
+        return keys_of(np.zeros(self._num_envs, dtype=np.int64))
 
 
 @functools.lru_cache(maxsize=8)
 def compiled_battles(task: str, num_envs: int, settings: tuple[tuple[str, Any], ...]) -> CompiledBattles:
-    """Compile E battles of a map, with settings of :func:`make_world`, and print how long it takes."""
-    _prepare_xla()
-    world = make_world(task, **dict(settings))
-    import jax
-
-    began = time.monotonic()
-    print(f"SMAX {task}: compiling for {num_envs} copies ...", file=sys.stderr, flush=True)
-    keys, none = keys_of(np.zeros(num_envs, dtype=np.int64)), np.zeros(num_envs, dtype=np.bool_)
-
-    def restart(battles: Any, views: Any, which: Any, keys: Any) -> Any:
-        def select(new: Any, old: Any) -> Any:
-            return jax.numpy.where(which.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
-        return jax.tree.map(select, jax.vmap(world.reset)(keys), (battles, views))
-
-    shapes = jax.eval_shape(jax.vmap(world.reset), keys)
-    zeros = jax.tree.map(lambda item: jax.numpy.zeros(item.shape, item.dtype), shapes)
-    # Ahead of time: arguments of another type, as from a first reset, then raise an error instead of compiling again
-    reset = jax.jit(restart).lower(*zeros, none, keys).compile()
-    battles, views = reset(*zeros, ~none, keys)
-    actions = np.zeros((num_envs, world.env.num_allies), dtype=np.int32)
-    step = jax.jit(jax.vmap(world.step)).lower(battles, actions).compile()
-    print(f"SMAX {task}: compiled in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-    return CompiledBattles(world, reset, step, (battles, views))
+    """E battles of a map, with settings of :func:`make_world`."""
+    prepare_xla()
+    return CompiledBattles(f"SMAX {task}, {num_envs} copies", make_world(task, **dict(settings)), num_envs)
 
 
 def make_world(
@@ -96,14 +99,6 @@ def make_world(
         scenario=scenario, max_steps=limit, see_enemy_actions=see_enemy_actions, walls_cause_death=walls_cause_death
     )
     return SmaxWorld(env, attack_mode=attack_mode, enemy_shoots=enemy_shoots)
-
-
-def _prepare_xla() -> None:
-    """Keep JAX on the CPU and on one thread, unless the user has set otherwise or it is running already."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # on a GPU it would take most of the learner's memory
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_multi_thread_eigen" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {XLA_FLAGS}".strip()
 
 
 def keys_of(seeds: NDArray[np.int64]) -> NDArray[np.uint32]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class TeamSpec:
     :param credits: Which of ``contribution`` and ``env`` the steps' ``agent_rewards`` can be; empty where only the team's
         reward is known.
     :param has_wins: Whether steps report a won episode.
+    :param limit_is_end: Whether the time limit is part of the task, so that nothing is to be expected after it; else it is
+        technical.
     """
 
     num_agents: int
@@ -40,6 +42,7 @@ class TeamSpec:
     agent_types: tuple[str, ...]
     credits: frozenset[str] = frozenset()
     has_wins: bool = False
+    limit_is_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,19 @@ class TeamEnv(Protocol):
 
     def close(self) -> None:
         """Release all resources."""
+
+
+@runtime_checkable
+class CompilableTeamEnv(TeamEnv, Protocol):
+    """A team's environment whose copies are pure functions of JAX arrays: whole episodes of it are one compiled loop."""
+
+    credit: str
+
+    def pure_world(self) -> Any:
+        """The functions of one copy, see :class:`~rllib_agg.envs.smax.world.SmaxWorld`; ``None``: it must be stepped."""
+
+    def keys(self, seeds: NDArray[np.int64]) -> NDArray[Any]:
+        """The keys ``[E, 2]`` that episodes begin from, by their seeds ``[E]``."""
 
 
 class TeamEnvMaker(Protocol):
