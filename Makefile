@@ -31,7 +31,7 @@ test: $(VENV)/.installed-dev ## Run the test suite
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=15
 
 remote: $(VENV)/.installed-dev ## Run the tests of learners, env runners and workers in processes of their own, which CI runs too
-	$(PYTEST) -m 'remote and not slow' --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=15 tests
+	$(PYTEST) -m 'remote and not slow' --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=15
 
 slow: $(VENV)/.installed-dev ## Run the tests that take longer than 20 seconds each, or a part: GROUP=core, sb3, rllib, teams or study
 	$(if $(SLOW_$(GROUP)),,$(error unknown GROUP=$(GROUP): choose from all core sb3 rllib teams study))

@@ -39,11 +39,17 @@ LONGEST = (
 )
 """Files of half a minute or more, the longest first."""
 
+REMOTE_PAGES = ("a3c.md", "agg_ppo_rllib.md", "es.md")
+"""Pages whose blocks start several processes of Ray's."""
+
 SHOWN = re.compile(r"^(?P<expression>\S.*?)  # (?P<value>tensor\(.*)$", re.MULTILINE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files, or one of them is left running alone at the end."""
+    """Begin with the longest files, or one of them is left running alone at the end; mark pages."""
+    for item in items:
+        if item.path.name in REMOTE_PAGES:
+            item.add_marker("remote")
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
 

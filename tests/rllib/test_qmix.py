@@ -67,6 +67,7 @@ def test_the_number_of_runners_changes_nothing(remote: QMIX) -> None:
     assert agg(result)["physical_bytes"] > 0
 
 
+@pytest.mark.remote
 def test_killed_runner_changes_nothing(remote: QMIX) -> None:
     before = remote.server.num_rounds
     pids = remote.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)

@@ -82,6 +82,7 @@ def test_two_learners_without_minibatches(
     assert [now - then for now, then in zip(after, before, strict=True)] == [num_epochs] * 2
 
 
+@pytest.mark.remote
 def test_learner_that_replays_a_batch_goes_in_step(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
     """APPO's buffers draw at random: one learner's batch may be new while the other's was observed before."""
     episodes = sample()

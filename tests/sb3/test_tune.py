@@ -24,6 +24,7 @@ def train(config: dict[str, Any]) -> None:
     tune.report({**totals, "return": sum(episode["r"] for episode in model.ep_info_buffer) / len(model.ep_info_buffer)})
 
 
+@pytest.mark.remote
 def test_a_rule_a_combiner_and_schemes_in_one_grid(ray_session: None, tmp_path: Path) -> None:
     tuner = tune.Tuner(
         train,

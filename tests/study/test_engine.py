@@ -77,6 +77,7 @@ def test_finished_cells_are_not_run_again_and_damaged_ones_are(run, tiny, tmp_pa
     assert_same(records_of(run.store, study), records)
 
 
+@pytest.mark.remote
 def test_failing_cells_are_recorded_and_the_others_finish(run, tiny):
     systems = {name: System(f"failing_systems:{name}") for name in ("RaisesInTraining", "NeverTrains", "EndsEarly")}
     study = tiny(systems={"stock": System("stable_baselines3:PPO"), **systems}, seeds=1)

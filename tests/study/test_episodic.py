@@ -39,6 +39,7 @@ def grid_study(**changes: Any) -> Study:
 
 
 @pytest.mark.filterwarnings("ignore:communication='espc' got a negative return")
+@pytest.mark.remote
 def test_records_of_each_update(ray_session: None, tmp_path: Path) -> None:
     study = grid_study()
     assert run_study(study, tmp_path, workers=1) == []
