@@ -24,6 +24,10 @@ Array = jax.Array
 Weights = Mapping[str, Array]
 
 
+MANY = 16
+"""Copies from which on a smaller batch for those that go on pays."""
+
+
 class Kind(NamedTuple):
     """What a program depends on, of the agents' networks."""
 
@@ -118,11 +122,11 @@ class CompiledPlay:
         hidden = jnp.zeros((kind.num_networks, count * agents // kind.num_networks, kind.hidden), jnp.float32)
         last = jnp.full((count, agents), -1, jnp.int32)
         play = functools.partial(self._play_until, weights, epsilon, chances)
-        # Copies that have ended wait for the others: once they are half of all, the others go on in a smaller batch.
-        lanes = Lanes(jnp.arange(count), worlds, view, hidden, last)
-        step, lanes, record, ends = play(count // 2, jnp.int32(0), lanes, record, ends)
-        if count > 1:
-            chosen = jnp.argsort(~ends["active"], stable=True)[: count // 2]
+        # Copies that have ended wait for the others: once they are half of many, the others go on in a smaller batch.
+        lanes, few = Lanes(jnp.arange(count), worlds, view, hidden, last), count // 2 if count >= MANY else 0
+        step, lanes, record, ends = play(few, jnp.int32(0), lanes, record, ends)
+        if few:
+            chosen = jnp.argsort(~ends["active"], stable=True)[:few]
             step, _, record, ends = play(0, step, self._take(lanes, chosen), record, ends)
         return {"steps": step, **record, **ends}
 
