@@ -193,7 +193,7 @@ def test_rules_and_combiners_are_ways_of_sharing(sharing: Any) -> None:
     [
         (
             lambda c: c.environment("matrix/three_step"),
-            "unknown matrix game 'three_step'.* choose from climbing, penalty, two_step",
+            "unknown matrix game 'three_step'.* choose from climbing, nonmonotonic, penalty, two_step",
         ),
         (lambda c: c.environment("matrx/two_step"), "unknown backend 'matrx'"),
         (lambda c: c.training(credit="env"), "has no credit 'env'; choose from team"),
