@@ -11,6 +11,8 @@ from rllib_agg.aggregation.finite_step import FiniteSteps
 from rllib_agg.qmix.episodes import TeamEpisodes
 from rllib_agg.qmix.losses import TDLoss, TeamBatch, TeamLoss
 from rllib_agg.qmix.module import QMIXModule
+from rllib_agg.qmix.qtran import QTRANLoss
+from rllib_agg.qmix.weighted import WeightedLoss
 from rllib_agg.server_loop.learner import ServerLearner
 
 
@@ -52,4 +54,6 @@ class QMIXLearner(FiniteSteps, ServerLearner):
 
 def make_loss(config: Any) -> TeamLoss:
     """What a QMIXConfig's team minimises."""
-    return TDLoss(config)
+    if config.mixer == "qtran":
+        return QTRANLoss(config)
+    return TDLoss(config) if config.weighting is None else WeightedLoss(config)
