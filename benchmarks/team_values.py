@@ -110,26 +110,19 @@ def main(arguments: list[str]) -> None:
         algorithm.stop()
         print(", ".join(map(str, rows[-1].values())), flush=True)
     record.write("team_values", rows, ["rl-agg", "ray", "torch"])
-    print(table(rows, options.games))
+    for game in options.games:
+        print(f"\n{game}\n\n{table(rows, game)}")
 
 
-def table(rows: list[dict[str, Any]], games: list[str]) -> str:
-    """Markdown: medians over seeds of each value, in the first game; and greedy returns by game."""
+def table(rows: list[dict[str, Any]], game: str) -> str:
+    """Markdown: medians over seeds of each joint action's value, and the greedy teams' returns."""
+    own = [row for row in rows if row["game"] == game]
     cells = [name for name in rows[0] if "," in name]
-    lines = ["| | values | " + " | ".join(name.replace(", ", "") for name in cells) + " |", "|---" * (len(cells) + 2) + "|"]
-    for system, kind in dict.fromkeys((row["system"], row["values"]) for row in rows):
-        own = [row for row in rows if (row["game"], row["system"], row["values"]) == (games[0], system, kind)]
-        medians = [statistics.median(row[name] for row in own) for name in cells]
-        lines.append(f"| {system} | {kind} | " + " | ".join(f"{value:.1f}" for value in medians) + " |")
-    lines += ["", "| | " + " | ".join(games) + " |", "|---" * (len(games) + 1) + "|"]
-    for system in SYSTEMS:
-        earned = [
-            sorted(
-                row["greedy_return"]
-                for row in rows
-                if (row["game"], row["system"], row["values"]) == (game, system, "acted by")
-            )
-            for game in games
-        ]
-        lines.append(f"| {system} | " + " | ".join(", ".join(f"{value:g}" for value in each) for each in earned) + " |")
-    return "\n".join(lines).replace("-0.0", "0.0")
+    lines = ["| | values | " + " | ".join(name.replace(", ", "") for name in cells) + " | greedy return |"]
+    lines.append("|---" * (len(cells) + 3) + "|")
+    for system, kind in dict.fromkeys((row["system"], row["values"]) for row in own):
+        runs = [row for row in own if (row["system"], row["values"]) == (system, kind)]
+        medians = [statistics.median(float(row[name]) for row in runs) for name in cells]
+        returns = ", ".join(f"{float(row['greedy_return']):g}" for row in runs) if kind == "acted by" else ""
+        lines.append(" | ".join([f"| {system}", kind, *(f"{value:.1f}" for value in medians), f"{returns} |"]))
+    return "\n".join(lines).replace("-0.0 ", "0.0 ")
