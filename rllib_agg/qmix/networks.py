@@ -148,7 +148,8 @@ class AgentNetworks(nn.Module):
     def by_agent(self, rows: Tensor) -> Tensor:
         """Undo the stacking: ``[m, T, K, x] -> [B, T, n, x]``."""
         if self.shared:
-            return rows[0].unflatten(1, (-1, self.num_agents)).transpose(0, 1)
+            _, steps, _, size = rows.shape
+            return rows.view(steps, -1, self.num_agents, size).transpose(0, 1)
         return rows.permute(2, 1, 0, 3)
 
     def _running(self, lengths: NDArray[np.int64], steps: int) -> list[int]:
