@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "record", "turns"))
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem not in ("run", "record", "turns", "limit"))
 
 
 def main() -> None:

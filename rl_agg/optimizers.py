@@ -1,6 +1,6 @@
 """What an optimiser makes of a gradient. Axis P: parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,49 @@ def step_scale(optimizer: Any, parameters: Sequence[Tensor]) -> Tensor | None:
     if type(optimizer).__name__ == "RMSpropTFLike":
         return flat.add_(group["eps"]).rsqrt_()
     return flat.sqrt_().add_(group["eps"]).reciprocal_()
+
+
+def moments_of(optimizers: Iterable[torch.optim.Optimizer], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """What optimisers remember of the gradients of parameters, and their step counts; zeros if one has made no step yet.
+
+    :param optimizers: Of torch's.
+    :param parameters: Those that are asked about; an optimiser remembers nothing of others' parameters.
+    """
+    moments: list[Tensor] = []
+    for optimizer in optimizers:
+        if not optimizer.state:
+            _start(optimizer)
+        values = [value for own in parameters if own in optimizer.state for value in optimizer.state[own].values()]
+        moments += [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    return moments
+
+
+def forget_moments(optimizers: Iterable[torch.optim.Optimizer], parameters: Sequence[Tensor]) -> None:
+    """Let optimisers start afresh with parameters.
+
+    :param optimizers: As for :func:`moments_of`, as are the parameters.
+    """
+    for optimizer in optimizers:
+        for own in parameters:
+            optimizer.state.pop(own, None)
+
+
+def _start(optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimiser that has made no step yet the moments that it starts from: zeros, in the shapes of the others'."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
+    rates, gradients = [group["lr"] for group in optimizer.param_groups], [parameter.grad for parameter in parameters]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # of length 0: the only way to have any optimiser make its state
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+        for value in optimizer.state[parameter].values():
+            if isinstance(value, Tensor):
+                value.zero_()
 
 
 def fuse(optimizer: torch.optim.Optimizer) -> None:

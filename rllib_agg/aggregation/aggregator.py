@@ -16,6 +16,7 @@ Source: Holen et al. (2023), section 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ class ModuleAggregator:
         self._known: Tensor | None = None  # the last that was finite [A]
         self.stats = UpdateStats(torch.zeros(self.num_agents, dtype=torch.bool))
         """Of the current update."""
+        self.num_samples = 0.0
+        """That count in the current update, of all learners."""
         self.is_separate = self.client is None and not self.exchange.weights_only
         """Whether each agent's gradient is taken by itself."""
         self._module = module
@@ -87,7 +90,7 @@ class ModuleAggregator:
         columns = torch.stack([valid.double(), (~valid).double(), returns.where(ended, 0.0).double(), ended.double()])
         sums = sum_by_agent(columns, agents, self.num_agents, num_learners=1)
         # An agent is excluded here if it has samples and none of them is valid; anywhere, if it is excluded anywhere.
-        shared = torch.stack([(sums[0] == 0) & (sums[1] > 0), sums[2], sums[3]])
+        shared = torch.stack([(sums[0] == 0) & (sums[1] > 0), sums[2], sums[3], sums[0]])
         if self._num_learners > 1:
             distributed.all_reduce(shared)
         excluded = shared[0] > 0
@@ -98,6 +101,7 @@ class ModuleAggregator:
         self.returns = known.where(shared[2] == 0, mean)
         self._known = known.where(self.returns.isinf(), self.returns)
         self.stats = UpdateStats(excluded)
+        self.num_samples = float(shared[3][~excluded].sum())
         if self.client is not None:
             self._own_agents = (sums[0] > 0) & ~excluded
             self.client.begin_update(float(sums[0][~excluded].sum()))
@@ -246,6 +250,11 @@ class ModuleAggregator:
         if merged is None or merged.weights is None:
             return divergence
         return {**weight_summary(merged.weights[None], merged.present[None]), **divergence}
+
+    @property
+    def mean_return(self) -> float:
+        """Of the agents' last known returns; NaN if none is known."""
+        return math.nan if self.returns is None else float(self.returns[self.returns.isfinite()].mean())
 
     @property
     def masked(self) -> Tensor:

@@ -193,8 +193,13 @@ class AggConfigMixin(AggregationSettings):
     def build_learner_group(
         self, *, env: Any = None, spaces: Any = None, rl_module_spec: Any = None, placement_group: Any = None
     ) -> AggLearnerGroup:
-        """RLlib's, with our class; ``ValueError`` if a layer that is to be merged is not in the module."""
+        """RLlib's, with our class; ``ValueError`` if the modules do not fit the settings."""
         spec = rl_module_spec or self.get_multi_rl_module_spec(env=env, spaces=spaces)
+        self.check_modules(spec)
+        return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
+
+    def check_modules(self, spec: Any) -> None:
+        """Check the modules' spec; ``ValueError`` if a layer that is to be merged is not in a module."""
         payload = self.make_scheme().payload
         if isinstance(payload, Parameters):
             _check_losses(spec)
@@ -202,7 +207,6 @@ class AggConfigMixin(AggregationSettings):
             modules: Any = spec.build()
             for module in modules.values():
                 payload.selected([name for name, parameter in module.named_parameters() if parameter.requires_grad])
-        return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     def validate(self) -> None:
         """Check that the learner can aggregate."""

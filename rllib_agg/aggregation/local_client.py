@@ -22,6 +22,7 @@ from torch import Tensor, distributed, nn
 
 from rl_agg import Exchange, Signals
 from rl_agg.exchange import Merged
+from rl_agg.optimizers import forget_moments, moments_of
 from rl_agg.payloads import Parameters
 from rl_agg.payloads import merge as average
 
@@ -97,7 +98,7 @@ class LocalClient:
         self._num_samples = self._loss_sum = self._loss_count = 0.0
         if not bool(present.any()):
             return None
-        moments = [tensor for optimizer in optimizers for tensor in self._moments(optimizer)]
+        moments = moments_of(optimizers, self._parameters) if self.payload.moments == "merge" else []
         uncompressed = [*self._buffers, *moments]
         merged = self._exchange.merge(
             self._gather(_flat(self._parameters)),
@@ -112,7 +113,8 @@ class LocalClient:
         _write(merged.vector, self._parameters)
         if uncompressed:
             _write(average([self._gather(_flat(uncompressed))], weights)[0], uncompressed)
-        self._reset_moments(optimizers)
+        if self.payload.moments == "reset":
+            forget_moments(optimizers, self._parameters)
         self.divergence = float((_flat(self._parameters) - before).norm())
         self._is_merged = True
         return merged
@@ -123,22 +125,6 @@ class LocalClient:
         rows = row.new_empty(distributed.get_world_size(), len(row))
         distributed.all_gather(list(rows.unbind()), row)
         return rows
-
-    def _moments(self, optimizer: torch.optim.Optimizer) -> list[Tensor]:
-        """What an optimiser remembers of the gradients of merged parameters, if it is merged too, and its step counts."""
-        if self.payload.moments != "merge":
-            return []
-        if not optimizer.state:
-            _start(optimizer)
-        states = [optimizer.state[own] for own in self._parameters if own in optimizer.state]
-        tensors = [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        return [tensor for tensor in tensors if tensor.is_floating_point()]
-
-    def _reset_moments(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-        if self.payload.moments == "reset":
-            for optimizer in optimizers:
-                for own in self._parameters:
-                    optimizer.state.pop(own, None)
 
     # Checkpoints ----------------------------------------------------------------------------------------------------------
 
@@ -196,21 +182,3 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 def _write(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     _put(tensors, [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
-
-
-def _start(optimizer: torch.optim.Optimizer) -> None:
-    """Give an optimiser that has made no step yet the moments that it starts from: zeros, in the shapes of the others'."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
-    rates, gradients = [group["lr"] for group in optimizer.param_groups], [parameter.grad for parameter in parameters]
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()  # of length 0: the only way to have any optimiser make its state
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-        for value in optimizer.state[parameter].values():
-            if isinstance(value, Tensor):
-                value.zero_()

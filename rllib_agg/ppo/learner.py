@@ -29,6 +29,7 @@ from rllib_agg.aggregation.advantages import RawAdvantageEstimation, finish_adva
 from rllib_agg.aggregation.agents import AGENT
 from rllib_agg.aggregation.masking import loss_mask
 from rllib_agg.ppo.closed_form import ClosedFormPPO, Coefficients, SampleTerms
+from rllib_agg.ppo.policy_sharing import SharingLearnerMixin
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ REPLACED = ("losses_per_sample", "compute_losses", "compute_loss_for_module", "c
 """What RLlib's update calls, and the closed form stands for."""
 
 
-class AggPPOTorchLearner(AdaptiveKLMixin, PPOTorchLearner):
+class AggPPOTorchLearner(SharingLearnerMixin, AdaptiveKLMixin, PPOTorchLearner):
     """PPO's learner with the agents' gradients weighted.
 
     Source: Schulman et al. (2017), equation 9, as RLlib has it; Holen et al. (2023), section 3.

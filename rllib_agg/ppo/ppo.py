@@ -9,12 +9,12 @@ from ray.rllib.algorithms.ppo import PPO, PPOConfig
 from rl_agg.validation import check_flag
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.advantages import NORM_CHOICES
-from rllib_agg.aggregation.config import AggConfigMixin
 from rllib_agg.aggregation.restoring import RestoringAlgorithm
 from rllib_agg.ppo.learner import AggPPOTorchLearner
+from rllib_agg.ppo.sharing_settings import SharingConfigMixin
 
 
-class AggPPOConfig(AggConfigMixin, PPOConfig):
+class AggPPOConfig(SharingConfigMixin, PPOConfig):
     """``PPOConfig`` with aggregation: replace the one by the other in an existing script.
 
     >>> config = AggPPOConfig().environment("CartPole-v1").training(aggregation="r_weighted")
@@ -22,7 +22,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
     2
     """
 
-    whole_algorithm = AggConfigMixin.whole_algorithm | {"shard_by_agent"}
+    whole_algorithm = SharingConfigMixin.whole_algorithm | {"shard_by_agent"}
     merges_learners = True
     default_learner = AggPPOTorchLearner
 
@@ -40,7 +40,7 @@ class AggPPOConfig(AggConfigMixin, PPOConfig):
         :param closed_form: Differentiate by derivatives that are written out instead of torch's graph, where the module is
             RLlib's default one of linear layers and nothing of the learner's loss was replaced: the same numbers up to
             rounding, in less time. Elsewhere the log says once why not.
-        :param kwargs: Those of :meth:`AggConfigMixin.training` and of PPO.
+        :param kwargs: Those of :meth:`SharingConfigMixin.training` and of PPO.
         """
         super().training(**kwargs)
         return self.take(advantage_norm=advantage_norm, closed_form=closed_form)

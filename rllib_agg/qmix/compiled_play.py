@@ -24,6 +24,10 @@ Array = jax.Array
 Weights = Mapping[str, Array]
 
 
+MANY = 16
+"""Copies from which on a smaller batch for those that go on pays."""
+
+
 class Kind(NamedTuple):
     """What a program depends on, of the agents' networks."""
 
@@ -40,11 +44,29 @@ class Kind(NamedTuple):
         return cls(networks.num_networks, networks.hidden, networks.num_actions, networks.agent_ids, shapes)
 
 
+class Lanes(NamedTuple):
+    """Copies that step together.
+
+    :param copies: Which of the E they are.
+    :param worlds: Their states.
+    :param view: What their teams see.
+    :param hidden: The networks' ``[m, K, H]``.
+    :param last: The last actions; -1 where there was none.
+    """
+
+    copies: Array
+    worlds: Any
+    view: Any
+    hidden: Array
+    last: Array
+
+
 class CompiledPlay:
     """Plays an episode in each of E copies, until the last has ended.
 
     :param world: Pure functions of one copy: ``reset(key) -> (state, view)`` and
-        ``step(state, actions) -> (state, view, result, moves)``, as of :class:`~rllib_agg.envs.smax.world.SmaxWorld`.
+        ``step(state, actions, credits=...) -> (state, view, result, moves)``, as of
+        :class:`~rllib_agg.envs.smax.world.SmaxWorld`.
     :param spec: Sizes of the environment.
     :param num_envs: E.
     :param kind: Of the networks that act.
@@ -99,36 +121,71 @@ class CompiledPlay:
         }
         hidden = jnp.zeros((kind.num_networks, count * agents // kind.num_networks, kind.hidden), jnp.float32)
         last = jnp.full((count, agents), -1, jnp.int32)
+        play = functools.partial(self._play_until, weights, epsilon, chances)
+        # Copies that have ended wait for the others: once they are half of many, the others go on in a smaller batch.
+        lanes, few = Lanes(jnp.arange(count), worlds, view, hidden, last), count // 2 if count >= MANY else 0
+        step, lanes, record, ends = play(few, jnp.int32(0), lanes, record, ends)
+        if few:
+            chosen = jnp.argsort(~ends["active"], stable=True)[:few]
+            step, _, record, ends = play(0, step, self._take(lanes, chosen), record, ends)
+        return {"steps": step, **record, **ends}
+
+    def _take(self, lanes: Lanes, chosen: Array) -> Lanes:
+        """Some of the lanes."""
+        worlds, view, last = jax.tree.map(lambda of_all: of_all[chosen], (lanes.worlds, lanes.view, lanes.last))
+        networks, _, size = lanes.hidden.shape
+        by_copy = lanes.hidden.reshape(networks, len(lanes.copies), -1, size)
+        return Lanes(lanes.copies[chosen], worlds, view, by_copy[:, chosen].reshape(networks, -1, size), last)
+
+    def _play_until(
+        self,
+        weights: Weights,
+        epsilon: Array,
+        chances: Array,
+        few: int,
+        step: Array,
+        lanes: Lanes,
+        record: dict[str, Array],
+        ends: dict[str, Array],
+    ) -> tuple[Array, Lanes, dict[str, Array], dict[str, Array]]:
+        """Step until no more than ``few`` of the lanes are active, from a step of theirs on."""
+        copies, limit = lanes.copies, self._spec.max_episode_steps
+        move = jax.vmap(functools.partial(self._world.step, credits=self._credits))
+        whole = len(copies) == self._num_envs
+
+        def write(record: dict[str, Array], step: Array, seen: dict[str, Array]) -> dict[str, Array]:
+            def put(stored: Array, now: Array) -> Array:
+                return stored.at[step].set(now) if whole else stored.at[step, copies].set(now)
+
+            return {name: put(stored, seen[name]) if name in seen else stored for name, stored in record.items()}
+
+        def observed(view: Any) -> dict[str, Array]:
+            return {"observations": view.observations, "states": view.state, "masks": view.masks}
 
         def unfinished(carry: Any) -> Array:
-            step, *_, ends = carry
-            going: Array = (step < steps) & ends["active"].any()
+            step, _, _, ends = carry
+            going: Array = (step < limit) & (ends["active"][copies].sum() > few)
             return going
 
         def advance(carry: Any) -> Any:
-            step, worlds, view, hidden, last, record, ends = carry
-            seen = {"observations": view.observations, "states": view.state, "masks": view.masks}
-            values, hidden = self._values(weights, view.observations, last, hidden)
-            chosen = choose(values, view.masks, epsilon, chances[step])
-            worlds, view, result, _ = jax.vmap(self._world.step)(worlds, chosen)
-            seen |= {"actions": chosen, "rewards": result.reward, "agent_rewards": result.contributions}
-            record = {name: stored.at[step].set(seen[name]) for name, stored in record.items()}
-            active = ends["active"]
+            step, lanes, record, ends = carry
+            values, hidden = self._values(weights, lanes.view.observations, lanes.last, lanes.hidden)
+            chosen = choose(values, lanes.view.masks, epsilon, chances[step][:, copies])
+            worlds, view, result, _ = move(lanes.worlds, chosen)
+            earned = {"actions": chosen, "rewards": result.reward, "agent_rewards": result.contributions}
+            record = write(record, step, observed(lanes.view) | earned)
+            active = ends["active"][copies]
             over = active & (result.terminated | result.truncated)
             ends = {
-                "lengths": ends["lengths"] + active,
-                "terminated": ends["terminated"] | (over & result.terminated),
-                "won": ends["won"] | (over & result.won),
-                "active": active & ~over,
+                "lengths": ends["lengths"].at[copies].add(active),
+                "terminated": ends["terminated"].at[copies].max(over & result.terminated),
+                "won": ends["won"].at[copies].max(over & result.won),
+                "active": ends["active"].at[copies].min(~over),
             }
-            return step + 1, worlds, view, hidden, chosen, record, ends
+            return step + 1, Lanes(copies, worlds, view, hidden, chosen), record, ends
 
-        step, _, view, _, _, record, ends = jax.lax.while_loop(
-            unfinished, advance, (jnp.int32(0), worlds, view, hidden, last, record, ends)
-        )
-        for name, now in (("observations", view.observations), ("states", view.state), ("masks", view.masks)):
-            record[name] = record[name].at[step].set(now)
-        return {"steps": step, **record, **ends}
+        step, lanes, record, ends = jax.lax.while_loop(unfinished, advance, (step, lanes, record, ends))
+        return step, lanes, write(record, step, observed(lanes.view)), ends
 
     def _values(self, weights: Weights, observations: Array, last: Array, hidden: Array) -> tuple[Array, Array]:
         """One step of :meth:`AgentNetworks.arrange` and :meth:`AgentNetworks.forward`: ``[E, n, a]`` and ``[m, K, H]``."""

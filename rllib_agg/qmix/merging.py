@@ -1,9 +1,8 @@
-"""Merges of the agents' networks. Axes: n agents, g agents that merge with each other, P numbers that each exchanges."""
+"""Merges of the agents' networks. Axes: n agents, g agents that merge with each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl_agg import Exchange, Ledger, Scheme, Signals
-from rl_agg.payloads import Parameters, merge
+from rl_agg.payloads import Parameters
+from rllib_agg.aggregation.parameter_sharing import SharingGroup
 from rllib_agg.qmix.learner import QMIXLearner
-
-
-@dataclass
-class Group:
-    """Agents that merge with each other.
-
-    :param agents: Their numbers ``[g]``.
-    :param exchange: Of their parameters.
-    :param reference: The parameters that were merged last ``[P]``; at the start, the average.
-    """
-
-    agents: NDArray[np.int64]
-    exchange: Exchange
-    reference: Tensor
 
 
 class NetworkMerging:
@@ -46,7 +32,7 @@ class NetworkMerging:
         assert isinstance(scheme.payload, Parameters)
         self._payload, self._learner, self._targets = scheme.payload, learner, targets
         self._groups = [
-            Group(agents, Exchange(scheme, len(agents), ledger=ledger, agents=agents), self._vectors(agents).mean(0))
+            (agents, SharingGroup(Exchange(scheme, len(agents), ledger=ledger, agents=agents), self._own(agents)))
             for agents in groups
         ]
 
@@ -58,35 +44,23 @@ class NetworkMerging:
         :param num_samples: Environment steps of each agent.
         :return: Whether agents merged.
         """
-        due = [group for group in self._groups if group.exchange.due()]
-        for group in due:
-            self._merge(group, torch.from_numpy(rewards[group.agents]), num_samples)
-        if self._payload.moments == "reset" and sum(len(group.agents) for group in due) == len(rewards):
+        due = [(agents, group) for agents, group in self._groups if group.exchange.due()]
+        for agents, group in due:
+            self._merge(agents, group, torch.from_numpy(rewards[agents]), num_samples)
+        if self._payload.moments == "reset" and sum(len(agents) for agents, _ in due) == len(rewards):
             for state in self._states():
                 if "step" in state:  # Adam's, by which it corrects young moments
                     state["step"].zero_()
         return bool(due)
 
-    def _merge(self, group: Group, rewards: Tensor, num_samples: int) -> None:
-        agents, vectors = group.agents, self._vectors(group.agents)
-        moments = self._moments() if self._payload.moments != "keep" else []
-        signals = Signals(returns=rewards.to(vectors.device), num_samples=torch.full_like(vectors[:, 0], num_samples))
-        extra = sum(moment[0].numel() for moment in moments) if self._payload.moments == "merge" else 0
-        merged = group.exchange.merge(vectors, signals, reference=group.reference, extra=extra)
-        weights = merged.present.to(vectors) if merged.weights is None else merged.weights
-        if not bool(weights.any()):
-            return
-        group.reference = merged.vector
-        parameters = self._parameters()
-        parts = torch.split(merged.vector, [parameter[0].numel() for parameter in parameters])
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter[agents] = part.view_as(parameter[0])
-        sent = weights * merged.sends
-        for moment in moments:
-            if self._payload.moments == "reset":
+    def _merge(self, agents: NDArray[np.int64], group: SharingGroup, rewards: Tensor, num_samples: int) -> None:
+        moments, reference = self._moments(), group.reference
+        signals = Signals(returns=rewards.to(reference.device), num_samples=reference.new_full((len(agents),), num_samples))
+        along = _by_agent(moments, agents) if self._payload.moments == "merge" and moments else []
+        merged = group.merge(self._own(agents), signals, along=along)
+        if merged is not None and self._payload.moments == "reset":
+            for moment in moments:
                 moment[agents] = 0
-            elif bool(sent.any()):
-                moment[agents] = merge([moment[agents]], sent)[0]
 
     def _parameters(self) -> list[Tensor]:
         """What is merged ``[n, ...]`` each."""
@@ -98,9 +72,9 @@ class NetworkMerging:
             for name in self._payload.selected(named)
         ]
 
-    def _vectors(self, agents: NDArray[np.int64]) -> Tensor:
-        """The same of some agents ``[g, P]``."""
-        return torch.cat([parameter.detach()[agents].flatten(1) for parameter in self._parameters()], dim=1)
+    def _own(self, agents: NDArray[np.int64]) -> list[list[Tensor]]:
+        """The same by agent ``[g]``."""
+        return _by_agent(self._parameters(), agents)
 
     def _states(self) -> list[dict[str, Any]]:
         """What optimisers remember of each parameter that is merged."""
@@ -114,11 +88,15 @@ class NetworkMerging:
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What each group has exchanged, without the ledger, which is the team's."""
-        states = [{**group.exchange.state_dict(), "reference": group.reference.cpu().clone()} for group in self._groups]
+        states = [group.state_dict() for _, group in self._groups]
         return [{name: value for name, value in state.items() if name != "ledger"} for state in states]
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Restore :meth:`state_dict`."""
-        for group, state in zip(self._groups, states, strict=True):
-            group.exchange.load_state_dict(state)
-            group.reference = state["reference"].to(group.reference, copy=True)
+        for (_, group), state in zip(self._groups, states, strict=True):
+            group.load_state_dict(state)
+
+
+def _by_agent(stacked: list[Tensor], agents: NDArray[np.int64]) -> list[list[Tensor]]:
+    """Views of tensors ``[n, ...]``, for each of some agents ``[g]``."""
+    return [[tensor.detach()[agent] for tensor in stacked] for agent in agents.tolist()]

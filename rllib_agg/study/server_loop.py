@@ -16,9 +16,12 @@ RESERVED = {"env": "environments", "env_config": "env_kwargs", "seed": "seeds"}
 UNUSED = ("network", "unequal", "scored_agents", "normalize", "policy", "wrappers")
 """Keys of a study that these algorithms do not use."""
 
+WHOLE = ("faithful", "preset")
+"""Methods of a config that set all that a source sets, from its name."""
+
 
 class ServerLoopRunner(AlgorithmRunner):
-    """Settings are those of the config's ``training()``, ``faithful`` and what a subclass adds."""
+    """Settings are those of the config's ``training()``, ``faithful``, ``preset`` and what a subclass adds."""
 
     num_agents: ClassVar[str]
     """The setting that the environment's ``num_agents`` fills, unless the system has its own."""
@@ -38,7 +41,8 @@ class ServerLoopRunner(AlgorithmRunner):
         """Raise on settings that do not exist here."""
         check_settings(cell, RESERVED, UNUSED)
         config_class = type(import_system(cell).get_default_config())
-        known = {*arguments(config_class, "training"), self.num_agents, *self.elsewhere, "faithful"}
+        known = {*arguments(config_class, "training"), self.num_agents, *self.elsewhere}
+        known |= {name for name in WHOLE if hasattr(config_class, name)}
         for name in {**cell.environment.settings, **cell.system.settings}:
             if name not in known:
                 raise StudyError(f"{cell}: {unknown_choice(f'{config_class.__name__} setting', name, known)}")
@@ -56,8 +60,9 @@ class ServerLoopRunner(AlgorithmRunner):
         """The algorithm's config."""
         config, environment = import_system(cell).get_default_config(), cell.environment
         settings = {self.num_agents: environment.num_agents, **environment.settings, **cell.system.settings}
-        if "faithful" in settings:
-            config.faithful(settings.pop("faithful"))
+        for name in WHOLE:
+            if name in settings:
+                getattr(config, name)(settings.pop(name))
         for name, method in self.elsewhere.items():
             if name in settings:
                 getattr(config, method)(**{name: settings.pop(name)})

@@ -184,6 +184,8 @@ def test_losses_that_do_not_go_together(settings: dict[str, Any], message: str) 
             "parameter_sharing='full' exchanges nothing, but compression='float16'",
         ),
         ({"parameter_sharing_kwargs": {"h": 3}}, "parameter_sharing='none' .* parameter_sharing_kwargs={'h': 3}"),
+        ({"shared_layers": ["head"]}, r"parameter_sharing='none' .* shared_layers=\['head'\] was given"),
+        ({"moments": "merge"}, "parameter_sharing='none' exchanges nothing, but moments='merge' was given"),
         ({"parameter_sharing": "fedprox"}, "unknown parameter_sharing 'fedprox'"),
         ({"parameter_sharing": "l_weighted"}, "parameter_sharing='l_weighted' reads each agent's loss, but .* one loss"),
         ({"parameter_sharing": "ranks"}, "rule 'ranks' merges scores, but payload 'parameters' exchanges parameters"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ray import tune
 
 NAMES = ["actor_mean", "fedavg", "krum", "r_weighted"]

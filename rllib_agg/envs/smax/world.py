@@ -78,16 +78,21 @@ class SmaxWorld:
         memory = jax.tree.map(lambda value: jnp.stack([jnp.asarray(value)] * len(self._enemies)), one)
         return self._observe(key, units, memory, observations)
 
-    def step(self, battle: Battle, actions: Array) -> tuple[Battle, View, Result, Moves]:
-        """Move all units for one step, the allies by actions ``[n]``."""
+    def step(self, battle: Battle, actions: Array, *, credits: bool = True) -> tuple[Battle, View, Result, Moves]:
+        """Move all units for one step, the allies by actions ``[n]``; without ``credits`` contributions are 0."""
         env, before = self.env, battle.units
         key, enemy_key, world_key = jax.random.split(battle.key, 3)
         enemy_keys = jax.random.split(enemy_key, len(self._enemies))
         enemy_actions, memory = self._enemy_policy(enemy_keys, battle.enemy_memory, battle.enemy_observations)
         chosen = {name: actions[index] for index, name in enumerate(self._allies)}
         chosen |= {name: enemy_actions[index] for index, name in enumerate(self._enemies)}
-        ticks = env.step_env(world_key, before, chosen, True)  # the units after each of T ticks
-        units = jax.tree.map(lambda of_ticks: of_ticks[-1], ticks)
+        if credits:
+            ticks = env.step_env(world_key, before, chosen, True)  # the units after each of T ticks
+            contributions = self._contributions(before, ticks)
+            units = jax.tree.map(lambda of_ticks: of_ticks[-1], ticks)
+        else:  # ticks are written to memory, which takes a fifth of a step
+            _, units, *_ = env.step_env(world_key, before, chosen)
+            contributions = jnp.zeros(env.num_allies)
         units = units.replace(step=before.step + 1)
         units = units.replace(done=env.is_terminal(units))
         reward = env.compute_reward(units, before.unit_health, units.unit_health)[self._allies[0]]
@@ -96,7 +101,7 @@ class SmaxWorld:
         terminated = ~allies_live | ~enemies_live
         result = Result(
             reward,
-            self._contributions(before, ticks),
+            contributions,
             terminated,
             ~terminated & (units.step >= env.max_steps),
             ~enemies_live & allies_live,
