@@ -1,4 +1,5 @@
-"""Small games with a known solution: the two-step game of the QMIX paper, the climbing game and the penalty game.
+"""Small games with a known solution: the two-step game of the QMIX paper, the climbing game, the penalty game, and the game of
+the QTRAN paper that no monotonic mixer can express.
 
 Axes: E environments, n = 2 agents, a actions.
 """
@@ -26,6 +27,11 @@ def climbing() -> list[Payoffs]:
     return [np.array([[11, -30, 0], [-30, 7, 6], [0, 0, 5]], dtype=np.float32)]
 
 
+def nonmonotonic() -> list[Payoffs]:
+    """Both must choose the first action for the best cell; on average it pays least. Source: Son et al. (2019), table 1."""
+    return [np.array([[8, -12, -12], [-12, 0, 0], [-12, 0, 0]], dtype=np.float32)]
+
+
 def penalty(*, penalty: float = -100.0) -> list[Payoffs]:
     """Two good corners, with a penalty for choosing different ones. Source: Claus and Boutilier (1998).
 
@@ -40,7 +46,7 @@ def two_step() -> list[Payoffs]:
     return [np.zeros((2, 2), dtype=np.float32), *CHOICES]
 
 
-GAMES = {"climbing": climbing, "penalty": penalty, "two_step": two_step}
+GAMES = {"climbing": climbing, "nonmonotonic": nonmonotonic, "penalty": penalty, "two_step": two_step}
 """By name, payoffs of the only step, or of the first step and each possible second one."""
 
 

@@ -13,9 +13,12 @@ from rl_agg.validation import check_count, check_flag, check_number, unknown_cho
 from rllib_agg.envs.team.credits import CREDITS
 from rllib_agg.envs.team.interface import TeamSpec
 from rllib_agg.qmix.normalization import REWARDS
+from rllib_agg.qmix.presets import WEIGHTS_OF_QTRAN
+from rllib_agg.qmix.weighted import ALPHAS
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "mixer": ("qmix", "vdn", None),
+    "mixer": ("qmix", "vdn", "qtran", None),
+    "weighting": (*ALPHAS, None),
     "credit": (*CREDITS, None),
     "reward_normalization": (*REWARDS, None),
 }
@@ -24,6 +27,8 @@ BOUNDS: dict[str, dict[str, float]] = {
     "tau": {"above": 0, "most": 1},
     "td_lambda": {"least": 0, "most": 1},
     "reward_scale": {"above": 0},
+    "lambda_opt": {"above": 0},
+    "lambda_nopt": {"least": 0},
     "updates_per_episode": {"above": 0},
 }
 FLAGS = ("double_q", "normalize_states", "store_buffer_in_checkpoints", "same_init", "within_type", "merge_targets")
@@ -73,12 +78,14 @@ def check_config(config: Any) -> None:
     for name, bounds in BOUNDS.items():
         check_number(name, getattr(config, name), **bounds)
     config.check_lr()
+    check_loss(config)
     if config.grad_clip is not None:
         check_number("grad_clip", config.grad_clip, above=0)
     check_epsilon(config.epsilon)
     _ = config.sharing
     check_count("hidden_dim", config.model_config["hidden_dim"], least=1)
     check_count("hypernet_dim", config.model_config["hypernet_dim"], least=0)
+    check_count("central_dim", config.model_config["central_dim"], least=1)
     check_flag("orthogonal_init", config.model_config["orthogonal_init"])
     check_number("mixer_init_scale", config.model_config["mixer_init_scale"], above=0)
     capacity, batch = config.replay_settings.capacity, config.train_batch_size_per_learner
@@ -86,6 +93,28 @@ def check_config(config: Any) -> None:
         raise ValueError(
             f"a replay of capacity={capacity} never holds a batch of train_batch_size_per_learner={batch} episodes"
         )
+
+
+def check_loss(config: Any) -> None:
+    """Check that the settings of a loss are those of the loss that is chosen; ``ValueError`` names both."""
+    if config.weighting is not None and config.mixer != "qmix":
+        raise ValueError(
+            f"weighting={config.weighting!r} weights the loss of mixer='qmix', but mixer={config.mixer!r} was given; "
+            "leave one out"
+        )
+    if config.weighting_alpha is not None:
+        check_number("weighting_alpha", config.weighting_alpha, above=0, most=1)
+        if config.weighting is None:
+            raise ValueError(
+                f"weighting_alpha={config.weighting_alpha!r} has no effect with weighting=None; set weighting, to one of "
+                + ", ".join(ALPHAS)
+            )
+    for name, default in WEIGHTS_OF_QTRAN.items():
+        value = getattr(config, name)
+        if value != default and config.mixer != "qtran":
+            raise ValueError(
+                f"{name}={value!r} weights a loss of mixer='qtran', but mixer={config.mixer!r} was given; leave one out"
+            )
 
 
 def check_shape(config: Any, spec: TeamSpec) -> None:

@@ -15,6 +15,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 from torch import Tensor, nn
 
 from rllib_agg.envs.team.interface import TeamSpec
+from rllib_agg.qmix.joint import CentralValues, JointValues
 from rllib_agg.qmix.mixer import make_mixer, seed_mixer
 from rllib_agg.qmix.networks import AgentNetworks
 
@@ -35,7 +36,7 @@ def spaces_of(spec: TeamSpec) -> tuple[gym.spaces.Dict, gym.spaces.MultiDiscrete
 
 
 class QMIXModule(TorchRLModule, InferenceOnlyAPI):
-    """The agents' networks and, in the learner, the mixer and the targets of both."""
+    """The agents' networks and, in the learner, what makes the team's values of theirs, and the targets of all."""
 
     observation_space: Any
     action_space: Any
@@ -46,38 +47,50 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
         """Build the networks."""
         agents, size = self.observation_space[OBSERVATIONS].shape
         model = self.model_config
-        self.networks = AgentNetworks(
-            agents,
-            int(self.action_space.nvec[0]),
-            size,
-            hidden=model["hidden_dim"],
-            shared=model["shared"],
-            agent_ids=model["agent_ids"],
-        )
+        num_actions, hidden = int(self.action_space.nvec[0]), model["hidden_dim"]
+        kind = {"hidden": hidden, "shared": model["shared"], "agent_ids": model["agent_ids"]}
+        self.networks = AgentNetworks(agents, num_actions, size, **kind)
         if not self.inference_only:
             (state_size,) = self.observation_space[STATE].shape
-            sizes = {"embed_dim": model["mixing_embed_dim"], "hypernet_dim": model["hypernet_dim"]}
-            self.mixer = make_mixer(model["mixer"], agents, state_size, **sizes)
+            embed_dim = model["mixing_embed_dim"]
+            self.mixer = (
+                JointValues(num_actions, hidden, state_size, embed_dim=embed_dim)
+                if model["mixer"] == "qtran"
+                else make_mixer(model["mixer"], agents, state_size, embed_dim=embed_dim, hypernet_dim=model["hypernet_dim"])
+            )
+            self.central = (
+                CentralValues(AgentNetworks(agents, num_actions, size, **kind), state_size, embed_dim=model["central_dim"])
+                if model.get("central")  # missing in modules that were saved before there was one
+                else None
+            )
             self.target_networks = copy.deepcopy(self.networks).requires_grad_(False)
-            self.target_mixer = copy.deepcopy(self.mixer)
-            if self.target_mixer is not None:
-                self.target_mixer.requires_grad_(False)
+            self.target_mixer, self.target_central = copy.deepcopy(self.mixer), copy.deepcopy(self.central)
+            for target in (self.target_mixer, self.target_central):
+                if target is not None:
+                    target.requires_grad_(False)
 
     def get_non_inference_attributes(self) -> list[str]:
         """What only learning needs."""
-        return ["mixer", "target_networks", "target_mixer"]
+        return ["mixer", "central", "target_networks", "target_mixer", "target_central"]
 
     def initialize(self, generator: torch.Generator, *, orthogonal: bool, same: bool, mixer_scale: float = 1.0) -> None:
         """Draw all parameters; settings as of :meth:`AgentNetworks.initialize` and ``seed_mixer``."""
         self.networks.initialize(generator, orthogonal=orthogonal, same=same)
         seed_mixer(self.mixer, generator, orthogonal=orthogonal, scale=mixer_scale)
+        if self.central is not None:
+            self.central.networks.initialize(generator, orthogonal=orthogonal, same=same)
+            seed_mixer(self.central.mixer, generator, orthogonal=orthogonal, scale=1.0)
         self.update_targets(1.0)
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
         """Move the targets towards the online networks by a share of the way; 1: all of it."""
         pairs: tuple[tuple[nn.Module | None, nn.Module | None], ...]
-        pairs = (self.networks, self.target_networks), (self.mixer, self.target_mixer)
+        pairs = (
+            (self.networks, self.target_networks),
+            (self.mixer, self.target_mixer),
+            (self.central, self.target_central),
+        )
         for online, target in pairs:
             if online is not None and target is not None:
                 for parameter, own in zip(online.parameters(), target.parameters(), strict=True):

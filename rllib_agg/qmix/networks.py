@@ -131,13 +131,26 @@ class AgentNetworks(nn.Module):
         :param lengths: Steps of each episode ``[B]``, descending; what comes after them is without meaning. ``None``: all T.
         :return: Values ``[B, T, n, a]`` and the last hidden states ``[m, K, H]``.
         """
+        hidden = self.encode(inputs, start, lengths)
+        return self.evaluate(hidden), hidden[:, -1]
+
+    def encode(self, inputs: Tensor, start: Tensor, lengths: NDArray[np.int64] | None = None) -> Tensor:
+        """Hidden states of all steps ``[m, T, K, H]``; arguments as of :meth:`forward`."""
         networks, steps, sequences, _ = inputs.shape
         features = self.feature(inputs.flatten(1, 2)).relu_().view(networks, steps, sequences, self.hidden)
-        hidden = self.rnn(features, start, None if lengths is None else self._running(lengths, steps))
-        values = self.head(hidden.flatten(1, 2)).view(networks, steps, sequences, self.num_actions)
+        hidden: Tensor = self.rnn(features, start, None if lengths is None else self._running(lengths, steps))
+        return hidden
+
+    def evaluate(self, hidden: Tensor) -> Tensor:
+        """Values of all actions ``[B, T, n, a]`` from hidden states ``[m, T, K, H]``."""
+        return self.by_agent(self.head(hidden.flatten(1, 2)).view(*hidden.shape[:-1], self.num_actions))
+
+    def by_agent(self, rows: Tensor) -> Tensor:
+        """Undo the stacking: ``[m, T, K, x] -> [B, T, n, x]``."""
         if self.shared:
-            return values.view(steps, -1, self.num_agents, self.num_actions).transpose(0, 1), hidden[:, -1]
-        return values.permute(2, 1, 0, 3), hidden[:, -1]
+            _, steps, _, size = rows.shape
+            return rows.view(steps, -1, self.num_agents, size).transpose(0, 1)
+        return rows.permute(2, 1, 0, 3)
 
     def _running(self, lengths: NDArray[np.int64], steps: int) -> list[int]:
         """How many sequences of a network have each step ``[T]``."""

@@ -92,3 +92,6 @@ UPDATES_OF_TARGETS: dict[str, dict[str, Any]] = {
     "soft": {"target_network_update_freq": 1, "tau": 0.05},
 }
 """The paper's table has both."""
+
+WEIGHTS_OF_QTRAN = {"lambda_opt": 1.0, "lambda_nopt": 0.1}
+"""Those of PyMARL."""

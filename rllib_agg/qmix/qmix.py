@@ -1,6 +1,7 @@
-"""QMIX, VDN and independent Q-learning with recurrent networks, each agent's own or one for all.
+"""QMIX, VDN, QTRAN, Weighted QMIX and independent Q-learning with recurrent networks, each agent's own or one for all.
 
-Source: Rashid et al. (2018); Sunehag et al. (2018); merges of the agents' networks: Zhang et al. (2024).
+Source: Rashid et al. (2018, 2020); Sunehag et al. (2018); Son et al. (2019); merges of the agents' networks: Zhang et al.
+(2024).
 """
 
 from __future__ import annotations
@@ -121,7 +122,12 @@ class QMIXConfig(QMIXSettings):
     @property
     def model_derived(self) -> dict[str, Any]:
         """What the module takes from the training settings."""
-        return {"mixer": self.mixer, "mixing_embed_dim": self.mixing_embed_dim, **self._kind_of_networks}
+        return {
+            "mixer": self.mixer,
+            "mixing_embed_dim": self.mixing_embed_dim,
+            "central": self.weighting is not None,
+            **self._kind_of_networks,
+        }
 
     def validate(self) -> None:
         """Check the settings."""

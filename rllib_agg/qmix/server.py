@@ -17,7 +17,8 @@ from rl_agg.ledger import Ledger
 from rl_agg.seeding import stream
 from rllib_agg.envs.team.interface import Bools, TeamSpec
 from rllib_agg.qmix.episodes import TeamEpisodes
-from rllib_agg.qmix.learner import Q_TAKEN_MEAN, QMIXLearner
+from rllib_agg.qmix.learner import QMIXLearner
+from rllib_agg.qmix.losses import Q_TAKEN_MEAN
 from rllib_agg.qmix.merging import NetworkMerging
 from rllib_agg.qmix.normalization import TeamNormalizer
 from rllib_agg.qmix.overestimation import ValueCheck, best_return

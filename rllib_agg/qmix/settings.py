@@ -10,7 +10,7 @@ from rl_agg import Codec
 from rl_agg.scheme import Aggregation
 from rl_agg.validation import build, check_choice
 from rllib_agg.aggregation._compat import UNSET
-from rllib_agg.qmix.presets import DEFAULTS, MODELS, PRESETS, UPDATES_OF_TARGETS
+from rllib_agg.qmix.presets import DEFAULTS, MODELS, PRESETS, UPDATES_OF_TARGETS, WEIGHTS_OF_QTRAN
 from rllib_agg.qmix.replay import ReplaySettings
 from rllib_agg.server_loop.config import ServerConfig
 
@@ -21,6 +21,7 @@ class QMIXSettings(ServerConfig):
     model_defaults: ClassVar[dict[str, Any]] = {
         "hidden_dim": 64,
         "hypernet_dim": 64,
+        "central_dim": 256,
         "orthogonal_init": False,
         "mixer_init_scale": 0.1,
     }
@@ -42,12 +43,18 @@ class QMIXSettings(ServerConfig):
         self.communication, self.compression = "every", "identity"
         self.parameter_sharing_kwargs = self.communication_kwargs = self.compression_kwargs = None
         self.shared_layers, self.moments = None, "keep"
+        self.weighting = self.weighting_alpha = None
+        self.take(**WEIGHTS_OF_QTRAN)
 
     def training(
         self,
         *,
         mixer: str | None = UNSET,
         mixing_embed_dim: int = UNSET,
+        weighting: str | None = UNSET,
+        weighting_alpha: float | None = UNSET,
+        lambda_opt: float = UNSET,
+        lambda_nopt: float = UNSET,
         double_q: bool = UNSET,
         target_network_update_freq: int = UNSET,
         tau: float = UNSET,
@@ -82,8 +89,14 @@ class QMIXSettings(ServerConfig):
     ) -> Self:
         """Set up the training.
 
-        :param mixer: ``qmix``, ``vdn`` (the sum), or ``None``: each agent learns from the team's reward by itself.
-        :param mixing_embed_dim: Units of the mixer.
+        :param mixer: ``qmix``, ``vdn`` (the sum), ``qtran`` (the sum agrees with a joint network at the best actions), or
+            ``None``: each agent learns from the team's reward by itself.
+        :param mixing_embed_dim: Units of the mixer, or of QTRAN's joint networks.
+        :param weighting: Which joint actions count fully in the loss of ``mixer="qmix"``: ``optimistic`` (OW-QMIX) or
+            ``central`` (CW-QMIX), see :mod:`rllib_agg.qmix.weighted`; ``None``: all.
+        :param weighting_alpha: What the others count, in (0, 1]; ``None``: 0.5 with ``optimistic``, 0.75 with ``central``.
+        :param lambda_opt: Weight of QTRAN's loss at greedy joint actions, see :mod:`rllib_agg.qmix.qtran`.
+        :param lambda_nopt: Weight of its loss at joint actions that were taken.
         :param double_q: Choose the next actions by the online networks, and evaluate them by the targets.
         :param target_network_update_freq: Gradient steps between two updates of the targets.
         :param tau: How far an update moves them towards the online networks; 1: all the way.

@@ -8,7 +8,7 @@ import torch
 
 from rllib_agg import QMIX, QMIXConfig
 
-SMALL = {"hidden_dim": 8, "hypernet_dim": 8}
+SMALL = {"hidden_dim": 8, "hypernet_dim": 8, "central_dim": 8}
 PLAIN: dict[str, Any] = {
     "lr": 5e-4,
     "epsilon": [[0, 1.0], [50_000, 0.05]],

@@ -24,6 +24,10 @@ LAG = {"communication": "lag", "communication_kwargs": {"xi": 1.0, "window": 2},
         *[pytest.param({"parameter_sharing": name}, marks=pytest.mark.slow) for name in ("none", "rs_pps")],
         {"parameter_sharing": "full"},
         {"parameter_sharing": "rs_pps", **LAG, "merge_targets": True, "moments": "merge", "within_type": True},
+        {"parameter_sharing": "rs_pps", "mixer": "qtran", "merge_targets": True, "moments": "merge"},
+        {"parameter_sharing": "full", "weighting": "central", "tau": 0.5},
+        pytest.param({"parameter_sharing": "full", "mixer": "qtran"}, marks=pytest.mark.slow),
+        pytest.param({"parameter_sharing": "a_pps", "weighting": "optimistic", **LAG}, marks=pytest.mark.slow),
     ],
 )
 def test_a_checkpoint_restores_to_the_bit(sharing: dict[str, Any], ray_session: None, tmp_path: Path) -> None:
@@ -98,11 +102,12 @@ def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: 
     algorithm.stop()
 
 
-def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> None:
-    trained = built(tiny(parameter_sharing="full"), 2)
+@pytest.mark.parametrize("loss", [{}, {"mixer": "qtran"}, {"weighting": "optimistic"}])
+def test_a_loaded_module_is_begun_with(loss: dict[str, Any], ray_session: None, tmp_path: Path) -> None:
+    trained = built(tiny(parameter_sharing="full", **loss), 2)
     path = trained.save_to_path(tmp_path / "checkpoint")
     spec = RLModuleSpec(load_state_path=str(Path(path) / "learner_group" / "learner" / "rl_module" / MODULE))
-    algorithm = built(tiny(parameter_sharing="full").rl_module(rl_module_spec=spec))
+    algorithm = built(tiny(parameter_sharing="full", **loss).rl_module(rl_module_spec=spec))
     assert_equal(parameters(algorithm), parameters(trained))
     trained.stop()
     algorithm.stop()

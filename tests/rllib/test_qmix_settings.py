@@ -78,7 +78,10 @@ def test_epsilon_may_be_an_array() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.training(mixer="qmx"), r"unknown mixer 'qmx' \(did you mean 'qmix'\?\); choose from None, qmix, vdn"),
+        (
+            lambda c: c.training(mixer="qmx"),
+            r"unknown mixer 'qmx' \(did you mean 'qmix'\?\); choose from None, qmix, qtran, vdn",
+        ),
         (
             lambda c: c.training(parameter_sharing="rspps"),
             "unknown parameter_sharing 'rspps' .*choose from a_pps, .*full, .*krum, .*none, pp_pps",
@@ -110,9 +113,10 @@ def test_epsilon_may_be_an_array() -> None:
         (lambda c: c.env_runners(explore=True), "explore by epsilon; leave explore=False"),
         (
             lambda c: c.rl_module(model_config={"use_lstm": True}),
-            "no model_config 'use_lstm'; choose from hidden_dim, hypernet_dim",
+            "no model_config 'use_lstm'; choose from central_dim, hidden_dim, hypernet_dim",
         ),
         (lambda c: c.rl_module(model_config={"hidden_dim": 0}), "hidden_dim must be an integer >= 1, got 0"),
+        (lambda c: c.rl_module(model_config={"central_dim": 0}), "central_dim must be an integer >= 1, got 0"),
         (lambda c: c.update_from_dict({"mixr": "vdn"}), r"QMIXConfig has no setting 'mixr' \(did you mean 'mixer'\?\)"),
         (lambda c: c.training(train_batch_size=64), "QMIXConfig does not use train_batch_size"),
         (lambda c: c.training(grad_clip=-3), "grad_clip must be a finite number > 0, got -3"),
@@ -139,6 +143,36 @@ def test_bad_settings(change: Callable[[QMIXConfig], Any], message: str) -> None
     config = tiny()
     with pytest.raises(ValueError, match=message):
         change(config).validate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"weighting": "optimist"},
+            r"unknown weighting 'optimist' \(did you mean 'optimistic'\?\); choose from None, central",
+        ),
+        *[
+            (
+                {"weighting": "central", "mixer": mixer},
+                f"weighting='central' weights the loss of mixer='qmix', but mixer={mixer!r} was given; leave one out",
+            )
+            for mixer in ("vdn", "qtran", None)
+        ],
+        (
+            {"weighting_alpha": 0.3},
+            "weighting_alpha=0.3 has no effect with weighting=None; set weighting, to one of optimistic",
+        ),
+        ({"weighting": "central", "weighting_alpha": 0}, "weighting_alpha must be a finite number > 0 and <= 1, got 0"),
+        ({"lambda_opt": 2.0}, "lambda_opt=2.0 weights a loss of mixer='qtran', but mixer='qmix' was given; leave one out"),
+        ({"lambda_nopt": 1.0, "mixer": None}, "lambda_nopt=1.0 weights a loss of mixer='qtran', but mixer=None was given"),
+        ({"lambda_opt": 0, "mixer": "qtran"}, "lambda_opt must be a finite number > 0, got 0"),
+        ({"lambda_nopt": -1, "mixer": "qtran"}, "lambda_nopt must be a finite number >= 0, got -1"),
+    ],
+)
+def test_losses_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(**settings).validate()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +229,7 @@ def test_rules_and_combiners_are_ways_of_sharing(sharing: Any) -> None:
     [
         (
             lambda c: c.environment("matrix/three_step"),
-            "unknown matrix game 'three_step'.* choose from climbing, penalty, two_step",
+            "unknown matrix game 'three_step'.* choose from climbing, nonmonotonic, penalty, two_step",
         ),
         (lambda c: c.environment("matrx/two_step"), "unknown backend 'matrx'"),
         (lambda c: c.training(credit="env"), "has no credit 'env'; choose from team"),

@@ -47,6 +47,17 @@ def test_a_pps_makes_online_networks_equal(mixer: str | None) -> None:
     alone.stop()
 
 
+def test_central_values_are_not_merged() -> None:
+    algorithm = shared(weighting="central", parameter_sharing="a_pps", merge_targets=True)
+    algorithm.train()
+    team = algorithm.learner.team
+    for merged in (team.networks, team.target_networks):
+        assert all((value == value[:1]).all() for value in merged.parameters())
+    for own in (team.central.networks, team.target_central.networks):
+        assert not any((value == value[:1]).all() for value in own.parameters())
+    algorithm.stop()
+
+
 def test_rs_pps_weighs_by_what_each_earned() -> None:
     algorithm, alone = shared(parameter_sharing="rs_pps"), shared(credit="contribution")
     algorithm.train()
