@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+
 import pytest
 
 from rllib_agg import QMIXConfig
