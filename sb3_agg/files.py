@@ -30,6 +30,7 @@ UNSAVED = (
     "_local_models",
     "_acting",
     "_awaits_train",
+    "_is_learning",
     "_closed_form",
     "_logged_reasons",
 )

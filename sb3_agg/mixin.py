@@ -174,7 +174,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             known = getattr(self, name, np.empty(0)) if kept else np.empty(0)
             setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
         self._rollout_returns = RolloutReturns(self.n_envs)
-        self._awaits_train = False
+        self._awaits_train = self._is_learning = False
 
     def _make_exchange(self) -> Exchange:
         scheme = make_scheme(
@@ -244,8 +244,12 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """As SB3's, but a ``train()`` that went round the aggregation raises."""
-        learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
-        self._check_trained()
+        self._is_learning = True
+        try:
+            learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
+            self._check_trained()
+        finally:
+            self._is_learning = False
         return learned
 
     # Collecting -----------------------------------------------------------------------------------------------------------
@@ -284,7 +288,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
         with self._own_acting():
             collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
-        self._awaits_train = collected
+        self._awaits_train = collected and self._is_learning  # whoever collects by hand need not train
         return collected
 
     def _check_trained(self) -> None:

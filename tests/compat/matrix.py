@@ -145,20 +145,14 @@ def main() -> None:
         return
     if unknown := set(options.cells) - CELLS.keys():
         parser.error(f"no cell {', '.join(sorted(unknown))}; choose from {', '.join(CELLS)}")
-    chosen = options.cells or list(CELLS)
-    kept = FOLDER / "outcomes.json"
-    outcomes: dict[str, dict[str, str]] = json.loads(kept.read_text()) if kept.exists() else {}
-    for name in chosen:
-        outcomes[name] = run(CELLS[name], name)
-        kept.write_text(json.dumps(outcomes, indent=1))
-        print(name, outcomes[name], flush=True)
-    lines = [f"| | Python | {' | '.join(SHOWN)} | tests |", "|---" * (len(SHOWN) + 3) + "|"]
-    for name in [name for name in CELLS if name in outcomes]:
-        found = outcomes[name]
-        versions = " | ".join(found.get(each, "-") for each in SHOWN)
-        lines.append(f"| {name} | {sys.version_info[0]}.{sys.version_info[1]} | {versions} | {found['tests']} |")
-    TABLE.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    rows = {line.split("|")[1].strip(): line for line in TABLE.read_text().splitlines()[2:]}
+    for name in options.cells or list(CELLS):
+        found = run(CELLS[name], name)
+        shown = [f"{sys.version_info[0]}.{sys.version_info[1]}", *(found.get(each, "-") for each in SHOWN), found["tests"]]
+        rows[name] = f"| {name} | {' | '.join(shown)} |"
+        print(rows[name], flush=True)
+        head = f"| | Python | {' | '.join(SHOWN)} | tests |", "|---" * (len(SHOWN) + 3) + "|"
+        TABLE.write_text("\n".join([*head, *(rows[each] for each in CELLS if each in rows)]) + "\n")
 
 
 if __name__ == "__main__":

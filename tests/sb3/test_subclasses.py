@@ -176,3 +176,12 @@ def test_a_method_replaced_on_the_model_is_refused() -> None:
     model.train = functools.partial(PPO.train, model)
     with pytest.raises(RuntimeError, match="did not call"):
         model.learn(ROLLOUT)
+
+
+def test_rollouts_collected_by_hand_need_no_train() -> None:
+    model = AggPPO("MlpPolicy", cartpoles(AGENTS), **SETTINGS)
+    _, callback = model._setup_learn(ROLLOUT)
+    for _ in range(2):
+        assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    model.train()
+    assert model.ledger.messages
