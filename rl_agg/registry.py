@@ -1,5 +1,6 @@
 """Members of an axis by name, and those that users add."""
 
+import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
@@ -34,7 +35,7 @@ class Registry(dict[str, Member], Generic[Member]):
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"the name of a {self.axis} must be an identifier, got {name!r}")
-        for other in _REGISTRIES.values():
+        for other in _registries().values():
             if other.argument == self.argument and name in other and (other is not self or name not in self.added):
                 origin = "was registered before" if name in other.added else "comes with rl-agg"
                 raise ValueError(f"{other.axis} {name!r} {origin}; choose another name")
@@ -58,8 +59,14 @@ class Registry(dict[str, Member], Generic[Member]):
 _REGISTRIES: dict[str, Registry[Any]] = {}
 
 
+def _registries() -> dict[str, Registry[Any]]:
+    """Those of all axes, also where their modules have not been imported yet."""
+    importlib.import_module("rl_agg.scheme")  # by its name, as it imports this module too
+    return _REGISTRIES
+
+
 def _registry_of(axis: str) -> Registry[Any]:
-    return _REGISTRIES[axis]
+    return _registries()[axis]
 
 
 def class_error(argument: str, kind: type, members: Mapping[str, Any]) -> ValueError:
@@ -88,11 +95,11 @@ def check_member(axis: str, base: type, kind: object) -> None:
 
 def registered() -> dict[str, dict[str, Any]]:
     """Members that users added, by axis and name: what another process needs to know them too."""
-    return {axis: dict(registry.added) for axis, registry in _REGISTRIES.items() if registry.added}
+    return {axis: dict(registry.added) for axis, registry in _registries().items() if registry.added}
 
 
 def register_all(members: Mapping[str, Mapping[str, Any]]) -> None:
     """Add members that :func:`registered` gave in another process."""
     for axis, added in members.items():
         for name, member in added.items():
-            _REGISTRIES[axis].register(name, member)
+            _registry_of(axis).register(name, member)
