@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rl_agg.study.analysis.store import Store
 from rl_agg.study.cli import main
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.merging import merge_studies
-from rl_agg.study.spec.study import Study, System
+from rl_agg.study.spec.study import Budget, Study, System
 
 Tiny = Callable[..., Study]
 UpdatesOf = Callable[..., list[CellUpdate]]
@@ -106,7 +107,10 @@ def test_one_name_for_different_things_is_an_error(tmp_path: Path, tiny: Tiny, u
     first = part(tmp_path / "a", tiny(), updates_of, {})
     other = {"stock": System("stable_baselines3:PPO", {"gamma": 0.9}), "loss": tiny().systems["loss"]}
     second = part(tmp_path / "b", tiny(systems=other), updates_of, {})
-    with pytest.raises(StudyError, match="b has another system 'stock'; rename one of them"):
+    with pytest.raises(
+        StudyError,
+        match=re.escape("b has another system 'stock': settings.gamma is 0.9 there and not set here; rename one of"),
+    ):
         merge_studies([first.directory, second.directory], tmp_path / "all")
     assert not (tmp_path / "all").exists()
     with pytest.raises(StudyError, match="holds no study"):
@@ -118,7 +122,35 @@ def test_numbers_written_differently_are_different_things(tmp_path: Path, tiny: 
     whole, point = ({"stock": System("stable_baselines3:PPO", {"gamma": value}), "loss": System("a:B")} for value in (1, 1.0))
     first = part(tmp_path / "a", tiny(systems=whole, seeds=[0]), updates_of, {})
     second = part(tmp_path / "b", tiny(systems=point, seeds=[1]), updates_of, {})
-    with pytest.raises(StudyError, match="b has another system 'stock'"):
+    with pytest.raises(StudyError, match=re.escape("b has another system 'stock': settings.gamma is 1.0 there and 1 here;")):
+        merge_studies([first.directory, second.directory], tmp_path / "all")
+
+
+def test_unrelated_studies_are_not_merged(
+    tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = part(tmp_path / "a", tiny(), updates_of, {})
+    others = {"sum": System("sb3_agg:AggPPO", {"aggregation": "sum"})}
+    second = part(tmp_path / "b", tiny(name="other", baseline="sum", systems=others), updates_of, {})
+    poles = {"Acrobot-v1": tiny().environments["CartPole-v1"]}
+    third = part(tmp_path / "c", tiny(baseline="sum", systems=others, environments=poles), updates_of, {})
+    for unrelated in (second, third):
+        assert main(["merge", str(first.directory), str(unrelated.directory), "--out", str(tmp_path / "all")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert (
+            f"{unrelated.directory} ({unrelated.study().name!r}: sum on {', '.join(unrelated.study().environments)})" in error
+        )
+        assert "is no part of 'tiny' (stock, loss on CartPole-v1)" in error
+        assert not (tmp_path / "all").exists()
+
+
+def test_other_settings_of_an_environment_are_named(tmp_path: Path, tiny: Tiny, updates_of: UpdatesOf) -> None:
+    first = part(tmp_path / "a", tiny(), updates_of, {})
+    second = part(tmp_path / "b", tiny(budget=Budget(updates=5)), updates_of, {})
+    with pytest.raises(
+        StudyError, match=re.escape("b has another environment 'CartPole-v1': budget.updates is 5 there and 3 here;")
+    ):
         merge_studies([first.directory, second.directory], tmp_path / "all")
 
 

@@ -252,7 +252,7 @@ def test_unrelated_studies_are_not_merged(kept, tmp_path):
     other = Store(tmp_path / "other")
     with other.writing(small(baseline="c", systems={"c": System("m:C")}, environments={"Y-v0": Environment()})):
         pass
-    with pytest.raises(StudyError, match=r"other \('small'\) has no system and no environment in common with 'small'"):
+    with pytest.raises(StudyError, match=r"other \('small': c on Y-v0\) is no part of 'small' \(a, b on X-v0\)"):
         merge_studies([kept.directory, other.directory], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 

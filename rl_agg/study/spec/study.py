@@ -201,7 +201,7 @@ class Cell:
     @property
     def definition(self) -> dict[str, Any]:
         """Everything that affects this run's records."""
-        return {"system": _decisive(self.system), "environment": _decisive(self.environment), "seed": self.seed}
+        return {"system": decisive(self.system), "environment": decisive(self.environment), "seed": self.seed}
 
     @cached_property
     def key(self) -> str:
@@ -231,10 +231,11 @@ class Cell:
 
 def fingerprint(entry: System | Environment) -> str:
     """Hash of what affects the records of a system's or an environment's runs, which a threshold does not."""
-    return _hash(_decisive(entry))
+    return _hash(decisive(entry))
 
 
-def _decisive(entry: System | Environment) -> Any:
+def decisive(entry: System | Environment) -> Any:
+    """What affects the records of its runs, as a mapping without defaults."""
     return _trimmed(dataclasses.replace(entry, threshold=None) if isinstance(entry, Environment) else entry)
 
 
