@@ -24,8 +24,8 @@ def test_names_are_printed_as_they_are(name: str, terminal: bool) -> None:
     study = resolve(Study("names", name, systems, {"CartPole-v1": Environment()}, seeds=2, budget=Budget(updates=1)))
     first, second = study.cells
     console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=200)
-    with StudyProgress(console, total=2, done=0) as progress:
-        progress.updated(first, 0.5, 12.34)
+    with StudyProgress(console, [first, second]) as progress:
+        progress.updated(first, 0.5, 12.34, 1.0)
         progress.finished(first)
         progress.failed(second, "KeyError: '[/]'")
     shown = console.file.getvalue()  # type: ignore[attr-defined]
@@ -41,15 +41,27 @@ def test_fewer_than_one_worker_is_an_error(workers: int, tmp_path: Path) -> None
         run_study(study, tmp_path / "out", workers=workers)
 
 
-def test_the_best_so_far_is_reported_once_there_are_several(tiny: Callable[..., Study]) -> None:
+def test_the_best_so_far_is_reported_once_there_are_several_runs_of_several_systems(tiny: Callable[..., Study]) -> None:
     shown = io.StringIO()
-    cells = {(cell.system_name, cell.seed): cell for cell in tiny().cells}
-    with StudyProgress(Console(file=shown, width=200), len(cells), 0) as progress:
-        for key, value in {("stock", 0): 10.0, ("loss", 0): 20.0, ("stock", 1): 50.0, ("loss", 1): math.nan}.items():
-            progress.updated(cells[key], 1.0, value)
+    study = tiny(seeds=3)
+    cells = {(cell.system_name, cell.seed): cell for cell in study.cells}
+    order = [("stock", 0), ("loss", 0), ("stock", 1), ("loss", 1), ("stock", 2), ("loss", 2)]
+    returns = [10.0, 20.0, 50.0, 30.0, math.nan, 55.0]
+    with StudyProgress(Console(file=shown, width=200), study.cells) as progress:
+        for key, value in zip(order, returns, strict=True):
+            progress.updated(cells[key], 1.0, value, 2.0)
             progress.finished(cells[key])
     lines = shown.getvalue().splitlines()
-    assert ["best so far" in line for line in lines] == [False, True, True, True]
-    assert "best so far loss, 20.0" in lines[1]
-    assert "best so far stock, 30.0" in lines[2]
-    assert "no episode finished yet · best so far stock, 30.0" in lines[3]
+    assert ["best so far" in line for line in lines] == [False, False, False, True, True, True]
+    assert "best so far stock, 30.0 in 2 runs" in lines[3]
+    assert "no episode finished yet · best so far stock, 30.0 in 2 runs" in lines[4]
+    assert "best so far loss, 35.0 in 3 runs" in lines[5]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_interrupt_clears_the_bars_and_says_that_it_stops(terminal: bool, tiny: Callable[..., Study]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, color_system=None, width=200)
+    with pytest.raises(KeyboardInterrupt), StudyProgress(console, tiny().cells):
+        raise KeyboardInterrupt
+    *_, last = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert "Stopping after 0 s; finished cells are kept …" in last

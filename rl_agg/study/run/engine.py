@@ -1,7 +1,6 @@
 """Running a study's unfinished cells, each as one Ray Tune trial."""
 
 import logging
-import math
 import os
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from rl_agg.study.analysis.records import CellUpdate, encoded
 from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.cells import extend_path
+from rl_agg.study.run.checking import Bundles, check_each_combination, cpus
 from rl_agg.study.run.cluster import Records, SentRecords
 from rl_agg.study.run.progress import StudyProgress
 from rl_agg.study.run.provenance import provenance
@@ -29,13 +29,11 @@ from rl_agg.study.run.runners import runner_for
 from rl_agg.study.run.session import ray_session
 from rl_agg.study.run.stopping import termination_as_interrupt
 from rl_agg.study.spec.study import Cell, Study
+from rl_agg.study.terminal import counted, say
 
 SECONDS_BETWEEN_REPORTS = 0.5
 LEAST_USED = 0.95
 """The fraction of its budget below which a run that ends by itself has a warning in its record."""
-
-Bundles = list[dict[str, float]]
-"""Resources of a cell, see :meth:`~rl_agg.study.run.runners.Runner.bundles`."""
 
 
 def run_study(
@@ -65,47 +63,37 @@ def run_study(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # our own progress reports failed cells
     store, console = Store(directory), console or Console()
     missing = [cell for cell in study.cells if store.read(cell) is None]
+    if len(missing) < len(study.cells):
+        say(console, f"{len(study.cells) - len(missing)} of {len(study.cells)} cells are already finished")
     # Before the folder is locked and claimed: a study that cannot start must leave it to its corrected version
-    bundles_of = _check_each_combination(missing)
+    if missing:
+        say(console, f"Checking the settings of {counted(len(missing), 'cell')} …")
+    bundles_of = check_each_combination(missing)
     with store.writing(study):
         missing = [cell for cell in missing if store.read(cell) is None]
         given_up = set() if retry_failed else {cell for cell in missing if store.failure(cell) is not None}
         if given_up:
-            console.print(f"{len(given_up)} cells failed before; --retry-failed runs them again", highlight=False)
+            say(console, f"{len(given_up)} cells failed before; --retry-failed runs them again")
         todo = [cell for cell in missing if cell not in given_up]
-        finished = len(study.cells) - len(missing)
-        with StudyProgress(console, len(study.cells) - len(given_up), finished) as progress:
-            if todo:
-                if workers is None and address is None:
-                    workers = _num_cpus()
-                bundles = [bundles_of[cell.system_name, cell.environment_name] for cell in todo]
-                with ray_session(max(min(workers or 1, len(todo)), *map(_cpus, bundles)), address) as is_local:
-                    records = store if is_local else SentRecords(directory.absolute())  # machines may join at any time
-                    with termination_as_interrupt():  # in here, as Ray sets a handler of its own
-                        _run_cells(todo, bundles, store, records, workers, progress)
+        if todo:
+            if workers is None and address is None:
+                workers = _num_cpus()
+            bundles = [bundles_of[cell.system_name, cell.environment_name] for cell in todo]
+            say(console, "Starting Ray …" if address is None else f"Joining the Ray cluster at {address} …")
+            with (
+                ray_session(max(min(workers or 1, len(todo)), *map(cpus, bundles)), address) as is_local,
+                StudyProgress(console, todo, len(study.cells) - len(missing)) as progress,
+                termination_as_interrupt(),  # in here, as Ray sets a handler of its own
+            ):
+                records = store if is_local else SentRecords(directory.absolute())  # machines may join at any time
+                say(console, f"Training {counted(len(todo), 'cell')}; the first ones load their framework …")
+                _run_cells(todo, bundles, store, records, workers, progress)
     return [cell for cell in missing if store.read(cell) is None]
 
 
 def _num_cpus() -> int:
     """CPUs that this process may use, where the system says."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _check_each_combination(cells: Sequence[Cell]) -> dict[tuple[str, str], Bundles]:
-    """Check one seed of each system and environment, so that a bad setting is reported before anything runs.
-
-    :return: The resources of a cell, by system and environment.
-    """
-    bundles_of = {}
-    for cell in {(cell.system_name, cell.environment_name): cell for cell in reversed(cells)}.values():
-        runner = runner_for(cell)
-        runner.check(cell)
-        bundles_of[cell.system_name, cell.environment_name] = runner.bundles(cell)
-    return bundles_of
-
-
-def _cpus(bundles: Bundles) -> int:
-    return math.ceil(sum(bundle.get("CPU", 0.0) for bundle in bundles))
 
 
 def _run_cells(
@@ -153,7 +141,7 @@ def run_cell(cell: Cell, records: Records) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_REPORTS or fraction >= 1:
             last = time.monotonic()
-            tune.report({"fraction": fraction, "return": update.mean_return})
+            tune.report({"fraction": fraction, "return": update.mean_return, "seconds": update.wall_time})
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
@@ -191,7 +179,7 @@ class _Watch(tune.Callback):
         if "failed" in result:
             self._failed[trial.trial_id] = result["failed"]
         elif "fraction" in result:
-            self._progress.updated(self._cell(trial), result["fraction"], result["return"])
+            self._progress.updated(self._cell(trial), result["fraction"], result["return"], result["seconds"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         if trial.trial_id in self._failed:

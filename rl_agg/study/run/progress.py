@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 from statistics import fmean
 from types import TracebackType
 from typing import Self
@@ -10,42 +11,49 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from rl_agg.study.run.remaining import Remaining
 from rl_agg.study.spec.study import Cell
+from rl_agg.study.terminal import say
+
+FEWEST_RUNS = 2
+"""Of each system, before they are compared: one run is luck."""
 
 
 class StudyProgress:
     """Shows how much of a study is finished.
 
     :param console: Where to write.
-    :param total: Cells of the study.
-    :param done: Those finished before this run.
+    :param cells: Those to run.
+    :param done: How many others are finished.
     """
 
-    def __init__(self, console: Console, total: int, done: int) -> None:
+    def __init__(self, console: Console, cells: Collection[Cell], done: int = 0) -> None:
         self._console = console
-        self._total = total
-        self._done = self._done_before = done
+        self._total = done + len(cells)
+        self._done = done
         self._start = time.monotonic()
+        self._left = Remaining(cells)
         self._fractions: dict[Cell, float] = {}
         self._returns: dict[Cell, float] = {}
         self._tasks: dict[Cell, TaskID] = {}
         self._finished: dict[str, dict[str, list[float]]] = {}  # last returns by environment and system
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
         self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._all = self._bars.add_task("[bold]cells", total=total, completed=done, note=self._summary())
+        self._all = self._bars.add_task("[bold]cells", total=self._total, completed=done, note=self._summary())
 
     def __enter__(self) -> Self:
-        if self._done:
-            self._console.print(f"{self._done} of {self._total} cells are already finished", highlight=False)
         self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bars.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):  # Ray takes seconds to stop
+            say(self._console, f"Stopping after {_clock(time.monotonic() - self._start)}; finished cells are kept …")
 
-    def updated(self, cell: Cell, fraction: float, mean_return: float) -> None:
-        """A cell has used up this fraction of its budget, with this return."""
+    def updated(self, cell: Cell, fraction: float, mean_return: float, seconds: float) -> None:
+        """A cell has used up this fraction of its budget in so many seconds of training, with this return."""
         self._fractions[cell], self._returns[cell] = fraction, mean_return
+        self._left.updated(cell, fraction, seconds, time.monotonic())
         if cell not in self._tasks:
             self._tasks[cell] = self._bars.add_task(escape(str(cell)), total=1.0, note="")
         self._bars.update(self._tasks[cell], completed=fraction, note=_in_words(mean_return))
@@ -59,12 +67,13 @@ class StudyProgress:
         self._over(cell, f"{escape(str(cell))}: {_in_words(last)}{self._best(cell)}")
 
     def _best(self, cell: Cell) -> str:
-        """The system with the highest mean return on this cell's environment, once several have finished a run there."""
-        means = {name: fmean(returns) for name, returns in self._finished.get(cell.environment_name, {}).items()}
+        """The system with the highest mean return on this cell's environment, among those with several runs there."""
+        finished = self._finished.get(cell.environment_name, {})
+        means = {name: fmean(returns) for name, returns in finished.items() if len(returns) >= FEWEST_RUNS}
         if len(means) < 2:
             return ""
         best = max(means, key=lambda name: means[name])
-        return f" · best so far {escape(best)}, {means[best]:.1f}"
+        return f" · best so far {escape(best)}, {means[best]:.1f} in {len(finished[best])} runs"
 
     def failed(self, cell: Cell, reason: str) -> None:
         """A cell failed."""
@@ -72,6 +81,7 @@ class StudyProgress:
 
     def _over(self, cell: Cell, line: str) -> None:
         self._done += 1
+        self._left.over(cell)
         self._fractions.pop(cell, None)
         if cell in self._tasks:
             self._bars.remove_task(self._tasks.pop(cell))
@@ -85,13 +95,10 @@ class StudyProgress:
         return f"{self._done} of {self._total} · {self._remaining()}"
 
     def _remaining(self) -> str:
-        elapsed = time.monotonic() - self._start
-        worked = self._done - self._done_before + sum(self._fractions.values())
         if self._done >= self._total:
-            return f"done in {_clock(elapsed)}"
-        if worked <= 0:
-            return "estimating"
-        return f"about {_clock(elapsed / worked * (self._total - self._done_before - worked))} left"
+            return f"done in {_clock(time.monotonic() - self._start)}"
+        seconds = self._left.seconds(time.monotonic())
+        return "estimating" if seconds is None else f"about {_clock(seconds)} left"
 
 
 def _in_words(mean_return: float) -> str:
