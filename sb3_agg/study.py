@@ -40,7 +40,7 @@ CLASSES: dict[str, tuple[ModuleType, type]] = {
     "optimizer_class": (torch.optim, torch.optim.Optimizer),
 }
 """Policy settings that YAML gives by name, as ``Tanh`` or ``torch.optim.SGD``."""
-RESERVED = {"env": "environments", "policy": "policy", "seed": "seeds", "tensorboard_log": "--out"}
+RESERVED = {"env": "environments", "policy": "policy", "seed": "seeds", "tensorboard_log": "--tensorboard"}
 """Arguments that the study itself sets, and its key for each."""
 DEFAULT_POLICY = "MlpPolicy"
 UNLIMITED_STEPS = sys.maxsize

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from rl_agg.study.arguments import parser
 from rl_agg.study.errors import StudyError, extras_named
 
 
@@ -14,11 +15,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with extras_named():
-            from rl_agg.study import commands
-
-            return commands.run(arguments)
-    except (StudyError, OSError) as error:
+            given = vars(parser().parse_args(arguments))
+            status: int = given.pop("command")(**given)
+            return status
+    except StudyError as error:
         print(f"rl-agg: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"rl-agg: {error.filename}: {error.strerror}" if error.filename else f"rl-agg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rl-agg: stopped; the same command continues with what is not finished", file=sys.stderr)

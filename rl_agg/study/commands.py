@@ -1,82 +1,106 @@
-"""The commands of ``rl-agg``."""
+"""The commands of ``rl-agg``, each with the imports that it needs: several take seconds."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-import yaml
-from rich.console import Console
-from rich.markup import escape
-
-from rl_agg.study.analysis.results import Results
-from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
-from rl_agg.study.report.tables import terminal_tables
-from rl_agg.study.report.verdict import verdicts
-from rl_agg.study.report.writing import write_report
-from rl_agg.study.run.merging import differing_cells, merge_studies
-from rl_agg.study.spec.loading import load_study
-from rl_agg.study.spec.systems import catalogues
+from rl_agg.study.terminal import counted, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rl_agg.study.analysis.results import Results
 
 
 def compare(
-    spec: tyro.conf.Positional[Path],
-    /,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    quick: Annotated[bool, tyro.conf.arg(help="Apply the spec's 'quick' overrides: a short trial.")] = False,
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help="Cells at a time; one per CPU unless given.")] = None,
-    address: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="ADDRESS", help="Run on the Ray cluster there; 'auto' is this machine's."),
-    ] = None,
-    retry_failed: Annotated[bool, tyro.conf.arg(help="Run cells again that failed before.")] = False,
+    spec: Path,
+    out: Path | None,
+    quick: bool,
+    dry_run: bool,
+    workers: int | None,
+    address: str | None,
+    retry_failed: bool,
+    tensorboard: bool,
 ) -> int:
-    """Run a study and write its report. Killed and started again, it continues where it stopped.
+    """Run a study and write its report."""
+    from rich.console import Console
 
-    :param spec: The study, a YAML file.
-    :param out: Folder for its records and report.
-    """
-    from rl_agg.study.run.engine import run_study  # Ray takes seconds to import
+    from rl_agg.study.spec.loading import load_study
+    from rl_agg.study.spec.naming import default_folder
 
     console = Console()
-    sys.path.insert(0, os.getcwd())  # so that a study can name classes of the user's own modules
+    _find_the_users_modules()
     study = load_study(spec, quick=quick)
+    out = out or default_folder(study, quick=quick)
+    say(console, f"{study.name}: {counted(len(study.cells), 'cell')}, in {out}")
+
+    from rl_agg.study.analysis.store import Store
+
+    if tensorboard:
+        from rl_agg.study.report.tensorboard import write_events  # before anything runs, as it may not be installed
     Store(out).refuse_to_overwrite(spec, study)
+    if dry_run:
+        from rl_agg.study.run.preview import preview
+
+        preview(study, out, console, retry_failed=retry_failed)
+        return 0
+    say(console, "Loading Ray …")
+    from rl_agg.study.run.engine import run_study
+
     failed = run_study(study, out, workers=workers, address=address, retry_failed=retry_failed, console=console)
-    _show(write_report(out), out, console)
+    say(console, "Writing the report …")
+    results = _report(out, console)
+    if tensorboard:
+        say(console, f"TensorBoard: tensorboard --logdir {write_events(results, out)}")
     for cell in failed:
-        console.print(
-            f"[red]FAILED[/] {escape(str(cell))}; see {escape(str(out / 'failures'))}", highlight=False, soft_wrap=True
-        )
+        say(console, f"FAILED {cell}; see {out / 'failures'}", style="red")
     return 1 if failed else 0
 
 
-def report(directory: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]], /) -> int:
-    """Write the report of a study again, whether it is finished or not.
+def init(env: str, out: Path | None) -> int:
+    """Write a commented study of an environment."""
+    from rl_agg.study.spec.starting import write_first_study
 
-    :param directory: The folder given to compare as --out.
-    """
-    _show(write_report(directory), directory, Console())
+    _find_the_users_modules()
+    path = write_first_study(env, out)
+    print(f"Wrote {path}. Next: rl-agg compare {path} --dry-run, then --quick, then without either")
     return 0
 
 
-def merge(
-    directories: tyro.conf.Positional[Annotated[list[Path], tyro.conf.arg(metavar="DIR")]],
-    /,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-) -> int:
-    """Merge the results of several machines for one study, or for parts of it, and write the report.
+def report(directory: Path) -> int:
+    """Write the report of a study again, whether it is finished or not."""
+    from rich.console import Console
 
-    :param directories: Folders given to compare as --out.
-    :param out: Folder for all of their records.
-    """
+    _report(directory, Console())
+    return 0
+
+
+def open_page(directory: Path) -> int:
+    """Show the page of a study in the browser."""
+    import webbrowser
+
+    page = directory / "report.html"
+    if not page.is_file():
+        known = (directory / "study.yaml").is_file()
+        remedy = f"rl-agg report {directory} writes it" if known else "name the folder of a study, as compare's --out"
+        raise StudyError(f"there is no page {page}; {remedy}")
+    if not webbrowser.open(page.absolute().as_uri()):
+        raise StudyError(f"no browser was found; open {page.absolute()} in one")
+    print(f"Opened {page}")
+    return 0
+
+
+def merge(directories: list[Path], out: Path) -> int:
+    """Merge the results of several machines for one study, or for parts of it, and write the report."""
+    from rich.console import Console
+
+    from rl_agg.study.run.merging import differing_cells, merge_studies
+
     study = merge_studies(directories, out)
-    results = write_report(out)
-    _show(results, out, Console())
+    results = _report(out, Console())
     print(f"{len(results.records)} of {len(study.cells)} cells are finished")
     if differing := differing_cells(directories, out):
         print(f"{len(differing)} of them differ between the folders, for example {differing[0]}; the first ones were kept")
@@ -84,7 +108,13 @@ def merge(
 
 
 def systems() -> int:
-    """List the known systems, by their choice on each of four axes."""
+    """List the known systems, by their choice on each of five axes."""
+    import yaml
+    from rich.console import Console
+    from rich.markup import escape
+
+    from rl_agg.study.spec.systems import catalogues
+
     console, known = Console(), catalogues()
     width = max((len(name) for catalogue in known for name in catalogue.systems), default=0)
     console.print(
@@ -103,7 +133,7 @@ def systems() -> int:
     return 0
 
 
-def bench(arguments: tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="NAME [OPTIONS]")]], /) -> int:
+def bench(arguments: list[str]) -> int:
     """Measure speed with one of the benchmarks of a checkout.
 
     :param arguments: Which one, and its own options.
@@ -115,34 +145,21 @@ def bench(arguments: tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(met
     return subprocess.run([sys.executable, str(script), *arguments], check=False).returncode
 
 
-def run(arguments: Sequence[str] | None) -> int:
-    """Parse a command line and carry it out.
-
-    :return: Exit status.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["bench"]:  # the benchmark parses its own options
-        return bench(arguments[1:])
-    commands: dict[str, Callable[..., int]] = {
-        "compare": compare,
-        "report": report,
-        "merge": merge,
-        "systems": systems,
-        "bench": bench,
-    }
-    status: int = tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog="rl-agg",
-        description="Compare ways of aggregating parallel agents in reinforcement learning.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    return status
+def _find_the_users_modules() -> None:
+    sys.path.insert(0, os.getcwd())  # so that a study can name classes of them
 
 
-def _show(results: Results, directory: Path, console: Console) -> None:
+def _report(directory: Path, console: "Console") -> "Results":
+    from rich.markup import escape
+
+    from rl_agg.study.report.tables import terminal_tables
+    from rl_agg.study.report.verdict import verdicts
+    from rl_agg.study.report.writing import write_report
+
+    results = write_report(directory)
     for table in terminal_tables(results, console.width):
         console.print(table)
     for verdict in verdicts(results):
         console.print(f"[bold]{escape(verdict.headline)}[/] {escape(verdict.detail)}\n", highlight=False)
-    console.print(f"Report: {escape(str(directory / 'report.html'))}", highlight=False, soft_wrap=True)
+    say(console, f"Report: {directory / 'report.html'}")
+    return results

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from returns import keep
@@ -27,6 +28,9 @@ quick: {budget: {updates: 1}}
 """
 
 
+COMMANDS = ("init", "compare", "report", "open", "merge", "systems", "bench")
+
+
 @pytest.fixture
 def spec(tmp_path):
     path = tmp_path / "spec.yaml"
@@ -46,6 +50,40 @@ def test_compare_then_report_then_the_resolved_study(spec, tmp_path, capsys, mon
     assert (tmp_path / "out" / "report.html").exists()
     assert cli.main(["compare", "out/study.yaml", "--out", "out"]) == 0
     assert "1 of 1 cells are already finished" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_without_out_a_folder_is_named_after_the_study(spec, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "spec.yaml", "--quick", "--workers", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("cli: 1 cell, in runs/cli-quick\n")
+    for line in (
+        "Loading Ray …",
+        "Checking the settings of 1 cell …",
+        "Starting Ray …",
+        "Training 1 cell; the first ones load their framework …",
+        "Writing the report …",
+    ):
+        assert f"\n{line}\n" in shown
+    assert (tmp_path / "runs" / "cli-quick" / "report.html").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_records_as_tensorboard_events(spec, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", "spec.yaml", "--out", "out", "--quick", "--workers", "1", "--tensorboard"]) == 0
+    assert "TensorBoard: tensorboard --logdir out/tensorboard" in capsys.readouterr().out
+    assert [path.name[:6] for path in (tmp_path / "out" / "tensorboard").glob("stock--*/*")] == ["events"]
+
+
+def test_without_tensorboardx_nothing_runs(spec, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.delitem(sys.modules, "rl_agg.study.report.tensorboard", raising=False)
+    monkeypatch.setattr("rl_agg.study.errors.extra_of", {"tensorboardX": "study"}.get)
+    assert cli.main(["compare", str(spec), "--out", str(tmp_path / "out"), "--tensorboard"]) == 2
+    assert capsys.readouterr().err == "rl-agg: tensorboardX is not installed: pip install 'rl-agg[study]'\n"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -77,7 +115,18 @@ def test_the_users_own_spec_is_not_overwritten(spec, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["compare", "nothing.yaml", "--out", "out"], "cannot read nothing.yaml"),
+        (["compare", "nothing.yaml", "--dry-run"], "cannot read nothing.yaml"),
+        (
+            ["compare", "nothing.yaml", "--workers", "two"],
+            "argument --workers: invalid int value: 'two'; see rl-agg compare --help",
+        ),
+        (["compare"], "the following arguments are required: SPEC; see rl-agg compare --help"),
+        (["compaer"], "invalid choice: 'compaer' (choose from"),
+        ([], "the following arguments are required: COMMAND; see rl-agg --help"),
+        (["merge", "a"], "the following arguments are required: --out"),
         (["report", "nowhere"], "holds no study"),
+        (["init", "CartPole-v1", "--out", "nowhere/a.yaml"], "rl-agg: nowhere/a.yaml: No such file or directory"),
+        (["open", "nowhere"], "there is no page nowhere/report.html; name the folder of a study"),
     ],
 )
 def test_errors_are_one_line(tmp_path, capsys, monkeypatch, arguments, words):
@@ -110,7 +159,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize(("module", "extra"), [("tyro", "study"), ("stable_baselines3", "sb3")])
+@pytest.mark.parametrize(("module", "extra"), [("rich", "study"), ("stable_baselines3", "sb3")])
 def test_a_missing_extra_is_named(spec, tmp_path, module, extra):
     command = [sys.executable, "-c", GONE, module, "compare", str(spec), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -171,8 +220,46 @@ def test_help_names_the_commands(capsys):
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for command in ("compare", "report", "systems"):
+    for command in COMMANDS:
         assert command in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_begins_with_the_commands_own_usage_and_ends_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: rl-agg {command} ")
+    assert " ".join(shown.split("\n\n")[-1].split()).startswith(f"example: rl-agg {command}")
+
+
+def test_merge_takes_several_folders(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["merge", "--help"])
+    assert "DIR [DIR ...]" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"rl-agg {version('rl-agg')}\n"
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_open_shows_the_page(tmp_path, capsys, monkeypatch, found):
+    shown = []
+    monkeypatch.setattr("webbrowser.open", lambda address: shown.append(address) or found)
+    (tmp_path / "study.yaml").touch()
+    assert cli.main(["open", str(tmp_path)]) == 2
+    assert f"rl-agg report {tmp_path} writes it" in capsys.readouterr().err
+    page = tmp_path / "report.html"
+    page.touch()
+    assert cli.main(["open", str(tmp_path)]) == (0 if found else 2)
+    assert shown == [page.as_uri()]
+    if not found:
+        assert f"no browser was found; open {page}" in capsys.readouterr().err
 
 
 def test_systems_are_listed(capsys):
@@ -219,7 +306,7 @@ def test_a_full_disk_is_one_line(spec, tmp_path, capsys, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device", str(tmp_path / "report.html"))
 
-    monkeypatch.setattr("rl_agg.study.commands.run", fail)
+    monkeypatch.setattr(commands, "report", fail)
     assert cli.main(["report", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("rl-agg: ")

@@ -156,7 +156,7 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
     ("system", "environment", "words"),
     [
         (System("stable_baselines3:SAC"), {}, ["SAC is not on-policy", "PPO"]),
-        (System("stable_baselines3:PPO", {"tensorboard_log": "runs"}), {}, ["the study's key '--out' sets it"]),
+        (System("stable_baselines3:PPO", {"tensorboard_log": "runs"}), {}, ["the study's key '--tensorboard' sets it"]),
         (System("stable_baselines3:DQN"), {}, ["DQN is not on-policy"]),
         (System("stable_baselines3:PPPO"), {}, ["unknown name 'PPPO'", "did you mean 'PPO'"]),
         (System("stable_baselines:PPO"), {}, ["no module 'stable_baselines'"]),

@@ -17,7 +17,7 @@ from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.parsing import dumped, load_yaml, read
 from rl_agg.study.spec.study import Cell, Study
 
-FOLDERS = ("cells", "failures", "figures")
+FOLDERS = ("cells", "failures", "figures", "tensorboard")
 """Within a study's."""
 
 
@@ -80,18 +80,26 @@ class Store:
                 "rename it, or choose another --out"
             )
 
+    def refuse_another(self, study: Study) -> None:
+        """Raise if the folder has finished runs that are not of a study.
+
+        :raises StudyError: naming one of them.
+        """
+        if not self.has_study:
+            return
+        held = self.study()
+        kept = {cell.key for cell in study.cells}
+        lost = [cell for cell in held.cells if cell.key not in kept and self.read(cell) is not None]
+        if lost:
+            raise StudyError(
+                f"{self.directory} holds another study ({held.name!r}): {len(lost)} of its finished runs are not of this "
+                f"one, for example {lost[0]}, whose name, settings or budget differ or which it leaves out. A study may "
+                "gain systems, environments and seeds and lose those without runs; for another one, or if these runs were "
+                "a --quick trial, choose another --out"
+            )
+
     def _claim(self, study: Study) -> None:
-        if self.has_study:
-            held = self.study()
-            kept = {cell.key for cell in study.cells}
-            lost = [cell for cell in held.cells if cell.key not in kept and self.read(cell) is not None]
-            if lost:
-                raise StudyError(
-                    f"{self.directory} holds another study ({held.name!r}): {len(lost)} of its finished runs are not of this "
-                    f"one, for example {lost[0]}, whose name, settings or budget differ or which it leaves out. A study may "
-                    "gain systems, environments and seeds and lose those without runs; for another one, or if these runs were "
-                    "a --quick trial, choose another --out"
-                )
+        self.refuse_another(study)
         for leftover in self._cells.glob(".*.tmp"):
             leftover.unlink()
         write_atomically(self._study_file, _content(study))
