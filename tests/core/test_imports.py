@@ -18,7 +18,7 @@ FRAMEWORKS = {"rl_agg": set(), "sb3_agg": {"stable_baselines3", "sb3_contrib"}, 
 
 @pytest.mark.parametrize("package", FRAMEWORKS)
 def test_importing_a_package_imports_no_other_framework(package: str) -> None:
-    script = f"import {package}, sys, json; print(json.dumps(list(sys.modules)))"
+    script = f"from {package} import *; import sys, json; print(json.dumps(list(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     frameworks = {"stable_baselines3", "sb3_contrib", "ray"} & set(json.loads(run.stdout.splitlines()[-1]))
     assert frameworks <= FRAMEWORKS[package]
@@ -65,7 +65,8 @@ def test_an_extra_installs_alone_in_a_bare_environment(
     # Byte code of all of torch takes longer than the import of what is used
     pip("--python", python, "install", "--no-compile", "--constraint", ROOT / "constraints.txt", f"{wheel}{extra}")
     script = f"""
-import importlib.util, json, {package}
+from {package} import *
+import importlib.util, json
 from importlib import metadata, resources
 names = {sorted(absent)}
 print(json.dumps({{
