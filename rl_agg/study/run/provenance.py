@@ -35,7 +35,7 @@ def _commit() -> str | None:
     # Installed into somebody else's checkout, its commit would be that project's
     if head is None or not _git(package, "ls-files", "__init__.py"):
         return None
-    return f"{head}+" if _git(package, "status", "--porcelain", "--untracked-files=no") else head
+    return f"{head}+" if _git(package, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no") else head
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
