@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import pkgutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided  # type: ignore[attr-defined]
+from ray.rllib.algorithms.impala import IMPALA
 from ray.rllib.core import COMPONENT_OPTIMIZER, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
@@ -28,6 +30,8 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.policy.sample_batch import MultiAgentBatch
 from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from rllib_agg.aggregation.timeouts import SECONDS_BETWEEN_PROBES
 
 TESTED = ">=2.56,<2.61"
 """Before 2.56, Ray restores fused optimisers wrongly and marks bootstrap steps otherwise."""
@@ -45,6 +49,7 @@ NAMES = {
     "ray.rllib.connectors.learner.general_advantage_estimation:GeneralAdvantageEstimation": ("__call__",),
     "ray.rllib.algorithms.algorithm_config:AlgorithmConfig": ("build_learner_group", "_model_config_auto_includes"),
     "ray.rllib.algorithms.algorithm:Algorithm": ("_create_local_replay_buffer_if_necessary",),
+    "ray.rllib.algorithms.impala.impala:IMPALA": ("_sample_and_get_connector_states",),
 }
 """Methods that are overridden or called, by class."""
 
@@ -293,6 +298,24 @@ class OwnReplay(Algorithm):
 
     def _create_local_replay_buffer_if_necessary(self, config: Any) -> None:
         """None of RLlib's."""
+
+
+class AwaitingRunners(IMPALA):
+    """An asynchronous algorithm that samples nothing while all of its remote env runners are being restarted.
+
+    RLlib's then samples in its own process, which has no environment.
+    """
+
+    config: Any
+    env_runner_group: Any
+
+    def _sample_and_get_connector_states(self) -> tuple[list[Any], list[Any], list[Any], set[int]]:
+        group = self.env_runner_group
+        are_dead = group.num_remote_env_runners() > 0 and group.num_healthy_remote_env_runners() == 0
+        if are_dead and self.config.restart_failed_env_runners:
+            time.sleep(SECONDS_BETWEEN_PROBES)
+            return [], [], [], set()
+        return super()._sample_and_get_connector_states()  # type: ignore[no-any-return, no-untyped-call]
 
 
 def write_column(episode: Any, name: str, values: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""How long ``sample_timeout_s`` waits."""
+"""How long env runners are waited for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 import time
 
 from rl_agg.validation import check_number
+
+SECONDS_BETWEEN_PROBES = 0.1
+"""Of env runners that are being restarted."""
 
 
 def check_timeout(seconds: float | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray.rllib.algorithms.appo import APPO, APPOConfig
 
+from rllib_agg.aggregation._compat import AwaitingRunners
 from rllib_agg.aggregation.restoring import RestoringAlgorithm
 from rllib_agg.appo.learner import AggAPPOTorchLearner
 from rllib_agg.impala.impala import AsynchronousSharding
@@ -18,7 +19,7 @@ class AggAPPOConfig(AsynchronousSharding, APPOConfig):
         super().__init__(algo_class=algo_class or AggAPPO)
 
 
-class AggAPPO(RestoringAlgorithm, APPO):
-    """RLlib's APPO; what differs is in its learner."""
+class AggAPPO(RestoringAlgorithm, AwaitingRunners, APPO):
+    """RLlib's APPO; what else differs is in its learner."""
 
     config_class = AggAPPOConfig

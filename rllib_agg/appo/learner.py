@@ -18,13 +18,14 @@ from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
 from torch import Tensor
 
 from rllib_agg.aggregation.adaptive_kl import AdaptiveKLMixin
+from rllib_agg.impala.lost_episodes import LostEpisodesMixin
 from rllib_agg.impala.vtrace import TimeMajor, vtrace
 
 MAX_IS_RATIO = 2.0
 """RLlib's bound on behaviour / target, which its ``target_worker_clipping`` setting does not reach."""
 
 
-class AggAPPOTorchLearner(AdaptiveKLMixin, APPOTorchLearner):  # type: ignore[misc]  # remove_module, within RLlib
+class AggAPPOTorchLearner(LostEpisodesMixin, AdaptiveKLMixin, APPOTorchLearner):  # type: ignore[misc]  # remove_module, within RLlib
     """APPO's learner with the agents' gradients weighted.
 
     Source: Luo et al. (2020), equation 5, as RLlib has it; Holen et al. (2023), section 3.

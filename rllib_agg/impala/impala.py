@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ray.rllib.algorithms.impala import IMPALA, IMPALAConfig
+from ray.rllib.algorithms.impala import IMPALAConfig
 
+from rllib_agg.aggregation._compat import AwaitingRunners
 from rllib_agg.aggregation.config import AggConfigMixin
 from rllib_agg.aggregation.restoring import RestoringAlgorithm
 from rllib_agg.impala.learner import AggIMPALATorchLearner
@@ -42,7 +43,7 @@ class AggIMPALAConfig(AsynchronousSharding, IMPALAConfig):
         super().__init__(algo_class=algo_class or AggIMPALA)
 
 
-class AggIMPALA(RestoringAlgorithm, IMPALA):
-    """RLlib's IMPALA; what differs is in its learner."""
+class AggIMPALA(RestoringAlgorithm, AwaitingRunners):
+    """RLlib's IMPALA; what else differs is in its learner."""
 
     config_class = AggIMPALAConfig

@@ -10,10 +10,11 @@ from ray.rllib.core.learner.learner import ENTROPY_KEY
 from torch import Tensor
 
 from rllib_agg.aggregation.learner import AggLearnerMixin
+from rllib_agg.impala.lost_episodes import LostEpisodesMixin
 from rllib_agg.impala.vtrace import TimeMajor, vtrace
 
 
-class AggIMPALATorchLearner(AggLearnerMixin, IMPALATorchLearner):  # type: ignore[misc]  # remove_module, within RLlib
+class AggIMPALATorchLearner(LostEpisodesMixin, AggLearnerMixin, IMPALATorchLearner):  # type: ignore[misc]  # remove_module, within RLlib
     """IMPALA's learner with the agents' gradients weighted.
 
     Source: Espeholt et al. (2018), section 4.2, as RLlib has it; Holen et al. (2023), section 3.

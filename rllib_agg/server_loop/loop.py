@@ -25,14 +25,13 @@ from ray.rllib.utils.metrics import (
 from rl_agg.ledger import Ledger
 from rl_agg.population import buffer_bytes
 from rllib_agg.aggregation.restoring import RestoringAlgorithm
-from rllib_agg.aggregation.timeouts import deadline_of
+from rllib_agg.aggregation.timeouts import SECONDS_BETWEEN_PROBES, deadline_of
 from rllib_agg.server_loop.env_runner import Failure
 from rllib_agg.server_loop.metrics import log_sampled
 
 logger = logging.getLogger(__name__)
 
 STATE = "server"
-SECONDS_BETWEEN_PROBES = 0.1
 
 
 class Server(Protocol):

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import ray
 from ray import cloudpickle, tune
+from ray.rllib.core.learner.training_data import TrainingData
 
-from rllib_agg import A3CConfig, AggIMPALAConfig, AggPPO, LearnerLostError
+from rllib_agg import A3CConfig, AggAPPOConfig, AggIMPALAConfig, AggPPO, LearnerLostError
 from rllib_agg.aggregation.agents import agent_of
 from tests.rllib.ppo_configs import TINY, remote_ppo, tiny_ppo
 from tests.rllib.results import MODULE, agg, agg_of_first_update
@@ -64,6 +65,33 @@ def test_killed_a3c_runner_comes_back(ray_session: None) -> None:
             break
         time.sleep(0.5)
     assert algorithm.env_runner_group.num_healthy_remote_env_runners() == 2
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("config_class", [AggIMPALAConfig, AggAPPOConfig])
+def test_asynchronous_algorithms_wait_for_the_only_runner(config_class: Any, ray_session: None) -> None:
+    config = config_class().environment("CartPole-v1").rl_module(model_config=TINY).learners(num_learners=0)
+    config.env_runners(num_env_runners=1, rollout_fragment_length=10).training(train_batch_size_per_learner=40)
+    config.fault_tolerance(delay_between_env_runner_restarts_s=0.0, env_runner_health_probe_timeout_s=0.1)
+    algorithm = config.reporting(min_time_s_per_iteration=0).build_algo()
+    algorithm.train()
+    kill_runner(algorithm, 1)
+    before = algorithm.train()["num_env_steps_sampled_lifetime"]
+    end = time.monotonic() + 60
+    while algorithm.train()["num_env_steps_sampled_lifetime"] <= before:
+        assert time.monotonic() < end
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("config_class", [AggIMPALAConfig, AggAPPOConfig])
+def test_an_asynchronous_update_without_its_episodes_is_left_out(config_class: Any, ray_session: None) -> None:
+    config = config_class().environment("CartPole-v1").rl_module(model_config=TINY).learners(num_learners=0)
+    config.env_runners(num_env_runners=0, rollout_fragment_length=10).training(train_batch_size_per_learner=40)
+    algorithm = config.reporting(min_time_s_per_iteration=0).build_algo()
+    before = algorithm.get_weights()
+    lost = TrainingData(episodes_refs=[ray.put([])])  # as RLlib leaves out what a dead runner held
+    assert algorithm.learner_group.update(training_data=lost, timesteps={}, defer_solve_refs_to_learner=True) == [{}]
+    np.testing.assert_equal(algorithm.get_weights(), before)
     algorithm.stop()
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from rllib_agg import A3CConfig, AggIMPALAConfig, AggPPO, DQLConfig, EBCDQLConfig, QMIXConfig
+from rllib_agg import A3CConfig, AggAPPOConfig, AggIMPALAConfig, AggPPO, DQLConfig, EBCDQLConfig, QMIXConfig
 from tests.rllib.groups import MODULE
 from tests.rllib.populations import core, tiny_es
 from tests.rllib.ppo_configs import TINY, remote_ppo, tiny_ppo
@@ -59,7 +59,7 @@ def _pid_of(actor: Any) -> int | None:
     return pid
 
 
-def trained(algorithm: Any, seed: int, seconds: float = 240) -> Killer:
+def trained(algorithm: Any, seed: int, seconds: float = 600) -> Killer:
     """Train until enough runners were killed, and once more."""
     killer, end = Killer(algorithm, seed), time.monotonic() + seconds
     killer.start()
@@ -148,8 +148,9 @@ def test_a3c_steps_once_for_each_gradient(ray_session: None) -> None:
     algorithm.stop()
 
 
-def test_impala_goes_on(ray_session: None) -> None:
-    config = AggIMPALAConfig().environment("CartPole-v1").rl_module(model_config=TINY)
+@pytest.mark.parametrize("config_class", [AggIMPALAConfig, AggAPPOConfig])
+def test_asynchronous_algorithms_go_on(config_class: Any, ray_session: None) -> None:
+    config = config_class().environment("CartPole-v1").rl_module(model_config=TINY)
     config.env_runners(num_env_runners=2, rollout_fragment_length=10).training(train_batch_size_per_learner=40)
     config.fault_tolerance(delay_between_env_runner_restarts_s=0.0, env_runner_health_probe_timeout_s=20.0)
     algorithm = config.reporting(min_time_s_per_iteration=0).learners(num_learners=0).build_algo()
