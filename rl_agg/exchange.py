@@ -39,6 +39,7 @@ class Exchange:
     :param provides: See :meth:`Scheme.check`.
     :param ledger: Counts what is sent; ``None``: a ledger of its own.
     :param agents: The agents' numbers in that ledger ``[A]``; ``None``: it is of these A.
+    :param seed: The run's, for codecs that draw; ``None``: 0.
     :raises ValueError: if a setting does not fit A.
 
     Source: Holen et al. (2023), algorithm 1.
@@ -56,13 +57,14 @@ class Exchange:
         provides: frozenset[str] = frozenset(),
         ledger: Ledger | None = None,
         agents: ArrayLike | None = None,
+        seed: int | None = None,
     ) -> None:
         self.scheme = scheme
         self.num_agents = num_agents
         self.ledger = Ledger(num_agents) if ledger is None else ledger
         """What was sent and received so far."""
         self._attack = make_attack(attack)
-        self._provides, self._agents = provides, agents
+        self._provides, self._agents, self._seed = provides, agents, seed or 0
         self._begin()
 
     def _begin(self) -> None:
@@ -73,7 +75,7 @@ class Exchange:
         self._uplink: Uplink | None = None  # of vectors; scores and transitions take their host's
         if self.scheme.payload.content in VECTORS:
             assert isinstance(self.gate, VectorGate)
-            self._uplink = Uplink(self.scheme, self.gate)
+            self._uplink = Uplink(self.scheme, self.gate, agents=self._agents, seed=self._seed)
         self._accumulation = Accumulation()
 
     def check(self) -> None:

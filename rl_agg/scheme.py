@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rl_agg.codecs import CODECS, Codec, Identity, make_codec
+from rl_agg.codecs import CODECS, FEEDBACKS, Chain, Codec, Compression, Identity, make_codec
 from rl_agg.combiners import COMBINERS, TORCHJD, Combiner, make_combiner
 from rl_agg.gates import GATES, Gate, make_gate
 from rl_agg.local_schemes import LOCAL_SCHEMES, LocalScheme
@@ -15,7 +15,7 @@ from rl_agg.payloads import PAYLOADS, Gradients, GradientsWithOwn, Parameters, P
 from rl_agg.registry import class_error
 from rl_agg.rules import RULES
 from rl_agg.schedules import SCHEDULES, EveryStep, OnArrival, Schedule, make_schedule
-from rl_agg.validation import build, check_flag, check_settings, unknown_choice
+from rl_agg.validation import build, check_settings, unknown_choice
 from rl_agg.weighting import Weighting
 
 Aggregation = str | Callable[..., Tensor] | Weighting | Combiner
@@ -34,15 +34,15 @@ class Scheme:
     ValueError: gate 'espc' decides about scores, but payload 'gradients' exchanges gradients; choose every, gain, lag, random
 
     :param gate: Which agents transmit: a name of :data:`rl_agg.GATES`.
-    :param codec: How a message is encoded: a name of :data:`rl_agg.CODECS`, or a codec.
+    :param codec: How a message is encoded: see :data:`~rl_agg.codecs.Compression`.
     :param rule: How much each agent counts; see :data:`Aggregation`.
     :param payload: What is exchanged: a name of :data:`rl_agg.PAYLOADS`, or a payload.
     :param schedule: When: steps between two exchanges, a name of :data:`rl_agg.SCHEDULES`, or a schedule.
     :param gate_kwargs: The gate's settings.
     :param codec_kwargs: The codec's settings; empty once the codec is built, as are ``rule_kwargs``.
     :param rule_kwargs: The rule's settings, ``normalize`` included.
-    :param error_feedback: Whether what a codec loses of a message is added to the agent's next one; ``None``: where the codec
-        is lossy.
+    :param error_feedback: What becomes of what a codec loses: ``"classic"``, which ``True`` stands for, ``"ef21"``, see
+        :mod:`rl_agg.codecs.feedback`, or ``False``: nothing; ``None``: ``"classic"`` where the codec is lossy.
     :raises ValueError: if a name, a setting or a value is unknown, or two choices do not go together.
     """
 
@@ -54,7 +54,7 @@ class Scheme:
     gate_kwargs: Mapping[str, Any] = field(default_factory=dict)
     codec_kwargs: Mapping[str, Any] = field(default_factory=dict)
     rule_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    error_feedback: bool | None = None
+    error_feedback: bool | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("gate_kwargs", "codec_kwargs", "rule_kwargs"):
@@ -67,14 +67,13 @@ class Scheme:
             "rule": make_rule(self.rule, self.rule_kwargs),
             "payload": make_payload(self.payload),
             "schedule": make_schedule(self.schedule),
-            "error_feedback": codec.lossy if self.error_feedback is None else self.error_feedback,
+            "error_feedback": _feedback_of(self.error_feedback, codec),
             "gate_kwargs": dict(self.gate_kwargs),
             "codec_kwargs": {},  # what they were for has them now
             "rule_kwargs": {},
         }
         for name, value in resolved.items():
             object.__setattr__(self, name, value)
-        check_flag("error_feedback", self.error_feedback)
         self._check_contents()
         self._check_pairs()
 
@@ -98,8 +97,6 @@ class Scheme:
     def _check_pairs(self) -> None:
         """Check what else two choices may have against each other."""
         names = self.described
-        if self.error_feedback and not self.codec.lossy:
-            raise ValueError(f"error_feedback=True has nothing to feed back: codec {names['codec']!r} is lossless")
         if isinstance(self.payload, GradientsWithOwn):
             if not isinstance(self.schedule, EveryStep):
                 raise ValueError(
@@ -207,7 +204,7 @@ def make_scheme(
     *,
     communication: str = "every",
     communication_kwargs: Mapping[str, Any] | None = None,
-    compression: str | Codec = "identity",
+    compression: Compression = "identity",
     compression_kwargs: Mapping[str, Any] | None = None,
     payload: str | Payload = "gradients",
     interval: int | str | Schedule = 1,
@@ -219,7 +216,7 @@ def make_scheme(
     :param aggregation_kwargs: Settings of what is named; for a rule or a callable also ``normalize``.
     :param communication: The gate.
     :param communication_kwargs: Its settings.
-    :param compression: The codec.
+    :param compression: The codec, or several; see :data:`~rl_agg.codecs.Compression`.
     :param compression_kwargs: Its settings, and ``error_feedback``.
     :param payload: What is exchanged.
     :param interval: Steps between two exchanges.
@@ -275,6 +272,20 @@ def _interval_of(scheme: LocalScheme, interval: int | str | Schedule) -> int | s
     return interval
 
 
+def _feedback_of(asked: Any, codec: Codec) -> str | bool:
+    kind = codec.lossy if asked is None else asked
+    if kind is True:
+        kind = "classic"
+    if kind is not False and (not isinstance(kind, str) or kind not in FEEDBACKS):
+        raise unknown_choice("error_feedback", asked, ["True", "False", *FEEDBACKS])
+    if kind and not codec.lossy:
+        name = _name_of(codec, CODECS)
+        raise ValueError(f"error_feedback={asked!r} has nothing to feed back: codec {name!r} is lossless")
+    return kind
+
+
 def _name_of(item: object, registry: Mapping[str, type]) -> str:
+    if isinstance(item, Chain):
+        return "+".join(_name_of(codec, registry) for codec in item.codecs)
     named = (name for name, kind in registry.items() if kind is type(item))
     return next(named, getattr(item, "name", type(item).__name__))

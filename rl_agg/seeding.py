@@ -9,8 +9,10 @@ Source: Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
 import numpy as np
 from numpy.typing import NDArray
 
-PURPOSES = {"noise": 0, "episodes": 1, "actions": 2, "chances": 3, "start": 4, "replay": 5, "evaluation": 6}
+PURPOSES = {"noise": 0, "episodes": 1, "actions": 2, "chances": 3, "start": 4, "replay": 5, "evaluation": 6, "codec": 7}
 LARGEST_EPISODE_SEED = 2**31 - 1
+NUMBERS_PER_BLOCK = 8
+"""Numbers of 32 bits that Philox makes of one position."""
 
 
 def fresh_run() -> int:
@@ -38,3 +40,21 @@ def episode_seeds(run: int, update: int, num_episodes: int) -> NDArray[np.int64]
 def chances(run: int, update: int, num_agents: int) -> NDArray[np.float64]:
     """One uniform number on [0, 1) for each agent ``[num_agents]``; the first ones do not depend on their number."""
     return stream("chances", run, update).random(num_agents)
+
+
+def uniforms(
+    purpose: str, run: int, update: int, agents: NDArray[np.integer], size: int, *, part: int = 0
+) -> NDArray[np.float32]:
+    """Uniform numbers on [0, 1) of some agents ``[S, size]``; an agent's do not depend on who the others are.
+
+    :param purpose: As for :func:`stream`, as are ``run`` and ``update``.
+    :param agents: Their numbers ``[S]``.
+    :param part: In [0, 2^64); each has numbers of its own.
+    """
+    if not len(agents):
+        return np.zeros((0, size), np.float32)
+    first, last = int(agents.min()), int(agents.max())
+    blocks = -(-size // NUMBERS_PER_BLOCK)  # of each agent, at positions behind those of the agents before it
+    bits = np.random.Philox(key=run, counter=[first * blocks, part, update, PURPOSES[purpose]])
+    rows = np.random.Generator(bits).random((last - first + 1, blocks * NUMBERS_PER_BLOCK), dtype=np.float32)
+    return rows[agents - first, :size]

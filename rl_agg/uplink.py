@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rl_agg.codecs import Identity
+from rl_agg.codecs import FEEDBACKS, Draws, Identity
 from rl_agg.gates import EveryGate, Offer, VectorGate
 from rl_agg.scheme import Scheme
 from rl_agg.signals import MEASURED, Signals
@@ -38,16 +40,20 @@ class Uplink:
 
     :param scheme: Its gate and codec.
     :param gate: The gate, built for A agents.
+    :param agents: Their numbers ``[A]``, of which each draws by its own; ``None``: 0 to A - 1.
+    :param seed: The run's, for codecs that draw.
     """
 
-    def __init__(self, scheme: Scheme, gate: VectorGate) -> None:
+    def __init__(self, scheme: Scheme, gate: VectorGate, *, agents: ArrayLike | None = None, seed: int = 0) -> None:
         self._gate = gate
         self._codec = scheme.codec
         self._all_send, self._is_exact = type(gate) is EveryGate, type(scheme.codec) is Identity
-        self._feeds_back = scheme.error_feedback
+        self._feedback = scheme.error_feedback
+        self._agents = np.arange(gate.num_agents) if agents is None else np.asarray(agents)
+        self._seed = seed
         self._has_sent = torch.zeros(gate.num_agents, dtype=torch.bool)
         self._last: Tensor | None = None  # [A, P], what the server received last, where a gate decides
-        self._errors: Tensor | None = None  # [A, P], what the codec has lost so far
+        self._memory: Tensor | None = None  # [A, P], of error feedback
         self._signals: dict[str, Tensor] = {}  # that came with what the server received last, [A] each
 
     @property
@@ -81,7 +87,7 @@ class Uplink:
             offer = Offer(vectors, last, self._has_sent, candidates, step, scale, gains)
             sends = self._gate.decide(offer).to(candidates.device) & candidates
         if not self._is_exact:
-            decoded, bits = self._encode(vectors, sends, reference)
+            decoded, bits = self._encode(vectors, sends, step, reference)
         if last is None:
             return Received(decoded, sends, sends, bits)
         torch.where(sends[:, None], decoded, last, out=last)
@@ -111,17 +117,20 @@ class Uplink:
         """Let the gate know what the server stepped with ``[P]``."""
         self._gate.note_step(step)
 
-    def _encode(self, vectors: Tensor, sends: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _encode(self, vectors: Tensor, sends: Tensor, step: int, reference: Tensor | None) -> tuple[Tensor, Tensor]:
         """What is decoded of each agent that sends, zeros of the others ``[A, P]``, and the bits of each message ``[A]``."""
-        who = slice(None) if bool(sends.all()) else sends  # a slice does not copy
-        rows = vectors[who] if reference is None else vectors[who] - reference
-        if self._feeds_back:
-            errors = self._errors = fitted(self._errors, vectors)
-            rows = rows + errors[who]
-        encoded = self._codec(rows)
-        if self._feeds_back:
-            errors[who] = rows - encoded.decoded
         decoded, bits = torch.zeros_like(vectors), torch.zeros(len(vectors), dtype=torch.int64)
+        if not bool(sends.any()):
+            return decoded, bits
+        who = slice(None) if bool(sends.all()) else sends  # a slice does not copy
+        senders = self._agents[sends.cpu().numpy()]
+        encode = self._codec.at(Draws(self._seed, step, senders, unbiased=not self._feedback))
+        rows = vectors[who] if reference is None else vectors[who] - reference
+        if isinstance(self._feedback, str):
+            memory = self._memory = fitted(self._memory, vectors)
+            encoded, memory[who] = FEEDBACKS[self._feedback](rows, memory[who], encode)
+        else:
+            encoded = encode(rows)
         decoded[who] = encoded.decoded if reference is None else encoded.decoded + reference
         bits[sends.cpu()] = encoded.bits.to("cpu", torch.int64)
         return decoded, bits
@@ -134,19 +143,19 @@ class Uplink:
         return self._last
 
     def state_dict(self) -> dict[str, Any]:
-        """What was received last, what the codec lost, and what the gate remembers; tensors on the CPU."""
-        known = {"has_sent": self._has_sent, "last": self._last, "errors": self._errors}
+        """What was received last, and what error feedback and the gate remember; tensors on the CPU."""
+        known = {"has_sent": self._has_sent, "last": self._last, "memory": self._memory}
         copies = {name: None if value is None else value.cpu().clone() for name, value in known.items()}
         signals = {name: value.cpu().clone() for name, value in self._signals.items()}
-        return {**copies, "signals": signals, "gate": self._gate.state_dict()}
+        return {**copies, "feedback": self._feedback, "seed": self._seed, "signals": signals, "gate": self._gate.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict` of the same number of agents."""
         known: dict[str, Any] = {
-            name: None if state[name] is None else state[name].clone() for name in ("has_sent", "last", "errors")
+            name: None if state[name] is None else state[name].clone() for name in ("has_sent", "last", "memory")
         }
-        self._has_sent, self._last = known["has_sent"], known["last"]
-        self._errors = known["errors"] if self._feeds_back else None
+        self._has_sent, self._last, self._seed = known["has_sent"], known["last"], state["seed"]
+        self._memory = known["memory"] if self._feedback == state["feedback"] else None
         self._signals = {name: value.clone() for name, value in state["signals"].items()}
         self._gate.load_state_dict(state["gate"])
 

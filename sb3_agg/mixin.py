@@ -15,8 +15,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
 
-from rl_agg import Codec, Exchange, Payload, Schedule, Signals
+from rl_agg import Exchange, Payload, Schedule, Signals
 from rl_agg.attacks import Attack
+from rl_agg.codecs import Compression
 from rl_agg.local_schemes import LocalScheme
 from rl_agg.optimizers import fuse
 from rl_agg.schedules import OnArrival
@@ -53,8 +54,11 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     :param aggregation_kwargs: Settings of what is named, and for a rule ``normalize``.
     :param communication: Which agents transmit: a gate of :data:`rl_agg.GATES` (``every``, ``lag``, ``random``).
     :param communication_kwargs: Settings of the gate.
-    :param compression: How a message is encoded: a codec of :data:`rl_agg.CODECS` (``identity``, ``float16``).
-    :param compression_kwargs: Settings of the codec, and ``error_feedback``, which is on where the codec is lossy.
+    :param compression: How a message is encoded: a codec of :data:`rl_agg.CODECS` (``identity``, ``float16``, ``bfloat16``,
+        ``top_k``, ``random_k``, ``sign``, ``quantize``, ``ternary``), or several, one for what the other leaves:
+        ``("top_k", "float16")``.
+    :param compression_kwargs: Settings of the codec, and ``error_feedback`` (``"classic"``, ``"ef21"`` or ``False``), which is
+        ``"classic"`` where the codec is lossy.
     :param payload: What agents send: ``"gradients"``, or ``"parameters"``: each agent then has parameters of its own, and the
         policy holds their average. Or a :class:`~rl_agg.payloads.Payload`.
     :param interval: Of gradients, optimiser steps between two exchanges, with gradients accumulated in between; of parameters,
@@ -87,6 +91,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     normalize_advantage: bool
     n_envs: int
     """A."""
+    seed: int | None
     agent_returns: NDArray[np.float64]
     """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
 
@@ -109,7 +114,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         aggregation_kwargs: dict[str, Any] | None = None,
         communication: str = "every",
         communication_kwargs: dict[str, Any] | None = None,
-        compression: str | Codec = "identity",
+        compression: Compression = "identity",
         compression_kwargs: dict[str, Any] | None = None,
         payload: str | Payload = "gradients",
         interval: int | str | Schedule = 1,
@@ -196,7 +201,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             raise ValueError(f"interval={self.interval!r} is for asynchronous algorithms; {type(self).__name__} is not one")
         if scheme.payload.local:
             self._check_local_models(scheme)
-        exchange = Exchange(scheme, self.n_envs, attack=self.attack)
+        exchange = Exchange(scheme, self.n_envs, attack=self.attack, seed=self.seed)
         counts = getattr(self, "ledger", None)  # of a loaded model
         if counts is not None:
             exchange.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())

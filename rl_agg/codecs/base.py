@@ -1,11 +1,13 @@
 """What a codec is. Axes: S agents that send, P numbers that each sends."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
+from rl_agg.codecs.draws import Draws
 from rl_agg.payloads.base import VECTORS
 
 
@@ -19,6 +21,10 @@ class Encoded:
 
     decoded: Tensor
     bits: Tensor
+
+
+Encoder = Callable[[Tensor], Encoded]
+"""A codec in one exchange."""
 
 
 class Codec(ABC):
@@ -36,3 +42,30 @@ class Codec(ABC):
 
         :param rows: One message in each row ``[S, P]``; left as it is. Rows that are not finite must stay so.
         """
+
+    def at(self, draws: Draws) -> Encoder:
+        """The codec in one exchange: itself, unless it draws.
+
+        :param draws: Random numbers of the exchange.
+        """
+        return self
+
+
+class RandomCodec(Codec):
+    """A codec that draws; called without an exchange, it draws as in the first one of run 0."""
+
+    @abstractmethod
+    def encode(self, rows: Tensor, draws: Draws) -> Encoded:
+        """Encode and decode.
+
+        :param rows: As for :meth:`Codec.__call__`.
+        :param draws: Random numbers, and whether the mean over them is to be the input.
+        """
+
+    def __call__(self, rows: Tensor) -> Encoded:
+        """As :meth:`encode`."""
+        return self.encode(rows, Draws())
+
+    def at(self, draws: Draws) -> Encoder:
+        """:meth:`encode` with these draws."""
+        return lambda rows: self.encode(rows, draws)

@@ -145,7 +145,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
 
     def make_exchange(self) -> ArrivalExchange:
         """What carries the scheme out, before the first gradient; ``ValueError`` if it does not fit the number of agents."""
-        exchange = ArrivalExchange(self.make_scheme(), self.num_agents, attack=self.attack)
+        exchange = ArrivalExchange(self.make_scheme(), self.num_agents, attack=self.attack, seed=self.seed)
         exchange.check()
         return exchange
 

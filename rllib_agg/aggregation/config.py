@@ -14,7 +14,7 @@ from ray.rllib.utils import force_list
 
 from rl_agg import Exchange, Payload, Schedule, Scheme
 from rl_agg.attacks import Attack
-from rl_agg.codecs import Codec
+from rl_agg.codecs import Compression
 from rl_agg.local_schemes import LocalScheme
 from rl_agg.payloads import Parameters
 from rl_agg.schedules import OnArrival
@@ -45,7 +45,7 @@ class AggregationSettings(StrictConfig):
         self.aggregation_kwargs: dict[str, Any] = {}
         self.communication: str = "every"
         self.communication_kwargs: dict[str, Any] = {}
-        self.compression: str | Codec = "identity"
+        self.compression: Compression = "identity"
         self.compression_kwargs: dict[str, Any] = {}
         self.payload: str | Payload = "gradients"
         self.interval: int | str | Schedule = 1
@@ -58,7 +58,7 @@ class AggregationSettings(StrictConfig):
         aggregation_kwargs: dict[str, Any] = UNSET,
         communication: str = UNSET,
         communication_kwargs: dict[str, Any] = UNSET,
-        compression: str | Codec = UNSET,
+        compression: Compression = UNSET,
         compression_kwargs: dict[str, Any] = UNSET,
         payload: str | Payload = UNSET,
         interval: int | str | Schedule = UNSET,
@@ -74,7 +74,7 @@ class AggregationSettings(StrictConfig):
             weights.
         :param communication: Which agents transmit: a name of :data:`rl_agg.GATES`.
         :param communication_kwargs: Settings of ``communication``.
-        :param compression: How a message is encoded: a name of :data:`rl_agg.CODECS`, or a codec.
+        :param compression: How a message is encoded: see :data:`~rl_agg.codecs.Compression`.
         :param compression_kwargs: Settings of ``compression``, and ``error_feedback``.
         :param payload: What is exchanged: a name of :data:`rl_agg.PAYLOADS`, or a payload.
         :param interval: Optimiser steps between two exchanges of gradients, which are averaged in between; updates between two
@@ -181,7 +181,8 @@ class AggConfigMixin(AggregationSettings):
         """
         scheme = self.make_scheme()
         merges_learners = scheme.payload.content == "parameters"
-        exchange = Exchange(scheme, self.num_learners if merges_learners else self.num_agents, attack=self.attack)
+        num_agents = self.num_learners if merges_learners else self.num_agents
+        exchange = Exchange(scheme, num_agents, attack=self.attack, seed=self.seed)
         try:
             exchange.check()
         except ValueError as error:

@@ -100,7 +100,7 @@ class PolicySharing:
     def _begin(self) -> None:
         scheme = self._learner.config.sharing
         self._payload: Parameters = scheme.payload
-        self._group = SharingGroup(Exchange(scheme, len(self._tensors)), self._parameters)
+        self._group = SharingGroup(Exchange(scheme, len(self._tensors), seed=self._learner.config.seed), self._parameters)
         # Since the last merge: samples of the rollouts; sum of the losses of all minibatches' samples; how many those were
         self._trained = {module_id: torch.zeros(3, dtype=torch.float64) for module_id in self._tensors}
 

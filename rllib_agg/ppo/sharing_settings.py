@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self
 from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
 from torch import Tensor, nn
 
-from rl_agg import Codec, Scheme
+from rl_agg import Scheme
+from rl_agg.codecs import Compression
 from rl_agg.payloads import Parameters
 from rl_agg.per_agent_gradients import trained_parameters
 from rl_agg.scheme import Aggregation
@@ -55,7 +56,7 @@ class SharingConfigMixin(AggConfigMixin):
         shared_layers: Sequence[str] | None = UNSET,
         sharing_communication: str = UNSET,
         sharing_communication_kwargs: Mapping[str, Any] | None = UNSET,
-        sharing_compression: str | Codec = UNSET,
+        sharing_compression: Compression = UNSET,
         sharing_compression_kwargs: Mapping[str, Any] | None = UNSET,
         same_init: bool = UNSET,
         moments: str = UNSET,
@@ -72,7 +73,7 @@ class SharingConfigMixin(AggConfigMixin):
             and ``vf``, or their parts; ``None``: all, or with ``pp_pps`` the head, which is ``pi`` and ``vf``.
         :param sharing_communication: Which policies send their parameters at a merge: a gate, see :data:`rl_agg.GATES`.
         :param sharing_communication_kwargs: Its settings.
-        :param sharing_compression: How parameters are encoded: a codec, see :data:`rl_agg.CODECS`.
+        :param sharing_compression: How parameters are encoded: see :data:`~rl_agg.codecs.Compression`.
         :param sharing_compression_kwargs: Its settings, and ``error_feedback``.
         :param same_init: Let all policies begin with the parameters of the first, by name, where they share: networks that
             differ in how their units are ordered have no meaningful average. Weights that are loaded stay as they are.

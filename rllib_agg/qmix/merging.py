@@ -24,15 +24,24 @@ class NetworkMerging:
 
     :param groups: Which agents merge with each other.
     :param ledger: Counts what all n agents send and receive.
+    :param targets: Whether targets are merged.
+    :param seed: The run's, for codecs that draw.
     """
 
     def __init__(
-        self, scheme: Scheme, learner: QMIXLearner, groups: list[NDArray[np.int64]], ledger: Ledger, *, targets: bool
+        self,
+        scheme: Scheme,
+        learner: QMIXLearner,
+        groups: list[NDArray[np.int64]],
+        ledger: Ledger,
+        *,
+        targets: bool,
+        seed: int,
     ) -> None:
         assert isinstance(scheme.payload, Parameters)
         self._payload, self._learner, self._targets = scheme.payload, learner, targets
         self._groups = [
-            (agents, SharingGroup(Exchange(scheme, len(agents), ledger=ledger, agents=agents), self._own(agents)))
+            (agents, SharingGroup(Exchange(scheme, len(agents), ledger=ledger, agents=agents, seed=seed), self._own(agents)))
             for agents in groups
         ]
 

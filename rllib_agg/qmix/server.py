@@ -39,7 +39,8 @@ class TeamServer:
         self.replay = EpisodeReplay(spec, config.replay_settings)
         self.ledger = Ledger(spec.num_agents)
         scheme, groups = config.sharing, config.groups(spec)
-        self._merging = NetworkMerging(scheme, learner, groups, self.ledger, targets=config.merge_targets) if scheme else None
+        merging = {"targets": config.merge_targets, "seed": run}
+        self._merging = NetworkMerging(scheme, learner, groups, self.ledger, **merging) if scheme else None
         self.credits: deque[NDArray[np.float64]] = deque(maxlen=config.reward_buffer_size)
         """What each agent earned in the last episodes, each ``[n]``."""
         self.normalizer = TeamNormalizer(

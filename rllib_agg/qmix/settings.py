@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from rl_agg import Codec
+from rl_agg.codecs import Compression
 from rl_agg.scheme import Aggregation
 from rl_agg.validation import build, check_choice
 from rllib_agg.aggregation._compat import UNSET
@@ -75,7 +75,7 @@ class QMIXSettings(ServerConfig):
         parameter_sharing_kwargs: Mapping[str, Any] | None = UNSET,
         communication: str = UNSET,
         communication_kwargs: Mapping[str, Any] | None = UNSET,
-        compression: str | Codec = UNSET,
+        compression: Compression = UNSET,
         compression_kwargs: Mapping[str, Any] | None = UNSET,
         sharing_interval: int = UNSET,
         shared_layers: Sequence[str] | None = UNSET,
@@ -124,7 +124,7 @@ class QMIXSettings(ServerConfig):
         :param parameter_sharing_kwargs: Settings of the rule or combiner.
         :param communication: Which agents send their networks at a merge: a gate, see :data:`rl_agg.GATES`.
         :param communication_kwargs: Its settings.
-        :param compression: How networks are encoded: a codec, see :data:`rl_agg.CODECS`.
+        :param compression: How networks are encoded: see :data:`~rl_agg.codecs.Compression`.
         :param compression_kwargs: Its settings, and ``error_feedback``.
         :param sharing_interval: Gradient steps between two merges.
         :param shared_layers: What is merged, of ``feature``, ``rnn`` and ``head``; ``None``: all, or with ``pp_pps`` the

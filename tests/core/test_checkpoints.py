@@ -58,6 +58,13 @@ def same(one: list[torch.Tensor | None], other: list[torch.Tensor | None]) -> bo
         {**LAG, "payload": "parameters", "schedule": 2},
         {**RANDOM, "codec": "float16", "payload": "parameter_differences", "schedule": 3},
         {"codec": "float16", "rule": "median"},
+        {**LAG, "codec": "top_k", "codec_kwargs": {"fraction": 0.1}, "rule": "krum"},
+        {"codec": "top_k", "codec_kwargs": {"number": 2}, "error_feedback": "ef21", "payload": "parameters", "schedule": 2},
+        {"codec": "random_k", "codec_kwargs": {"fraction": 0.2}, "error_feedback": False},
+        {**LAG, "codec": "quantize", "codec_kwargs": {"levels": 3, "coding": "elias"}, "rule": "l_weighted", "schedule": 3},
+        {"codec": "ternary", "schedule": "on_arrival", "rule": "krum", "error_feedback": "ef21"},
+        {"codec": "sign", "error_feedback": "ef21", "payload": "parameter_differences", "schedule": 3},
+        {"codec": ("random_k", "bfloat16"), "codec_kwargs": {"number": 4}},
         {"rule": "l_weighted", "schedule": 5},
         {**LAG, "schedule": "on_arrival", "rule": "krum"},
         {"schedule": "on_arrival", "rule": "median", "codec": "float16"},
@@ -70,13 +77,13 @@ def same(one: list[torch.Tensor | None], other: list[torch.Tensor | None]) -> bo
     ids=str,
 )
 def test_a_restored_exchange_continues_to_the_bit(choices: dict[str, Any]) -> None:
-    def build() -> Exchange:
+    def build(seed: int) -> Exchange:
         kind = ArrivalExchange if choices.get("schedule") == "on_arrival" else Exchange
-        return kind(Scheme(**choices), AGENTS, attack={"kind": "random", "agents": [0]})
+        return kind(Scheme(**choices), AGENTS, attack={"kind": "random", "agents": [0]}, seed=seed)
 
-    uninterrupted = build()
+    uninterrupted = build(3)
     expected = advance(uninterrupted, range(16))
-    first, resumed = build(), build()
+    first, resumed = build(3), build(4)
     advance(first, range(7))
     advance(resumed, range(30, 33))  # is replaced by what is restored
     resumed.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
@@ -84,7 +91,18 @@ def test_a_restored_exchange_continues_to_the_bit(choices: dict[str, Any]) -> No
     assert resumed.ledger.state_dict() == uninterrupted.ledger.state_dict()
 
 
-@pytest.mark.parametrize("choices", [LAG, {"codec": "float16"}, {"schedule": 3}, {"rule": "mixtailor"}], ids=str)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        LAG,
+        {"codec": "float16"},
+        {"codec": "sign", "error_feedback": "ef21"},
+        {"codec": "random_k", "error_feedback": False},
+        {"schedule": 3},
+        {"rule": "mixtailor"},
+    ],
+    ids=str,
+)
 def test_the_test_above_could_fail(choices: dict[str, Any]) -> None:
     """What is not restored shows."""
     first, fresh = Exchange(Scheme(**choices), AGENTS), Exchange(Scheme(**choices), AGENTS)
@@ -120,6 +138,8 @@ OTHERS: dict[str, Callable[[], Exchange]] = {
     "random": lambda: Exchange(Scheme(**RANDOM), AGENTS),
     "float16": lambda: Exchange(Scheme(codec="float16"), AGENTS),
     "without feedback": lambda: Exchange(Scheme(codec="float16", error_feedback=False), AGENTS),
+    "ef21": lambda: Exchange(Scheme(codec="float16", error_feedback="ef21"), AGENTS),
+    "chain": lambda: Exchange(Scheme(codec=("random_k", "sign")), AGENTS),
     "every second": lambda: Exchange(Scheme(schedule=2), AGENTS),
     "parameters": lambda: Exchange(Scheme(payload="parameters", schedule=2), AGENTS),
     "median": lambda: Exchange(Scheme(rule="median"), AGENTS),
@@ -152,7 +172,17 @@ def test_error_feedback_begins_and_ends_with_a_setting() -> None:
     again = OTHERS["float16"]()
     again.load_state_dict(unfed.state_dict())
     again.merge(rows.clone(), reported(0))
-    assert torch.equal(again.state_dict()["uplink"]["errors"], rows - decoded)
+    assert torch.equal(again.state_dict()["uplink"]["memory"], rows - decoded)
+
+
+def test_another_kind_of_error_feedback_starts_afresh() -> None:
+    """The memory of one kind is no memory of the other."""
+    classic, ef21, fresh = (
+        Exchange(Scheme(codec="sign", error_feedback=kind), AGENTS) for kind in ("classic", "ef21", "ef21")
+    )
+    advance(classic, range(3))
+    ef21.load_state_dict(classic.state_dict())
+    assert same(advance(ef21, range(3)), advance(fresh, range(3)))
 
 
 def test_a_ledger_that_is_missing_stays() -> None:

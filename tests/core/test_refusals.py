@@ -129,7 +129,82 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "gate 'espc' decides about scores, but payload",
     ),
     # codecs
-    ({"compression": "floa16"}, "unknown compression 'floa16' (did you mean 'float16'?); choose from float16, identity"),
+    ({"compression": "top_k", "compression_kwargs": {"fraction": 0}}, "fraction must be a finite number > 0 and <= 1, got 0"),
+    (
+        {"compression": "top_k", "compression_kwargs": {"fraction": 1.5}},
+        "fraction must be a finite number > 0 and <= 1, got 1.5",
+    ),
+    (
+        {"compression": "top_k", "compression_kwargs": {"fraction": "1"}},
+        "fraction must be a finite number > 0 and <= 1, got '1'",
+    ),
+    (
+        {"compression": "random_k", "compression_kwargs": {"fraction": -0.1}},
+        "fraction must be a finite number > 0 and <= 1, got -",
+    ),
+    ({"compression": "random_k", "compression_kwargs": {"number": 0}}, "number must be an integer >= 1, got 0"),
+    (
+        {"compression": "random_k", "compression_kwargs": {"seed": 1}},
+        "random_k has no setting 'seed'; choose from fraction, number",
+    ),
+    (
+        {"compression": "top_k", "compression_kwargs": {"fraction": 0.5, "number": 3}},
+        "give fraction or number, got fraction=0.5 and number=3",
+    ),
+    (
+        {"compression": "quantize", "compression_kwargs": {"levels": 0}},
+        "levels must be an integer between 1 and 32767, got 0",
+    ),
+    (
+        {"compression": "quantize", "compression_kwargs": {"levels": 2.5}},
+        "levels must be an integer between 1 and 32767, got 2.5",
+    ),
+    (
+        {"compression": "quantize", "compression_kwargs": {"coding": "huffman"}},
+        "unknown coding 'huffman'; choose from elias, fixed",
+    ),
+    ({"compression": "sign", "compression_kwargs": {"scale": 1}}, "sign has no setting 'scale'; it has none"),
+    *(
+        (
+            {"compression": codec, "payload": payload, "aggregation": rule},
+            f"encodes gradients and parameters, but payload '{payload}' exchanges {payload}; choose identity",
+        )
+        for codec in ("bfloat16", "top_k", "random_k", "sign", "quantize", "ternary", ("top_k", "float16"))
+        for payload, rule in (("transitions", "mean"), ("scores", "ranks"))
+    ),
+    # chains
+    ({"compression": ("top_k", "zip")}, "unknown compression 'zip'; choose from bfloat16, float16, identity, quantize"),
+    ({"compression": ("top_k",)}, "a chain needs two codecs or more, got (TopK(fraction=None, number=None),)"),
+    ({"compression": []}, "a chain needs two codecs or more, got ()"),
+    (
+        {"compression": ("sign", "top_k")},
+        "Sign() leaves no numbers for another codec to encode; choose random_k or top_k before the last one, got (Sign(), ",
+    ),
+    (
+        {"compression": ("top_k", "float16"), "compression_kwargs": {"levels": 3}},
+        "none of ('top_k', 'float16') has a setting 'levels'; choose from fraction, number",
+    ),
+    ({"compression": (Float16(), Float16()), "compression_kwargs": {"x": 3}}, "has a setting 'x'; there is none"),
+    (
+        {"compression": ("top_k", "float16"), "compression_kwargs": {"fraction": 2}},
+        "fraction must be a finite number > 0 and <= 1",
+    ),
+    # error feedback
+    (
+        {"compression": "top_k", "compression_kwargs": {"error_feedback": "ef12"}},
+        "unknown error_feedback 'ef12' (did you mean 'ef21'?); choose from False, True, classic, ef21",
+    ),
+    *(
+        (
+            {"compression_kwargs": {"error_feedback": kind}},
+            f"error_feedback={kind!r} has nothing to feed back: codec 'identity' is lossless",
+        )
+        for kind in ("classic", "ef21")
+    ),
+    (
+        {"compression": "floa16"},
+        "unknown compression 'floa16' (did you mean 'float16'?); choose from bfloat16, float16, identity, ",
+    ),
     ({"compression": Float16}, "compression=Float16 is a class; give its name 'float16'"),
     ({"compression": "float16", "compression_kwargs": {"bits": 8}}, "float16 has no setting 'bits'; it has none"),
     (
@@ -142,7 +217,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "error_feedback=True has nothing to feed back: codec 'identity' is lossless",
     ),
     ({"compression": Identity(), "compression_kwargs": {"error_feedback": True}}, "codec 'identity' is lossless"),
-    ({"compression": "float16", "compression_kwargs": {"error_feedback": 1}}, "error_feedback must be True or False, got 1"),
+    (
+        {"compression": "float16", "compression_kwargs": {"error_feedback": 1}},
+        "unknown error_feedback 1; choose from False, True, classic, ef21",
+    ),
     # payloads
     (
         {"payload": "parameter"},

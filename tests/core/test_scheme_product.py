@@ -32,6 +32,20 @@ MERGED = {"gradients", "parameters", "parameter_differences"}
 VECTORS = MERGED | {"gradients_with_own"}
 EPISODES = {"scores", "transitions"}
 
+BITS = {
+    "identity": 3 * 32,
+    "float16": 3 * 16,
+    "bfloat16": 3 * 16,
+    "top_k": 32 + 2,  # one of three numbers, and its place
+    "random_k": 32,
+    "sign": 3 + 32,
+    "quantize": 3 * 8 + 32,
+    "ternary": 8 + 32,
+    "top_k+float16": 16 + 2,
+}
+"""Of a message of three numbers."""
+LOSSY = [codec for codec in BITS if codec != "identity"]
+
 WITH_PAYLOAD: dict[str, dict[str, set[str]]] = {
     "gate": {
         "every": VECTORS | EPISODES,
@@ -42,7 +56,7 @@ WITH_PAYLOAD: dict[str, dict[str, set[str]]] = {
         "deviation": {"scores"},
         "td_error": {"transitions"},
     },
-    "codec": {"identity": VECTORS | EPISODES, "float16": VECTORS},
+    "codec": {"identity": VECTORS | EPISODES, **dict.fromkeys(LOSSY, VECTORS)},
     "rule": {
         "sum": VECTORS,
         "mean": VECTORS | {"transitions"},
@@ -74,7 +88,8 @@ class Choice(NamedTuple):
 
     def scheme(self) -> Scheme:
         schedule: Any = 2 if self.schedule == "interval" else self.schedule
-        return Scheme(self.gate, self.codec, self.rule, self.payload, schedule, GATE_SETTINGS.get(self.gate, {}))
+        codec = tuple(self.codec.split("+")) if "+" in self.codec else self.codec
+        return Scheme(self.gate, codec, self.rule, self.payload, schedule, GATE_SETTINGS.get(self.gate, {}))
 
 
 AXES = {
@@ -87,6 +102,7 @@ AXES = {
         "schedule": (SCHEDULES,),
     }.items()
 }
+AXES["codec"].append("top_k+float16")
 
 
 def product() -> Iterator[Choice]:
@@ -110,7 +126,7 @@ class Count:
 
     def __init__(self, choice: Choice) -> None:
         needs = {"samples": 1, "r_weighted": 1, "l_weighted": 1, "reward_shares": 1}.get(choice.rule, 0)
-        self.message = {"identity": 4, "float16": 2}[choice.codec] * PARAMETERS + 4 * needs
+        self.message = -(-BITS[choice.codec] // 8) + 4 * needs
         self.messages = self.bytes = self.bytes_down = 0
 
     def exchange(self, num_senders: int, answers: int) -> None:
@@ -216,17 +232,18 @@ def test_the_table_above_knows_all_members() -> None:
     }
 
 
+@pytest.mark.parametrize("codec", AXES["codec"])
 @pytest.mark.parametrize("payload", sorted(AXES["payload"]))
-def test_a_combination_trains_or_names_two_parts_that_clash(payload: str) -> None:
+def test_a_combination_trains_or_names_two_parts_that_clash(payload: str, codec: str) -> None:
     trained = 0
     for choice in product():
-        if choice.payload != payload:
+        if (choice.payload, choice.codec) != (payload, codec):
             continue
         clashes = choice.clashes()
         if clashes:
             with pytest.raises(ValueError, match=r"'.*'") as raised:
                 choice.scheme()
-            named = set(re.findall(r"'(\w+)'", str(raised.value)))
+            named = set(re.findall(r"'([\w+]+)'", str(raised.value)))
             assert any({first, second} <= named for first, second in clashes), (choice, str(raised.value))
             continue
         parameters, count, exchange = train(choice)
@@ -240,12 +257,12 @@ def test_a_combination_trains_or_names_two_parts_that_clash(payload: str) -> Non
     assert (
         trained
         == {
-            "gradients": 3 * 2 * 11 * 3 + 2 * 11 * 2,
-            "gradients_with_own": 4 * 2 * 2,
-            "parameters": 3 * 2 * 11 * 2,
-            "parameter_differences": 3 * 2 * 11 * 2,
-            "scores": 4 * 1 * 6,
-            "transitions": 2,
+            "gradients": 3 * 11 * 3 + 11 * 2,
+            "gradients_with_own": 4 * 2,
+            "parameters": 3 * 11 * 2,
+            "parameter_differences": 3 * 11 * 2,
+            "scores": 4 * 6 if codec == "identity" else 0,
+            "transitions": 2 if codec == "identity" else 0,
         }[payload]
     )
 

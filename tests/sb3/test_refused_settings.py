@@ -48,7 +48,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"aggregation": "fedavg", "payload": "scores"}, "but payload='scores' was given; leave one out"),
     ({"compression_kwargs": {"error_feedback": True}}, "error_feedback=True has nothing to feed back: codec 'identity'"),
-    ({"compression": "zip"}, "unknown compression 'zip'; choose from float16, identity"),
+    ({"compression": "zip"}, "unknown compression 'zip'; choose from bfloat16, float16, identity, "),
     ({"interval": 0}, "interval must be an integer >= 1, got 0"),
     ({"aggregation": "fedavg", "aggregation_kwargs": {"local_epochs": [2, 2, 2, 9]}}, "must be at most n_epochs=2, got"),
     (
