@@ -15,7 +15,7 @@ from tests.rllib.results import MODULE, agg
 pytestmark = pytest.mark.usefixtures("corridor")
 
 
-LAG = {"communication": "lag", "communication_kwargs": {"xi": 1.0, "window": 2}, "compression": "float16"}
+LAG = {"communication": "lag", "communication_kwargs": {"xi": 1.0, "window": 2}, "compression": ("random_k", "ternary")}
 
 
 @pytest.mark.parametrize(

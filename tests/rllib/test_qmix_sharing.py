@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -264,6 +265,22 @@ def test_float16_halves_bytes_and_only_rounds() -> None:
         else:
             assert (value == exact).all()
     plain.stop()
+    coded.stop()
+
+
+@pytest.mark.parametrize("feedback", ["classic", "ef21", False])
+@pytest.mark.parametrize("compression", ["top_k", "ternary", ("random_k", "sign")], ids=str)
+def test_codecs_over_networks(compression: Any, feedback: str | bool) -> None:
+    """All agents decode the same networks, of messages of the size that the codec says."""
+    coded = shared(parameter_sharing="a_pps", compression=compression, compression_kwargs={"error_feedback": feedback})
+    logged = agg(coded.train())
+    assert all((value == value[:1]).all() and bool(value.isfinite().all()) for value in online(coded).values())
+    size = sum(value[0].numel() for value in online(coded).values())
+    some = round(size / 100)
+    bits = {"top_k": some * (32 + math.ceil(math.log2(size))), "ternary": 8 * math.ceil(size / 5) + 32}.get(
+        compression, some + 32
+    )
+    assert logged["bytes"] == logged["messages"] * math.ceil(bits / 8)
     coded.stop()
 
 
