@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rl_agg import CODECS
 from rl_agg.codecs import Chain, Codec, Draws, Encoded, Quantize, make_codec
-from rl_agg.seeding import uniforms
+from rl_agg.seeding import PURPOSES, uniforms
 from tests.core.encoders import SIGN, TERNARY, Message, check_message, floats, quantized, sparse
 from tests.core.gradients import normal
 
@@ -185,6 +185,16 @@ def test_draws_differ_by_run_exchange_and_agent(name: str) -> None:
     assert not torch.equal(first[0], first[1])
     for other in (Draws(2, 1), Draws(1, 2), Draws(1, 1, np.array([2, 3]))):
         assert not torch.equal(first, codec.at(other)(rows).decoded)
+
+
+@given(size=st.integers(1, 40), agents=st.lists(st.integers(0, 30), min_size=1, max_size=6), part=st.integers(0, 2))
+def test_an_agents_numbers_are_a_stretch_of_the_exchanges_stream(size: int, agents: list[int], part: int) -> None:
+    """Of as many positions of eight numbers as it needs; drawn here agent by agent, from where the ones before it end."""
+    found = uniforms("codec", 5, 7, np.array(agents), size, part=part)
+    for agent, row in zip(agents, found, strict=True):
+        stream = np.random.Philox(key=5, counter=[0, part, 7, PURPOSES["codec"]])
+        stream.advance(agent * math.ceil(size / 8))
+        np.testing.assert_array_equal(row, np.random.Generator(stream).random(size, dtype=np.float32))
 
 
 def test_codecs_of_a_chain_draw_by_themselves() -> None:
