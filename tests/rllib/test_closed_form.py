@@ -102,8 +102,8 @@ def assert_same(one: Any, other: Any, tolerance: float = 1e-4) -> None:
     [
         *[("CartPole-v1", "separate", scheme) for scheme in ("r_weighted", "median", "lag")],
         *[pytest.param("CartPole-v1", "separate", scheme, marks=pytest.mark.slow) for scheme in OTHERS],
-        *[("Pendulum-v1", network, "r_weighted") for network in NETWORKS],
-        ("CartPole-v1", "shared", "median"),
+        *[pytest.param("Pendulum-v1", network, "r_weighted", marks=pytest.mark.slow) for network in NETWORKS],
+        pytest.param("CartPole-v1", "shared", "median", marks=pytest.mark.slow),
         ("Pendulum-v1", "heads", "lag"),
     ],
 )

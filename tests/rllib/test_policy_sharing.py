@@ -176,7 +176,9 @@ def test_l_weighted_reads_the_mean_losses() -> None:
     assert_merged(weights(learner), average(weights(other), tuple((counts / counts.sum()).tolist())))
 
 
-@pytest.mark.parametrize("layers", [None, ("encoder",), ("vf", "encoder.actor_encoder")])
+@pytest.mark.parametrize(
+    "layers", [None, *[pytest.param(each, marks=pytest.mark.slow) for each in (("encoder",), ("vf", "encoder.actor_encoder"))]]
+)
 def test_pp_pps_leaves_the_rest_alone(layers: Any) -> None:
     learner = built(parameter_sharing="pp_pps", shared_layers=layers)
     other = alone(learner)

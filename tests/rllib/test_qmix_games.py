@@ -22,15 +22,17 @@ def greedy_return(updates: int, **training: Any) -> float:
     return float(evaluated["episode_return_mean"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [{"mixer": "qmix"}, {"mixer": "vdn"}])
 def test_monotonic_values_prefer_what_is_better_on_average(training: dict[str, Any], ray_session: None) -> None:
     assert greedy_return(320, **training) == 0
 
 
-@pytest.mark.parametrize("weighting", ["optimistic", "central"])
+@pytest.mark.parametrize("weighting", ["central", pytest.param("optimistic", marks=pytest.mark.slow)])
 def test_weighted_qmix_finds_the_best_cell(weighting: str, ray_session: None) -> None:
     assert greedy_return(320, weighting=weighting, weighting_alpha=0.1) == 8
 
 
+@pytest.mark.slow
 def test_qtran_finds_the_best_cell(ray_session: None) -> None:
     assert greedy_return(640, mixer="qtran", lambda_nopt=1.0) == 8

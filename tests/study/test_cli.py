@@ -52,6 +52,7 @@ def test_compare_then_report_then_the_resolved_study(spec, tmp_path, capsys, mon
     assert "1 of 1 cells are already finished" in capsys.readouterr().out
 
 
+@pytest.mark.remote
 @pytest.mark.usefixtures("ray_session")
 def test_without_out_a_folder_is_named_after_the_study(spec, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -69,6 +70,7 @@ def test_without_out_a_folder_is_named_after_the_study(spec, tmp_path, capsys, m
     assert (tmp_path / "runs" / "cli-quick" / "report.html").exists()
 
 
+@pytest.mark.remote
 @pytest.mark.usefixtures("ray_session")
 def test_records_as_tensorboard_events(spec, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -86,6 +88,7 @@ def test_without_tensorboardx_nothing_runs(spec, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.remote
 @pytest.mark.usefixtures("ray_session")
 def test_failed_cells_and_the_users_own_modules(tmp_path, capsys, monkeypatch):
     (tmp_path / "my_systems.py").write_text(

@@ -93,6 +93,7 @@ def test_a_report_replaces_links(kept, tmp_path, name):
 # Records ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed():
     """In the footer as in the pages: what is decoded is what was encoded, or nothing."""
     cell = small().cells[0]
@@ -260,6 +261,7 @@ def test_unrelated_studies_are_not_merged(kept, tmp_path):
 # Ray --------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.remote
 def test_a_ray_that_does_not_start_is_tried_once_more_and_then_one_line(tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_text(SPEC)
