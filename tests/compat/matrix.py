@@ -70,7 +70,7 @@ CELLS = {
         _tests(core=CORE, sb3=SB3, study=STUDY),
     ),
     "oldest Ray": Cell("rllib,study", ("ray==2.56.1", "numpy==2.1.3", "scipy==1.14.1"), _tests(rllib=RLLIB)),
-    "newest": Cell("all", (), _tests(core=CORE, sb3=SB3, rllib=RLLIB, study=STUDY)),
+    "newest": Cell("all,torchjd", (), _tests(core=CORE, sb3=SB3, rllib=RLLIB, study=STUDY)),
 }
 TORCH = "torch==2.13.0"
 """Everywhere: other builds without CUDA are not to be had on every index."""
