@@ -28,7 +28,7 @@ ON_POLICY = "PPO or A2C or not (DQN or SAC or TD3 or DDPG or TQC or TRPO or ARS 
 DIFFERENT = {
     r"test_no_resource_warning|test_vec_monitor_ppo": "no warning is allowed, and one environment warns that it is one agent",
     r"test_discrete\[env2-A2C\]": "learns from seed 3, stock from 2 of 12 seeds; rules of returns or losses double one agent",
-    r"test_fps_logger": "measures time: 100 steps a second, which fedavg does not reach on a busy machine",
+    r"test_fps_logger": "measures time: 100 steps a second, which no class reaches on a busy machine",
 }
 """Tests that pass with stock's classes alone, by a pattern, and why; docs/subclassing.md has them too."""
 
