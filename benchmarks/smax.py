@@ -1,4 +1,4 @@
-"""Sampling on SMAX in environment steps per second: episodes of this package's QMIX beside JaxMARL's jitted rollout.
+"""Sampling on SMAX in environment steps per second: episodes of this package's QMIX alongside JaxMARL's jitted rollout.
 
 Both play the map against SMAX's heuristic by one recurrent network of 64 units for all agents, with as many copies, an episode
 limit of SMAC's, half of the actions random, on one thread, and keep observations, states, legal actions, actions, rewards and

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rl_agg.closed_form.modules import NoClosedFormError, check_hooks, check_methods
 from rllib_agg.qmix.recurrence import recur
 
 LAYERS = ("feature", "rnn", "head")
@@ -101,6 +102,17 @@ class AgentNetworks(nn.Module):
         if same:
             for parameter in self.parameters():
                 parameter.copy_(parameter[:1].clone().expand_as(parameter))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it computes what is written here: no layer was derived, replaced or hooked."""
+        kinds = [AgentNetworks, StackedLinear, StackedRecurrence, StackedLinear]
+        try:
+            check_hooks(self)
+            check_methods(self)
+        except NoClosedFormError:
+            return False
+        return [type(part) for part in self.modules()] == kinds
 
     def start(self, batch: int) -> Tensor:
         """Hidden states before the first step of B episodes ``[m, K, H]``."""

@@ -106,7 +106,7 @@ class TeamPlayers:
         """
         seeds = generator.integers(LARGEST_EPISODE_SEED, size=self.env.num_envs)
         env = self.env
-        if isinstance(env, CompilableTeamEnv) and type(networks) is AgentNetworks and (world := env.pure_world()) is not None:
+        if isinstance(env, CompilableTeamEnv) and networks.is_plain and (world := env.pure_world()) is not None:
             from rllib_agg.qmix.compiled_play import play_compiled
 
             return self._keep_finite(*play_compiled(env, world, networks, epsilon, generator, seeds))

@@ -80,6 +80,19 @@ def test_an_own_step_and_own_networks_are_used() -> None:
     assert team.networks.calls > 1
 
 
+def test_hooks_and_replaced_layers_are_used() -> None:
+    calls: list[int] = []
+    team = players(battles("3m"), shared=True)
+    assert team.networks.is_plain
+    handle = team.networks.head.register_forward_hook(lambda *_: calls.append(0))
+    team.play(team.networks, 0.0, np.random.default_rng(0))
+    assert len(calls) > 1
+    handle.remove()
+    assert team.networks.is_plain
+    team.networks.head = torch.nn.Identity()
+    assert not team.networks.is_plain
+
+
 def test_programs_are_kept_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert xla.default_cache() == tmp_path / "rl-agg" / "jax"
