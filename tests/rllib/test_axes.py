@@ -29,6 +29,7 @@ from rl_agg import (
 from rl_agg.codecs import Encoded
 from rl_agg.gates import Offer, VectorGate
 from rllib_agg import AggAPPOConfig, AggIMPALAConfig
+from tests.message_bits import BITS
 from tests.rllib.groups import MODULE, on_each, start_group
 from tests.rllib.ppo_configs import tiny_ppo
 from tests.rllib.separate_gradients import spy_on
@@ -42,17 +43,6 @@ GATE_SETTINGS: dict[str, dict[str, Any]] = {
     "espc": {"expected_messages": 2},
     "deviation": {"expected_messages": 2},
 }
-BITS: dict[str, Callable[[int], int]] = {
-    "identity": lambda size: 32 * size,
-    "float16": lambda size: 16 * size,
-    "bfloat16": lambda size: 16 * size,
-    "top_k": lambda size: max(1, round(size / 100)) * (32 + math.ceil(math.log2(size))),
-    "random_k": lambda size: max(1, round(size / 100)) * 32,
-    "sign": lambda size: size + 32,
-    "quantize": lambda size: 8 * size + 32,
-    "ternary": lambda size: 8 * math.ceil(size / 5) + 32,
-}
-"""Of a message of P numbers."""
 THOROUGH = ("identity", "float16")
 """Codecs that are tried with every rule and interval; the others, with two of both."""
 SCORE_GATES = ("espc", "deviation", "td_error")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rl_agg import CODECS, GATES, PAYLOADS, Scheme
 from sb3_agg import AggPPO
+from tests.message_bits import BITS
 from tests.sb3.worlds import cartpoles
 
 AGENTS, STEPS = 5, 8
@@ -31,17 +31,6 @@ PLAIN: dict[str, Any] = {
     "device": "cpu",
 }
 """Plain gradient descent."""
-BITS: dict[str, Callable[[int], int]] = {
-    "identity": lambda size: 32 * size,
-    "float16": lambda size: 16 * size,
-    "bfloat16": lambda size: 16 * size,
-    "top_k": lambda size: max(1, round(size / 100)) * (32 + math.ceil(math.log2(size))),
-    "random_k": lambda size: max(1, round(size / 100)) * 32,
-    "sign": lambda size: size + 32,
-    "quantize": lambda size: 8 * size + 32,
-    "ternary": lambda size: 8 * math.ceil(size / 5) + 32,
-}
-"""Of a message of P numbers."""
 THOROUGH = ("identity", "float16")
 """Codecs that are tried with every rule and interval; the others, with those of :data:`SOME`."""
 SOME = (("mean", 1), ("r_weighted", 2), ("krum", 1))
