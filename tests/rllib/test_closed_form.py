@@ -100,8 +100,8 @@ def assert_same(one: Any, other: Any, tolerance: float = 1e-4) -> None:
 @pytest.mark.parametrize(
     ("env", "network", "scheme"),
     [
-        *[("CartPole-v1", "separate", scheme) for scheme in ("r_weighted", "median", "lag")],
-        *[pytest.param("CartPole-v1", "separate", scheme, marks=pytest.mark.slow) for scheme in OTHERS],
+        ("CartPole-v1", "separate", "r_weighted"),
+        *[pytest.param("CartPole-v1", "separate", scheme, marks=pytest.mark.slow) for scheme in ("median", "lag", *OTHERS)],
         *[pytest.param("Pendulum-v1", network, "r_weighted", marks=pytest.mark.slow) for network in NETWORKS],
         pytest.param("CartPole-v1", "shared", "median", marks=pytest.mark.slow),
         ("Pendulum-v1", "heads", "lag"),
@@ -209,11 +209,12 @@ def test_a_change_between_updates_is_noticed(change: Callable[[Any], None], reas
             lambda config: config.rl_module(model_config={"use_lstm": True, "max_seq_len": 20}),
             "the module has states",
         ),
-        (
+        pytest.param(
             lambda config: config.training(use_critic=False, use_gae=False).env_runners(batch_mode="complete_episodes"),
             "use_critic=False",
+            marks=pytest.mark.slow,
         ),
-        (lambda config: config.training(closed_form=False), "closed_form=False"),
+        pytest.param(lambda config: config.training(closed_form=False), "closed_form=False", marks=pytest.mark.slow),
     ],
 )
 def test_where_there_is_none(prepare: Callable[[Any], Any], reason: str, ray_session: None) -> None:

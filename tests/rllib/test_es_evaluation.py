@@ -48,8 +48,15 @@ class Narrow(Positive):
     action_space = gym.spaces.Box(np.float32([0, -2]), np.float32([2, 1]))
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("env", [Positive, Narrow])
+@pytest.mark.parametrize(
+    ("env", "normalize"),
+    [
+        (Narrow, True),
+        (Positive, False),
+        pytest.param(Positive, True, marks=pytest.mark.slow),
+        pytest.param(Narrow, False, marks=pytest.mark.slow),
+    ],
+)
 def test_evaluation_acts_as_agents_do(env: Any, normalize: bool, ray_session: None) -> None:
     config = tiny_es(max_episode_steps=5).training(lr=1.0)
     algorithm = config.environment(env, normalize_actions=normalize).build_algo()

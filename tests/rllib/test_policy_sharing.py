@@ -210,7 +210,7 @@ def first_policy(signals: Signals) -> torch.Tensor:
     return torch.eye(signals.num_agents)[0]
 
 
-@pytest.mark.parametrize("kind", ["keep", "merge", "reset"])
+@pytest.mark.parametrize("kind", ["merge", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("keep", "reset"))])
 def test_moments(kind: str) -> None:
     learner = built(parameter_sharing="pp_pps", moments=kind)
     other = alone(learner)

@@ -28,7 +28,8 @@ def test_monotonic_values_prefer_what_is_better_on_average(training: dict[str, A
     assert greedy_return(320, **training) == 0
 
 
-@pytest.mark.parametrize("weighting", ["central", pytest.param("optimistic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("weighting", ["central", "optimistic"])
 def test_weighted_qmix_finds_the_best_cell(weighting: str, ray_session: None) -> None:
     assert greedy_return(320, weighting=weighting, weighting_alpha=0.1) == 8
 

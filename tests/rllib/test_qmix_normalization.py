@@ -91,9 +91,9 @@ def test_the_learner_sees_what_is_set(setting: dict[str, Any], ray_session: None
     ("setting", "env", "ended"),
     [
         (None, "lbf/Foraging-8x8-2p-2f-coop-v3", True),
-        (True, "lbf/Foraging-8x8-2p-2f-coop-v3", False),
         (None, "vmas/balance", False),
-        (False, "vmas/balance", True),
+        pytest.param(True, "lbf/Foraging-8x8-2p-2f-coop-v3", False, marks=pytest.mark.slow),
+        pytest.param(False, "vmas/balance", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_time_limit_counts_as_the_environment_says(setting: bool | None, env: str, ended: bool, ray_session: None) -> None:

@@ -21,10 +21,9 @@ LAG = {"communication": "lag", "communication_kwargs": {"xi": 1.0, "window": 2},
 @pytest.mark.parametrize(
     "sharing",
     [
-        *[pytest.param({"parameter_sharing": name}, marks=pytest.mark.slow) for name in ("none", "rs_pps")],
-        {"parameter_sharing": "full"},
+        *[pytest.param({"parameter_sharing": name}, marks=pytest.mark.slow) for name in ("none", "full", "rs_pps")],
         {"parameter_sharing": "rs_pps", **LAG, "merge_targets": True, "moments": "merge", "within_type": True},
-        {"parameter_sharing": "rs_pps", "mixer": "qtran", "merge_targets": True, "moments": "merge"},
+        pytest.param({"parameter_sharing": "rs_pps", "mixer": "qtran", "merge_targets": True}, marks=pytest.mark.slow),
         {"parameter_sharing": "full", "weighting": "central", "tau": 0.5},
         pytest.param({"parameter_sharing": "full", "mixer": "qtran"}, marks=pytest.mark.slow),
         pytest.param({"parameter_sharing": "a_pps", "weighting": "optimistic", **LAG}, marks=pytest.mark.slow),
@@ -102,7 +101,9 @@ def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: 
     algorithm.stop()
 
 
-@pytest.mark.parametrize("loss", [{}, {"mixer": "qtran"}, {"weighting": "optimistic"}])
+@pytest.mark.parametrize(
+    "loss", [{"mixer": "qtran"}, *(pytest.param(each, marks=pytest.mark.slow) for each in ({}, {"weighting": "optimistic"}))]
+)
 def test_a_loaded_module_is_begun_with(loss: dict[str, Any], ray_session: None, tmp_path: Path) -> None:
     trained = built(tiny(parameter_sharing="full", **loss), 2)
     path = trained.save_to_path(tmp_path / "checkpoint")

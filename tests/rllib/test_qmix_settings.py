@@ -19,7 +19,7 @@ from tests.rllib.qmix_runs import built, tiny
 from tests.rllib.results import agg
 
 
-@pytest.mark.parametrize("setting", [{"capacity": 40}, {"dtype": "float16"}, {"max_gb": 1.0}])
+@pytest.mark.parametrize("setting", [{"capacity": 40, "dtype": "float16", "max_gb": 1.0}])
 def test_replay_settings_train(setting: dict[str, Any], ray_session: None) -> None:
     algorithm = built(tiny(replay_buffer_config=setting), 1)
     for name, value in setting.items():

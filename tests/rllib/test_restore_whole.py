@@ -139,16 +139,24 @@ def test_a_sound_checkpoint_is_restored(trained: Any, tmp_path: Path) -> None:
 
 OTHERS = [
     *[
-        (CONFIGS[saved], CONFIGS[restored], f"is one of {saved}, not of {restored}")
-        for saved, restored in (("AggPPO", "A3C"), ("ES", "DQL"), ("DQL", "QMIX"), ("A3C", "AggPPO"))
+        pytest.param(CONFIGS[saved], CONFIGS[restored], f"is one of {saved}, not of {restored}", marks=marks)
+        for saved, restored, marks in (
+            ("AggPPO", "A3C", ()),
+            *((*pair, pytest.mark.slow) for pair in (("ES", "DQL"), ("DQL", "QMIX"), ("A3C", "AggPPO"))),
+        )
     ],
     *[
-        (
+        pytest.param(
             ppo,
             lambda model=model: ppo().rl_module(model_config=model),
             rf"module '{MODULE}' .* does not fit: encoder",
+            marks=marks,
         )
-        for model in ({"fcnet_hiddens": [9]}, {"fcnet_hiddens": [8, 8]}, {**TINY, "vf_share_layers": True})
+        for model, marks in (
+            ({"fcnet_hiddens": [9]}, ()),
+            ({"fcnet_hiddens": [8, 8]}, pytest.mark.slow),
+            ({**TINY, "vf_share_layers": True}, pytest.mark.slow),
+        )
     ],
 ]
 

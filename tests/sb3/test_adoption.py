@@ -163,8 +163,10 @@ SWAPPED: list[Callable[[Any], torch.optim.Optimizer]] = [
 
 
 @FORMS
-@pytest.mark.parametrize("make", SWAPPED)
-@pytest.mark.parametrize("aggregation", ["mean", "median", "fedavg", "actor_mean"])
+@pytest.mark.parametrize("make", [SWAPPED[0], *(pytest.param(make, marks=pytest.mark.slow) for make in SWAPPED[1:])])
+@pytest.mark.parametrize(
+    "aggregation", ["mean", "fedavg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("median", "actor_mean"))]
+)
 def test_an_optimiser_given_after_construction_steps(aggregation: str, make: Any, closed_form: bool) -> None:
     def swapped(at: int) -> torch.Tensor:
         """After three rollouts, the optimiser exchanged before one of them."""

@@ -37,6 +37,7 @@ def test_a_combiners_memory_is_loaded() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3 is not installed: pip install 'rl-agg[zoo]'")
+@pytest.mark.slow
 def test_zoo_trains_and_writes_a_model(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "train_zoo.py"), "--algo", "agg_ppo", "--env", "CartPole-v1"]
     command += ["--conf-file", str(ROOT / "examples" / "hyperparams" / "agg_ppo.yml"), "-n", "512", "-f", str(tmp_path)]
