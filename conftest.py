@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -57,9 +58,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A study's own Ray: studies that run in this process use it, as do algorithms."""
+    from ray.tune.trainable import trainable
+
     from rl_agg.study.run.engine import ray_session
 
-    with ray_session(num_cpus=8):
+    with pytest.MonkeyPatch.context() as patch, ray_session(num_cpus=8):
+        # An algorithm's stop() waits for Ray's monitor, which otherwise sleeps for 0.7 s at a time.
+        patch.setattr(trainable, "UtilMonitor", functools.partial(trainable.UtilMonitor, delay=0.02))
         yield
 
 
