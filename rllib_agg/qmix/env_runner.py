@@ -93,18 +93,20 @@ class TeamEnvRunner(EpisodicEnvRunner):
         fruitless = lost = 0
         window = max(smoothing(self.config), (num_episodes or 0) + self.num_envs)  # all, and the rest of the last group
         while sum(episode.steps for episode in found) < (num_timesteps or 0) or len(found) < (num_episodes or 1):
-            place = ((self.worker_index or 0) << 32) + self._num_groups
-            generator = stream("evaluation", self._run, self._weights_number, place)
-            played = self.agents.play(self.module.networks, float(random_actions), generator)
-            self._num_groups += 1
-            log_played(self.metrics.log_value, played, window=window, prefix=(), credits=False)
-            found += [EvaluatedEpisode(length, spec.num_agents) for length in played.episodes.lengths.tolist()]
-            lost += played.num_lost
-            fruitless = 0 if len(played.episodes) else fruitless + 1
-            if fruitless == MOST_FRUITLESS:
-                raise RuntimeError(
-                    f"{lost} episodes broke down, or had rewards, observations or states that are not finite, the last "
-                    f"{fruitless * self.num_envs} in a row: there is nothing to evaluate"
-                )
+            wanted = -(-max(1, (num_episodes or 1) - len(found)) // self.num_envs)
+            first = ((self.worker_index or 0) << 32) + self._num_groups
+            places = range(first, first + wanted)
+            streams = [stream("evaluation", self._run, self._weights_number, place) for place in places]
+            self._num_groups += wanted
+            for played in self.agents.play_groups(self.module.networks, float(random_actions), streams):
+                log_played(self.metrics.log_value, played, window=window, prefix=(), credits=False)
+                found += [EvaluatedEpisode(length, spec.num_agents) for length in played.episodes.lengths.tolist()]
+                lost += played.num_lost
+                fruitless = 0 if len(played.episodes) else fruitless + 1
+                if fruitless == MOST_FRUITLESS:
+                    raise RuntimeError(
+                        f"{lost} episodes broke down, or had rewards, observations or states that are not finite, the last "
+                        f"{fruitless * self.num_envs} in a row: there is nothing to evaluate"
+                    )
         log_sampled(self.metrics.log_value, sum(episode.steps for episode in found), len(found), prefix=())
         return found

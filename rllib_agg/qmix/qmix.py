@@ -44,6 +44,9 @@ from rllib_agg.server_loop.loop import ServerAlgorithm
 CREDITS_BY_REWARD = ("contribution", "env", "team")
 """Credits that are tried where merges depend on each agent's reward, the best first."""
 
+ROLLOUTS = 4
+"""Groups of episodes that an env runner plays in an iteration unless set: copies then wait less for the longest of them."""
+
 
 class QMIXConfig(QMIXSettings):
     """Defines QMIX: a team of recurrent networks whose values a monotonic mixer combines.
@@ -175,7 +178,7 @@ class QMIX(OwnReplay, ServerAlgorithm):
 
     def participants(self) -> NDArray[np.int64]:
         """All groups of a round."""
-        return np.arange(self.config.rollouts_per_iteration or max(1, self.config.num_env_runners))
+        return np.arange(self.config.rollouts_per_iteration or ROLLOUTS * max(1, self.config.num_env_runners))
 
     def log_episodes(self, report: TeamReport) -> tuple[int, int]:
         """Returns, lengths and wins."""

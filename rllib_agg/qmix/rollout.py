@@ -93,25 +93,32 @@ class TeamPlayers:
         """Play the groups of these numbers."""
         self.networks.load_state_dict({name: torch.from_numpy(value) for name, value in broadcast.weights.items()})
         streams = [stream("actions", broadcast.run, broadcast.round, group) for group in agents.tolist()]
-        return TeamReport(agents, tuple(self.play(self.networks, broadcast.epsilon, generator) for generator in streams))
+        return TeamReport(agents, tuple(self.play_groups(self.networks, broadcast.epsilon, streams)))
 
     def play(self, networks: AgentNetworks, epsilon: float, generator: np.random.Generator) -> Played:
-        """Play an episode in each copy.
+        """Play one group."""
+        return self.play_groups(networks, epsilon, [generator])[0]
+
+    def play_groups(self, networks: AgentNetworks, epsilon: float, generators: Sequence[np.random.Generator]) -> list[Played]:
+        """Play groups of E episodes.
 
         :param networks: To act by.
         :param epsilon: The share of random actions, drawn for each agent independently.
-        :param generator: For the environments' seeds and the random actions.
+        :param generators: Of each group, for the environments' seeds and the random actions.
         :raises RuntimeError: if an episode exceeds the environment's limit.
         :raises ValueError: if an agent has no legal action.
         """
-        seeds = generator.integers(LARGEST_EPISODE_SEED, size=self.env.num_envs)
+        seeds = [generator.integers(LARGEST_EPISODE_SEED, size=self.env.num_envs) for generator in generators]
         env = self.env
         if isinstance(env, CompilableTeamEnv) and networks.is_plain and (world := env.pure_world()) is not None:
-            from rllib_agg.qmix.compiled_play import play_compiled
+            from rllib_agg.qmix.compiled_play import GROUPS, play_compiled
 
-            return self._keep_finite(*play_compiled(env, world, networks, epsilon, generator, seeds))
+            several = [slice(first, first + GROUPS) for first in range(0, len(seeds), GROUPS)]
+            batches = (play_compiled(env, world, networks, epsilon, generators[some], seeds[some]) for some in several)
+            return [self._keep_finite(*outcome) for batch in batches for outcome in batch]
         with torch_threads(self.threads), torch.no_grad():
-            return self._keep_finite(*self._step_through(networks, epsilon, generator, seeds))
+            groups = zip(generators, seeds, strict=True)
+            return [self._keep_finite(*self._step_through(networks, epsilon, *group)) for group in groups]
 
     def _step_through(
         self, networks: AgentNetworks, epsilon: float, generator: np.random.Generator, seeds: NDArray[np.int64]

@@ -113,7 +113,7 @@ class QMIXSettings(ServerConfig):
         :param num_steps_sampled_before_learning_starts: Env steps; there must be a batch of episodes in any case.
         :param updates_per_episode: Gradient steps per episode.
         :param rollouts_per_iteration: Groups of ``num_envs_per_env_runner`` episodes in an iteration, distributed over the env
-            runners; ``None``: one for each env runner.
+            runners; ``None``: four for each env runner.
         :param replay_buffer_config: See :class:`~rllib_agg.qmix.replay.ReplaySettings`: ``capacity`` in episodes, ``dtype``,
             ``max_gb``.
         :param store_buffer_in_checkpoints: Without it, checkpoints are small, and a restored run has to fill it again.

@@ -13,7 +13,7 @@ import torch
 from rllib_agg.envs.smax import xla
 from rllib_agg.envs.smax.backend import SmaxTeams
 from rllib_agg.qmix.networks import AgentNetworks
-from rllib_agg.qmix.rollout import TeamPlayers
+from rllib_agg.qmix.rollout import Played, TeamPlayers
 from tests.rllib.teams import COPIES, battles
 
 pytestmark = pytest.mark.skipif(find_spec("jaxmarl") is None, reason="JaxMARL is not installed: pip install 'rl-agg[marl]'")
@@ -43,14 +43,7 @@ def stepped(env: SmaxTeams) -> Stepped:
     return Stepped(env.compiled, env.num_envs, credit=env.credit)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.5])
-@pytest.mark.parametrize(("credit", "shared"), [("contribution", True), ("team", False)])
-def test_compiled_episodes_are_those_of_single_steps(credit: str, shared: bool, epsilon: float) -> None:
-    env = battles("3m", credit=credit)
-    found, wanted = (
-        team.play(team.networks, epsilon, np.random.default_rng(1))
-        for team in (players(env, shared), players(stepped(env), shared))
-    )
+def assert_same(found: Played, wanted: Played) -> None:
     assert found.num_steps == wanted.num_steps > COPIES
     for name, array in wanted.episodes.arrays().items():
         own = getattr(found.episodes, name)
@@ -59,6 +52,31 @@ def test_compiled_episodes_are_those_of_single_steps(credit: str, shared: bool, 
     np.testing.assert_allclose(found.credits, wanted.credits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.returns, wanted.returns, rtol=1e-5, atol=1e-6)
     assert (found.won == wanted.won).all()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+@pytest.mark.parametrize(("credit", "shared"), [("contribution", True), ("team", False)])
+def test_compiled_episodes_are_those_of_single_steps(credit: str, shared: bool, epsilon: float) -> None:
+    env = battles("3m", credit=credit)
+    found, wanted = (
+        team.play_groups(team.networks, epsilon, [np.random.default_rng(seed) for seed in range(2)])
+        for team in (players(env, shared), players(stepped(env), shared))
+    )
+    for each in zip(found, wanted, strict=True):
+        assert_same(*each)
+
+
+def test_an_episode_does_not_depend_on_what_else_is_played() -> None:
+    """Copies take the next episode when theirs has ended, so that others are played in other copies."""
+    team = players(battles("3m"), shared=True)
+    together = team.play_groups(
+        team.networks, 0.5, [np.random.default_rng(seed) for seed in range(5)]
+    )  # a program has four groups
+    for seed, found in enumerate(together):
+        alone = team.play(team.networks, 0.5, np.random.default_rng(seed))
+        for name, array in alone.episodes.arrays().items():
+            np.testing.assert_array_equal(getattr(found.episodes, name), array, err_msg=name)
+        np.testing.assert_array_equal(found.credits, alone.credits)
 
 
 def test_an_own_step_and_own_networks_are_used() -> None:

@@ -139,11 +139,10 @@ def test_an_evaluations_mean_is_of_all_its_episodes(ray_session: None, monkeypat
     groups = itertools.count()
 
     def play(*args: Any) -> Any:
-        group = next(groups)
-        played = type(runner.agents).play(runner.agents, *args)
-        return dataclasses.replace(played, returns=np.full_like(played.returns, group))
+        played = type(runner.agents).play_groups(runner.agents, *args)
+        return [dataclasses.replace(each, returns=np.full_like(each.returns, next(groups))) for each in played]
 
-    monkeypatch.setattr(runner.agents, "play", play)
+    monkeypatch.setattr(runner.agents, "play_groups", play)
     evaluated = algorithm.evaluate()["env_runners"]
     assert (evaluated["num_episodes"], evaluated["episode_return_mean"]) == (140, 17.0)  # 35 groups of 4
     algorithm.stop()

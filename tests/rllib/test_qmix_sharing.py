@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("ray_session", "corridor")
 
 def shared(**training: Any) -> QMIX:
     settings = {"train_batch_size_per_learner": 4, "sharing_interval": 4, "same_init": False, "epsilon": 1.0, **training}
-    return built(tiny("walk/corridor", rollouts_per_iteration=None, target_network_update_freq=200, **settings))
+    return built(tiny("walk/corridor", rollouts_per_iteration=1, target_network_update_freq=200, **settings))
 
 
 def online(algorithm: QMIX) -> dict[str, Tensor]:
