@@ -77,6 +77,8 @@ def check_config(config: Any) -> None:
             check_flag(name, getattr(config, name))
     for name, bounds in BOUNDS.items():
         check_number(name, getattr(config, name), **bounds)
+    if config.average_decay is not None:
+        check_number("average_decay", config.average_decay, least=0, below=1)
     config.check_lr()
     check_loss(config)
     if config.grad_clip is not None:

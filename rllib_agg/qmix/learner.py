@@ -41,6 +41,8 @@ class QMIXLearner(FiniteSteps, ServerLearner):
         # Before clipping: a norm of NaN would turn all gradients into NaN.
         self.unfit_modules = self.modules_with_corrupt_gradient(gradients)
         self.apply_gradients(gradients if self.unfit_modules else self.postprocess_gradients(gradients))
+        if self.config.average_decay is not None:
+            self.team.update_average(self.config.average_decay)
         return {name: value.detach() for name, value in measures.items()}
 
     def td_loss(self, episodes: TeamEpisodes) -> dict[str, Tensor]:

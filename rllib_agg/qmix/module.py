@@ -35,6 +35,11 @@ def spaces_of(spec: TeamSpec) -> tuple[gym.spaces.Dict, gym.spaces.MultiDiscrete
     return observation_space, gym.spaces.MultiDiscrete(np.full(agents, actions))
 
 
+def arrays_of(networks: AgentNetworks) -> dict[str, NDArray[np.float32]]:
+    """A copy of networks' parameters by name."""
+    return {name: np.array(parameter.detach().cpu().numpy()) for name, parameter in networks.state_dict().items()}
+
+
 class QMIXModule(TorchRLModule, InferenceOnlyAPI):
     """The agents' networks and, in the learner, what makes the team's values of theirs, and the targets of all."""
 
@@ -63,6 +68,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
                 if model.get("central")  # missing in modules that were saved before there was one
                 else None
             )
+            self.average_networks = copy.deepcopy(self.networks).requires_grad_(False) if model.get("averages") else None
             self.target_networks = copy.deepcopy(self.networks).requires_grad_(False)
             self.target_mixer, self.target_central = copy.deepcopy(self.mixer), copy.deepcopy(self.central)
             for target in (self.target_mixer, self.target_central):
@@ -71,7 +77,20 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
 
     def get_non_inference_attributes(self) -> list[str]:
         """What only learning needs."""
-        return ["mixer", "central", "target_networks", "target_mixer", "target_central"]
+        return ["mixer", "central", "average_networks", "target_networks", "target_mixer", "target_central"]
+
+    @property
+    def greedy_networks(self) -> AgentNetworks:
+        """What acts without exploration: the networks' average, if there is one."""
+        average: AgentNetworks | None = None if self.inference_only else self.average_networks
+        return self.networks if average is None else average
+
+    def get_state(self, *args: Any, inference_only: bool = False, **kwargs: Any) -> Any:
+        """RLlib's; for inference alone the networks are those that act without exploration."""
+        state = super().get_state(*args, inference_only=inference_only, **kwargs)
+        if inference_only:
+            state |= {f"networks.{name}": value for name, value in arrays_of(self.greedy_networks).items()}
+        return state
 
     def initialize(self, generator: torch.Generator, *, orthogonal: bool, same: bool, mixer_scale: float = 1.0) -> None:
         """Draw all parameters; settings as of :meth:`AgentNetworks.initialize` and ``seed_mixer``."""
@@ -81,6 +100,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
             self.central.networks.initialize(generator, orthogonal=orthogonal, same=same)
             seed_mixer(self.central.mixer, generator, orthogonal=orthogonal, scale=1.0)
         self.update_targets(1.0)
+        self.update_average(0.0)
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
@@ -96,10 +116,16 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
                 for parameter, own in zip(online.parameters(), target.parameters(), strict=True):
                     own.copy_(parameter) if tau == 1 else own.lerp_(parameter, tau)
 
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Move the average to the online networks, all but a share of the way."""
+        if self.average_networks is not None:
+            for own, parameter in zip(self.average_networks.parameters(), self.networks.parameters(), strict=True):
+                own.lerp_(parameter, 1 - decay)
+
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """A copy of the agents' networks' parameters by name."""
-        state = self.networks.state_dict()
-        return {name: np.array(parameter.detach().cpu().numpy()) for name, parameter in state.items()}
+        return arrays_of(self.networks)
 
     def get_initial_state(self) -> dict[str, Tensor]:
         """Hidden states before the first step ``[n, H]``."""
@@ -112,7 +138,7 @@ class QMIXModule(TorchRLModule, InferenceOnlyAPI):
             (missing, or -1, in the first step), and ``state_in`` with ``hidden`` ``[B, n, H]``.
         :return: ``actions`` ``[B, n]``, the best legal ones; ``action_dist_inputs``, the values; and ``state_out``.
         """
-        seen, networks = batch[Columns.OBS], self.networks
+        seen, networks = batch[Columns.OBS], self.greedy_networks
         observations = seen[OBSERVATIONS]
         size, agents = observations.shape[:2]
         last = seen.get(LAST_ACTIONS, torch.full((size, agents), -1, device=observations.device)).long()

@@ -129,6 +129,7 @@ class QMIXConfig(QMIXSettings):
             "mixer": self.mixer,
             "mixing_embed_dim": self.mixing_embed_dim,
             "central": self.weighting is not None,
+            "averages": self.average_decay is not None,
             **self._kind_of_networks,
         }
 

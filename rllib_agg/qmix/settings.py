@@ -26,6 +26,7 @@ class QMIXSettings(ServerConfig):
         "mixer_init_scale": 0.1,
     }
     model_settings = frozenset(model_defaults)
+    average_decay: Any
     credit: Any
     epsilon: Any
     mixer: Any
@@ -58,6 +59,7 @@ class QMIXSettings(ServerConfig):
         double_q: bool = UNSET,
         target_network_update_freq: int = UNSET,
         tau: float = UNSET,
+        average_decay: float | None = UNSET,
         td_lambda: float = UNSET,
         bootstrap_at_time_limit: bool | None = UNSET,
         reward_scale: float = UNSET,
@@ -100,6 +102,8 @@ class QMIXSettings(ServerConfig):
         :param double_q: Choose the next actions by the online networks, and evaluate them by the targets.
         :param target_network_update_freq: Gradient steps between two updates of the targets.
         :param tau: How far an update moves them towards the online networks; 1: all the way.
+        :param average_decay: Without exploration, act by an average of the networks over gradient steps, with this share of
+            the old at each, in [0, 1); ``None``: act by the last ones.
         :param td_lambda: Between one-step targets, 0, and Monte Carlo targets, 1.
         :param bootstrap_at_time_limit: Whether the target of an episode that was cut off includes its last value. Without it
             the time limit counts as an end: wrong for tasks whose limit is only technical, but values then stay bounded by

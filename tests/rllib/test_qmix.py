@@ -148,6 +148,35 @@ def test_an_evaluations_mean_is_of_all_its_episodes(ray_session: None, monkeypat
     algorithm.stop()
 
 
+def test_greedy_play_acts_by_the_average_of_gradient_steps(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm = built(tiny(average_decay=0.75))
+    learner = algorithm.learner
+    wanted = {name: value.astype(np.float64) for name, value in learner.team.weights().items()}
+
+    def learn(episodes: Any) -> Any:
+        measures = type(learner).learn(learner, episodes)
+        for name, value in learner.team.weights().items():
+            wanted[name] = 0.75 * wanted[name] + 0.25 * value
+        return measures
+
+    monkeypatch.setattr(learner, "learn", learn)
+    for _ in range(2):
+        algorithm.train()
+    module = algorithm.get_module()
+    assert algorithm.server.num_updates > 4
+    for name, value in module.networks.state_dict().items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-4, atol=1e-6)
+        assert (algorithm.server.broadcast().weights[name] != value.numpy()).any()  # exploration acts by the last ones
+    whole = learner.team
+    assert whole.greedy_networks is whole.average_networks
+    algorithm.stop()
+    plain = built(tiny(average_decay=None), 2)
+    assert plain.learner.team.greedy_networks is plain.learner.team.networks
+    for name, value in plain.get_module().networks.state_dict().items():
+        np.testing.assert_array_equal(value, plain.server.broadcast().weights[name])
+    plain.stop()
+
+
 def test_epsilon_follows_environment_steps(ray_session: None) -> None:
     algorithm = built(tiny(epsilon=[[0, 1.0], [64, 0.2]]))
     found = [agg(algorithm.train())["epsilon"] for _ in range(5)]

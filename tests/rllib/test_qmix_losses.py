@@ -179,7 +179,7 @@ def compare(made: TeamEpisodes, **settings: Any) -> Plain:
     found.backward()
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
     learned = {name: value.grad for name, value in own.team.named_parameters() if value.requires_grad}
-    assert all(name.startswith("target_") == (name not in learned) for name in plain.leaves)
+    assert all(name.startswith(("target_", "average_")) == (name not in learned) for name in plain.leaves)
     for name, gradient in learned.items():
         wanted = plain.leaves[name].grad
         assert gradient is not None, name
