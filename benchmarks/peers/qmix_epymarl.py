@@ -29,8 +29,8 @@ Curve = list[tuple[int, float]]
 
 def epymarl(seed: int, options: argparse.Namespace) -> tuple[Curve, float]:
     """Train theirs, and read what it has logged."""
-    folder = options.folder.resolve() / f"epymarl_{seed}"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    logs = options.epymarl / "results" / "sacred"
+    known, before = set(logs.rglob("info.json")), resource.getrusage(resource.RUSAGE_CHILDREN)
     settings = {
         "env_args.key": f"lbforaging:{TASK}",
         "env_args.time_limit": LIMIT,
@@ -40,14 +40,13 @@ def epymarl(seed: int, options: argparse.Namespace) -> tuple[Curve, float]:
         "t_max": options.steps,
         "test_interval": options.every,
         "test_nepisode": EPISODES,
-        "local_results_path": folder,
     }
     command = [options.python, "src/main.py", "--config=qmix", "--env-config=gymma", "with"]
     command += [f"{name}={value}" for name, value in settings.items()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=options.epymarl, env=environment, capture_output=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    (info,) = folder.glob("sacred/**/info.json")
+    (info,) = set(logs.rglob("info.json")) - known
     logged = json.loads(info.read_text())
     values = [value["value"] if isinstance(value, dict) else value for value in logged["test_return_mean"]]
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
