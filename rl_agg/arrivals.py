@@ -1,14 +1,26 @@
 """Exchanging with one agent at a time, as its message arrives. Axes: A agents, P parameters."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rl_agg.combiners import Combiner
 from rl_agg.exchange import Exchange
 from rl_agg.signals import Signals
+
+
+class Answer(NamedTuple):
+    """What an agent is sent.
+
+    :param parameters: That it holds then ``[P]``.
+    :param bits: Of the message; ``None``: canonical, 32 a number.
+    """
+
+    parameters: Tensor
+    bits: int | None
 
 
 class ArrivalExchange(Exchange):
@@ -22,6 +34,7 @@ class ArrivalExchange(Exchange):
     on_arrival = True
 
     _buffer: Tensor | None = None  # [A, P], the last gradient of each agent, NaN before, for a combiner
+    _held: Tensor | None = None  # [A, P], what each agent decoded of the learner's parameters, NaN before
 
     @torch.no_grad()
     def arrive(
@@ -79,12 +92,49 @@ class ArrivalExchange(Exchange):
         total, num_present = float(weights.sum()), int((~signals.masked()).sum())
         return float(weights[agent]) * num_present / total if total else 0.0
 
+    @torch.no_grad()
+    def encode_answer(self, agent: int, parameters: Tensor) -> Answer:
+        """Encode the learner's parameters for an agent: at first, and where broadcasts are not encoded, as they are; otherwise
+        by their difference from what the agent holds.
+
+        :param agent: Whom for, 0 to A - 1.
+        :param parameters: ``[P]``.
+        """
+        if self._downlink is None:
+            return Answer(parameters, None)
+        if self._held is None or self._held.shape[1] != len(parameters):
+            self._held = parameters.new_full((self.num_agents, len(parameters)), torch.nan)
+        self._held = self._held.to(parameters)
+        known = self._held[agent]
+        if bool(known.isnan().any()):
+            return Answer(parameters, None)
+        return Answer(*self._downlink.send(parameters, known, agent))
+
+    def charge_answer(self, agent: int, answer: Answer, *, physical_bytes: int = 0) -> None:
+        """Count an answer that was sent, and remember what the agent holds now.
+
+        :param agent: Who got it.
+        :param answer: As :meth:`encode_answer` made it.
+        :param physical_bytes: What was really moved between processes.
+        """
+        receiver = np.arange(self.num_agents) == agent
+        if answer.bits is None:
+            self.charge_answers(receiver, len(answer.parameters), physical_bytes=physical_bytes)
+        else:
+            self._charge_broadcast(receiver, answer.bits, physical_bytes=physical_bytes)
+        if self._held is not None:
+            self._held[agent] = answer.parameters
+
     def state_dict(self) -> dict[str, Any]:
-        """As an exchange's, with the last gradient of each agent."""
-        return {**super().state_dict(), "buffer": None if self._buffer is None else self._buffer.cpu().clone()}
+        """As an exchange's, with the last gradient of each agent, and what each decoded."""
+        own = {"buffer": self._buffer, "held": self._held}
+        copies = {name: None if rows is None else rows.cpu().clone() for name, rows in own.items()}
+        return {**super().state_dict(), **copies}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`; of another number of agents, none has sent a gradient yet."""
+        """Restore :meth:`state_dict`; of another number of agents, none has sent or received anything yet."""
         super().load_state_dict(state)
-        buffer = state["buffer"]
-        self._buffer = buffer.clone() if buffer is not None and len(buffer) == self.num_agents else None
+        self._buffer, self._held = (
+            state[name].clone() if state[name] is not None and len(state[name]) == self.num_agents else None
+            for name in ("buffer", "held")
+        )

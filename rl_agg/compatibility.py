@@ -1,4 +1,4 @@
-"""Which choices on the five axes go together, as a table: ``python -m rl_agg.compatibility``."""
+"""Which choices on the five axes, and for the broadcast, go together, as a table: ``python -m rl_agg.compatibility``."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from rl_agg.rules import RULES
 from rl_agg.schedules import SCHEDULES
 from rl_agg.scheme import Scheme
 
-DEFAULTS = {"gate": "every", "codec": "identity", "schedule": "every_step"}
+DEFAULTS = {"gate": "every", "codec": "identity", "schedule": "every_step", "broadcast": "identity"}
 """Choices that go with every payload and with each other. For the rule there is none."""
 
 
@@ -37,7 +37,7 @@ def compatibility_table() -> str:
 
 
 def _axes() -> dict[str, Mapping[str, Any]]:
-    return {"gate": GATES, "codec": CODECS, "rule": {**RULES, **COMBINERS}, "schedule": SCHEDULES}
+    return {"gate": GATES, "codec": CODECS, "rule": {**RULES, **COMBINERS}, "schedule": SCHEDULES, "broadcast": CODECS}
 
 
 def _fitting(payload: str) -> dict[str, list[str]]:

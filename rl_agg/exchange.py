@@ -1,13 +1,14 @@
 """Carrying a scheme out: from what agents have to what they step with.
 
-    attack -> gate -> codec -> masking -> rule -> result
+    attack -> gate -> codec -> masking -> rule -> result -> codec of the broadcast
 
 Every message knows its size, so that the ledger is charged in this class alone. Axes: A agents, P numbers that each exchanges.
 """
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +16,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from rl_agg.accounting import Accounting
 from rl_agg.accumulation import Accumulation
 from rl_agg.attacks import Attack, make_attack
 from rl_agg.combiners import Combiner
+from rl_agg.downlink import Downlink, flat, write
 from rl_agg.gates import VectorGate
 from rl_agg.ledger import Ledger
 from rl_agg.merging import Factored, Merged, merge_factored, merge_received
@@ -30,7 +33,7 @@ from rl_agg.uplink import Uplink
 __all__ = ["Exchange", "Factored", "Merged"]
 
 
-class Exchange:
+class Exchange(Accounting):
     """Exchanges among A agents what a scheme says, when it says so.
 
     :param scheme: One choice on each axis.
@@ -59,12 +62,9 @@ class Exchange:
         agents: ArrayLike | None = None,
         seed: int | None = None,
     ) -> None:
-        self.scheme = scheme
-        self.num_agents = num_agents
-        self.ledger = Ledger(num_agents) if ledger is None else ledger
-        """What was sent and received so far."""
+        super().__init__(scheme, num_agents, ledger=ledger, agents=agents)
         self._attack = make_attack(attack)
-        self._provides, self._agents, self._seed = provides, agents, seed or 0
+        self._provides, self._seed = provides, seed or 0
         self._begin()
 
     def _begin(self) -> None:
@@ -77,6 +77,8 @@ class Exchange:
             assert isinstance(self.gate, VectorGate)
             self._uplink = Uplink(self.scheme, self.gate, agents=self._agents, seed=self._seed)
         self._accumulation = Accumulation()
+        self._downlink = Downlink(self.scheme.broadcast, seed=self._seed) if self.scheme.encodes_broadcasts else None
+        self._begin_budget()
 
     def check(self) -> None:
         """Check that all choices and the attack can work with the number of agents.
@@ -98,6 +100,11 @@ class Exchange:
         return self.scheme.weights_only and self._attack is None
 
     @property
+    def remembers(self) -> bool:
+        """Whether a later exchange depends on more than the ledger."""
+        return not self.weights_only or self._downlink is not None
+
+    @property
     def scales(self) -> bool:
         """Whether it matters what the optimiser multiplies each parameter's gradient by."""
         return self._uplink is not None and not self._uplink.is_open
@@ -112,40 +119,6 @@ class Exchange:
         """
         weights: Tensor = self._rule(signals)
         return weights
-
-    def charge(
-        self,
-        sends: ArrayLike,
-        answers: ArrayLike,
-        *,
-        up: Mapping[str, Any],
-        down: Mapping[str, Any],
-        physical_bytes: int = 0,
-    ) -> None:
-        """Count messages that a host made by itself, in one backward pass or at its workers.
-
-        :param sends: How many messages each agent sent ``[A]``.
-        :param answers: How many answers each received ``[A]``.
-        :param up: Numbers in a message, by kind; see :meth:`rl_agg.Ledger.upload`. Signals that the rule reads come with it.
-        :param down: Numbers in an answer, by kind.
-        :param physical_bytes: What was really moved between processes.
-        """
-        numbers: dict[str, Any] = dict(up)
-        answer: dict[str, Any] = dict(down)
-        if self.scheme.needs and self.scheme.payload.content != "scores":  # a score is the signal
-            numbers["scalars"] = np.asarray(numbers.get("scalars", 0)) + len(self.scheme.needs)
-        self.ledger.upload(sends, agents=self._agents, physical_bytes=physical_bytes, **numbers)
-        self.ledger.download(answers, agents=self._agents, **answer)
-
-    def charge_answers(self, answers: ArrayLike, size: int, *, physical_bytes: int = 0) -> None:
-        """Count what agents are sent, in the kind that the payload asks for.
-
-        :param answers: How many times each agent is ``[A]``.
-        :param size: P.
-        :param physical_bytes: What was really moved between processes.
-        """
-        numbers: dict[str, Any] = {self.scheme.payload.answer: size}
-        self.ledger.download(answers, agents=self._agents, physical_bytes=physical_bytes, **numbers)
 
     # Where agents' vectors are seen ---------------------------------------------------------------------------------------
 
@@ -243,10 +216,13 @@ class Exchange:
             vector = reference.clone()
         else:
             vector = payload.incoming(merged.vector, reference)
+        down_bits = 0
+        if self._downlink is not None and reference is not None and bool(received.counts.any()):
+            vector, down_bits = self._downlink.send_to_all(self._downlink.ahead_of(vector), reference)
         merged = dataclasses.replace(merged, vector=vector)
         if self.scales and bool(received.counts.any()):
             self._note_step(merged, reference)
-        return self._finish(merged, vectors.shape[1], received.bits, extra)
+        return self._finish(merged, vectors.shape[1], received.bits, extra, down_bits)
 
     def _note_step(self, merged: Merged, reference: Tensor | None) -> None:
         """Let the gate know the step: a gradient on the scale of a mean, or the change of the parameters."""
@@ -257,18 +233,37 @@ class Exchange:
         elif self.scheme.payload.content == "gradients" and total:
             self._uplink.note_step(merged.vector / total)
 
-    def _finish(self, merged: Merged, size: int, bits: Tensor | None, extra: int = 0) -> Merged:
+    def _finish(self, merged: Merged, size: int, bits: Tensor | None, extra: int = 0, down_bits: int = 0) -> Merged:
         """Charge the ledger, and count the exchange."""
         self._charge_upload(merged.sends, size, bits, extra)
-        self.charge_answers(np.ones(self.num_agents, dtype=np.bool_), size + extra)  # all act by the answer, masked ones too
+        everyone = np.ones(self.num_agents, dtype=np.bool_)  # act by the answer, masked ones too
+        if self._downlink is None:
+            self.charge_answers(everyone, size + extra)
+        elif down_bits:
+            self._charge_broadcast(everyone, down_bits, extra)
         self.num_exchanges += 1
         return merged
 
-    def _charge_upload(self, sends: Tensor, size: int, bits: Tensor | None, extra: int = 0) -> None:
-        kind = self.scheme.payload.kind
-        encoded = None if bits is None else {kind: (bits.numpy() + 7) // 8}
-        numbers: dict[str, Any] = {kind: extra if encoded else size + extra, "scalars": len(self.scheme.needs)}
-        self.ledger.upload(sends.cpu().numpy(), agents=self._agents, encoded=encoded, **numbers)
+    @contextmanager
+    def learning(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Let parameters be the learner's, which steps inside, and then what agents decode of its broadcast.
+
+        This changes nothing where broadcasts are not encoded, or parameters are exchanged, which :meth:`merge` broadcasts.
+
+        :param tensors: Parameters as all agents hold them, P numbers in all; changed in place.
+        """
+        downlink = self._downlink
+        if downlink is None or self.scheme.payload.content != "gradients":
+            yield
+            return
+        held = flat(tensors)
+        write(downlink.ahead_of(held), tensors)
+        try:
+            yield
+        finally:  # an interrupted run can be saved
+            known, bits = downlink.send_to_all(flat(tensors), held)
+            write(known, tensors)
+            self._charge_broadcast(np.ones(self.num_agents, dtype=np.bool_), bits)
 
     # Checkpoints ----------------------------------------------------------------------------------------------------------
 
@@ -285,6 +280,8 @@ class Exchange:
             "uplink": {} if self._uplink is None else self._uplink.state_dict(),
             "accumulation": self._accumulation.state_dict(),
             "rule": self._rule.state_dict() if isinstance(self._rule, Combiner) else {},
+            "downlink": None if self._downlink is None else self._downlink.state_dict(),
+            "budget": self._budget_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -299,6 +296,9 @@ class Exchange:
         self.num_exchanges = state["num_exchanges"]
         self._num_steps, self._since_last = state["num_steps"], state["since_last"]
         same = {axis for axis, name in self.scheme.described.items() if state["scheme"][axis] == name}
+        self._load_budget_state(state["budget"])
+        if self._downlink is not None and {"broadcast", "payload"} <= same:
+            self._downlink.load_state_dict(state["downlink"])
         if "rule" in same and isinstance(self._rule, Combiner):
             self._rule.load_state_dict(state["rule"])
         if self._uplink is None:

@@ -74,10 +74,11 @@ class Ledger:
         *,
         agents: ArrayLike | None = None,
         physical_bytes: int = 0,
+        encoded: Mapping[str, ArrayLike] | None = None,
         **numbers: ArrayLike,
     ) -> None:
         """Count what agents receive; parameters as for :meth:`upload`. Answers are bytes, but no messages."""
-        self._add(self._down, agents, times, physical_bytes, numbers, {})
+        self._add(self._down, agents, times, physical_bytes, numbers, encoded or {})
 
     def _add(
         self,

@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from rl_agg.byte_budget import ByteBudget, check_budget
 from rl_agg.codecs import CODECS, FEEDBACKS, Chain, Codec, Compression, Identity, make_codec
 from rl_agg.combiners import COMBINERS, TORCHJD, Combiner, make_combiner
-from rl_agg.gates import GATES, Gate, make_gate
+from rl_agg.gates import GATES, EveryGate, Gate, make_gate
 from rl_agg.local_schemes import LOCAL_SCHEMES, LocalScheme
 from rl_agg.payloads import PAYLOADS, Gradients, GradientsWithOwn, Parameters, Payload, make_payload
+from rl_agg.payloads.base import VECTORS
 from rl_agg.registry import class_error
 from rl_agg.rules import RULES
 from rl_agg.schedules import SCHEDULES, EveryStep, OnArrival, Schedule, make_schedule
@@ -43,6 +45,11 @@ class Scheme:
     :param rule_kwargs: The rule's settings, ``normalize`` included.
     :param error_feedback: What becomes of what a codec loses: ``"classic"``, which ``True`` stands for, ``"ef21"``, see
         :mod:`rl_agg.codecs.feedback`, or ``False``: nothing; ``None``: ``"classic"`` where the codec is lossy.
+    :param broadcast: How the parameters are encoded that the learner sends to the agents: as ``codec``; see
+        :mod:`rl_agg.downlink`.
+    :param broadcast_kwargs: Its settings; empty once it is built.
+    :param budget_bytes_per_update: Bytes that all agents together may send in an update, on average: a setting of the codec,
+        or else of the gate, follows it, see :mod:`rl_agg.byte_budget`; ``None``: as many as they do.
     :raises ValueError: if a name, a setting or a value is unknown, or two choices do not go together.
     """
 
@@ -55,9 +62,12 @@ class Scheme:
     codec_kwargs: Mapping[str, Any] = field(default_factory=dict)
     rule_kwargs: Mapping[str, Any] = field(default_factory=dict)
     error_feedback: bool | str | None = None
+    broadcast: Any = "identity"
+    broadcast_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    budget_bytes_per_update: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("gate_kwargs", "codec_kwargs", "rule_kwargs"):
+        for name in ("gate_kwargs", "codec_kwargs", "rule_kwargs", "broadcast_kwargs"):
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be a mapping, got {getattr(self, name)!r}")
         check_settings(self.gate, GATES.find(self.gate), self.gate_kwargs, given=1)
@@ -68,14 +78,19 @@ class Scheme:
             "payload": make_payload(self.payload),
             "schedule": make_schedule(self.schedule),
             "error_feedback": _feedback_of(self.error_feedback, codec),
+            "broadcast": make_codec(self.broadcast, self.broadcast_kwargs),
             "gate_kwargs": dict(self.gate_kwargs),
             "codec_kwargs": {},  # what they were for has them now
             "rule_kwargs": {},
+            "broadcast_kwargs": {},
         }
         for name, value in resolved.items():
             object.__setattr__(self, name, value)
+        if self.budget_bytes_per_update is not None:
+            check_budget(self.budget_bytes_per_update)
         self._check_contents()
         self._check_pairs()
+        self._check_broadcast()
 
     def _check_contents(self) -> None:
         """Check that every choice can work with what is exchanged."""
@@ -114,6 +129,48 @@ class Scheme:
                 "choose another gate"
             )
 
+    def _check_broadcast(self) -> None:
+        """Check that the parameters that are encoded on the way down are sent."""
+        if not self.encodes_broadcasts:
+            return
+        content, names = self.payload.content, self.described
+        if content not in VECTORS or self.payload.answer != "parameters":
+            why = f"is answered with {self.payload.answer}" if content in VECTORS else f"exchanges {content}"
+            raise ValueError(
+                f"broadcast {names['broadcast']!r} encodes the parameters that gradients and parameters are answered with, "
+                f"but payload {names['payload']!r} {why}; choose another payload, or leave the broadcast out"
+            )
+        if "parameters" not in self.broadcast.payloads:
+            raise ValueError(
+                f"broadcast {names['broadcast']!r} encodes {' and '.join(sorted(self.broadcast.payloads))}, but a learner "
+                "broadcasts parameters; choose another codec"
+            )
+
+    @property
+    def encodes_broadcasts(self) -> bool:
+        """Whether agents hold something else than the learner's parameters."""
+        return type(self.broadcast) is not Identity
+
+    def make_budget(self, gate: Gate) -> ByteBudget | None:
+        """What follows the budget of bytes; ``None`` where there is no budget.
+
+        :param gate: As of :meth:`make_gate`.
+        :raises ValueError: if neither codec nor gate has a setting that could follow it.
+        """
+        if self.budget_bytes_per_update is None:
+            return None
+        knob = self.codec.knob or gate.knob
+        if knob is None:
+            names = self.described
+            gates = ", ".join(sorted(name for name, kind in GATES.items() if kind.knob not in (Gate.knob, EveryGate.knob)))
+            codecs = ", ".join(sorted(name for name, kind in CODECS.items() if kind.knob is not Codec.knob))
+            raise ValueError(
+                f"budget_bytes_per_update={self.budget_bytes_per_update!r} has nothing to be kept by: codec "
+                f"{names['codec']!r} and gate {names['gate']!r} have no setting that moves what is sent, or it is fixed; "
+                f"choose a gate of {gates}, or a codec of {codecs} with a fraction"
+            )
+        return ByteBudget(self.budget_bytes_per_update, knob)
+
     @property
     def described(self) -> dict[str, str]:
         """What was chosen on each axis, by its name."""
@@ -123,6 +180,7 @@ class Scheme:
             "rule": _name_of(self.rule, COMBINERS),
             "payload": _name_of(self.payload, PAYLOADS),
             "schedule": _name_of(self.schedule, SCHEDULES),
+            "broadcast": _name_of(self.broadcast, CODECS),
         }
 
     @property
@@ -162,6 +220,7 @@ class Scheme:
         :raises ValueError: if one cannot, naming it and the bound.
         """
         gate = self.make_gate(num_agents)
+        self.make_budget(gate)
         if not gate.reads <= provides:
             raise ValueError(
                 f"gate {self.gate!r} reads {', '.join(sorted(gate.reads - provides))}, which this algorithm does not provide "
@@ -208,6 +267,9 @@ def make_scheme(
     compression_kwargs: Mapping[str, Any] | None = None,
     payload: str | Payload = "gradients",
     interval: int | str | Schedule = 1,
+    broadcast_compression: Compression = "identity",
+    broadcast_compression_kwargs: Mapping[str, Any] | None = None,
+    budget_bytes_per_update: float | None = None,
 ) -> Scheme:
     """The scheme that an algorithm's arguments ask for.
 
@@ -220,12 +282,16 @@ def make_scheme(
     :param compression_kwargs: Its settings, and ``error_feedback``.
     :param payload: What is exchanged.
     :param interval: Steps between two exchanges.
+    :param broadcast_compression: The codec of the parameters that the learner sends, or several.
+    :param broadcast_compression_kwargs: Its settings.
+    :param budget_bytes_per_update: As of :class:`Scheme`.
     :raises ValueError: as :class:`Scheme`; or if two arguments say different things.
     """
     given = {
         "aggregation_kwargs": aggregation_kwargs,
         "communication_kwargs": communication_kwargs,
         "compression_kwargs": compression_kwargs,
+        "broadcast_compression_kwargs": broadcast_compression_kwargs,
     }
     for name, settings in given.items():
         if settings is not None and not isinstance(settings, Mapping):
@@ -239,6 +305,11 @@ def make_scheme(
         payload, interval = _payload_of(aggregation, payload), _interval_of(aggregation, interval)
         aggregation = aggregation.rule
     codec_kwargs = dict(compression_kwargs or {})
+    if "error_feedback" in (broadcast_compression_kwargs or {}):
+        raise ValueError(
+            "broadcast_compression has error feedback in any case, as the learner sends differences from what agents hold; "
+            "leave error_feedback out of broadcast_compression_kwargs"
+        )
     return Scheme(
         gate=communication,
         gate_kwargs=dict(communication_kwargs or {}),
@@ -249,6 +320,9 @@ def make_scheme(
         rule_kwargs=own,
         payload=payload,
         schedule=interval,
+        broadcast=broadcast_compression,
+        broadcast_kwargs=dict(broadcast_compression_kwargs or {}),
+        budget_bytes_per_update=budget_bytes_per_update,
     )
 
 

@@ -9,7 +9,17 @@ Source: Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
 import numpy as np
 from numpy.typing import NDArray
 
-PURPOSES = {"noise": 0, "episodes": 1, "actions": 2, "chances": 3, "start": 4, "replay": 5, "evaluation": 6, "codec": 7}
+PURPOSES = {
+    "noise": 0,
+    "episodes": 1,
+    "actions": 2,
+    "chances": 3,
+    "start": 4,
+    "replay": 5,
+    "evaluation": 6,
+    "codec": 7,
+    "broadcast": 8,
+}
 LARGEST_EPISODE_SEED = 2**31 - 1
 NUMBERS_PER_BLOCK = 8
 """Numbers of 32 bits that Philox makes of one position."""

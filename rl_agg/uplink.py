@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rl_agg.codecs import FEEDBACKS, Draws, Identity
+from rl_agg.codecs import FEEDBACKS, Codec, Draws, Identity
 from rl_agg.gates import EveryGate, Offer, VectorGate
 from rl_agg.scheme import Scheme
 from rl_agg.signals import MEASURED, Signals
@@ -46,7 +46,8 @@ class Uplink:
 
     def __init__(self, scheme: Scheme, gate: VectorGate, *, agents: ArrayLike | None = None, seed: int = 0) -> None:
         self._gate = gate
-        self._codec = scheme.codec
+        self.codec: Codec = scheme.codec
+        """What encodes the next messages."""
         self._all_send, self._is_exact = type(gate) is EveryGate, type(scheme.codec) is Identity
         self._feedback = scheme.error_feedback
         self._agents = np.arange(gate.num_agents) if agents is None else np.asarray(agents)
@@ -124,7 +125,7 @@ class Uplink:
             return decoded, bits
         who = slice(None) if bool(sends.all()) else sends  # a slice does not copy
         senders = self._agents[sends.cpu().numpy()]
-        encode = self._codec.at(Draws(self._seed, step, senders, unbiased=not self._feedback))
+        encode = self.codec.at(Draws(self._seed, step, senders, unbiased=not self._feedback))
         rows = vectors[who] if reference is None else vectors[who] - reference
         if isinstance(self._feedback, str):
             memory = self._memory = fitted(self._memory, vectors)

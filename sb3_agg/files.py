@@ -20,6 +20,7 @@ from sb3_agg.plain import plain_setting, plain_state, restored_state, unpickled
 SETTINGS = (
     *("aggregation", "aggregation_kwargs", "communication_kwargs"),
     *("compression", "compression_kwargs", "payload", "interval", "attack"),
+    *("broadcast_compression", "broadcast_compression_kwargs"),
 )
 """Settings that may be, or hold, objects."""
 
@@ -79,7 +80,7 @@ class FilesMixin:
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """As SB3's, with what the exchange remembers under ``["policy.optimizer"]["exchange"]``."""
         parameters: dict[str, dict[str, Any]] = super().get_parameters()  # type: ignore[misc]
-        if not self.exchange.weights_only:
+        if self.exchange.remembers:
             state = self.exchange.state_dict()
             del state["ledger"]  # which stays a model's own
             parameters["policy.optimizer"][EXCHANGE] = plain_state(state)
@@ -95,7 +96,7 @@ class FilesMixin:
             _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
         super().set_parameters(fused_as(self.policy.optimizer, parameters), exact_match, device)  # type: ignore[misc]
         state = parameters.get("policy.optimizer", {}).get(EXCHANGE)
-        if state is not None and not self.exchange.weights_only:
+        if state is not None and self.exchange.remembers:
             self.exchange.load_state_dict(restored_state(state))
 
     def _excluded_save_params(self) -> list[str]:

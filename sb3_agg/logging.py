@@ -50,6 +50,8 @@ class LoggingMixin:
             self._totals[name] = self._totals.get(name, 0) + count
             self.logger.record(f"agg/{name}", count)
             self.logger.record(f"agg/{name}_lifetime", self._totals[name], exclude="stdout")
+        for name, setting in self.exchange.followed.items():
+            self.logger.record(f"agg/{name}", setting)
         self.logger.record("agg/messages", self.ledger.messages)
         self.logger.record("agg/bytes", self.ledger.bytes)
         self.logger.record("agg/bytes_down", self.ledger.bytes_down)

@@ -63,6 +63,12 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         policy holds their average. Or a :class:`~rl_agg.payloads.Payload`.
     :param interval: Of gradients, optimiser steps between two exchanges, with gradients accumulated in between; of parameters,
         updates (rollouts with all their epochs) between two merges.
+    :param broadcast_compression: The codec of the parameters that the learner sends to the agents, or several. Agents act by,
+        and differentiate at, what they decode, which the policy holds.
+    :param broadcast_compression_kwargs: Settings of that codec.
+    :param budget_bytes_per_update: Bytes that all agents together may send in an update (a rollout with all its epochs), on
+        average: ``fraction`` of ``top_k`` and ``random_k``, or else ``xi`` of ``lag`` and ``expected_messages`` of ``random``,
+        follow it.
     :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
     :param advantage_norm: ``"agent"`` normalises each agent's advantages over its own rollout; ``"stock"`` across agents in
         each minibatch, as SB3 does. ``normalize_advantage=False`` switches both off.
@@ -87,7 +93,8 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     minibatches_class: ClassVar[type[Minibatches]] = Minibatches
 
     exchange: Exchange
-    """Carries out what ``aggregation``, ``communication``, ``compression``, ``payload`` and ``interval`` ask for."""
+    """Carries out what ``aggregation``, ``communication``, ``compression``, ``payload``, ``interval``,
+    ``broadcast_compression`` and ``budget_bytes_per_update`` ask for."""
     normalize_advantage: bool
     n_envs: int
     """A."""
@@ -118,6 +125,9 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         compression_kwargs: dict[str, Any] | None = None,
         payload: str | Payload = "gradients",
         interval: int | str | Schedule = 1,
+        broadcast_compression: Compression = "identity",
+        broadcast_compression_kwargs: dict[str, Any] | None = None,
+        budget_bytes_per_update: float | None = None,
         attack: Attack | dict[str, Any] | None = None,
         advantage_norm: str = "agent",
         minibatches: str = "stratified",
@@ -134,6 +144,9 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         self.compression_kwargs = compression_kwargs
         self.payload = payload
         self.interval = interval
+        self.broadcast_compression = broadcast_compression
+        self.broadcast_compression_kwargs = broadcast_compression_kwargs
+        self.budget_bytes_per_update = budget_bytes_per_update
         self.attack = attack
         self.advantage_norm = advantage_norm
         self.minibatches = minibatches
@@ -191,6 +204,9 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             compression_kwargs=self.compression_kwargs,
             payload=self.payload,
             interval=self.interval,
+            broadcast_compression=self.broadcast_compression,
+            broadcast_compression_kwargs=self.broadcast_compression_kwargs,
+            budget_bytes_per_update=self.budget_bytes_per_update,
         )
         if scheme.payload.content not in ("gradients", "parameters"):
             raise ValueError(
@@ -358,6 +374,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         if not update.num_evaluated:
             raise RuntimeError(f"{type(self).__name__}.train() never called policy.evaluate_actions, so nothing was weighed")
         update.finish()
+        self.exchange.end_update()
         self._record(update)
         if self._local_models is not None:
             self._record_local_models(self._local_models)

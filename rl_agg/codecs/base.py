@@ -1,5 +1,7 @@
 """What a codec is. Axes: S agents that send, P numbers that each sends."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from rl_agg.byte_budget import Knob
 from rl_agg.codecs.draws import Draws
 from rl_agg.payloads.base import VECTORS
 
@@ -42,6 +45,15 @@ class Codec(ABC):
 
         :param rows: One message in each row ``[S, P]``; left as it is. Rows that are not finite must stay so.
         """
+
+    @property
+    def knob(self) -> Knob | None:
+        """The setting that decides about the size, by which a budget of bytes can be kept; ``None``: there is none."""
+        return None
+
+    def turned(self, value: float) -> Codec:
+        """The same codec with another value of :attr:`knob`."""
+        raise NotImplementedError
 
     def at(self, draws: Draws) -> Encoder:
         """The codec in one exchange: itself, unless it draws.

@@ -1,9 +1,12 @@
 """One codec for what another one leaves."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from rl_agg.byte_budget import Knob
 from rl_agg.codecs.base import Codec, Encoded, Encoder
 from rl_agg.codecs.draws import Draws
 from rl_agg.codecs.sparse import Sparse
@@ -32,6 +35,16 @@ class Chain(Codec):
                 )
         payloads = frozenset.intersection(*(codec.payloads for codec in self.codecs))
         object.__setattr__(self, "payloads", payloads)
+
+    @property
+    def knob(self) -> Knob | None:
+        """That of the first codec."""
+        return self.codecs[0].knob
+
+    def turned(self, value: float) -> Chain:
+        """With the first codec turned."""
+        first, *others = self.codecs
+        return Chain((first.turned(value), *others))
 
     def __call__(self, rows: Tensor) -> Encoded:
         """As in the first exchange of run 0."""

@@ -20,6 +20,7 @@ class Draws:
     :param stage: Place of the codec in a chain.
     :param unbiased: Whether the mean of what is decoded is to be the input; otherwise it is to be as near to the input as its
         message allows, which error feedback needs in order not to diverge.
+    :param purpose: ``"codec"`` of what agents send, ``"broadcast"`` of what they are sent; see :mod:`rl_agg.seeding`.
     """
 
     run: int = 0
@@ -27,8 +28,9 @@ class Draws:
     agents: NDArray[np.integer] | None = None
     stage: int = 0
     unbiased: bool = True
+    purpose: str = "codec"
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Uniform numbers on [0, 1) of the shape, dtype and device of ``rows`` ``[S, N]``."""
         agents = np.arange(len(rows)) if self.agents is None else self.agents
-        return torch.from_numpy(uniforms("codec", self.run, self.step, agents, rows.shape[1], part=self.stage)).to(rows)
+        return torch.from_numpy(uniforms(self.purpose, self.run, self.step, agents, rows.shape[1], part=self.stage)).to(rows)

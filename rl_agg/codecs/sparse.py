@@ -1,11 +1,14 @@
 """Sending few of the numbers. Axes: S agents that send, P numbers of each, K of them that it sends."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from rl_agg.byte_budget import Knob
 from rl_agg.codecs.base import Codec, Encoded, Encoder
 from rl_agg.codecs.draws import Draws
 from rl_agg.codecs.identity import Identity
@@ -13,6 +16,9 @@ from rl_agg.validation import check_count, check_number
 
 FRACTION = 0.01
 """Of the numbers that are sent where neither setting says."""
+
+LEAST_FRACTION = 1e-7
+"""Of a budget: one number is sent in any case."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,18 @@ class Sparse(Codec):
         if self.number is not None:
             return min(self.number, size)
         return max(1, round((FRACTION if self.fraction is None else self.fraction) * size))
+
+    @property
+    def knob(self) -> Knob | None:
+        """``fraction``, unless K is given."""
+        if self.number is not None:
+            return None
+        value = FRACTION if self.fraction is None else self.fraction
+        return Knob("fraction", value, least=LEAST_FRACTION, most=1.0, sends_more=True)
+
+    def turned(self, value: float) -> Sparse:
+        """With another fraction."""
+        return replace(self, fraction=value)
 
     @abstractmethod
     def choose(self, rows: Tensor, count: int, draws: Draws) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from rl_agg.byte_budget import Knob
 from rl_agg.payloads.base import VECTORS
 from rl_agg.validation import check_count
 
@@ -50,6 +51,12 @@ class Gate:
     def __init__(self, num_agents: int) -> None:
         check_count("num_agents", num_agents, least=1)
         self.num_agents = num_agents
+
+    @property
+    def knob(self) -> Knob | None:
+        """The setting, and attribute, that decides about how many agents send, by which a budget of bytes can be kept;
+        ``None``: there is none."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers, as plain numbers, arrays and tensors on the CPU: most gates remember nothing."""

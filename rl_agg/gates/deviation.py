@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rl_agg.byte_budget import Knob
 from rl_agg.gates.scores import Bools, Drawn, Floats, ScoreGate
 from rl_agg.validation import check_number
 
@@ -62,6 +63,11 @@ class DeviationGate(ScoreGate):
         """b; NaN before the first update."""
         self.threshold = math.nan if threshold is None else float(threshold)
         """tau; NaN until it is known."""
+
+    @property
+    def knob(self) -> Knob | None:
+        """m, where the threshold follows it."""
+        return super().knob if self.gain and self.threshold != 0 else None
 
     @property
     def wants_norms(self) -> bool:

@@ -10,7 +10,7 @@ from rl_agg.gates.scores import Bools, Drawn, Floats, ScoreGate
 from rl_agg.validation import check_count
 
 
-def sending_probability(p: ArrayLike, num_agents: int, expected_messages: int) -> Floats:
+def sending_probability(p: ArrayLike, num_agents: int, expected_messages: float) -> Floats:
     r"""Probability that at least A - m of the A - 1 others have less utility.
 
     :math:`P(\mathrm{Bi}(A - 1, p) \ge A - m) = I_p(A - m, m)`, the regularised incomplete beta function.

@@ -25,6 +25,10 @@ class EveryGate(VectorGate, ScoreGate):
             raise ValueError(f"with communication 'every' all {num_agents} agents send; leave out expected_messages")
         super().__init__(num_agents, num_agents)
 
+    @property
+    def knob(self) -> None:
+        """None: m is A."""
+
     def decide(self, offer: Offer) -> Tensor:
         """All agents."""
         return torch.ones_like(offer.present)

@@ -6,8 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rl_agg.byte_budget import Knob
 from rl_agg.gates.base import Offer, VectorGate
 from rl_agg.validation import check_count, check_number
+
+BOUNDS = (1e-6, 1e6)
+r"""Of a :math:`\xi` that a budget moves."""
 
 
 class LazyGate(VectorGate):
@@ -41,6 +45,11 @@ class LazyGate(VectorGate):
         self.window = window
         self._differences: Tensor | None = None  # memory for [A, P]: allocating it takes longer than filling it
         self._steps: Tensor | None = None  # [<= D, P], the latest first
+
+    @property
+    def knob(self) -> Knob | None:
+        r""":math:`\xi`."""
+        return Knob("xi", self.xi, *BOUNDS, sends_more=False)
 
     @torch.no_grad()
     def decide(self, offer: Offer) -> Tensor:

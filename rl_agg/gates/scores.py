@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.byte_budget import Knob
 from rl_agg.gates.base import Gate
 from rl_agg.validation import check_count
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+LEAST_SHARE = 1e-4
+"""Of the agents, that a budget lets send in an update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,16 @@ class ScoreGate(Gate):
     def __init__(self, num_agents: int, expected_messages: int) -> None:
         super().__init__(num_agents)
         check_count("expected_messages", expected_messages, least=1, most=num_agents)
-        self.expected_messages = expected_messages
+        self.expected_messages: float = expected_messages
+        """m; not whole where a budget of bytes moves it."""
         self.memory: Floats = np.full((num_agents, self.num_remembered), np.nan)
         """What agents remember ``[A, K]``, NaN before the first update. It is carried to wherever an agent runs."""
+
+    @property
+    def knob(self) -> Knob | None:
+        """m."""
+        least = LEAST_SHARE * self.num_agents
+        return Knob("expected_messages", self.expected_messages, least=least, most=self.num_agents, sends_more=True)
 
     @property
     def num_remembered(self) -> int:

@@ -18,9 +18,12 @@ from ray.rllib.algorithms.ppo.torch.default_ppo_torch_rl_module import DefaultPP
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
+from torch import Tensor
 
 from rl_agg import Scheme
 from rl_agg.arrivals import ArrivalExchange
+from rl_agg.downlink import flat
+from rl_agg.per_agent_gradients import unflatten
 from rl_agg.population import buffer_bytes
 from rl_agg.schedules import EveryStep, OnArrival
 from rl_agg.validation import check_count, check_number
@@ -175,15 +178,16 @@ class A3C(RestoringAlgorithm, Algorithm):
     def training_step(self) -> None:
         """Take ``gradients_per_iteration`` gradients, or fewer if no valid one arrives for ``sample_timeout_s``."""
         self._collect_gradients()
-        self.metrics.log_dict(self.exchange.ledger.summary(), key=AGG, window=1)
+        self.metrics.log_dict({**self.exchange.ledger.summary(), **self.exchange.followed}, key=AGG, window=1)
         self.metrics.log_value((*AGG, "masked_gradients"), 0, reduce="lifetime_sum")  # logged from the first iteration on
         self.metrics.aggregate([self.learner.metrics.reduce()], key=LEARNER_RESULTS)
 
     def _collect_gradients(self) -> None:
         if self.env_runner_group.num_remote_env_runners() == 0:
             for _ in range(self.config.gradients_per_iteration):
-                state = self.module_state(inference_only=False)
-                self._count_weights(state, [0], moved=False)
+                answer = self.exchange.encode_answer(0, self._parameters)
+                state = self._holding(answer.parameters, self.module_state(inference_only=False))
+                self.exchange.charge_answer(0, answer)
                 self.receive(0, *self.env_runner.sample_gradient(state, self.timesteps))
             return
         group = self.env_runner_group
@@ -227,19 +231,35 @@ class A3C(RestoringAlgorithm, Algorithm):
             self.metrics.log_value((*AGG, "staleness"), self.learner.weights_seq_no - message.seq_no, window=100)
             self.metrics.log_value((*AGG, "weight"), factor, window=100)
             self.learner.apply_step(step, message, timesteps=self.timesteps)
+        self.exchange.end_update()
         return True
 
     def _send_weights(self, runners: list[int]) -> None:
-        state = self.module_state(inference_only=False)
-        kwargs = {"state": ray.put(state), "timesteps": self.timesteps}
+        state, parameters = self.module_state(inference_only=False), self._parameters
+        num_bytes, timesteps = buffer_bytes(state[COMPONENT_RL_MODULE]), self.timesteps
+        common = None if self.exchange.scheme.encodes_broadcasts else ray.put(state)
         ask = self.env_runner_group.foreach_env_runner_async
-        asked = [runner for runner in runners if ask("sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=[runner])]
-        self._count_weights(state, [runner - 1 for runner in asked], moved=True)
+        for runner in runners:
+            answer = self.exchange.encode_answer(runner - 1, parameters)
+            kwargs = {"state": common or ray.put(self._holding(answer.parameters, state)), "timesteps": timesteps}
+            if ask("sample_gradient", tag=TAG, kwargs=kwargs, remote_worker_ids=[runner]):  # it is not busy
+                self.exchange.charge_answer(runner - 1, answer, physical_bytes=num_bytes)
 
-    def _count_weights(self, state: dict[str, Any], agents: list[int], *, moved: bool) -> None:
-        num_bytes = buffer_bytes(state[COMPONENT_RL_MODULE])
-        size = sum(parameter.numel() for parameter in self.learner.parameters_by_ref.values())
-        self.exchange.charge_answers(self._only(agents), size, physical_bytes=len(agents) * num_bytes if moved else 0)
+    @property
+    def _parameters(self) -> Tensor:
+        """The learner's ``[P]``."""
+        return flat(list(self.learner.parameters_by_ref.values()))
+
+    def _holding(self, vector: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+        """A state of the module with the parameters ``[P]`` that an agent holds."""
+        if not self.exchange.scheme.encodes_broadcasts:
+            return state
+        parameters = list(self.learner.parameters_by_ref.values())
+        names = {id(own): name for name, own in self.learner.module[DEFAULT_MODULE_ID].named_parameters()}
+        pairs = zip(parameters, unflatten(vector.cpu(), parameters), strict=True)
+        held = {names[id(own)]: part.numpy() for own, part in pairs}
+        module = {DEFAULT_MODULE_ID: {**state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID], **held}}
+        return {**state, COMPONENT_RL_MODULE: {**state[COMPONENT_RL_MODULE], **module}}
 
     def _only(self, agents: list[int]) -> NDArray[np.int64]:
         """1 for each of some agents ``[A]``."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -225,11 +226,21 @@ class ModuleAggregator:
 
     # After the last minibatch ---------------------------------------------------------------------------------------------
 
-    def end_update(self) -> dict[str, float]:
-        """Charge the ledger; where parameters are exchanged, merge them if that is due.
+    def learning(self) -> AbstractContextManager[None]:
+        """Let the module hold the learner's parameters for its step, and then what agents decode of its broadcast."""
+        learning: AbstractContextManager[None] = self.exchange.learning(trained_parameters(self._module))
+        return learning
 
-        :return: What is logged of the weights.
+    def end_update(self) -> dict[str, float]:
+        """Close the update: charge the ledger and, where parameters are exchanged, merge them if that is due.
+
+        :return: What is logged of the weights, and of what a budget of bytes moves.
         """
+        summary = self._charge_or_merge()
+        self.exchange.end_update()
+        return {**summary, **self.exchange.followed}
+
+    def _charge_or_merge(self) -> dict[str, float]:
         if self.client is not None:
             return self._merge_parameters(self.client)
         if self.exchange.weights_only:

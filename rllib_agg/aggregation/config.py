@@ -49,6 +49,9 @@ class AggregationSettings(StrictConfig):
         self.compression_kwargs: dict[str, Any] = {}
         self.payload: str | Payload = "gradients"
         self.interval: int | str | Schedule = 1
+        self.broadcast_compression: Compression = "identity"
+        self.broadcast_compression_kwargs: dict[str, Any] = {}
+        self.budget_bytes_per_update: float | None = None
         self.attack: Attack | Mapping[str, Any] | None = None
 
     def training(
@@ -62,6 +65,9 @@ class AggregationSettings(StrictConfig):
         compression_kwargs: dict[str, Any] = UNSET,
         payload: str | Payload = UNSET,
         interval: int | str | Schedule = UNSET,
+        broadcast_compression: Compression = UNSET,
+        broadcast_compression_kwargs: dict[str, Any] = UNSET,
+        budget_bytes_per_update: float | None = UNSET,
         attack: Attack | Mapping[str, Any] | None = UNSET,
         **kwargs: Any,
     ) -> Self:
@@ -79,6 +85,11 @@ class AggregationSettings(StrictConfig):
         :param payload: What is exchanged: a name of :data:`rl_agg.PAYLOADS`, or a payload.
         :param interval: Optimiser steps between two exchanges of gradients, which are averaged in between; updates between two
             of parameters. Or a :class:`rl_agg.Schedule`.
+        :param broadcast_compression: The codec of the parameters that the learner sends to the agents: as ``compression``.
+            Agents act by, and differentiate at, what they decode, which the module holds.
+        :param broadcast_compression_kwargs: Its settings.
+        :param budget_bytes_per_update: Bytes that all agents together may send in an update, on average, which a setting of
+            the codec, or else of the gate, follows: see :mod:`rl_agg.byte_budget`.
         :param attack: Agents that send something else, for tests: an :class:`~rl_agg.attacks.Attack` or its settings.
         :param kwargs: The algorithm's own settings.
         """
@@ -102,6 +113,9 @@ class AggregationSettings(StrictConfig):
             compression_kwargs=self.compression_kwargs,
             payload=self.payload,
             interval=self.interval,
+            broadcast_compression=self.broadcast_compression,
+            broadcast_compression_kwargs=self.broadcast_compression_kwargs,
+            budget_bytes_per_update=self.budget_bytes_per_update,
         )
 
     def build_env_to_module_connector(self, *args: Any, **kwargs: Any) -> Any:

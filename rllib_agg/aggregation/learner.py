@@ -185,6 +185,14 @@ class AggLearnerMixin(FiniteSteps):
         self.waiting_modules, self.unfit_modules = waiting, (corrupt | unfit) - waiting
         return gradients
 
+    def apply_gradients(self, gradients_dict: dict[Any, Tensor | None]) -> None:
+        """RLlib's, at the learner's parameters where agents hold others; then it broadcasts them."""
+        with ExitStack() as stack:
+            for module_id in self._aggregated:
+                if module_id not in self.waiting_modules:
+                    stack.enter_context(self.aggregator(module_id).learning())
+            super().apply_gradients(gradients_dict)
+
     def _finite_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> tuple[dict[Any, Tensor | None], set[str]]:
         """Differentiate; if the outcome is not finite, again without the agents that made it so.
 

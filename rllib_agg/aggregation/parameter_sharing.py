@@ -23,7 +23,10 @@ from rl_agg.validation import unknown_choice
 PERIODIC = ("a_pps", "rs_pps", "pp_pps")
 """Rules, and layers, under the names of Zhang et al. (2024)."""
 
-AXES = ("communication", "communication_kwargs", "compression", "compression_kwargs")
+AXES = (
+    *("communication", "communication_kwargs", "compression", "compression_kwargs"),
+    *("broadcast_compression", "broadcast_compression_kwargs", "budget_bytes_per_update"),
+)
 NO_CHOICE: tuple[Any, ...] = (None, {}, "every", "identity", "keep")
 
 

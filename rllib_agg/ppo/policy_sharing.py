@@ -134,8 +134,11 @@ class PolicySharing:
             own = learner.aggregator(module_id)
             counts = [own.num_samples, *map(float, own.stats.loss_and_samples())]
             self._trained[module_id] += torch.tensor(counts, dtype=torch.float64)
-        if not self._group.exchange.due():
-            return {}
+        summary = self._merge() if self._group.exchange.due() else {}
+        self._group.exchange.end_update()
+        return {**summary, **self._group.exchange.followed}
+
+    def _merge(self) -> dict[str, float]:
         merged = self._group.merge(self._parameters, self._signals(), along=self._along())
         for own in self._trained.values():
             own.zero_()

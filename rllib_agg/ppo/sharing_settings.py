@@ -30,6 +30,9 @@ SETTINGS: dict[str, Any] = {
     "sharing_communication_kwargs": None,
     "sharing_compression": "identity",
     "sharing_compression_kwargs": None,
+    "sharing_broadcast_compression": "identity",
+    "sharing_broadcast_compression_kwargs": None,
+    "sharing_budget_bytes_per_update": None,
     "same_init": True,
     "moments": "keep",
 }
@@ -58,6 +61,9 @@ class SharingConfigMixin(AggConfigMixin):
         sharing_communication_kwargs: Mapping[str, Any] | None = UNSET,
         sharing_compression: Compression = UNSET,
         sharing_compression_kwargs: Mapping[str, Any] | None = UNSET,
+        sharing_broadcast_compression: Compression = UNSET,
+        sharing_broadcast_compression_kwargs: Mapping[str, Any] | None = UNSET,
+        sharing_budget_bytes_per_update: float | None = UNSET,
         same_init: bool = UNSET,
         moments: str = UNSET,
         **kwargs: Any,
@@ -75,6 +81,9 @@ class SharingConfigMixin(AggConfigMixin):
         :param sharing_communication_kwargs: Its settings.
         :param sharing_compression: How parameters are encoded: see :data:`~rl_agg.codecs.Compression`.
         :param sharing_compression_kwargs: Its settings, and ``error_feedback``.
+        :param sharing_broadcast_compression: The codec of the merged parameters that policies get back.
+        :param sharing_broadcast_compression_kwargs: Its settings.
+        :param sharing_budget_bytes_per_update: What all policies together may send in an update, on average.
         :param same_init: Let all policies begin with the parameters of the first, by name, where they share: networks that
             differ in how their units are ordered have no meaningful average. Weights that are loaded stay as they are.
         :param moments: What becomes of the optimisers' moments of merged parameters: ``keep``, ``merge`` or ``reset``.

@@ -56,6 +56,8 @@ class NetworkMerging:
         due = [(agents, group) for agents, group in self._groups if group.exchange.due()]
         for agents, group in due:
             self._merge(agents, group, torch.from_numpy(rewards[agents]), num_samples)
+        for _, group in self._groups:
+            group.exchange.end_update()
         if self._payload.moments == "reset" and sum(len(agents) for agents, _ in due) == len(rewards):
             for state in self._states():
                 if "step" in state:  # Adam's, by which it corrects young moments
@@ -94,6 +96,12 @@ class NetworkMerging:
         """Tensors of :meth:`_states` ``[n, ...]``; others, such as step counts, belong to all agents."""
         shapes = {parameter.shape for parameter in self._parameters()}
         return [value for state in self._states() for value in state.values() if getattr(value, "shape", None) in shapes]
+
+    @property
+    def followed(self) -> dict[str, float]:
+        """What a budget of bytes moves, the mean of the groups."""
+        each = [group.exchange.followed for _, group in self._groups]
+        return {name: float(np.mean([own[name] for own in each])) for name in (each[0] if each else {})}
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What each group has exchanged, without the ledger, which is the team's."""

@@ -99,6 +99,7 @@ class TeamServer:
             "epsilon": self.epsilon,
             "replay_episodes": len(self.replay),
             "lost_episodes": self.num_lost,
+            **(self._merging.followed if self._merging is not None else {}),
         }
 
     def _learn(self, num_updates: int) -> None:

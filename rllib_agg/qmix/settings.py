@@ -41,8 +41,9 @@ class QMIXSettings(ServerConfig):
         self.rollouts_per_iteration = self.agent_ids = self.credit = None
         self.num_steps_sampled_before_learning_starts = 0
         self.store_buffer_in_checkpoints, self.merge_targets, self.within_type = True, False, False
-        self.communication, self.compression = "every", "identity"
+        self.communication, self.compression, self.broadcast_compression = "every", "identity", "identity"
         self.parameter_sharing_kwargs = self.communication_kwargs = self.compression_kwargs = None
+        self.broadcast_compression_kwargs = self.budget_bytes_per_update = None
         self.shared_layers, self.moments = None, "keep"
         self.weighting = self.weighting_alpha = None
         self.take(**WEIGHTS_OF_QTRAN)
@@ -79,6 +80,9 @@ class QMIXSettings(ServerConfig):
         communication_kwargs: Mapping[str, Any] | None = UNSET,
         compression: Compression = UNSET,
         compression_kwargs: Mapping[str, Any] | None = UNSET,
+        broadcast_compression: Compression = UNSET,
+        broadcast_compression_kwargs: Mapping[str, Any] | None = UNSET,
+        budget_bytes_per_update: float | None = UNSET,
         sharing_interval: int = UNSET,
         shared_layers: Sequence[str] | None = UNSET,
         same_init: bool = UNSET,
@@ -130,6 +134,10 @@ class QMIXSettings(ServerConfig):
         :param communication_kwargs: Its settings.
         :param compression: How networks are encoded: see :data:`~rl_agg.codecs.Compression`.
         :param compression_kwargs: Its settings, and ``error_feedback``.
+        :param broadcast_compression: The codec of the merged networks that agents get back.
+        :param broadcast_compression_kwargs: Its settings.
+        :param budget_bytes_per_update: What the agents of a group together may send in an update, which is a gradient step, on
+            average: see :mod:`rl_agg.byte_budget`.
         :param sharing_interval: Gradient steps between two merges.
         :param shared_layers: What is merged, of ``feature``, ``rnn`` and ``head``; ``None``: all, or with ``pp_pps`` the
             head. The paper's code for ``pp_pps`` is ``a_pps`` of the other two.

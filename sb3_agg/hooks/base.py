@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ class Update(ABC):
         self._losses: list[Tensor] = []
         self._masked: Tensor | None = None  # in this step
         self._skip = False
+        self._answers = True  # the learner, after this step
 
     # Records --------------------------------------------------------------------------------------------------------------
 
@@ -94,7 +95,8 @@ class Update(ABC):
         """
         evaluate_actions, optimizer, step = policy.evaluate_actions, policy.optimizer, policy.optimizer.step
         parameters = list(policy.parameters())  # SB3 walks the module tree for them at every step
-        self.num_parameters = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self.num_parameters = sum(parameter.numel() for parameter in trained)
 
         def evaluate(*args: Any, **kwargs: Any) -> Outputs:
             self.begin()
@@ -102,7 +104,8 @@ class Update(ABC):
 
         def own_step(*args: Any, **kwargs: Any) -> Any:
             self._before_step(optimizer)
-            return step(*args, **kwargs)
+            with self.at_learner(trained):
+                return step(*args, **kwargs)
 
         with ExitStack() as stack:
             stack.enter_context(self.minibatches.served())
@@ -117,7 +120,7 @@ class Update(ABC):
     def begin(self) -> None:
         """A minibatch begins."""
         self.num_evaluated += 1
-        self._skip, self._masked = False, None
+        self._skip, self._answers, self._masked = False, True, None
 
     @abstractmethod
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
@@ -133,6 +136,13 @@ class Update(ABC):
 
         :param optimizer: The policy's.
         """
+
+    def at_learner(self, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Let the policy's parameters be the learner's for its step, after which it broadcasts them.
+
+        :param tensors: The parameters, P numbers in all.
+        """
+        return self.exchange.learning(tensors) if self._answers else nullcontext()
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.num_steps += 1

@@ -73,9 +73,10 @@ class PerAgentUpdate(DetachedUpdate):
             return
         norm = vector.norm().item()
         self._skip = self._skip or not math.isfinite(norm)
-        if not self._skip:
-            form.flat.gradients.copy_(vector)
-            form.step(norm, self._max_grad_norm)
+        with self.at_learner(form.flat.parameters):
+            if not self._skip:
+                form.flat.gradients.copy_(vector)
+                form.step(norm, self._max_grad_norm)
 
     def _merged(
         self, gradients: Tensor | Factored, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]
@@ -89,6 +90,7 @@ class PerAgentUpdate(DetachedUpdate):
         scale = step_scale(optimizer, parameters) if self.exchange.scales else None
         rows, idle = self._of_all_agents(gradients)
         merged = self.exchange.step(rows, self._signals, idle=idle, scale=scale)
+        self._answers = merged is not None
         if merged is None:
             return None
         if not bool(merged.present.all()):

@@ -55,8 +55,9 @@ class WeightedUpdate(Update):
             form.evaluation.backward(*self.scale(weights, per_sample, gradients))
             norm = form.norm()
         self._count_senders()
-        if not self._skip:
-            form.step(norm, self._max_grad_norm)
+        with self.at_learner(form.flat.parameters):
+            if not self._skip:
+                form.step(norm, self._max_grad_norm)
 
     def _current_weights(self) -> Tensor:
         return self.exchange.weigh(self._signals) if self._rollout_weights is None else self._rollout_weights

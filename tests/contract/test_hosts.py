@@ -17,6 +17,7 @@ from tests.contract.scripted import AGENTS, STEPS, rollouts
 from tests.contract.two_hosts import SB3, RLlib
 from tests.rllib.groups import MODULE
 
+BROADCAST = {"broadcast_compression_kwargs": {"fraction": 0.3}}
 LAG = {"communication": "lag", "communication_kwargs": {"xi": 2.0}}
 SYSTEMS: dict[str, dict[str, Any]] = {
     **{rule: {"aggregation": rule} for rule in ("mean", "sum", "samples", "r_weighted", "l_weighted")},
@@ -33,7 +34,18 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ternary": {"aggregation": "mean", "compression": "ternary"},
     "chain": {"aggregation": "mean", "compression": ("random_k", "float16"), "compression_kwargs": {"fraction": 0.3}},
     "interval": {"aggregation": "l_weighted", "interval": 2},
-    "all_axes": {"aggregation": "median", **LAG, "compression": "float16", "interval": 2},
+    "broadcast": {"aggregation": "l_weighted", "broadcast_compression": "random_k", **BROADCAST},
+    "broadcast_krum": {"aggregation": "krum", "broadcast_compression": ("random_k", "float16"), **BROADCAST},
+    "budget": {"aggregation": "mean", "compression": "random_k", "budget_bytes_per_update": 400},
+    "all_axes": {
+        "aggregation": "median",
+        **LAG,
+        "compression": "float16",
+        "interval": 2,
+        "broadcast_compression": "random_k",
+        **BROADCAST,
+        "budget_bytes_per_update": 700,
+    },
 }
 LEDGER = ("messages", "bytes", "bytes_down")
 

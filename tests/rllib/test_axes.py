@@ -116,7 +116,7 @@ def test_every_scheme_of_parameters_is_built_or_refused(gate: str, codec: str) -
 @pytest.mark.parametrize("config_class", [AggIMPALAConfig, AggAPPOConfig])
 def test_asynchronous_learners_take_gates_and_codecs_but_no_parameters(config_class: type) -> None:
     config = config_class().environment("CartPole-v1").training(communication="lag", compression="float16", interval=2)
-    config.validate()
+    config.training(broadcast_compression="sign", budget_bytes_per_update=1_000).validate()
     with pytest.raises(ValueError, match="payload 'parameters' merges learners between updates"):
         config.training(payload="parameters").validate()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -249,6 +250,22 @@ def test_what_is_sent_is_counted(settings: dict[str, Any], layers: Any, scalars:
     assert logged["bytes_down"] == 4 * 4 * numbers
 
 
+def test_policies_hold_what_they_decode_of_the_merged_parameters() -> None:
+    """Some of the numbers of the average, in a message of as many bits; buffers are sent as they are."""
+    settings = {"sharing_broadcast_compression": "top_k", "sharing_broadcast_compression_kwargs": {"number": 9}}
+    learner = built(parameter_sharing="a_pps", **settings)
+    before, other = weights(learner)["p_one"], alone(learner)
+    logged = update(learner)
+    found, expected = weights(learner)["p_one"], average(weights(other))
+    np.testing.assert_equal(weights(learner)["p_ten"], found)
+    changed = {name: found[name] != before[name] for name in found}
+    assert sum(int(own.sum()) for own in changed.values()) == 9
+    for name, own in changed.items():
+        np.testing.assert_allclose(found[name][own], expected[name][own], rtol=1e-5, atol=1e-6)
+    size = sum(SIZES.values())
+    assert logged["bytes_down"] == 2 * (math.ceil(9 * (32 + math.ceil(math.log2(size))) / 8) + 4 * sum(BUFFERS.values()))
+
+
 def test_a_gate_lets_one_policy_send() -> None:
     settings = {"expected_messages": 1, "seed": 2}
     learner = built(parameter_sharing="a_pps", sharing_communication="random", sharing_communication_kwargs=settings)
@@ -318,6 +335,8 @@ MEMORY = {
     "sharing_interval": 2,
     "sharing_communication": "lag",
     "sharing_compression": "float16",
+    "sharing_broadcast_compression": "sign",
+    "sharing_budget_bytes_per_update": 300,
     "moments": "merge",
 }
 
@@ -337,6 +356,8 @@ def test_a_restored_run_is_the_run_that_was_saved(tmp_path: Path) -> None:
     saved = state_of(learner)
     assert saved["aggregation"]["sharing"]["trained"]["p_one"][0] > 0
     assert saved["aggregation"]["sharing"]["uplink"]["last"].any()
+    assert saved["aggregation"]["sharing"]["downlink"]["lost"].any()
+    assert result["learners"]["__all_modules__"]["agg"]["xi"] == saved["aggregation"]["sharing"]["budget"]["value"] != 0.1
     restored = AggPPO.from_checkpoint(path)
     twin = restored.local_learner
     np.testing.assert_equal(state_of(twin), saved)

@@ -180,6 +180,10 @@ def test_losses_that_do_not_go_together(settings: dict[str, Any], message: str) 
     [
         ({"communication": "lag"}, "parameter_sharing='none' exchanges nothing, but communication='lag' was given"),
         (
+            {"parameter_sharing": "full", "broadcast_compression": "float16"},
+            "parameter_sharing='full' exchanges nothing, but broadcast_compression='float16'",
+        ),
+        (
             {"parameter_sharing": "full", "compression": "float16"},
             "parameter_sharing='full' exchanges nothing, but compression='float16'",
         ),

@@ -284,6 +284,33 @@ def test_codecs_over_networks(compression: Any, feedback: str | bool) -> None:
     coded.stop()
 
 
+def test_agents_hold_what_they_decode_of_the_merged_networks() -> None:
+    """The average at the start, which all know, and of its change the largest numbers."""
+    settings = {"broadcast_compression": "top_k", "broadcast_compression_kwargs": {"number": 20}}
+    coded, alone = shared(parameter_sharing="a_pps", **settings), shared()
+    before = {name: value.mean(0) for name, value in online(coded).items()}
+    logged = agg(coded.train())
+    alone.train()
+    changed = 0
+    for name, value in online(coded).items():
+        assert (value == value[:1]).all()
+        own = (value[0] - before[name]).abs() > 1e-7
+        torch.testing.assert_close(value[0][own], online(alone)[name].mean(0)[own], rtol=1e-4, atol=1e-6)
+        changed += int(own.sum())
+    assert changed == 20
+    size = sum(value.numel() for value in before.values())
+    assert logged["bytes_down"] == 3 * logged["merges"] * math.ceil(20 * (32 + math.ceil(math.log2(size))) / 8)
+    coded.stop()
+    alone.stop()
+
+
+def test_a_budget_of_bytes_moves_the_fraction() -> None:
+    algorithm = shared(parameter_sharing="a_pps", compression="top_k", budget_bytes_per_update=500)
+    logged = agg(algorithm.train())
+    assert logged["fraction"] == pytest.approx(0.01 * math.exp(0.25 * (1 - logged["bytes"] / 4 / 500)))  # 4 steps, 1 merge
+    algorithm.stop()
+
+
 def test_moments_are_averaged_over_those_that_send() -> None:
     algorithm = shared(
         parameter_sharing="mean",

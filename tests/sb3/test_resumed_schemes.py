@@ -23,6 +23,7 @@ LAG = {"communication": "lag", "communication_kwargs": {"xi": 50.0}}
 FLOAT16 = {"compression": "float16"}  # whose error feedback is on
 TOP_K = {"compression": "top_k", "compression_kwargs": {"fraction": 0.1}}
 EF21 = {"compression_kwargs": {"fraction": 0.1, "error_feedback": "ef21"}}
+BROADCAST = {"broadcast_compression": "top_k", "broadcast_compression_kwargs": {"fraction": 0.1}}
 SCHEMES: dict[str, dict[str, Any]] = {
     "lag over parameters": {"aggregation": "fedavg", **LAG},
     "float16 over gradients": {"aggregation": "mean", **FLOAT16},
@@ -36,7 +37,17 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "quantize over differences": {"aggregation": "mean", "payload": "parameter_differences", "compression": "quantize"},
     "random senders": {"aggregation": "median", "communication": "random", "communication_kwargs": {"expected_messages": 3}},
     "lag and signals": {"aggregation": "r_weighted", **LAG},
-    "all axes": {"aggregation": "r_weighted", "payload": "parameter_differences", **LAG, **FLOAT16, "interval": 3},
+    "encoded broadcasts": {"aggregation": "l_weighted", "broadcast_compression": "quantize"},
+    "encoded broadcasts of parameters": {"aggregation": "fedavg", **BROADCAST, "interval": 3},
+    "a budget of bytes": {"aggregation": "mean", **LAG, "budget_bytes_per_update": 5_000},
+    "all axes": {
+        "aggregation": "r_weighted",
+        "payload": "parameter_differences",
+        **LAG,
+        **FLOAT16,
+        **BROADCAST,
+        "interval": 3,
+    },
 }
 
 
@@ -74,6 +85,10 @@ def check_memory(settings: dict[str, Any], state: Mapping[str, Any]) -> None:
         assert uplink["gate"]["steps"] is not None
     if "compression" in settings:
         assert uplink["memory"].any()
+    if "broadcast_compression" in settings:
+        assert state["downlink"]["lost"].any()
+    if "budget_bytes_per_update" in settings:
+        assert state["budget"]["value"] != LAG["communication_kwargs"]["xi"]
     if "interval" in settings:
         assert state["since_last"] > 0
     if settings.get("interval") == 3 and state["scheme"]["payload"] == "gradients":
