@@ -14,6 +14,8 @@ from rl_agg.scheme import Scheme
 from rl_agg.validation import build, check_choice, check_count, check_flag, check_number, unknown_choice
 from rl_agg.weighting import Weighting
 
+BROADCASTS = ("parameters", "seeds")
+
 
 @dataclass(frozen=True)
 class EvolutionSettings:
@@ -33,6 +35,10 @@ class EvolutionSettings:
     :param communication: The gate of the returns, a name from :data:`rl_agg.GATES`.
     :param expected_messages: m, the wanted number of messages in an update, for gates that have such a setting.
     :param communication_kwargs: The gate's own settings.
+    :param broadcast: What the server sends: ``parameters``, or ``seeds``: agents keep the parameters, and take each step by
+        themselves from the senders' numbers, of which their noise is drawn, and what each counts for.
+    :param budget_bytes_per_update: Bytes that all agents together may send in an update, on average; ``expected_messages``
+        follows it, see :mod:`rl_agg.byte_budget`.
     :raises ValueError: if one is unknown or out of range.
     """
 
@@ -48,10 +54,13 @@ class EvolutionSettings:
     communication: str = "every"
     expected_messages: int | None = None
     communication_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    broadcast: str = "parameters"
+    budget_bytes_per_update: float | None = None
 
     def __post_init__(self) -> None:
         check_count("population", self.population, least=1, most=LARGEST_POPULATION)
         check_flag("antithetic", self.antithetic)
+        check_choice("broadcast", self.broadcast, BROADCASTS)
         if self.antithetic and self.population % 2:
             raise ValueError(f"antithetic=True pairs agents, so population must be even, got {self.population}")
         check_number("noise_stdev", self.noise_stdev, above=0)
@@ -87,6 +96,7 @@ class EvolutionSettings:
             rule=self.fitness,
             rule_kwargs=self.fitness_kwargs,
             payload="scores",
+            budget_bytes_per_update=self.budget_bytes_per_update,
         )
 
     def make_exchange(self) -> Exchange:

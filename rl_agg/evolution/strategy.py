@@ -1,14 +1,12 @@
-r"""The server of an evolution strategy. Axes: A agents, P parameters, S agents that sent a message.
+"""The server of an evolution strategy, which finds out what each return counts for. Axes: A agents, P parameters.
 
-.. math:: \hat g = \frac{1}{A \sigma} \sum_{i \in S} f_i \, \epsilon_i, \qquad
-    \theta \leftarrow \theta + \mathrm{Adam}(\hat g - \lambda \theta)
-
-with noise :math:`\epsilon_i` that the server draws again from (run, update, i), and the weight :math:`f_i` of the return.
+It takes the steps of :mod:`rl_agg.evolution.steps` and sends agents the parameters, or what they need to take the same steps.
 
 Source: Salimans et al. (2017), algorithm 2; Gunn (2023), equation 2.1.
 """
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from rl_agg.evolution.normalization import ObservationStatistics
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.evolution.steps import Step, take
 from rl_agg.evolution.workers import EvolutionBroadcast, decide
 from rl_agg.gates import ScoreGate
 from rl_agg.population.reports import AGENT_ID, Report
 from rl_agg.population.server import PopulationServer
+from rl_agg.seeding import fresh_run
 from rl_agg.signals import Signals
 from rl_agg.validation import build
 
@@ -58,6 +58,10 @@ class EvolutionStrategy(PopulationServer):
         self._asked: int | None = None  # in which update
         self.statistics = None if observation_size is None else ObservationStatistics(observation_size)
         self._optimizer = self.settings.make_optimizer(self.theta.size)
+        self._step: Step | None = None  # of the last update
+        self._stepped_to = self.theta  # what agents that follow the steps hold
+        self._hold: NDArray[np.bool_] = np.zeros(self.num_agents, dtype=np.bool_)  # which agents do [A]
+        self._line = fresh_run()  # workers of another have followed other steps
 
     @property
     def _gate(self) -> ScoreGate:
@@ -72,9 +76,27 @@ class EvolutionStrategy(PopulationServer):
 
     def broadcast(self) -> EvolutionBroadcast:
         """What to send to the agents for this update."""
-        scale = None if self.statistics is None else (self.statistics.mean, self.statistics.deviation)
+        if not np.array_equal(self.theta, self._stepped_to):  # they were written by something else
+            self._hold[:] = False
+        return self._compose(whole=self.settings.broadcast == "parameters" or not self._hold.any())
+
+    def whole_broadcast(self) -> EvolutionBroadcast:
+        """The same with the parameters, for workers that do not have them."""
+        return self._compose(whole=True)
+
+    def _compose(self, *, whole: bool) -> EvolutionBroadcast:
+        follows = self.settings.broadcast == "seeds"
         return EvolutionBroadcast(
-            self.run, self.num_updates, self.theta.copy(), self.memory.copy(), self._gate.broadcast(), scale
+            self.run,
+            self.num_updates,
+            self.theta.copy() if whole else self.theta[:0],
+            self.memory.copy(),
+            self._gate.broadcast(),
+            None if self.statistics is None else (self.statistics.mean, self.statistics.deviation),
+            expected_messages=self._gate.expected_messages if self.exchange.followed else None,
+            line=self._line if follows else None,
+            step=None if whole else self._step,
+            optimizer=copy.deepcopy(self._optimizer.state_dict()) if whole and follows else None,
         )
 
     def ask(self) -> NDArray[np.float32]:
@@ -117,21 +139,15 @@ class EvolutionStrategy(PopulationServer):
         fitness = np.full(self.num_agents, np.nan)
         fitness[report.senders] = report.payload["fitness"]
         senders = np.flatnonzero(~np.isnan(fitness))
-        perturbations = self._perturbations()
         lengths = np.full(len(fitness), np.nan)
         if self._gate.wants_norms:
-            for part, noise in perturbations.parts(self.num_updates, senders):
+            for part, noise in self._perturbations().parts(self.num_updates, senders):
                 lengths[senders[part]] = norms(noise)
         values = self._gate.receive(fitness, lengths, present)
-        shares = self._weigh(values)
-        gradient = np.zeros_like(self.theta)
-        for part, noise in perturbations.parts(self.num_updates, senders):
-            gradient += shares[senders[part]].astype(np.float32) @ noise
-        gradient /= np.float32(present.sum() * self.settings.noise_stdev)
-        self.measures["gradient_norm"] = float(np.linalg.norm(gradient))
-        step = self._optimizer.step(gradient - np.float32(self.settings.l2_coeff) * self.theta)
-        self.measures["step_norm"] = float(np.linalg.norm(step))
-        self.theta = self.theta + step
+        self._step = Step.of(self.num_updates, senders, self._weigh(values)[senders], int(present.sum()))
+        taken = take(self._step, self.theta, self._optimizer, self.settings, self.run)
+        self.measures |= {"gradient_norm": taken.gradient_norm, "step_norm": taken.step_norm}
+        self.theta = taken.theta
         if self.statistics is not None:
             self.statistics.add(self.statistics.mean, report.payload["statistics"])
 
@@ -145,10 +161,31 @@ class EvolutionStrategy(PopulationServer):
         """A return, the sender's number and, if observations are normalised, their statistics."""
         return {"scalars": 1 if self.statistics is None else 2 + 2 * len(self.statistics.mean), "ids": 1}
 
+    def receive(self, report: Report) -> None:
+        """Learn from the messages of an update, and count them; agents without a report will need the parameters again."""
+        before = self.num_skipped
+        super().receive(report)
+        if self.num_skipped > before:
+            self._step = None
+        self._stepped_to = self.theta
+        self._hold[:] = False
+        self._hold[report.agents[report.agents < self.num_agents]] = self.settings.broadcast == "seeds"
+        self.measures |= self.exchange.followed
+
     def broadcast_content(self) -> dict[str, Any]:
-        """Parameters, the gate's numbers and, if observations are normalised, their mean and deviation."""
+        """Parameters, or the last step: numbers and shares of senders, and A; the gate's numbers and, if observations are
+        normalised, their mean and deviation. Agents begin to follow steps with parameters and the optimizer's moments."""
         scale = 0 if self.statistics is None else 2 * len(self.statistics.mean)
-        return {"parameters": self.theta.size, "scalars": len(self._gate.broadcast()) + scale}
+        scalars = len(self._gate.broadcast()) + scale + len(self.exchange.followed)
+        if self.settings.broadcast == "parameters":
+            return {"parameters": self.theta.size, "scalars": scalars}
+        num_senders, counts = (0, 0) if self._step is None else (len(self._step.senders), 1)
+        moments = sum(np.size(value) for value in self._optimizer.state_dict().values()) if self.num_updates else 0
+        return {
+            "parameters": np.where(self._hold, 0, self.theta.size + moments),
+            "scalars": scalars + np.where(self._hold, num_senders + counts, 0),
+            "ids": np.where(self._hold, num_senders, 0),
+        }
 
     def _perturbations(self) -> Perturbations:
         return Perturbations(self.run, self.theta.size, antithetic=self.settings.antithetic)
@@ -159,6 +196,8 @@ class EvolutionStrategy(PopulationServer):
             "optimizer": self._optimizer.state_dict(),
             "optimizer_name": self.settings.optimizer,
             "statistics": None if self.statistics is None else self.statistics.state_dict(),
+            "step": None if self._step is None else dataclasses.asdict(self._step),
+            "hold": self._hold.copy(),
         }
         return {**super().state_dict(), **copy.deepcopy(own)}
 
@@ -170,3 +209,7 @@ class EvolutionStrategy(PopulationServer):
             self._optimizer.load_state_dict(state["optimizer"])
         if self.statistics is not None and state["statistics"] is not None:
             self.statistics.load_state_dict(state["statistics"])
+        self._step = None if state["step"] is None else Step(**state["step"])
+        self._stepped_to, self._line = self.theta, fresh_run()
+        if state["hold"].shape == self._hold.shape:
+            self._hold = state["hold"].copy()

@@ -1,6 +1,8 @@
 r"""The agents of an evolution strategy, wherever they run. Axes: A agents, k of them here, P parameters."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,7 @@ from numpy.typing import NDArray
 from rl_agg.evolution.evaluation import Outcomes, PopulationEvaluator
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.evolution.steps import Follower, Step
 from rl_agg.gates.scores import Bools, Drawn, Floats, ScoreGate
 from rl_agg.population.reports import AGENT_ID, Report
 from rl_agg.population.server import Broadcast
@@ -18,12 +21,22 @@ from rl_agg.seeding import chances, episode_seeds, stream
 class EvolutionBroadcast(Broadcast):
     """What the server sends for an update.
 
+    With ``broadcast="seeds"``, agents hold the parameters, and ``theta`` is empty unless they are to begin.
+
     :param gate: What the gate broadcasts.
     :param scale: Mean and standard deviation of observations ``[D]``, if they are normalised.
+    :param expected_messages: m, where a budget of bytes moves it.
+    :param line: Names the server's sequence of steps, where agents follow it.
+    :param step: That led to this update; ``None``: none.
+    :param optimizer: The optimizer's state, where agents are to begin.
     """
 
     gate: Floats
     scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    expected_messages: float | None = None
+    line: int | None = None
+    step: Step | None = None
+    optimizer: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,8 @@ def decide(
     :param noise: Their perturbations ``[k, P]``.
     :return: Who sends ``[k]``, and what each agent remembers from now on ``[k, K]``.
     """
+    if broadcast.expected_messages is not None:
+        gate.expected_messages = broadcast.expected_messages
     finite = np.isfinite(fitness)
     sends, memory = finite.copy(), broadcast.memory[agents]
     own_chances = chances(broadcast.run, broadcast.update, gate.num_agents)[agents]
@@ -79,6 +94,7 @@ class EvolutionAgents:
         self.settings = settings
         self.explore = explore
         self._gate = settings.make_gate()
+        self._follower = Follower(settings)
 
     def close(self) -> None:
         """Close the environments."""
@@ -88,6 +104,7 @@ class EvolutionAgents:
         """Run an episode with each.
 
         :param agents: Which, in [0, A], ascending ``[k]``.
+        :raises OutOfStepError: if the parameters here cannot follow the server's step.
         """
         trial = self.prepare(broadcast, agents)
         outcomes = self.evaluator(trial.parameters, trial.seeds, samplers=trial.samplers, scale=broadcast.scale)
@@ -95,19 +112,25 @@ class EvolutionAgents:
 
     def prepare(self, broadcast: EvolutionBroadcast, agents: NDArray[np.int64]) -> Trial:
         """Perturb the parameters, and seed the episodes, whose outcomes :meth:`report` takes."""
-        perturbed = agents[agents < self.settings.population]
-        noise = Perturbations(broadcast.run, len(broadcast.theta), antithetic=self.settings.antithetic).draw(
-            broadcast.update, perturbed
-        )
-        parameters = np.empty((len(agents), len(broadcast.theta)), dtype=np.float32)
+        perturbed, theta = agents[agents < self.settings.population], self._parameters(broadcast)
+        noise = Perturbations(broadcast.run, len(theta), antithetic=self.settings.antithetic).draw(broadcast.update, perturbed)
+        parameters = np.empty((len(agents), len(theta)), dtype=np.float32)
         np.multiply(noise, np.float32(self.settings.noise_stdev), out=parameters[: len(perturbed)])
-        parameters[: len(perturbed)] += broadcast.theta
-        parameters[len(perturbed) :] = broadcast.theta
+        parameters[: len(perturbed)] += theta
+        parameters[len(perturbed) :] = theta
         samplers = (
             [stream("actions", broadcast.run, broadcast.update, agent) for agent in agents.tolist()] if self.explore else None
         )
         seeds = episode_seeds(broadcast.run, broadcast.update, self.settings.population + 1)[agents]
         return Trial(broadcast, agents, noise, parameters, seeds, samplers)
+
+    def _parameters(self, broadcast: EvolutionBroadcast) -> NDArray[np.float32]:
+        """The server's ``[P]``."""
+        if broadcast.line is None:
+            return broadcast.theta
+        if broadcast.optimizer is not None:
+            self._follower.begin(broadcast.line, broadcast.update, broadcast.theta, broadcast.optimizer)
+        return self._follower.follow(broadcast.line, broadcast.update, broadcast.step, broadcast.run)
 
     def report(self, trial: Trial, outcomes: Outcomes) -> Report:
         """Let agents decide whether to send, after their episodes."""

@@ -32,6 +32,10 @@ class Broadcast:
     memory: NDArray[np.float64]
 
 
+class OutOfStepError(RuntimeError):
+    """A worker cannot follow the server's step: it does not hold the parameters that the step was taken from."""
+
+
 class PopulationServer:
     """Counts updates, and charges its exchange for messages; a subclass learns from them.
 
@@ -83,7 +87,7 @@ class PopulationServer:
         raise NotImplementedError
 
     def broadcast_content(self) -> Mapping[str, Any]:
-        """What a broadcast holds, likewise."""
+        """What the broadcast of this update holds, likewise."""
         return {"parameters": self.theta.size}
 
     def receive(self, report: Report) -> None:
@@ -97,6 +101,7 @@ class PopulationServer:
         present[report.agents[finite]] = True
         self.memory[report.agents[agents]] = report.memory[agents]
         self.num_masked += int((~present).sum())
+        down = self.broadcast_content()
         if present.any():
             self.learn(report, present)
         else:
@@ -104,7 +109,8 @@ class PopulationServer:
         rows = np.bincount(report.senders, minlength=self.num_agents)
         before = self.ledger.bytes_per_agent
         everyone = np.ones(self.num_agents, dtype=np.int64)
-        self.exchange.charge(rows > 0, everyone, up=self.message_content(rows), down=self.broadcast_content())
+        self.exchange.charge(rows > 0, everyone, up=self.message_content(rows), down=down)
+        self.exchange.end_update()
         self.measures |= measures(report.discounted[finite], rows > 0, self.ledger.bytes_per_agent - before)
         self.num_updates += 1
 

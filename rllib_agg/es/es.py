@@ -14,6 +14,7 @@ from rl_agg import Weighting
 from rl_agg.evolution import EvolutionAgents, EvolutionStrategy, PopulationEvaluator
 from rl_agg.evolution.normalization import LARGEST
 from rl_agg.evolution.settings import EvolutionSettings
+from rl_agg.evolution.workers import EvolutionBroadcast
 from rl_agg.rules import Rule
 from rl_agg.seeding import stream
 from rl_agg.validation import check_count, check_flag, unknown_choice
@@ -81,6 +82,8 @@ class ESConfig(PopulationConfig):
         communication: str = UNSET,
         expected_messages: int | None = UNSET,
         communication_kwargs: Mapping[str, Any] = UNSET,
+        broadcast: str = UNSET,
+        budget_bytes_per_update: float | None = UNSET,
         normalize_observations: bool = UNSET,
         **kwargs: Any,
     ) -> Self:
@@ -98,6 +101,10 @@ class ESConfig(PopulationConfig):
             :data:`rl_agg.GATES` that decides about scores.
         :param expected_messages: m, the wanted number of messages in an update, for gates that have such a setting.
         :param communication_kwargs: The gate's own settings, see :mod:`rl_agg.gates`.
+        :param broadcast: What the server sends: ``parameters``, or ``seeds``: env runners keep the parameters, and take each
+            step by themselves. The parameters are the same to the bit.
+        :param budget_bytes_per_update: Bytes that all agents together may send in an update, on average; ``expected_messages``
+            follows it.
         :param normalize_observations: By mean and standard deviation, whose statistics senders add to their messages.
         :param kwargs: Those of :meth:`PopulationConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
         """
@@ -171,6 +178,10 @@ class ES(PopulationAlgorithm):
             observation_size=network.sizes[0] if self.config.normalize_observations else None,
             settings=self.config.evolution,
         )
+
+    def whole_broadcast(self) -> EvolutionBroadcast:
+        """With the parameters."""
+        return self.server.whole_broadcast()
 
     def write_module(self) -> None:
         """Parameters, and mean and deviation of normalised observations."""

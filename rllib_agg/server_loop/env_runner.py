@@ -12,9 +12,15 @@ from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
+from rl_agg.population.server import OutOfStepError
+
 
 class Failure(str):
     """The traceback of what an environment raised."""
+
+
+class OutOfStep:
+    """What a runner answers whose parameters cannot follow the server's: it needs the whole broadcast."""
 
 
 class EpisodicEnvRunner(SingleAgentEnvRunner):
@@ -42,10 +48,13 @@ class EpisodicEnvRunner(SingleAgentEnvRunner):
     def run_agents(self, broadcast: Any, agents: NDArray[np.int64]) -> Any:
         """Run an episode with each of some agents, whose numbers ascend.
 
-        :return: Their report, or a :class:`Failure`: were it raised here, Ray would take a healthy runner out of service.
+        :return: Their report, :class:`OutOfStep`, or a :class:`Failure`: were it raised here, Ray would take a healthy runner
+            out of service.
         """
         try:
             return self.agents.run(broadcast, agents)
+        except OutOfStepError:
+            return OutOfStep()
         except Exception:
             return Failure(traceback.format_exc())
 

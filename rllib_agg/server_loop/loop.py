@@ -26,7 +26,7 @@ from rl_agg.ledger import Ledger
 from rl_agg.population import buffer_bytes
 from rllib_agg.aggregation.restoring import RestoringAlgorithm
 from rllib_agg.aggregation.timeouts import SECONDS_BETWEEN_PROBES, deadline_of
-from rllib_agg.server_loop.env_runner import Failure
+from rllib_agg.server_loop.env_runner import Failure, OutOfStep
 from rllib_agg.server_loop.metrics import log_sampled
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,10 @@ class ServerAlgorithm(RestoringAlgorithm):
         """The numbers of all that take part in a round."""
         raise NotImplementedError
 
+    def whole_broadcast(self) -> Any:
+        """The server's broadcast for env runners that lack what they were sent before."""
+        return self.server.broadcast()
+
     def join_reports(self, reports: list[Any]) -> Any:
         """Put reports together, each of which lists its participants in ``agents``."""
         raise NotImplementedError
@@ -130,7 +134,10 @@ class ServerAlgorithm(RestoringAlgorithm):
         """
         missing = self.participants()
         if self.env_runner_group.num_remote_env_runners() == 0:
-            return self.join_reports(_raise_failures([self.env_runner.run_agents(broadcast, missing)])), 0
+            answer = self.env_runner.run_agents(broadcast, missing)
+            if isinstance(answer, OutOfStep):
+                answer = self.env_runner.run_agents(self.whole_broadcast(), missing)
+            return self.join_reports(_raise_failures([answer])), 0
         reports: list[Any] = []
         moved, sent, deadline = 0, ray.put(broadcast), deadline_of(self.config.sample_timeout_s)
         while missing.size and (left := deadline - time.monotonic()) > 0:
@@ -149,8 +156,11 @@ class ServerAlgorithm(RestoringAlgorithm):
                 local_env_runner=False,
                 timeout_seconds=None if math.isinf(left) else left,
             )
-            arrived = _raise_failures(answers)
+            arrived = [answer for answer in _raise_failures(answers) if not isinstance(answer, OutOfStep)]
             moved += len(parts) * buffer_bytes(broadcast) + sum(buffer_bytes(report) for report in arrived)
+            if any(isinstance(answer, OutOfStep) for answer in answers):
+                broadcast = self.whole_broadcast()
+                sent = ray.put(broadcast)
             reports += arrived
             missing = np.setdiff1d(missing, np.concatenate([missing[:0], *(report.agents for report in arrived)]))
         if missing.size and reports:

@@ -65,6 +65,22 @@ def test_killed_runner_changes_nothing(remote: ES) -> None:
 
 
 @pytest.mark.remote
+def test_runners_that_follow_seeds_give_the_parameters_of_the_core(ray_session: None) -> None:
+    """One that was killed has lost the parameters, and asks for them."""
+    algorithm = tiny_es(2, broadcast="seeds", **GATED).build_algo()
+    for update in range(6):
+        if update == 3:
+            pids = algorithm.env_runner_group.foreach_env_runner(lambda runner: os.getpid(), local_env_runner=False)
+            os.kill(pids[0], signal.SIGKILL)
+        result = algorithm.train()
+    expected = core(6, **GATED)
+    assert (algorithm.server.theta == expected.theta).all()
+    assert agg(result)["bytes"] == expected.ledger.bytes
+    assert agg(result)["bytes_down"] < expected.ledger.bytes_down
+    algorithm.stop()
+
+
+@pytest.mark.remote
 def test_with_all_runners_killed_the_update_is_repeated(remote: ES) -> None:
     remote.train()
     before = remote.server.num_updates

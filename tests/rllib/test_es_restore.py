@@ -78,6 +78,27 @@ def test_an_older_state_in_memory_brings_back_the_older_parameters(ray_session: 
     algorithm.stop()
 
 
+def test_a_broadcast_of_seeds_continues_after_a_restore(ray_session: None, tmp_path: Path) -> None:
+    """As a broadcast of parameters does, to the bit; the ledger counts as if the run had never stopped."""
+    plain, seeded = tiny_es().build_algo(), tiny_es(broadcast="seeds").build_algo()
+    for algorithm in (plain, seeded):
+        algorithm.train()
+        algorithm.train()
+    path = seeded.save_to_path(tmp_path / "checkpoint")
+    restored = ES.from_checkpoint(path)
+    for algorithm in (plain, seeded, restored):
+        algorithm.train()
+    np.testing.assert_array_equal(seeded.server.theta, plain.server.theta)
+    np.testing.assert_array_equal(restored.server.theta, plain.server.theta)
+    assert restored.server.ledger.state_dict() == seeded.server.ledger.state_dict()
+    assert agg(seeded.train())["bytes_down"] < agg(plain.train())["bytes_down"]
+    seeded.restore_from_path(path)  # older than what its env runner holds
+    seeded.train()
+    np.testing.assert_array_equal(seeded.server.theta, restored.server.theta)
+    for algorithm in (plain, seeded, restored):
+        algorithm.stop()
+
+
 def test_a_loaded_module_is_begun_with(ray_session: None, tmp_path: Path) -> None:
     trained = tiny_es().build_algo()
     trained.train()
