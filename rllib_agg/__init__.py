@@ -9,7 +9,7 @@ from rllib_agg.es import ES, ESConfig
 from rllib_agg.impala import AggIMPALA, AggIMPALAConfig, AggIMPALATorchLearner
 from rllib_agg.ppo import AggPPO, AggPPOConfig, AggPPOTorchLearner
 from rllib_agg.qmix import QMIX, QMIXConfig
-from rllib_agg.tabular import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
+from rllib_agg.tabular import DAVIA, DQL, EBCDQL, TDEF, DAVIAConfig, DQLConfig, EBCDQLConfig, TDEFConfig
 
 __all__ = [
     "A3C",
@@ -18,6 +18,7 @@ __all__ = [
     "EBCDQL",
     "ES",
     "QMIX",
+    "TDEF",
     "A3CConfig",
     "A3CTorchLearner",
     "AgentTagging",
@@ -37,7 +38,8 @@ __all__ = [
     "ESConfig",
     "LearnerLostError",
     "QMIXConfig",
+    "TDEFConfig",
 ]
 
-for _algorithm in (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, AggAPPO, AggIMPALA, AggPPO):
+for _algorithm in (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, TDEF, AggAPPO, AggIMPALA, AggPPO):
     _register(_algorithm.__name__, _algorithm)  # for Ray Tune, by name

@@ -101,18 +101,23 @@ class PopulationServer:
         present[report.agents[finite]] = True
         self.memory[report.agents[agents]] = report.memory[agents]
         self.num_masked += int((~present).sum())
+        messages, before = self.ledger.messages_per_agent.copy(), self.ledger.bytes_per_agent
         down = self.broadcast_content()
         if present.any():
             self.learn(report, present)
         else:
             self.num_skipped += 1
+        self.charge(report, down)
+        self.exchange.end_update()
+        sends, sizes = self.ledger.messages_per_agent > messages, self.ledger.bytes_per_agent - before
+        self.measures |= measures(report.discounted[finite], sends, sizes)
+        self.num_updates += 1
+
+    def charge(self, report: Report, down: Mapping[str, Any]) -> None:
+        """Count the messages of an update, and the broadcast."""
         rows = np.bincount(report.senders, minlength=self.num_agents)
-        before = self.ledger.bytes_per_agent
         everyone = np.ones(self.num_agents, dtype=np.int64)
         self.exchange.charge(rows > 0, everyone, up=self.message_content(rows), down=down)
-        self.exchange.end_update()
-        self.measures |= measures(report.discounted[finite], rows > 0, self.ledger.bytes_per_agent - before)
-        self.num_updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that later updates depend on, parameters included."""

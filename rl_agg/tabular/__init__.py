@@ -3,6 +3,7 @@
 from rl_agg.tabular.davia import DaviaAgents, DaviaLearner, DaviaSettings, model_of
 from rl_agg.tabular.episodes import TRANSITION, TabularEpisodes
 from rl_agg.tabular.q_learning import QAgents, QLearner, QSettings
+from rl_agg.tabular.tdef import TdefAgents, TdefLearner, TdefSettings
 
 __all__ = [
     "TRANSITION",
@@ -13,5 +14,8 @@ __all__ = [
     "QLearner",
     "QSettings",
     "TabularEpisodes",
+    "TdefAgents",
+    "TdefLearner",
+    "TdefSettings",
     "model_of",
 ]

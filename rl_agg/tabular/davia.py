@@ -28,6 +28,7 @@ from rl_agg.population.environments import ListedEnvironments
 from rl_agg.population.reports import Report
 from rl_agg.signals import Signals
 from rl_agg.tabular.episodes import TabularEpisodes, unpacked
+from rl_agg.tabular.features import make_features, matrix
 from rl_agg.tabular.server import Floats, TabularAgents, TabularServer, TabularSettings
 
 
@@ -81,6 +82,7 @@ class DaviaSettings(TabularSettings):
 
     payload = "gradients"
     gate_class = GainThreshold
+    provides = frozenset({"gains"})
 
     communication: str = "gain"
     features: ArrayLike | None = None
@@ -88,27 +90,7 @@ class DaviaSettings(TabularSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.features is not None:
-            _matrix(self.features)
-
-    def make_features(self, num_cells: int) -> Floats:
-        """phi ``[C, D]``.
-
-        :raises ValueError: if there are not C rows.
-        """
-        features = np.eye(num_cells) if self.features is None else _matrix(self.features)
-        if len(features) != num_cells:
-            raise ValueError(f"features must be finite numbers [C, D] with C = {num_cells} cells, got shape {features.shape}")
-        return features
-
-
-def _matrix(features: ArrayLike) -> Floats:
-    try:
-        found = np.asarray(features, dtype=np.float64)
-    except (TypeError, ValueError) as error:  # no numbers, or rows of unequal length
-        raise ValueError(f"features must be finite numbers [C, D]: {error}") from error
-    if found.ndim != 2 or not found.size or not np.isfinite(found).all():
-        raise ValueError(f"features must be finite numbers [C, D], got shape {found.shape}")
-    return found
+            matrix("features", "[C, D]", self.features)
 
 
 def gradient_and_gain(theta: Floats, seen: Floats, targets: Floats, lr: float) -> tuple[Floats, float]:
@@ -137,7 +119,7 @@ class DaviaAgents(TabularAgents):
         super().__init__(episodes, settings)
         self.lr = settings.lr
         self.model = model_of(episodes.environments)
-        self.features = settings.make_features(episodes.shape[0])
+        self.features = make_features(settings.features, episodes.shape[0])
         gate = settings.make_gate()
         assert isinstance(gate, VectorGate)
         self._gate = gate

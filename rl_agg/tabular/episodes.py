@@ -1,6 +1,6 @@
 """Episodes of agents that act on a table of action values. Axes: B episodes, k of them active, C cells, U actions, T steps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -22,6 +22,10 @@ STEPS_AT_ONCE = 32
 
 Floats = NDArray[np.float64]
 
+Choose = Callable[[Floats, Floats, Floats], NDArray[np.int64]]
+"""Chooses actions ``[k]`` from the table's rows ``[k, U]``, numbers drawn for them ``[k, 2]`` and shares of random ones
+``[k]``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trajectories:
@@ -40,6 +44,34 @@ class Trajectories:
     def lengths(self) -> NDArray[np.int64]:
         """Steps ``[B]``."""
         return np.array([len(rows) for rows in self.transitions], dtype=np.int64)
+
+
+def choose_actions(values: Floats, draws: Floats, epsilons: Floats) -> NDArray[np.int64]:
+    """Draw a random action with probability epsilon, otherwise one of the best.
+
+    :param values: ``[k, U]``.
+    :param draws: Uniform on [0, 1) ``[k, 2]``: whether to draw any action, and which of the candidates.
+    :param epsilons: ``[k]``.
+    :return: ``[k]``.
+    """
+    candidates = values == values.max(axis=1, keepdims=True)  # [k, U]
+    candidates[draws[:, 0] < epsilons] = True
+    chosen = np.floor(draws[:, 1] * candidates.sum(axis=1))
+    actions: NDArray[np.int64] = (candidates.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
+    return actions
+
+
+def sample_actions(probabilities: Floats, draws: Floats, epsilons: Floats) -> NDArray[np.int64]:
+    """Draw each action with its probability.
+
+    :param probabilities: ``[k, U]``.
+    :param draws: Uniform on [0, 1) ``[k, 2]``, of which the second is used.
+    :param epsilons: Not used.
+    :return: ``[k]``.
+    """
+    cumulative = probabilities.cumsum(axis=1)
+    actions: NDArray[np.int64] = (cumulative > draws[:, 1:] * cumulative[:, -1:]).argmax(axis=1)
+    return actions
 
 
 class TabularEpisodes:
@@ -69,14 +101,20 @@ class TabularEpisodes:
         self._start = int(observations.start)
 
     def __call__(
-        self, table: Floats, seeds: NDArray[np.int64], samplers: Sequence[np.random.Generator], epsilons: Floats
+        self,
+        table: Floats,
+        seeds: NDArray[np.int64],
+        samplers: Sequence[np.random.Generator],
+        epsilons: Floats,
+        choose: Choose = choose_actions,
     ) -> Trajectories:
         """Run an episode with each sampler.
 
-        :param table: Action values ``[C, U]``.
+        :param table: Action values ``[C, U]``, or what else actions are chosen by.
         :param seeds: Of the environments ``[B]``.
         :param samplers: What actions are drawn with ``[B]``.
         :param epsilons: Share of random actions ``[B]``.
+        :param choose: How.
         """
         size = len(seeds)
         returns, discounted = np.zeros(size), np.zeros(size)
@@ -87,7 +125,7 @@ class TabularEpisodes:
         for step in range(self.max_steps):
             if step % STEPS_AT_ONCE == 0:
                 draws = np.stack([sampler.random((STEPS_AT_ONCE, 2)) for sampler in samplers])
-            actions = choose_actions(table[cells], draws[active, step % STEPS_AT_ONCE], epsilons[active])
+            actions = choose(table[cells], draws[active, step % STEPS_AT_ONCE], epsilons[active])
             observed, rewards, terminated, truncated = self.environments.step(active, actions)
             rows = np.empty(len(active), dtype=TRANSITION)
             rows["cell"], rows["action"], rows["reward"] = cells, actions + LAST * terminated, rewards
@@ -106,21 +144,6 @@ class TabularEpisodes:
         order = np.argsort(owner, kind="stable")
         ends = np.searchsorted(owner[order], np.arange(1, size))
         return Trajectories(np.split(np.concatenate(steps)[order], ends), returns, discounted)
-
-
-def choose_actions(values: Floats, draws: Floats, epsilons: Floats) -> NDArray[np.int64]:
-    """Draw a random action with probability epsilon, otherwise one of the best.
-
-    :param values: ``[k, U]``.
-    :param draws: Uniform on [0, 1) ``[k, 2]``: whether to draw any action, and which of the candidates.
-    :param epsilons: ``[k]``.
-    :return: ``[k]``.
-    """
-    candidates = values == values.max(axis=1, keepdims=True)  # [k, U]
-    candidates[draws[:, 0] < epsilons] = True
-    chosen = np.floor(draws[:, 1] * candidates.sum(axis=1))
-    actions: NDArray[np.int64] = (candidates.cumsum(axis=1) > chosen[:, None]).argmax(axis=1)
-    return actions
 
 
 def unpacked(rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, NDArray[np.int64], Floats]:

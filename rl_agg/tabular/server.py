@@ -12,8 +12,8 @@ from rl_agg.gates import EveryGate, Gate
 from rl_agg.population.reports import AGENT_ID, LARGEST_POPULATION, Report
 from rl_agg.population.server import Broadcast, PopulationServer
 from rl_agg.scheme import Scheme
-from rl_agg.seeding import episode_seeds, stream
-from rl_agg.tabular.episodes import TabularEpisodes
+from rl_agg.seeding import episode_seeds, fresh_run, stream
+from rl_agg.tabular.episodes import Choose, TabularEpisodes, choose_actions
 from rl_agg.validation import check_count, check_number
 
 Floats = NDArray[np.float64]
@@ -35,7 +35,9 @@ class TabularSettings:
     payload: ClassVar[str]
     """What agents send, a name of :data:`rl_agg.PAYLOADS`; messages have this name in a report."""
     gate_class: ClassVar[type[Gate]]
-    """Of gates that one agent can ask by itself, after its episode."""
+    """Of gates that go with the algorithm; all but TD-EF's are asked by one agent alone, after its episode."""
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """See :meth:`rl_agg.Scheme.check`."""
 
     population: int = 5
     lr: float = 1.0
@@ -57,9 +59,12 @@ class TabularSettings:
         """The gate, and the mean of what it lets agents send."""
         return Scheme(gate=self.communication, gate_kwargs=self.communication_kwargs, rule="mean", payload=self.payload)
 
-    def make_exchange(self) -> Exchange:
-        """What carries the scheme out, before the first update."""
-        return Exchange(self.scheme, self.population, provides=frozenset({"gains"}))
+    def make_exchange(self, run: int = 0) -> Exchange:
+        """What carries the scheme out, before the first update.
+
+        :param run: See :mod:`rl_agg.seeding`.
+        """
+        return Exchange(self.scheme, self.population, provides=self.provides, seed=run)
 
     def make_gate(self) -> Gate:
         """The gate in its state before the first update.
@@ -82,6 +87,9 @@ class TabularAgents:
     :param episodes: Runs the episodes.
     :param settings: As the server's.
     """
+
+    choose: Choose = staticmethod(choose_actions)
+    """How actions are chosen from :meth:`action_values`."""
 
     def __init__(self, episodes: TabularEpisodes, settings: TabularSettings) -> None:
         self.episodes = episodes
@@ -123,6 +131,7 @@ class TabularAgents:
             episode_seeds(run, update, size + 1)[agents],
             [stream("actions", run, update, agent) for agent in agents.tolist()],
             np.where(agents < size, self.epsilon, 0.0),
+            self.choose,
         )
         memory = np.zeros((len(agents), broadcast.memory.shape[1]))
         senders, sent = [np.empty(0, AGENT_ID)], [self.empty_message(theta)]
@@ -146,7 +155,8 @@ class TabularServer(PopulationServer):
     """
 
     def __init__(self, theta: NDArray[np.float32], settings: TabularSettings, num_remembered: int, run: int | None) -> None:
-        super().__init__(theta, settings.make_exchange(), run)
+        run = fresh_run() if run is None else run
+        super().__init__(theta, settings.make_exchange(run), run)
         self._memory = np.zeros((self.num_agents, num_remembered))
 
     @property

@@ -1,4 +1,4 @@
-"""A study's runner for algorithms whose agents run an episode each: ES, DQL, EBCDQL, DAVIA."""
+"""A study's runner for algorithms whose agents run an episode each: ES, DQL, EBCDQL, DAVIA, TDEF."""
 
 from __future__ import annotations
 

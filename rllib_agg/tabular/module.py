@@ -51,5 +51,6 @@ class LinearModule(TableModule):
 
     @property
     def num_parameters(self) -> int:
-        """P: one for each feature, or for each cell."""
-        return int(self.model_config.get("num_features", self.shape[0]))
+        """P: one for each feature, or for each cell; or as many for each action."""
+        columns = self.shape[1] if self.model_config.get("per_action") else 1
+        return int(self.model_config.get("num_features", self.shape[0])) * columns

@@ -1,4 +1,5 @@
-"""Tabular algorithms on env runners: distributed Q-learning, its event-triggered kind and approximate value iteration."""
+"""Tabular algorithms on env runners: distributed Q-learning, its event-triggered kind, approximate value iteration, and
+TD-EF."""
 
 from __future__ import annotations
 
@@ -9,7 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rl_agg.tabular import DaviaAgents, DaviaLearner, DaviaSettings, QAgents, QLearner, QSettings, TabularEpisodes
+from rl_agg.codecs import Compression
+from rl_agg.tabular import (
+    DaviaAgents,
+    DaviaLearner,
+    DaviaSettings,
+    QAgents,
+    QLearner,
+    QSettings,
+    TabularEpisodes,
+    TdefAgents,
+    TdefLearner,
+    TdefSettings,
+)
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.server_loop.population import PopulationAlgorithm, PopulationConfig
 from rllib_agg.tabular.module import LinearModule, TableModule
@@ -18,8 +31,8 @@ from rllib_agg.tabular.module import LinearModule, TableModule
 class TabularConfig(PopulationConfig):
     """What they have in common: agents that act greedily except for a share of random actions."""
 
-    settings_class: ClassVar[type[QSettings | DaviaSettings]] = QSettings
-    agents_class: ClassVar[type[QAgents | DaviaAgents]] = QAgents
+    settings_class: ClassVar[type[QSettings | DaviaSettings | TdefSettings]] = QSettings
+    agents_class: ClassVar[type[QAgents | DaviaAgents | TdefAgents]] = QAgents
     default_module = TableModule
 
     def __init__(self, algo_class: type | None = None) -> None:
@@ -46,11 +59,11 @@ class TabularConfig(PopulationConfig):
         return self.take(epsilon=epsilon, communication=communication, communication_kwargs=communication_kwargs)
 
     @property
-    def settings(self) -> QSettings | DaviaSettings:
+    def settings(self) -> QSettings | DaviaSettings | TdefSettings:
         """Settings that server and agents share; ``ValueError`` if one is out of range."""
         return self.collect(self.settings_class)
 
-    def open_agents(self, worker_index: int = 0) -> QAgents | DaviaAgents:
+    def open_agents(self, worker_index: int = 0) -> QAgents | DaviaAgents | TdefAgents:
         """Make what runs episodes."""
         environments = self.open_environments(worker_index)
         episodes = TabularEpisodes(environments, gamma=self.gamma, max_episode_steps=self.max_episode_steps)
@@ -67,7 +80,7 @@ class TabularConfig(PopulationConfig):
 class TabularAlgorithm(PopulationAlgorithm):
     """Keeps what the server learned in the module."""
 
-    server: QLearner | DaviaLearner
+    server: QLearner | DaviaLearner | TdefLearner
 
     @property
     def server_settings(self) -> dict[str, Any]:
@@ -128,6 +141,16 @@ class EBCDQL(DQL):
     config_class = EBCDQLConfig
 
 
+def _listed(matrix: Any) -> Any:
+    """Arrays as lists, because RLlib's configs cannot compare arrays."""
+    return matrix.tolist() if isinstance(matrix, np.ndarray | Tensor) else matrix
+
+
+def _num_features(features: ArrayLike | None) -> dict[str, Any]:
+    """How many there are, for a module, if not one for each cell."""
+    return {} if features is None else {"num_features": np.shape(features)[-1]}
+
+
 class DAVIAConfig(TabularConfig):
     """Defines distributed approximate value iteration: agents send gradients of large gain. The environment must have a model.
 
@@ -147,14 +170,12 @@ class DAVIAConfig(TabularConfig):
         :param kwargs: Those of :meth:`TabularConfig.training`.
         """
         super().training(**kwargs)
-        if isinstance(features, np.ndarray | Tensor):  # which RLlib's configs cannot compare
-            features = features.tolist()
-        return self.take(features=features)
+        return self.take(features=_listed(features))
 
     @property
     def model_derived(self) -> dict[str, Any]:
         """How many features there are, if not one for each cell."""
-        return {} if self.features is None else {"num_features": np.shape(self.features)[-1]}
+        return _num_features(self.features)
 
 
 class DAVIA(TabularAlgorithm):
@@ -166,3 +187,58 @@ class DAVIA(TabularAlgorithm):
     def make_server(self) -> DaviaLearner:
         """A linear function, with the model to act on it."""
         return DaviaLearner(self.agents.features, self.agents.model, **self.server_settings)
+
+
+class TDEFConfig(TabularConfig):
+    """Defines TD-EF: agents send compressed directions of temporal-difference learning, with error feedback.
+
+    >>> TDEFConfig().training(compression="sign", lr=0.5).settings.scheme.error_feedback
+    'classic'
+    """
+
+    settings_class, agents_class, default_module = TdefSettings, TdefAgents, LinearModule
+    policy: str | ArrayLike
+    features: ArrayLike | None
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or TDEF)
+
+    def training(
+        self,
+        *,
+        policy: str | ArrayLike = UNSET,
+        features: ArrayLike | None = UNSET,
+        compression: Compression = UNSET,
+        compression_kwargs: Mapping[str, Any] = UNSET,
+        **kwargs: Any,
+    ) -> Self:
+        """Set up the training.
+
+        :param policy: Whose values are sought: ``uniform``, or probabilities of actions ``[C, U]``. ``greedy``: control, the
+            values of actions of the best policy.
+        :param features: Of each cell ``[C, D]``; ``None``: one feature for each cell.
+        :param compression: How directions are encoded; see :data:`~rl_agg.codecs.Compression`.
+        :param compression_kwargs: Settings of ``compression``, and ``error_feedback``.
+        :param kwargs: Those of :meth:`TabularConfig.training`; ``epsilon`` is of ``greedy`` agents.
+        """
+        super().training(**kwargs)
+        self.take(compression=compression, compression_kwargs=compression_kwargs)
+        return self.take(policy=_listed(policy), features=_listed(features))
+
+    @property
+    def model_derived(self) -> dict[str, Any]:
+        """How many features there are, if not one for each cell, and whether each action has parameters."""
+        is_control = isinstance(self.policy, str) and self.policy == "greedy"
+        return {**_num_features(self.features), **({"per_action": True} if is_control else {})}
+
+
+class TDEF(TabularAlgorithm):
+    """Temporal-difference learning with compressed updates and error feedback."""
+
+    config_class = TDEFConfig
+    server: TdefLearner
+
+    def make_server(self) -> TdefLearner:
+        """A linear function of cells, or one for each action."""
+        agents = self.agents
+        return TdefLearner(agents.features, agents.policy, agents.episodes.shape[1], **self.server_settings)

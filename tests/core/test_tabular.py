@@ -26,6 +26,7 @@ from rl_agg.tabular import (
 )
 from rl_agg.tabular.davia import gradient_and_gain
 from rl_agg.tabular.episodes import LAST, choose_actions, unpacked
+from rl_agg.tabular.features import make_features
 from rl_agg.tabular.q_learning import td_errors
 from tests.states import as_arrays
 
@@ -317,7 +318,7 @@ def test_bad_environments() -> None:
         ),
         (lambda: QSettings(**TRIGGERED, communication_kwargs={"roh": 1.0}), "no setting 'roh'"),
         (lambda: DaviaSettings(communication_kwargs={"rho": 2.0}), r"rho must be a finite number > 0 and <= 1"),
-        (lambda: DaviaSettings(features=np.ones((3, 2))).make_features(4), "with C = 4 cells, got shape"),
+        (lambda: make_features(np.ones((3, 2)), 4), "with C = 4 cells, got shape"),
     ],
 )
 def test_bad_settings(build: Any, message: str) -> None:

@@ -24,6 +24,7 @@ from rllib_agg import (
     EBCDQL,
     ES,
     QMIX,
+    TDEF,
     A3CConfig,
     AggAPPO,
     AggAPPOConfig,
@@ -245,7 +246,7 @@ def test_overrides_of_the_only_module_are_refused(make: Any) -> None:
         config.validate()
 
 
-EVERY = (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, AggAPPO, AggIMPALA, AggPPO)
+EVERY = (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, TDEF, AggAPPO, AggIMPALA, AggPPO)
 
 
 @pytest.mark.parametrize("algorithm", EVERY)

@@ -17,14 +17,14 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from rl_agg import register_gate
 from rl_agg.gates import TransitionGate
 from rl_agg.population import open_environments
-from rl_agg.tabular import DaviaAgents, DaviaLearner, QAgents, QLearner, TabularEpisodes
-from rllib_agg import DAVIA, DQL, EBCDQL, DAVIAConfig, DQLConfig, EBCDQLConfig
+from rl_agg.tabular import DaviaAgents, DaviaLearner, QAgents, QLearner, TabularEpisodes, TdefAgents, TdefLearner
+from rllib_agg import DAVIA, DQL, EBCDQL, TDEF, DAVIAConfig, DQLConfig, EBCDQLConfig, TDEFConfig
 from tests.rllib.results import agg
 from tests.states import as_arrays
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-CONFIGS = [DQLConfig, EBCDQLConfig, DAVIAConfig]
+CONFIGS = [DQLConfig, EBCDQLConfig, DAVIAConfig, TDEFConfig]
 
 
 def tiny(config_class: type, num_env_runners: int = 0, **training: Any) -> Any:
@@ -38,6 +38,9 @@ def core(config: Any, updates: int) -> Any:
     if isinstance(config, DAVIAConfig):
         agents: Any = DaviaAgents(episodes, config.settings)
         server: Any = DaviaLearner(agents.features, agents.model, gamma=0.9, run=5, settings=config.settings)
+    elif isinstance(config, TDEFConfig):
+        agents = TdefAgents(episodes, config.settings)
+        server = TdefLearner(agents.features, agents.policy, 5, gamma=0.9, run=5, settings=config.settings)
     else:
         agents = QAgents(episodes, config.settings)
         server = QLearner(episodes.shape, gamma=0.9, run=5, settings=config.settings)
@@ -71,11 +74,12 @@ def test_same_as_the_core_and_restores_to_the_bit(config_class: type, ray_sessio
 
 
 @pytest.mark.slow
-def test_two_runners_give_the_table_of_one(ray_session: None) -> None:
-    algorithm = tiny(EBCDQLConfig, 2).build_algo()
+@pytest.mark.parametrize("config_class", [EBCDQLConfig, TDEFConfig])
+def test_two_runners_give_the_table_of_one(config_class: type, ray_session: None) -> None:
+    algorithm = tiny(config_class, 2).build_algo()
     for _ in range(5):
         algorithm.train()
-    np.testing.assert_array_equal(algorithm.server.theta, core(tiny(EBCDQLConfig), 5).theta)
+    np.testing.assert_array_equal(algorithm.server.theta, core(tiny(config_class), 5).theta)
     assert algorithm.server.ledger.physical_bytes > 0
     algorithm.stop()
 
@@ -115,6 +119,21 @@ def test_the_time_limit_holds_in_evaluation(ray_session: None) -> None:
     algorithm.stop()
 
 
+@pytest.mark.parametrize(("policy", "size"), [("greedy", 10), (np.full((25, 5), 0.2), 2)])
+def test_compressed_directions_of_custom_features(policy: Any, size: int, ray_session: None, tmp_path: Path) -> None:
+    features = np.stack([np.ones(25), np.arange(25) // 5 + np.arange(25) % 5], axis=1)
+    algorithm = tiny(TDEFConfig, policy=policy, features=features, lr=0.05, compression="sign").build_algo()
+    algorithm.train()
+    assert algorithm.module.read().shape == algorithm.server.theta.shape == (size,)
+    assert algorithm.server.ledger.bytes == 4 * -(-(size + 32) // 8)
+    restored = TDEF.from_checkpoint(algorithm.save_to_path(tmp_path / "checkpoint"))
+    algorithm.train()
+    restored.train()
+    np.testing.assert_equal(as_arrays(restored.server.state_dict()), as_arrays(algorithm.server.state_dict()))
+    algorithm.stop()
+    restored.stop()
+
+
 @pytest.mark.parametrize("features", [[1.0, 2.0], [[1.0, 2.0], [3.0]], "abc", np.ones((3, 2))])
 def test_bad_features_fail_at_build(features: Any, ray_session: None) -> None:
     with pytest.raises(ValueError, match="features must be finite numbers"):
@@ -127,6 +146,7 @@ def test_bad_features_fail_at_build(features: Any, ray_session: None) -> None:
         (DQL, "CartPole-v1", "a table needs Discrete observations"),
         (EBCDQL, "MountainCarContinuous-v0", "a table needs Discrete"),
         (DAVIA, "Blackjack-v1", "a table needs Discrete observations"),
+        (TDEF, "CartPole-v1", "a table needs Discrete observations"),
     ],
 )
 def test_bad_environments_fail_at_build(algorithm: Any, env: str, message: str, ray_session: None) -> None:
@@ -149,6 +169,10 @@ def test_bad_environments_fail_at_build(algorithm: Any, env: str, message: str, 
         (EBCDQLConfig, lambda c: c.training(communication="lag"), "gate 'lag' decides about .* but payload 'transitions'"),
         (DAVIAConfig, lambda c: c.training(communication="espc"), "gate 'espc' decides about scores, but payload 'gradients'"),
         (DAVIAConfig, lambda c: c.training(communication="lag"), "gate 'lag' decides about all agents at once"),
+        (TDEFConfig, lambda c: c.training(policy="best"), "unknown policy 'best'; choose from greedy, uniform"),
+        (TDEFConfig, lambda c: c.training(epsilon=0.2), "epsilon=0.2 is of agents with policy='greedy'"),
+        (TDEFConfig, lambda c: c.training(compression="top_k", compression_kwargs={"fraction": 2}), "fraction must be"),
+        (TDEFConfig, lambda c: c.training(aggregation="mean"), "aggregation"),
     ],
 )
 def test_bad_settings(config_class: type, change: Callable[[Any], Any], message: str) -> None:
