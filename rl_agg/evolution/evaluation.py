@@ -1,11 +1,12 @@
 """One episode for each of many parameter vectors. Axes: B episodes, k active ones, P parameters, D observation numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.evolution.behaviours import Recorder
 from rl_agg.evolution.mlp import MLP
 from rl_agg.evolution.normalization import normalized
 from rl_agg.population.environments import Environments, most_steps
@@ -24,12 +25,14 @@ class Outcomes:
     :param discounted: Discounted returns ``[B]``.
     :param lengths: Steps ``[B]``.
     :param statistics: For :mod:`rl_agg.evolution.normalization` ``[B, 2D + 1]``; 0 rows without a scale.
+    :param behaviours: For :mod:`rl_agg.evolution.novelty` ``[B, N]``, if they were asked for.
     """
 
     returns: NDArray[np.float64]
     discounted: NDArray[np.float64]
     lengths: NDArray[np.int64]
     statistics: NDArray[np.float32]
+    behaviours: NDArray[np.float32] | None = None
 
 
 class PopulationEvaluator:
@@ -71,6 +74,7 @@ class PopulationEvaluator:
         *,
         samplers: Sequence[np.random.Generator] | None = None,
         scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+        record: Callable[[int], Recorder] | None = None,
     ) -> Outcomes:
         """Run one episode for each parameter vector.
 
@@ -78,6 +82,7 @@ class PopulationEvaluator:
         :param seeds: Of the environments ``[B]``.
         :param samplers: One generator for each episode, to sample its actions; ``None``: the best actions.
         :param scale: Mean and standard deviation ``[D]`` to normalise observations by; their statistics are returned.
+        :param record: Makes what records the behaviour of B episodes.
         """
         size = len(parameters)
         returns, discounted = np.zeros(size), np.zeros(size)
@@ -86,6 +91,9 @@ class PopulationEvaluator:
         active = np.arange(size)
         stacked, rows = self.network.stack(parameters), active  # rows: those of the active episodes in the stack
         inputs = self.encoder(self.environments.reset(seeds))
+        recorder = None if record is None else record(size)
+        if recorder is not None:
+            recorder.add(active, inputs)
         discount, noise = 1.0, np.empty((size, 0, 0), dtype=np.float32)
         for step in range(self.max_steps):
             if scale:
@@ -104,6 +112,8 @@ class PopulationEvaluator:
                 outputs = outputs + noise[active, step % STEPS_AT_ONCE]
             observed, rewards, terminated, truncated = self.environments.step(active, self.decoder(outputs))
             inputs = self.encoder(observed)
+            if recorder is not None:
+                recorder.add(active, inputs)
             returns[active] += rewards
             discounted[active] += discount * rewards
             lengths[active] += 1
@@ -116,7 +126,10 @@ class PopulationEvaluator:
                     break
                 if 2 * len(active) <= len(stacked[0][0]):  # copying weights at each end would be slow
                     stacked, rows = [(weights[rows], biases[rows]) for weights, biases in stacked], np.arange(len(active))
-        return Outcomes(returns, discounted, lengths, statistics.astype(np.float32))
+        behaviours = None if recorder is None else recorder.behaviours()
+        if behaviours is not None:  # an episode without one is masked, as one without a return
+            returns[~np.isfinite(behaviours).all(axis=1)] = discounted[~np.isfinite(behaviours).all(axis=1)] = np.nan
+        return Outcomes(returns, discounted, lengths, statistics.astype(np.float32), behaviours)
 
     def _forward(
         self,

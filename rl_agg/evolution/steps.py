@@ -59,6 +59,22 @@ class Taken(NamedTuple):
     step_norm: float
 
 
+def estimate(step: Step, size: int, settings: EvolutionSettings, run: int) -> Vector:
+    """The gradient that a step is taken by ``[P]``, which ``size`` is the length of; arguments as of :func:`take`."""
+    perturbations = Perturbations(run, size, antithetic=settings.antithetic)
+    gradient = np.zeros(size, np.float32)
+    for part, noise in perturbations.parts(step.update, step.senders):
+        gradient += step.shares[part] @ noise
+    gradient /= np.float32(step.num_present * settings.noise_stdev)
+    return gradient
+
+
+def move(gradient: Vector, theta: Vector, optimizer: Any, settings: EvolutionSettings) -> Taken:
+    """Move the parameters by a gradient ``[P]``; arguments as of :func:`take`."""
+    change = optimizer.step(gradient - np.float32(settings.l2_coeff) * theta)
+    return Taken(theta + change, float(np.linalg.norm(gradient)), float(np.linalg.norm(change)))
+
+
 def take(step: Step, theta: Vector, optimizer: Any, settings: EvolutionSettings, run: int) -> Taken:
     """Take a step: the same numbers give the same parameters to the bit, wherever it is taken.
 
@@ -67,13 +83,7 @@ def take(step: Step, theta: Vector, optimizer: Any, settings: EvolutionSettings,
     :param settings: The server's.
     :param run: See :mod:`rl_agg.seeding`.
     """
-    perturbations = Perturbations(run, theta.size, antithetic=settings.antithetic)
-    gradient = np.zeros_like(theta)
-    for part, noise in perturbations.parts(step.update, step.senders):
-        gradient += step.shares[part] @ noise
-    gradient /= np.float32(step.num_present * settings.noise_stdev)
-    change = optimizer.step(gradient - np.float32(settings.l2_coeff) * theta)
-    return Taken(theta + change, float(np.linalg.norm(gradient)), float(np.linalg.norm(change)))
+    return move(estimate(step, theta.size, settings, run), theta, optimizer, settings)
 
 
 class Follower:

@@ -1,6 +1,8 @@
 """The server of an evolution strategy, which finds out what each return counts for. Axes: A agents, P parameters.
 
 It takes the steps of :mod:`rl_agg.evolution.steps` and sends agents the parameters, or what they need to take the same steps.
+In the weight of a return novelty may count (:mod:`rl_agg.evolution.novelty`). Samples of earlier updates may be used again
+(:mod:`rl_agg.evolution.reuse`).
 
 Source: Salimans et al. (2017), algorithm 2; Gunn (2023), equation 2.1.
 """
@@ -15,11 +17,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from rl_agg.evolution.normalization import ObservationStatistics
+from rl_agg.evolution.novelty import NoveltySearch
 from rl_agg.evolution.perturbations import Perturbations, norms
+from rl_agg.evolution.reuse import Samples
 from rl_agg.evolution.settings import EvolutionSettings
-from rl_agg.evolution.steps import Step, take
+from rl_agg.evolution.steps import Step, estimate, move
 from rl_agg.evolution.workers import EvolutionBroadcast, decide
 from rl_agg.gates import ScoreGate
+from rl_agg.gates.scores import Floats
 from rl_agg.population.reports import AGENT_ID, Report
 from rl_agg.population.server import PopulationServer
 from rl_agg.seeding import fresh_run
@@ -54,6 +59,7 @@ class EvolutionStrategy(PopulationServer):
         if settings is not None and changes:
             raise ValueError(f"settings are given as one, so leave out {', '.join(changes)}")
         self.settings = settings or build("EvolutionStrategy", EvolutionSettings, changes)
+        self.settings.check_normalization(observation_size is not None)
         super().__init__(start, self.settings.make_exchange(), run)
         self._asked: int | None = None  # in which update
         self.statistics = None if observation_size is None else ObservationStatistics(observation_size)
@@ -62,6 +68,9 @@ class EvolutionStrategy(PopulationServer):
         self._stepped_to = self.theta  # what agents that follow the steps hold
         self._hold: NDArray[np.bool_] = np.zeros(self.num_agents, dtype=np.bool_)  # which agents do [A]
         self._line = fresh_run()  # workers of another have followed other steps
+        self.novelty = self.settings.make_novelty()
+        """Archive and weight, if novelty is searched for."""
+        self._reuse = self.settings.make_reuse()
 
     @property
     def _gate(self) -> ScoreGate:
@@ -109,9 +118,12 @@ class EvolutionStrategy(PopulationServer):
         """Learn from the returns of the parameters of :meth:`ask`, as far as the gate lets agents send them.
 
         :param returns: ``[A]``, larger is better; those that are not finite are masked.
-        :raises ValueError: if there are not A of them, or observations are normalised: returns do not bring their statistics.
+        :raises ValueError: if there are not A of them, observations are normalised, or novelty is searched for: returns bring
+            neither statistics nor behaviours.
         :raises RuntimeError: before :meth:`ask`, or a second time for the same parameters.
         """
+        if self.novelty is not None:
+            raise ValueError("returns do not bring the behaviours that novelty asks for; use broadcast() and receive()")
         if self.statistics is not None:
             raise ValueError(
                 "returns do not bring the statistics that observation_size asks for; use broadcast() and receive()"
@@ -144,22 +156,58 @@ class EvolutionStrategy(PopulationServer):
             for part, noise in self._perturbations().parts(self.num_updates, senders):
                 lengths[senders[part]] = norms(noise)
         values = self._gate.receive(fitness, lengths, present)
-        self._step = Step.of(self.num_updates, senders, self._weigh(values)[senders], int(present.sum()))
-        taken = take(self._step, self.theta, self._optimizer, self.settings, self.run)
+        perturbations = self._perturbations()
+        earlier = [] if self._reuse is None else list(self._reuse.usable(self.theta, perturbations))
+        shares, *earlier_shares = self._weigh(report, [values, *(each.samples.returns for each in earlier)])
+        self._step = Step.of(self.num_updates, senders, shares[senders], int(present.sum()))
+        gradient = estimate(self._step, self.theta.size, self.settings, self.run)
+        if self._reuse is not None:
+            gradient = self._reuse.average(gradient, int(present.sum()), earlier, earlier_shares, perturbations)
+            self._reuse.add(Samples(self.num_updates, self.theta, values, ~np.isnan(fitness), present))
+            self.measures["reused_updates"] = float(len(earlier))
+            self.measures["effective_samples"] = float(present.sum() + sum(each.number for each in earlier))
+        taken = move(gradient, self.theta, self._optimizer, self.settings)
         self.measures |= {"gradient_norm": taken.gradient_norm, "step_norm": taken.step_norm}
         self.theta = taken.theta
         if self.statistics is not None:
             self.statistics.add(self.statistics.mean, report.payload["statistics"])
 
-    def _weigh(self, returns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How much each agent's noise counts ``[A]``, for returns ``[A]`` that are NaN where nothing is known."""
+    def _weigh(self, report: Report, returns: list[Floats]) -> list[Floats]:
+        """How much each agent's noise counts ``[A]``, in this update and in those whose samples are used again.
+
+        :param returns: Of these updates ``[A]`` each, NaN where nothing is known; the rule sees them together.
+        """
+        if self.novelty is None:
+            return np.split(self._apply_rule(np.concatenate(returns)), np.cumsum([len(each) for each in returns])[:-1])
+        novelties = self._novelties(report, self.novelty)
+        weight = self.novelty.weight
+        weights = (1 - weight) * self._apply_rule(novelties)
+        return [weight * self._apply_rule(returns[0]) + weights if weight else weights]
+
+    def _apply_rule(self, returns: Floats) -> Floats:
         values = torch.from_numpy(returns)
-        weights = self.exchange.weigh(Signals(returns=values, losses=-values, present=~values.isnan())).numpy()
+        weights: Floats = self.exchange.weigh(Signals(returns=values, losses=-values, present=~values.isnan())).numpy()
         return -weights if self.exchange.scheme.needs == {"losses"} else weights
 
+    def _novelties(self, report: Report, novelty: NoveltySearch) -> Floats:
+        """Of the agents' behaviours ``[A]``, NaN where nothing was sent, after the server's own has joined the archive."""
+        behaviours = report.behaviours
+        assert behaviours is not None
+        own = np.flatnonzero((report.agents == self.num_agents) & report.present)
+        for row in own:  # at most one
+            novelty.note(behaviours[row], float(report.discounted[row]))
+        found = np.full(self.num_agents, np.nan)
+        found[report.senders] = novelty.novelties(behaviours[np.searchsorted(report.agents, report.senders)])
+        self.measures |= novelty.measures
+        return found
+
     def message_content(self, rows: NDArray[np.int64]) -> dict[str, Any]:
-        """A return, the sender's number and, if observations are normalised, their statistics."""
-        return {"scalars": 1 if self.statistics is None else 2 + 2 * len(self.statistics.mean), "ids": 1}
+        """A return and the sender's number; if observations are normalised, their statistics; if novelty is searched for, what
+        characterises the episode, without the return if that has no effect."""
+        scalars = 1 if self.statistics is None else 2 + 2 * len(self.statistics.mean)
+        if self.novelty is not None:
+            scalars += self.novelty.size - (not self.novelty.reads_returns)
+        return {"scalars": scalars, "ids": 1}
 
     def receive(self, report: Report) -> None:
         """Learn from the messages of an update, and count them; agents without a report will need the parameters again."""
@@ -198,6 +246,8 @@ class EvolutionStrategy(PopulationServer):
             "statistics": None if self.statistics is None else self.statistics.state_dict(),
             "step": None if self._step is None else dataclasses.asdict(self._step),
             "hold": self._hold.copy(),
+            "novelty": None if self.novelty is None else self.novelty.state_dict(),
+            "reuse": None if self._reuse is None else self._reuse.state_dict(),
         }
         return {**super().state_dict(), **copy.deepcopy(own)}
 
@@ -207,8 +257,11 @@ class EvolutionStrategy(PopulationServer):
         self._optimizer = self.settings.make_optimizer(self.theta.size)
         if state["optimizer_name"] == self.settings.optimizer:
             self._optimizer.load_state_dict(state["optimizer"])
-        if self.statistics is not None and state["statistics"] is not None:
-            self.statistics.load_state_dict(state["statistics"])
+        self.novelty, self._reuse = self.settings.make_novelty(), self.settings.make_reuse()
+        parts = {"statistics": self.statistics, "novelty": self.novelty, "reuse": self._reuse}
+        for name, part in parts.items():
+            if part is not None and state.get(name) is not None:
+                part.load_state_dict(state[name])
         self._step = None if state["step"] is None else Step(**state["step"])
         self._stepped_to, self._line = self.theta, fresh_run()
         if state["hold"].shape == self._hold.shape:

@@ -1,12 +1,14 @@
 r"""The agents of an evolution strategy, wherever they run. Axes: A agents, k of them here, P parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.evolution.behaviours import Recorder, make_recorder
 from rl_agg.evolution.evaluation import Outcomes, PopulationEvaluator
 from rl_agg.evolution.perturbations import Perturbations, norms
 from rl_agg.evolution.settings import EvolutionSettings
@@ -95,6 +97,11 @@ class EvolutionAgents:
         self.explore = explore
         self._gate = settings.make_gate()
         self._follower = Follower(settings)
+        novelty, encoder = settings.make_novelty(), evaluator.encoder
+        self.record: Callable[[int], Recorder] | None = None
+        """Makes what records the behaviour of some episodes, if novelty is searched for."""
+        if novelty is not None:
+            self.record = partial(make_recorder, novelty.behaviour, size=encoder.size, is_discrete=encoder.is_discrete)
 
     def close(self) -> None:
         """Close the environments."""
@@ -107,7 +114,9 @@ class EvolutionAgents:
         :raises OutOfStepError: if the parameters here cannot follow the server's step.
         """
         trial = self.prepare(broadcast, agents)
-        outcomes = self.evaluator(trial.parameters, trial.seeds, samplers=trial.samplers, scale=broadcast.scale)
+        outcomes = self.evaluator(
+            trial.parameters, trial.seeds, samplers=trial.samplers, scale=broadcast.scale, record=self.record
+        )
         return self.report(trial, outcomes)
 
     def prepare(self, broadcast: EvolutionBroadcast, agents: NDArray[np.int64]) -> Trial:
@@ -152,4 +161,5 @@ class EvolutionAgents:
             memory=memory,
             senders=perturbed[rows].astype(AGENT_ID),
             payload=payload,
+            behaviours=outcomes.behaviours,
         )

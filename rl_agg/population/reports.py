@@ -26,6 +26,8 @@ class Report:
     :param memory: The agents' new memory ``[k, K]``; it travels, because they may run in another process next time.
     :param senders: Sender of each message row ``[S]``.
     :param payload: Contents of the messages by name, each ``[S, ...]``.
+    :param behaviours: What characterises each episode ``[k, N]``, if novelty is searched for; the learner reads those of
+        senders, in whose messages they are, and of the server's own episode.
     """
 
     agents: NDArray[np.int64]
@@ -35,6 +37,7 @@ class Report:
     memory: NDArray[np.float64]
     senders: NDArray[np.uint16]
     payload: dict[str, Payload] = field(default_factory=dict)
+    behaviours: NDArray[np.float32] | None = None
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -52,6 +55,7 @@ def merge_reports(reports: Sequence[Report]) -> Report:
     rows = np.concatenate([np.isin(report.senders, list(own)) for report, own in zip(reports, kept, strict=True)])
     senders = np.concatenate([report.senders for report in reports])
     sent = np.flatnonzero(rows)[np.argsort(senders[rows], kind="stable")]
+    behaviours = [report.behaviours for report in reports if report.behaviours is not None]
     return Report(
         agents=agents[order],
         returns=np.concatenate([report.returns for report in reports])[order],
@@ -60,6 +64,7 @@ def merge_reports(reports: Sequence[Report]) -> Report:
         memory=np.concatenate([report.memory for report in reports])[order],
         senders=senders[sent],
         payload={name: np.concatenate([report.payload[name] for report in reports])[sent] for name in reports[0].payload},
+        behaviours=np.concatenate(behaviours)[order] if behaviours else None,
     )
 
 

@@ -20,7 +20,7 @@ class ObservationEncoder:
     """
 
     def __init__(self, space: gym.Space[Any]) -> None:
-        self._discrete = isinstance(space, gym.spaces.Discrete)
+        self.is_discrete = isinstance(space, gym.spaces.Discrete)
         if isinstance(space, gym.spaces.Discrete):
             self.size = int(space.n)
             self._start = int(space.start)
@@ -33,7 +33,7 @@ class ObservationEncoder:
 
     def __call__(self, observations: Sequence[Any] | NDArray[Any]) -> Array:
         """Encode a batch ``[k, ...]`` as ``[k, D]``."""
-        if self._discrete:
+        if self.is_discrete:
             rows = np.zeros((len(observations), self.size), dtype=np.float32)
             rows[np.arange(len(observations)), np.asarray(observations, dtype=np.int64) - self._start] = 1.0
             return rows

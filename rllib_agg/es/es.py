@@ -84,6 +84,10 @@ class ESConfig(PopulationConfig):
         communication_kwargs: Mapping[str, Any] = UNSET,
         broadcast: str = UNSET,
         budget_bytes_per_update: float | None = UNSET,
+        novelty: str | None = UNSET,
+        novelty_kwargs: Mapping[str, Any] = UNSET,
+        reuse: int = UNSET,
+        reuse_threshold: float | None = UNSET,
         normalize_observations: bool = UNSET,
         **kwargs: Any,
     ) -> Self:
@@ -105,6 +109,12 @@ class ESConfig(PopulationConfig):
             step by themselves. The parameters are the same to the bit.
         :param budget_bytes_per_update: Bytes that all agents together may send in an update, on average; ``expected_messages``
             follows it.
+        :param novelty: Search for new behaviour: ``ns`` (novelty alone), ``nsr`` (and return) or ``nsra`` (whose weight
+            adapts).
+        :param novelty_kwargs: Its own settings, see :mod:`rl_agg.evolution.novelty`: ``behaviour``, ``neighbours``, of
+            ``nsr`` and ``nsra`` ``weight``, of ``nsra`` ``change`` and ``patience``.
+        :param reuse: Samples of how many earlier updates are used again, by their likelihood ratio.
+        :param reuse_threshold: Least effective number of an earlier update's samples, as a share of them; ``None``: 0.2.
         :param normalize_observations: By mean and standard deviation, whose statistics senders add to their messages.
         :param kwargs: Those of :meth:`PopulationConfig.training` and RLlib's own, of which ``gamma`` and ``lr`` count.
         """
@@ -149,8 +159,8 @@ class ESConfig(PopulationConfig):
     def validate(self) -> None:
         """Check the settings."""
         super().validate()
-        _ = self.evolution  # builds, and so checks, all of them
         check_flag("normalize_observations", self.normalize_observations)
+        self.evolution.check_normalization(self.normalize_observations)  # building the settings checks them
         hidden = self.model_config["fcnet_hiddens"]
         if isinstance(hidden, str) or not isinstance(hidden, Sequence):
             raise ValueError(f"fcnet_hiddens must be a list of sizes, got {hidden!r}")

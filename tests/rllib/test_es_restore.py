@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from rl_agg.evolution import MLP
 from rllib_agg import ES
 from rllib_agg.es import ESModule
-from tests.rllib.populations import tiny_es
+from tests.rllib.populations import core, tiny_es
 from tests.rllib.results import agg
 
 
@@ -43,6 +43,38 @@ def test_a_checkpoint_restores_to_the_bit(local: ES, tmp_path: Path) -> None:
     local.restore_from_path(path)  # older than what is in place
     np.testing.assert_equal(local.server.state_dict(), saved)
     assert (local.module.read() == saved["theta"]).all()
+    restored.stop()
+
+
+def share_of_time_upright(observations: np.ndarray) -> list[float]:
+    return [float((np.abs(observations[:, 2]) < 0.05).mean()), float(observations[-1, 0])]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"novelty": "nsra", "fitness": "ranks", "novelty_kwargs": {"behaviour": share_of_time_upright, "patience": 1}},
+        {"reuse": 2, "reuse_threshold": 0.01},
+    ],
+    ids=["novelty", "reuse"],
+)
+def test_archives_and_earlier_samples_are_restored_to_the_bit(
+    settings: dict[str, Any], ray_session: None, tmp_path: Path
+) -> None:
+    algorithm = tiny_es(**settings).build_algo()
+    for _ in range(3):
+        algorithm.train()
+    restored = ES.from_checkpoint(algorithm.save_to_path(tmp_path / "checkpoint"))
+    for _ in range(3):
+        logged = agg(algorithm.train())
+        restored.train()
+    np.testing.assert_equal(restored.server.state_dict(), algorithm.server.state_dict())
+    np.testing.assert_equal(algorithm.server.state_dict(), core(6, **settings).state_dict())
+    if "reuse" in settings:
+        assert logged["reused_updates"] > 0
+    else:
+        assert (logged["archive_size"], logged["archive_bytes"]) == (6, 6 * 2 * 4)
+    algorithm.stop()
     restored.stop()
 
 
