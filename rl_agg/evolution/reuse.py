@@ -123,19 +123,21 @@ class SampleReuse:
         :param weights: How much each of their returns counts ``[A]``.
         :param perturbations: Draws their noise again.
         """
-        total, sum_ = float(number), np.float32(number) * gradient
+        if not earlier:
+            return gradient
+        total, weighted = float(number), np.float32(number) * gradient
         for each, counts in zip(earlier, weights, strict=True):
-            sum_ += np.float32(each.number) * self._estimate(each, counts, perturbations)
+            weighted += np.float32(each.number) * self._estimate(each, counts, perturbations)
             total += each.number
-        return sum_ / np.float32(total) if earlier else gradient
+        return weighted / np.float32(total)
 
     def _estimate(self, reweighted: Reweighted, weights: Floats, perturbations: Perturbations) -> NDArray[np.float32]:
         counts = (reweighted.shares * weights).astype(np.float32)
         senders = np.flatnonzero(reweighted.samples.sends)
-        gradient = counts[senders].sum() * reweighted.shift
+        estimate: NDArray[np.float32] = counts[senders].sum() * reweighted.shift
         for part, noise in perturbations.parts(reweighted.samples.update, senders):
-            gradient += counts[senders[part]] @ noise
-        return gradient / np.float32(self._noise_stdev)
+            estimate += counts[senders[part]] @ noise
+        return estimate / np.float32(self._noise_stdev)
 
     def state_dict(self) -> dict[str, Any]:
         """The samples, as arrays, and what their noise was drawn by."""
