@@ -132,7 +132,8 @@ def td_direction(theta: Floats, features: Floats, rows: NDArray[np.void], gamma:
     taken = np.eye(theta.shape[1])[actions if theta.shape[1] > 1 else np.zeros_like(actions)]  # [T, U]
     values = features @ theta
     errors = rewards + gamma * continues * values[next_cells].max(axis=1) - (values[cells] * taken).sum(axis=1)
-    return features[cells].T @ (errors[:, None] * taken) / len(rows)
+    direction: NDArray[np.float64] = features[cells].T @ (errors[:, None] * taken) / len(rows)
+    return direction
 
 
 class TdefAgents(TabularAgents):
@@ -197,23 +198,28 @@ class TdefLearner(TabularServer):
     @property
     def values(self) -> NDArray[np.float32]:
         """Of the cells ``[C]``: the policy's, or those of the best action."""
-        found = self.features @ self.theta.astype(np.float64).reshape(self.features.shape[1], -1)
-        return found.max(axis=1).astype(np.float32)
+        best: NDArray[np.float32] = self._estimates.max(axis=1).astype(np.float32)
+        return best
 
     @property
     def action_values(self) -> NDArray[np.float32]:
         """What agents act on ``[C, U]``; where a policy's values are sought, the logarithms of its probabilities."""
         if self.policy is not None:
             return np.log(np.maximum(self.policy, LEAST_PROBABILITY)).astype(np.float32)
-        found = self.features @ self.theta.astype(np.float64).reshape(self.features.shape[1], -1)
-        return found.astype(np.float32)
+        return self._estimates.astype(np.float32)
+
+    @property
+    def _estimates(self) -> NDArray[np.float64]:
+        estimates: NDArray[np.float64] = self.features @ self.theta.astype(np.float64).reshape(self.features.shape[1], -1)
+        return estimates
 
     def learn(self, report: Report, present: NDArray[np.bool_]) -> None:
         """Step by the mean of what the server decodes."""
         directions = np.zeros((self.num_agents, self.theta.size), dtype=np.float32)
         directions[report.senders] = report.payload["gradients"]
         merged = self.exchange.merge(torch.from_numpy(directions), Signals(present=torch.from_numpy(present)))
-        self.theta = self.theta + np.float32(self.settings.lr) * merged.vector.numpy()
+        direction: NDArray[np.float32] = merged.vector.numpy()
+        self.theta = self.theta + np.float32(self.settings.lr) * direction
 
     def charge(self, report: Report, down: Mapping[str, Any]) -> None:
         """Count the broadcast of an update in which nothing was merged; the exchange has counted the others."""
