@@ -20,7 +20,12 @@ BATCHED_ROWS = 2048
 
 
 def gradients_by_agent(
-    outputs: Sequence[Tensor], output_gradients: Sequence[Tensor], agents: Tensor, num_agents: int, module: nn.Module
+    outputs: Sequence[Tensor],
+    output_gradients: Sequence[Tensor],
+    agents: Tensor,
+    num_agents: int,
+    module: nn.Module,
+    parameters: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Differentiate each agent's part of a loss.
 
@@ -29,9 +34,10 @@ def gradients_by_agent(
     :param agents: Whose sample it is, ``[B]``, 0 to A - 1; samples of -1 do not count.
     :param num_agents: A.
     :param module: Not wrapped: whatever averages gradients over processes must not see these.
-    :return: ``[A, P]``, P over :func:`trained_parameters`; zeros for an agent or a parameter without part in the loss.
+    :param parameters: Those to differentiate by; ``None``: the module's :func:`trained_parameters`.
+    :return: ``[A, P]``, P over the parameters; zeros for an agent or a parameter without part in the loss.
     """
-    parameters = trained_parameters(module)
+    parameters = trained_parameters(module) if parameters is None else parameters
     matrix = torch.zeros(num_agents, sum(parameter.numel() for parameter in parameters), device=agents.device)
     present = torch.unique(agents[agents >= 0])
     if len(present):

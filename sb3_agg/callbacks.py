@@ -2,7 +2,7 @@
 
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_agg.mixin import AggregationMixin
+from sb3_agg.agents_mixin import AgentsMixin
 
 
 class AgentLog(BaseCallback):
@@ -15,14 +15,14 @@ class AgentLog(BaseCallback):
     """
 
     def _init_callback(self) -> None:
-        if not isinstance(self.model, AggregationMixin):
+        if not isinstance(self.model, AgentsMixin):
             raise TypeError(f"AgentLog needs an algorithm of sb3_agg such as AggPPO, got {type(self.model).__name__}")
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_start(self) -> None:
-        assert isinstance(self.model, AggregationMixin)
+        assert isinstance(self.model, AgentsMixin)
         for name, values in {"weight": self.model.agent_weights, "return": self.model.agent_returns}.items():
             for agent, value in enumerate(values):
                 if value == value:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
 from rl_agg import Exchange, Ledger
 from sb3_agg.fused_optimizer import fused_as
@@ -22,7 +22,7 @@ SETTINGS = (
     *("compression", "compression_kwargs", "payload", "interval", "attack"),
     *("broadcast_compression", "broadcast_compression_kwargs"),
 )
-"""Settings that may be, or hold, objects."""
+"""Settings that may be, or hold, objects; not every algorithm has all of them."""
 
 UNSAVED = (
     "exchange",
@@ -34,10 +34,12 @@ UNSAVED = (
     "_is_learning",
     "_closed_form",
     "_logged_reasons",
+    "_whole_rollouts",
+    *("exchanges", "_update", "_returns", "_weighed_by", "_minibatches", "_summary", "_num_updates_seen"),
 )
 
 EXCHANGE = "exchange"
-"""Where ``get_parameters()["policy.optimizer"]`` has what the exchange remembers: stock algorithms read past it there."""
+"""Where ``get_parameters()[optimizer]`` has what an exchange remembers: stock algorithms read past it there."""
 
 
 class FilesMixin:
@@ -51,6 +53,13 @@ class FilesMixin:
     policy: Any
     exchange: Exchange
 
+    def _exchanges(self) -> dict[str, Exchange]:
+        """Exchanges, by the optimiser that steps with what they merge."""
+        return {"policy.optimizer": self.exchange}
+
+    def _settings(self) -> list[str]:
+        return [name for name in SETTINGS if hasattr(self, name)]
+
     def save(
         self,
         path: str | pathlib.Path | io.BufferedIOBase,
@@ -58,7 +67,7 @@ class FilesMixin:
         include: Iterable[str] | None = None,
     ) -> None:
         """As SB3's, but a file that was there before stays until the new one is complete."""
-        plain = {name: plain_setting(getattr(self, name)) for name in SETTINGS}
+        plain = {name: plain_setting(getattr(self, name)) for name in self._settings()}
         target = _target(path) if isinstance(path, str | pathlib.Path) else None
         partial = None if target is None else target.with_name(f"{target.name}.partial")
         with temporarily(self, ledger=self.ledger.state_dict(), **plain):
@@ -74,16 +83,17 @@ class FilesMixin:
 
     def _open_settings(self) -> None:
         """Make the objects again that a file has as text."""
-        for name in SETTINGS:
+        for name in self._settings():
             setattr(self, name, unpickled(getattr(self, name)))
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """As SB3's, with what the exchange remembers under ``["policy.optimizer"]["exchange"]``."""
+        """As SB3's, with what an exchange remembers under ``[optimizer]["exchange"]``, as ``["policy.optimizer"]``."""
         parameters: dict[str, dict[str, Any]] = super().get_parameters()  # type: ignore[misc]
-        if self.exchange.remembers:
-            state = self.exchange.state_dict()
-            del state["ledger"]  # which stays a model's own
-            parameters["policy.optimizer"][EXCHANGE] = plain_state(state)
+        for name, exchange in self._exchanges().items():
+            if exchange.remembers:
+                state = exchange.state_dict()
+                del state["ledger"]  # which stays a model's own
+                parameters[name][EXCHANGE] = plain_state(state)
         return parameters
 
     def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto") -> None:
@@ -94,10 +104,15 @@ class FilesMixin:
         parameters = load_path_or_dict
         if not isinstance(parameters, dict):
             _, parameters, _ = load_from_zip_file(load_path_or_dict, device=device, load_data=False)
-        super().set_parameters(fused_as(self.policy.optimizer, parameters), exact_match, device)  # type: ignore[misc]
-        state = parameters.get("policy.optimizer", {}).get(EXCHANGE)
-        if state is not None and self.exchange.remembers:
-            self.exchange.load_state_dict(restored_state(state))
+        exchanges = self._exchanges()
+        adapted = parameters
+        for name in exchanges:
+            adapted = fused_as(name, recursive_getattr(self, name), adapted)
+        super().set_parameters(adapted, exact_match, device)  # type: ignore[misc]
+        for name, exchange in exchanges.items():
+            state = parameters.get(name, {}).get(EXCHANGE)
+            if state is not None and exchange.remembers:
+                exchange.load_state_dict(restored_state(state))
 
     def _excluded_save_params(self) -> list[str]:
         excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]

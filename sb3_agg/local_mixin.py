@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rl_agg import Payload, Scheme
+from rl_agg import Exchange, Payload, Scheme
 from rl_agg.payloads import GradientsWithOwn
 from sb3_agg.closed_form.acting import ClosedFormActing
 from sb3_agg.closed_form.evaluation import Evaluation
@@ -36,6 +36,11 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
     max_grad_norm: float
     minibatches: str
     use_sde: bool
+    exchange: Exchange
+
+    @property
+    def _scheme_as_given(self) -> str:
+        raise NotImplementedError
 
     def _check_local_models(self, scheme: Scheme) -> None:
         if self.minibatches != "stratified":
@@ -47,10 +52,6 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
         epochs = getattr(scheme.payload, "local_epochs", None)
         if num_epochs is not None and max(epochs or [0]) > num_epochs:
             raise ValueError(f"local_epochs must be at most n_epochs={num_epochs}, got {epochs!r}")
-
-    @property
-    def _scheme_as_given(self) -> str:
-        return f"aggregation={self.aggregation!r}, payload={self.payload!r}"
 
     def _set_up_local_models(self) -> None:
         payload = self.exchange.scheme.payload

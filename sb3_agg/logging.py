@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg import Exchange, Ledger, Signals
+from rl_agg import Ledger, Signals
 from rl_agg.diagnostics import weight_summary
 from sb3_agg.hooks.base import Update
 
@@ -21,10 +21,13 @@ class LoggingMixin:
     logger: Any
     agent_weights: NDArray[np.float64]
     """Mean weight of each agent in the last update ``[A]``."""
+    exchange: Any
     ledger: Ledger
     """Messages and bytes that the agents have sent so far."""
     n_envs: int
-    exchange: Exchange
+    """A."""
+    _needs: Any
+    """Signals that the rule reads, a ``frozenset``."""
 
     def _set_up_logging(self) -> None:
         self._warned: set[str] = set()
@@ -35,23 +38,27 @@ class LoggingMixin:
 
         :param update: ``None``: it was skipped, as no agent had usable data.
         """
-        counts = {"mixed_sign_updates": 0, "skipped_updates": 1}
-        masked = self.n_envs
-        if update is not None:
-            counts = {"mixed_sign_updates": update.num_mixed_sign(), "skipped_updates": update.skipped_steps}
-            masked = update.num_masked
-            weights = update.weights()
-            if len(weights):  # [steps, A]
-                for name, value in weight_summary(weights, update.present_of_weights()).items():
-                    self.logger.record(f"agg/{name}", value)
-                self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
+        if update is None:
+            self._record_counts(self.n_envs, mixed_sign_updates=0, skipped_updates=1)
+            return
+        weights = update.weights()
+        if len(weights):  # [steps, A]
+            for name, value in weight_summary(weights, update.present_of_weights()).items():
+                self.logger.record(f"agg/{name}", value)
+            self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
+        for name, setting in self.exchange.followed.items():
+            self.logger.record(f"agg/{name}", setting)
+        self._record_counts(
+            update.num_masked, mixed_sign_updates=update.num_mixed_sign(), skipped_updates=update.skipped_steps
+        )
+
+    def _record_counts(self, masked: int, **counts: int) -> None:
+        """Log who was masked, what happened in an update, and what was sent so far."""
         self.logger.record("agg/masked_agents", masked)
         for name, count in counts.items():
             self._totals[name] = self._totals.get(name, 0) + count
             self.logger.record(f"agg/{name}", count)
             self.logger.record(f"agg/{name}_lifetime", self._totals[name], exclude="stdout")
-        for name, setting in self.exchange.followed.items():
-            self.logger.record(f"agg/{name}", setting)
         self.logger.record("agg/messages", self.ledger.messages)
         self.logger.record("agg/bytes", self.ledger.bytes)
         self.logger.record("agg/bytes_down", self.ledger.bytes_down)
@@ -69,7 +76,7 @@ class LoggingMixin:
                 "no agent is left to learn from. VecNormalize keeps a NaN in its statistics for good, and with it in every "
                 "reward: load statistics that were saved before",
             )
-        if "returns" in self.exchange.scheme.needs and signals.returns is not None and bool(signals.returns.isnan().all()):
+        if "returns" in self._needs and signals.returns is not None and bool(signals.returns.isnan().all()):
             self._warn_once(
                 f"no agent has finished an episode yet, so {self.aggregation} weighs them equally: raise n_steps, set "
                 "min_episodes=1, or give the environment a time limit",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -11,21 +10,16 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor, is_vecenv_wrapped
+from stable_baselines3.common.vec_env import VecEnv
 
-from rl_agg import Exchange, Payload, Schedule, Signals
-from rl_agg.attacks import Attack
+from rl_agg import Exchange, Scheme, Signals
 from rl_agg.codecs import Compression
-from rl_agg.local_schemes import LocalScheme
 from rl_agg.optimizers import fuse
-from rl_agg.schedules import OnArrival
-from rl_agg.scheme import Aggregation, make_scheme
-from rl_agg.validation import check_count, check_flag, unknown_choice
+from rl_agg.validation import check_count, check_flag
 from rl_agg.weighting import Weighting
+from sb3_agg.agents_mixin import MINIBATCHES, AgentsMixin
 from sb3_agg.closed_form.training import OBJECTIVES, train_in_closed_form
-from sb3_agg.files import FilesMixin
 from sb3_agg.hooks.base import Update
 from sb3_agg.hooks.local import LocalUpdate
 from sb3_agg.hooks.per_agent import PerAgentUpdate
@@ -38,10 +32,9 @@ from sb3_agg.rollouts.minibatches import Minibatches
 from sb3_agg.rollouts.returns import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
 
 ADVANTAGE_NORMS = ("agent", "stock")
-MINIBATCHES = ("stratified", "stock")
 
 
-class AggregationMixin(FilesMixin, LocalModelsMixin):
+class AggregationMixin(AgentsMixin, LocalModelsMixin):
     """Weigh each sub-environment's gradient by a rule. Put it before an on-policy algorithm in the list of bases.
 
     :param policy: As the algorithm's.
@@ -96,11 +89,6 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     """Carries out what ``aggregation``, ``communication``, ``compression``, ``payload``, ``interval``,
     ``broadcast_compression`` and ``budget_bytes_per_update`` ask for."""
     normalize_advantage: bool
-    n_envs: int
-    """A."""
-    seed: int | None
-    agent_returns: NDArray[np.float64]
-    """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -108,7 +96,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
             bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not AggregationMixin)
             raise TypeError(
                 f"{cls.__name__}: aggregation weighs the gradients of an on-policy rollout (PPO, A2C, MaskablePPO, "
-                f"RecurrentPPO); {bases} has none"
+                f"RecurrentPPO); {bases} has none. OffPolicyAggregationMixin is for DQN, QRDQN, SAC, TD3, DDPG and TQC"
             )
         check_overrides(cls, AggregationMixin)
 
@@ -117,69 +105,37 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         policy: Any,
         env: Any,
         *args: Any,
-        aggregation: Aggregation | LocalScheme = "mean",
-        aggregation_kwargs: dict[str, Any] | None = None,
-        communication: str = "every",
-        communication_kwargs: dict[str, Any] | None = None,
-        compression: Compression = "identity",
-        compression_kwargs: dict[str, Any] | None = None,
-        payload: str | Payload = "gradients",
-        interval: int | str | Schedule = 1,
         broadcast_compression: Compression = "identity",
         broadcast_compression_kwargs: dict[str, Any] | None = None,
         budget_bytes_per_update: float | None = None,
-        attack: Attack | dict[str, Any] | None = None,
         advantage_norm: str = "agent",
-        minibatches: str = "stratified",
         min_episodes: int = 0,
         fused_optimizer: bool = True,
         closed_form: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.aggregation = aggregation
-        self.aggregation_kwargs = aggregation_kwargs
-        self.communication = communication
-        self.communication_kwargs = communication_kwargs
-        self.compression = compression
-        self.compression_kwargs = compression_kwargs
-        self.payload = payload
-        self.interval = interval
         self.broadcast_compression = broadcast_compression
         self.broadcast_compression_kwargs = broadcast_compression_kwargs
         self.budget_bytes_per_update = budget_bytes_per_update
-        self.attack = attack
         self.advantage_norm = advantage_norm
-        self.minibatches = minibatches
         self.min_episodes = min_episodes
         self.fused_optimizer = fused_optimizer
         self.closed_form = closed_form
-        set_up = kwargs.pop("_init_setup_model", True)
-        whole_rollouts = "batch_size" in kwargs and kwargs["batch_size"] is None
-        if whole_rollouts:
+        self._whole_rollouts = "batch_size" in kwargs and kwargs["batch_size"] is None
+        if self._whole_rollouts:
             # PPO's constructor wants a number, and this one splits every rollout evenly. Its buffers know None
             kwargs["batch_size"] = max(2, kwargs.get("n_steps", 2))
-        super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
-        if whole_rollouts:
-            vars(self)["batch_size"] = None
-        if set_up:
-            self._setup_model()
-            self._check_learning()
-
-    @classmethod
-    def load(cls, *args: Any, **kwargs: Any) -> Any:
-        """As SB3's, but arguments that no constructor takes are refused, where SB3 would keep and never read them."""
-        load = super().load  # type: ignore[misc]
-        readers = [load, *(vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base))]
-        known = {name for reader in readers for name in inspect.signature(reader).parameters}
-        for name in kwargs:
-            if name not in known:
-                raise unknown_choice(f"argument of {cls.__name__}.load", name, known - {"self", "args", "kwargs"})
-        return load(*args, **kwargs)
+        super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
+        if self._whole_rollouts:
+            vars(self)["batch_size"] = None
         self._open_settings()
         self._check_settings()
-        self.exchange = self._make_exchange()
+        scheme = self._make_scheme()
+        if scheme.payload.local:
+            self._check_local_models(scheme)
+        self.exchange = self._make_exchange(scheme)
         self.ledger = self.exchange.ledger
         super()._setup_model()  # type: ignore[misc]
         if self.fused_optimizer:
@@ -187,47 +143,20 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         self._set_up_logging()
         self._set_up_closed_form()
         self._set_up_local_models()
-        for name, kept in {"agent_returns": True, "agent_weights": isinstance(self.exchange.scheme.rule, Weighting)}.items():
-            # Of a loaded model, which may have had other environments or another rule
-            known = getattr(self, name, np.empty(0)) if kept else np.empty(0)
-            setattr(self, name, np.concatenate([known, np.full(self.n_envs, np.nan)])[: self.n_envs])
+        self._fit_to_agents(agent_returns=True, agent_weights=isinstance(scheme.rule, Weighting))
         self._rollout_returns = RolloutReturns(self.n_envs)
         self._awaits_train = self._is_learning = False
 
-    def _make_exchange(self) -> Exchange:
-        scheme = make_scheme(
-            self.aggregation,
-            self.aggregation_kwargs,
-            communication=self.communication,
-            communication_kwargs=self.communication_kwargs,
-            compression=self.compression,
-            compression_kwargs=self.compression_kwargs,
-            payload=self.payload,
-            interval=self.interval,
+    def _make_scheme(self, **more: Any) -> Scheme:
+        return super()._make_scheme(
             broadcast_compression=self.broadcast_compression,
             broadcast_compression_kwargs=self.broadcast_compression_kwargs,
             budget_bytes_per_update=self.budget_bytes_per_update,
+            **more,
         )
-        if scheme.payload.content not in ("gradients", "parameters"):
-            raise ValueError(
-                f"payload={self.payload!r} exchanges {scheme.payload.content}, which {type(self).__name__} does not have; "
-                "choose 'gradients' or 'parameters'"
-            )
-        if isinstance(scheme.schedule, OnArrival):
-            raise ValueError(f"interval={self.interval!r} is for asynchronous algorithms; {type(self).__name__} is not one")
-        if scheme.payload.local:
-            self._check_local_models(scheme)
-        exchange = Exchange(scheme, self.n_envs, attack=self.attack, seed=self.seed)
-        counts = getattr(self, "ledger", None)  # of a loaded model
-        if counts is not None:
-            exchange.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())
-        return exchange
 
     def _check_settings(self) -> None:
-        for name, choices in {"advantage_norm": ADVANTAGE_NORMS, "minibatches": MINIBATCHES}.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise unknown_choice(name, value, choices)
+        self._check_choices(advantage_norm=ADVANTAGE_NORMS, minibatches=MINIBATCHES)
         check_count("min_episodes", self.min_episodes, least=0)
         for name in ("fused_optimizer", "closed_form"):
             check_flag(name, getattr(self, name))
@@ -235,11 +164,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
     def _check_learning(self) -> None:
         """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
         self.exchange.check()
-        if self.n_envs == 1:
-            self._warn_once(
-                "there is one environment, so one agent, and aggregation has no effect; give it several: "
-                "make_vec_env(..., n_envs=8)",
-            )
+        super()._check_learning()
         if self.minibatches != "stratified":
             return
         batch_size = getattr(self, "batch_size", None)
@@ -258,11 +183,6 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
                 "minibatches='stock', or a rollout_buffer_class whose get() is SB3's"
             )
 
-    def set_env(self, env: Any, force_reset: bool = True) -> None:
-        """As SB3's. Returns of the old environments say nothing about the agents in the new ones."""
-        super().set_env(env, force_reset)  # type: ignore[misc]
-        self.agent_returns = np.full(self.n_envs, np.nan)
-
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """As SB3's, but a ``train()`` that went round the aggregation raises."""
         self._is_learning = True
@@ -272,6 +192,10 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         finally:
             self._is_learning = False
         return learned
+
+    @property
+    def _needs(self) -> frozenset[str]:
+        return self.exchange.scheme.needs
 
     # Collecting -----------------------------------------------------------------------------------------------------------
 
@@ -286,7 +210,7 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         self._check_learning()
         self._awaits_train = False
         if reset_num_timesteps:  # a new run, for which SB3 forgets its episodes too
-            self.agent_returns = np.full(self.n_envs, np.nan)
+            self._forget_returns()
         set_up: tuple[int, BaseCallback] = super()._setup_learn(  # type: ignore[misc]
             total_timesteps, callback, reset_num_timesteps, *args, **kwargs
         )
@@ -327,23 +251,8 @@ class AggregationMixin(FilesMixin, LocalModelsMixin):
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
         if self._acting is not None and dones is not None:
             self._acting.note_step(infos, dones)
-        complete = dones is None or self._rollout_returns.add(infos, dones)
-        if not complete and "returns" in self.exchange.scheme.needs and not self._has_monitor():
-            self._warn_once(
-                f"an episode ended without a return, so {self.aggregation} cannot tell the agents apart: wrap the "
-                "environments in Monitor, or the vectorised one in VecMonitor"
-            )
-
-    def _has_monitor(self) -> bool:
-        """Then episodes may end, for the agent, before their return is known: when a life is lost."""
-        env: VecEnv = self.env  # type: ignore[attr-defined]
-        if is_vecenv_wrapped(env, VecMonitor):
-            return True
-        try:
-            wrapped = np.atleast_1d(env.env_is_wrapped(Monitor))
-        except Exception:  # adapters of simulators that have no wrappers raise whatever they like
-            return False
-        return wrapped.size > 0 and bool(wrapped.all())
+        if dones is not None and not self._rollout_returns.add(infos, dones):
+            self._warn_of_missing_returns()
 
     # Updating -------------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,11 @@ class StackedPolicy:
         self._places = _places(policy, self._own.values())
         self._linear = _linear_layers(policy, self._own)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether only linear layers have parameters, so that it costs about what the policy itself does."""
+        return self._linear is not None
+
     def __call__(self, method: Callable[..., Any], stacked: Named, *args: Any, **kwargs: Any) -> list[Tensor | None]:
         """Call a method.
 

@@ -1,0 +1,49 @@
+"""The critics' loss of each sample, as ``train()`` averages it, for rules that weigh agents by their loss. Axis B: samples."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sb3_agg.patching import temporarily
+
+
+@contextmanager
+def noted(module: ModuleType, name: str, note: Callable[[Tensor], None]) -> Iterator[None]:
+    """Temporarily let a loss function report what it averages.
+
+    :param module: Where ``train()`` looks the function up.
+    :param name: The function's; it takes estimates and targets ``[B, ...]`` first.
+    :param note: Called with the losses ``[B]``, detached.
+    """
+    loss = getattr(module, name)
+    per_sample = _unreduced if "reduction" in inspect.signature(loss).parameters else _under_vmap
+
+    def reporting(estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not estimates.requires_grad:
+            result: Tensor = loss(estimates, targets, *args, **kwargs)
+            return result
+        losses = per_sample(loss, estimates, targets, *args, **kwargs)
+        note(losses.detach())
+        return losses.mean()
+
+    with temporarily(module, **{name: reporting}):
+        yield
+
+
+def _unreduced(loss: Callable[..., Tensor], estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return loss(estimates, targets, *args, **{**kwargs, "reduction": "none"}).flatten(1).mean(1)
+
+
+def _under_vmap(loss: Callable[..., Tensor], estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def of_one(estimate: Tensor, target: Tensor) -> Tensor:
+        return loss(estimate[None], target[None], *args, **kwargs)
+
+    losses: Tensor = torch.func.vmap(of_one)(estimates, targets)
+    return losses

@@ -1,0 +1,247 @@
+"""Aggregation across the sub-environments of SB3's off-policy algorithms, without a copy of their ``train()``."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import RolloutReturn
+from torch import Tensor
+
+from rl_agg import Exchange, Scheme
+from rl_agg.diagnostics import weight_summary
+from rl_agg.validation import check_count
+from rl_agg.weighting import Weighting
+from sb3_agg.agents_mixin import MINIBATCHES, AgentsMixin
+from sb3_agg.inheritance import check_overrides
+from sb3_agg.off_policy.algorithms import ALGORITHMS, Algorithm, algorithm_of
+from sb3_agg.off_policy.hooks import Update
+from sb3_agg.off_policy.minibatches import ReplayMinibatches
+from sb3_agg.off_policy.per_agent import PerAgentUpdate
+from sb3_agg.off_policy.returns import RecentReturns
+from sb3_agg.off_policy.weighted import WeightedUpdate
+
+
+class OffPolicyAggregationMixin(AgentsMixin):
+    """Weigh each sub-environment's gradients by a rule. Put it before an off-policy algorithm in the list of bases.
+
+    A sample's agent is the sub-environment that it came from. Actor and critics, each with its own optimiser, are exchanged by
+    themselves, with the same weights.
+
+    :param policy: As the algorithm's.
+    :param env: As the algorithm's. Each of its A sub-environments is an agent.
+    :param aggregation: As of :class:`~sb3_agg.mixin.AggregationMixin`, as are ``aggregation_kwargs``, ``communication``,
+        ``communication_kwargs``, ``compression``, ``compression_kwargs`` and ``attack``; but agents have no parameters of their
+        own here, so that ``fedavg`` and its like are refused.
+    :param payload: ``"gradients"``, or a :class:`~rl_agg.payloads.Payload` that is made of them.
+    :param interval: Optimiser steps between two exchanges, with gradients accumulated in between.
+    :param minibatches: ``"stratified"`` draws ``batch_size / A`` samples of every agent, rounded, and at least one; ``"stock"``
+        draws as SB3 does, where an agent's part is left to chance.
+    :param return_window: Episodes, >= 1. An agent's return is the mean raw one of so many of its latest.
+    :param kwargs: Every other argument of the algorithm.
+    :raises ValueError: if the rule, a setting or a choice is unknown, or agents would have parameters of their own.
+
+    Source: Holen et al. (2023), algorithms 1 to 3, for losses of a replay buffer's samples.
+    """
+
+    algorithm: ClassVar[Algorithm]
+    """What the hooks know of the algorithm, see :data:`~sb3_agg.off_policy.algorithms.ALGORITHMS`."""
+    replay_buffer: ReplayBuffer | None
+    exchanges: dict[str, Exchange]
+    """Carry out what the settings ask for, by the name of the optimiser that steps with what they merge."""
+    _n_updates: int
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        known = algorithm_of(cls)
+        if known is None:
+            bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not OffPolicyAggregationMixin)
+            is_off_policy = issubclass(cls, OffPolicyAlgorithm)
+            raise TypeError(
+                f"{cls.__name__}: "
+                + (
+                    f"whether the loss of {bases} is a mean over samples, each of which reaches the parameters through its own "
+                    "outputs alone, is not known (CrossQ's is not: its critic normalises samples by those of others)"
+                    if is_off_policy
+                    else f"{bases} has no replay buffer"
+                )
+                + f"; choose from {', '.join(kind.__name__ for kind in ALGORITHMS)} and what derives from them"
+            )
+        cls.algorithm = known
+        check_overrides(cls, OffPolicyAggregationMixin)
+
+    def __init__(self, policy: Any, env: Any, *args: Any, return_window: int = 10, **kwargs: Any) -> None:
+        self.return_window = return_window
+        super().__init__(policy, env, *args, **kwargs)
+
+    def _setup_model(self) -> None:
+        self._open_settings()
+        self._check_choices(minibatches=MINIBATCHES)
+        check_count("return_window", self.return_window, least=1)
+        scheme = self._make_scheme()
+        self._check_scheme(scheme)
+        first, *others = dict.fromkeys(part.optimizer for part in self.algorithm.parts)
+        self.exchanges = {first: self._make_exchange(scheme)}
+        self.ledger = self.exchanges[first].ledger
+        self.exchanges |= {name: self._make_exchange(scheme, self.ledger) for name in others}
+        super()._setup_model()  # type: ignore[misc]
+        self._set_up_logging()
+        self._fit_to_agents(agent_weights=isinstance(scheme.rule, Weighting))
+        self._fit_returns()
+        self._update: Update | None = None
+        self._minibatches: ReplayMinibatches | None = None
+        self._summary: tuple[Tensor | None, dict[str, float]] = (None, {})
+        self._num_updates_seen = self._n_updates
+
+    def _fit_returns(self) -> None:
+        """Fit the agents' returns, of a loaded model maybe, to their number."""
+        known = RecentReturns(self.n_envs, self.return_window)
+        if hasattr(self, "recent_returns"):
+            known.values = self.recent_returns
+        self._returns = known.resized(self.n_envs, self.return_window)
+        self._note_returns()
+
+    def _note_returns(self) -> None:
+        self.recent_returns: NDArray[np.float64] = self._returns.values
+        """Raw returns of each agent's latest episodes ``[A, W]``, the latest first; NaN where it has none yet."""
+        self._weighed_by = self._returns.means()
+        self.agent_returns = np.where(np.isinf(self._weighed_by), np.nan, self._weighed_by)
+
+    def _forget_returns(self) -> None:
+        self._returns = RecentReturns(self.n_envs, self.return_window)
+        self._note_returns()
+
+    def _check_scheme(self, scheme: Scheme) -> None:
+        if scheme.payload.local or scheme.payload.content != "gradients":
+            raise ValueError(
+                f"{self._scheme_as_given}: agents of {type(self).__name__} have no parameters of their own, which would need "
+                "networks, targets, optimisers and, of SAC and TQC, an entropy coefficient for each; exchange gradients, or "
+                "choose an on-policy algorithm"
+            )
+
+    def _exchanges(self) -> dict[str, Exchange]:
+        return self.exchanges
+
+    @property
+    def _scheme(self) -> Scheme:
+        return next(iter(self.exchanges.values())).scheme
+
+    @property
+    def _needs(self) -> frozenset[str]:
+        return self._scheme.needs
+
+    # Learning -------------------------------------------------------------------------------------------------------------
+
+    def _check_learning(self) -> None:
+        for exchange in self.exchanges.values():
+            exchange.check()
+        super()._check_learning()
+        buffer = self.replay_buffer
+        assert buffer is not None
+        if buffer.n_envs != self.n_envs:
+            raise ValueError(
+                f"the replay buffer holds transitions of {buffer.n_envs} environments, and the model has {self.n_envs}: whose "
+                "they are is unknown; load a buffer of as many"
+            )
+        self._serve(buffer)
+        batch_size: int = self.batch_size  # type: ignore[attr-defined]
+        if self.minibatches == "stratified" and batch_size % self.n_envs:
+            self._warn_once(
+                f"batch_size={batch_size} does not split evenly among {self.n_envs} agents: minibatches hold "
+                f"{self._num_drawn(batch_size)} samples, equally many of each; choose a multiple, or minibatches='stock'"
+            )
+
+    def _num_drawn(self, batch_size: int) -> int:
+        if self.minibatches == "stock":
+            return batch_size
+        return max(1, round(batch_size / self.n_envs)) * self.n_envs
+
+    def _serve(self, buffer: ReplayBuffer) -> ReplayMinibatches:
+        """Minibatches of a replay buffer, which may have been loaded since."""
+        if self._minibatches is None or self._minibatches.buffer is not buffer:
+            self._minibatches = ReplayMinibatches(buffer, stratified=self.minibatches == "stratified")
+        return self._minibatches
+
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        """As SB3's, but a ``train()`` that went round the aggregation raises."""
+        learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
+        self._check_trained()
+        if "returns" in self._needs and bool(np.isnan(self.agent_returns).all()) and self._has_monitor():
+            self._warn_once(f"no agent has finished an episode, so {self.aggregation} weighed them equally")
+        return learned
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        self._check_learning()
+        self._update = None  # networks may have been replaced
+        self._num_updates_seen = self._n_updates
+        if reset_num_timesteps:  # a new run, for which SB3 forgets its episodes too
+            self._forget_returns()
+        set_up: tuple[int, BaseCallback] = super()._setup_learn(  # type: ignore[misc]
+            total_timesteps, callback, reset_num_timesteps, *args, **kwargs
+        )
+        return set_up
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's, but an update that went round the aggregation raises."""
+        self._check_trained()
+        collected: RolloutReturn = super().collect_rollouts(*args, **kwargs)  # type: ignore[misc]
+        return collected
+
+    def _check_trained(self) -> None:
+        if self._n_updates != self._num_updates_seen:
+            raise RuntimeError(
+                f"{type(self).__name__}.train() did not call OffPolicyAggregationMixin.train(), so nothing was aggregated; call "
+                "super().train(), and name the mixin before the algorithm in the bases"
+            )
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
+        super()._update_info_buffer(infos, dones)  # type: ignore[misc]
+        if dones is None or not dones.any():
+            return
+        if not self._returns.add(infos, dones):
+            self._warn_of_missing_returns()
+        self._note_returns()
+
+    # Updating -------------------------------------------------------------------------------------------------------------
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Update the networks by the algorithm's own ``train()``, each agent's gradients weighed by the rule."""
+        assert self.replay_buffer is not None
+        if self._update is None:
+            weighs = self.exchanges[self.algorithm.parts[0].optimizer].weights_only
+            self._update = (WeightedUpdate if weighs else PerAgentUpdate)(self, self.algorithm, self.exchanges)
+        update = self._update
+        update.begin(self._serve(self.replay_buffer), self._weighed_by)
+        with update.hooked():
+            super().train(gradient_steps=gradient_steps, batch_size=self._num_drawn(batch_size))  # type: ignore[misc]
+        if gradient_steps and not update.num_steps:
+            raise RuntimeError(f"{type(self).__name__}.train() stepped no optimiser, so nothing was aggregated")
+        update.finish()
+        self._num_updates_seen = self._n_updates
+        self._record(update)
+
+    def _record(self, update: Update) -> None:  # type: ignore[override]
+        if update.weights:
+            first, _ = update.weights[0]
+            same = all(weights is first for weights, _ in update.weights)
+            if not same or self._summary[0] is not first:
+                used = update.weights[:1] if same else update.weights
+                weights, present = (torch.stack(items) for items in zip(*used, strict=True))
+                self._summary = (first if same else None, weight_summary(weights, present))
+                self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
+            for name, value in self._summary[1].items():
+                self.logger.record(f"agg/{name}", value)
+        if update.num_masked:
+            self._warn_once(
+                f"{update.num_masked} agents had a NaN or infinite observation, reward, return or loss; agents are masked in "
+                "minibatches that hold one, see agg/masked_agents",
+                kind="masked",
+            )
+        self._record_counts(update.num_masked, mixed_sign_updates=update.num_mixed_sign, skipped_updates=update.skipped_steps)

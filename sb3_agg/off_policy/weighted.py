@@ -1,0 +1,128 @@
+r"""Gradient steps that weigh the agents, in SB3's own backward passes. Axes: A agents, B samples of a minibatch.
+
+SB3 minimises :math:`\frac{1}{B} \sum_n \ell_n`. Scaling the gradient with respect to a network's outputs by
+
+.. math:: c_n = w_{a(n)} \frac{B}{n_{a(n)}}
+
+turns its backward pass into that of :math:`\sum_a w_a L_a`, where :math:`L_a` is the mean loss of agent a's :math:`n_a` samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sb3_agg.off_policy.algorithms import Part
+from sb3_agg.off_policy.hooks import Update
+from sb3_agg.off_policy.minibatches import Batch
+
+
+class WeightedUpdate(Update):
+    """Gradients weighed by a rule."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        num_agents = self.rule.num_agents
+        self._sent = {part: np.zeros(num_agents, dtype=np.int64) for part in self.algorithm.parts}
+        self._steps = dict.fromkeys(self.algorithm.parts, 0)
+        self._left_out: dict[Part, Tensor] = {}
+        self._ahead: Tensor | None = None
+        """Weights ``[A]``, where they are the same in all minibatches without masked agents."""
+        self._known: tuple[Tensor, Tensor, Tensor | None] | None = None
+
+    def _note_returns(self) -> None:
+        self._ahead = None
+        if self.needs <= {"returns"}:
+            nobody = torch.zeros(len(self._returns), dtype=torch.long, device=self._returns.device)
+            self._ahead = self.rule.weigh(self.signals(Batch(nobody, nobody, equal_parts=True)))
+
+    def evaluate(self, part: Part, batch: Batch, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The network's outputs, which will scale the gradients of SB3's backward pass."""
+        outputs = method(*args, **kwargs)
+        if not isinstance(outputs, tuple):
+            (scaled,) = _ScaledGradient.apply(self, part, batch, outputs)  # type: ignore[no-untyped-call]
+            return scaled
+        return _ScaledGradient.apply(self, part, batch, *outputs)  # type: ignore[no-untyped-call]
+
+    def _weigh(self, batch: Batch) -> Tensor:
+        if self._ahead is not None and batch.masked is None and self._without_samples(batch) is None:
+            return self._ahead
+        return super()._weigh(batch)
+
+    def scale(self, part: Part, batch: Batch, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Scale the gradients with respect to a network's outputs.
+
+        :param gradients: ``[B, ...]`` each.
+        :return: The same, scaled. An agent with a non-finite gradient is left out and the others' weights computed again.
+        """
+        if batch.masked is None and all(bool(gradient.sum().isfinite()) for gradient in gradients):
+            weights, present = self._weigh(batch), self._present
+        else:
+            masked = self._left_out[part] = self._not_finite(batch, gradients)
+            signals = self.signals(batch, masked)
+            weights, present = self.rule.weigh(signals), ~signals.masked()
+            out = masked[batch.agents]
+            gradients = tuple(gradient.masked_fill(_shaped(out, gradient), 0.0) for gradient in gradients)  # 0 * NaN is NaN
+        self._note_masked(~present)
+        self.weights.append((weights, present))
+        per_sample = self._per_sample(weights, batch)
+        return gradients if per_sample is None else tuple(gradient * _shaped(per_sample, gradient) for gradient in gradients)
+
+    def _per_sample(self, weights: Tensor, batch: Batch) -> Tensor | None:
+        """:math:`c_n` ``[B]``; ``None`` where all are 1."""
+        if self._known is not None and self._known[0] is weights and self._known[1] is batch.agents:
+            return self._known[2]
+        coefficients = weights.double() * self._scales(batch)
+        is_one = torch.allclose(coefficients, torch.ones_like(coefficients), rtol=0, atol=1e-12)
+        per_sample = None if is_one else coefficients.float()[batch.agents]
+        self._known = (weights, batch.agents, per_sample)
+        return per_sample
+
+    def _not_finite(self, batch: Batch, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Agents with a non-finite sample or gradient ``[A]``, bool."""
+        finite = torch.stack([gradient.view(len(gradient), -1).isfinite().all(1) for gradient in gradients]).all(0)
+        mask = torch.zeros_like(self._present) if batch.masked is None else batch.masked.clone()
+        mask[batch.agents[~finite]] = True
+        return mask
+
+    def prepare_step(self, part: Part, batch: Batch, optimizer: torch.optim.Optimizer) -> bool:
+        """Count whose gradients are in the step."""
+        senders = self._present & (batch.counts > 0)
+        if (left_out := self._left_out.pop(part, None)) is not None:
+            senders &= ~left_out
+        sent = senders.cpu().numpy()
+        self._sent[part] += sent
+        self._steps[part] += 1
+        return bool(sent.any())
+
+    def finish(self) -> None:
+        """Charge the exchanges for the messages that the backward passes stood for."""
+        for part, sent in self._sent.items():
+            exchange = self.exchanges[part.optimizer]
+            answers = np.full(len(sent), self._steps[part])  # masked agents act by the new parameters too
+            size = sum(parameter.numel() for parameter in self.trained(part))
+            exchange.charge(sent, answers, up={"gradients": size}, down={"parameters": size})
+            sent[:] = 0
+            self._steps[part] = 0
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """Identity forwards; backwards, the gradients of all outputs are scaled at once by an update."""
+
+    @staticmethod
+    def forward(ctx: Any, update: WeightedUpdate, part: Part, batch: Batch, *outputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.update, ctx.part, ctx.batch = update, part, batch
+        return tuple(output.view_as(output) for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, None, *ctx.update.scale(ctx.part, ctx.batch, gradients))
+
+
+def _shaped(per_sample: Tensor, gradient: Tensor) -> Tensor:
+    """One value per sample ``[B]`` in a shape that multiplies a gradient ``[B, ...]``."""
+    return per_sample.view(-1, *[1] * (gradient.ndim - 1))
