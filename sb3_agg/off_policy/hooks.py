@@ -34,8 +34,8 @@ class Update(ABC):
     :param algorithm: What is known of it.
     :param exchanges: What agents exchange with the learner, by the optimiser that steps with it.
 
-    ``num_steps`` counts optimiser steps, ``skipped_steps`` those without a usable gradient, ``num_mixed_sign`` how often losses
-    had mixed signs, and ``num_masked`` the agents masked in the step that masked most.
+    ``num_steps`` counts optimiser steps, ``skipped_steps`` those without a usable gradient, ``num_mixed_sign`` how often
+    losses had mixed signs, and ``num_masked`` the agents masked in the step that masked most.
     """
 
     def __init__(self, model: Any, algorithm: Algorithm, exchanges: Mapping[str, Exchange]) -> None:

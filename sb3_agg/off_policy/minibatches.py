@@ -61,7 +61,8 @@ class ReplayMinibatches:
         self.buffer = buffer
         self.stratified = stratified
         self._sample = buffer.sample
-        self._served: Batch | None = None  # the last one that was drawn in equal parts
+        self._columns: Columns = np.empty(0, dtype=np.int64)  # of the last minibatch
+        self._served: Batch | None = None
         self._draw = self._drawn_by_buffer
         if stratified:
             self._draw = self._drawn_of_episodes if isinstance(buffer, HerReplayBuffer) else self._drawn_in_parts
@@ -225,12 +226,10 @@ def _finite_rows(samples: Any) -> Tensor:
 
 def _map(samples: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A named tuple of tensors, dictionaries of tensors or ``None``, each tensor changed."""
-    fields = [
-        {key: change(tensor) for key, tensor in field.items()}
-        if isinstance(field, dict)
-        else None
-        if field is None
-        else change(field)
-        for field in samples
-    ]
-    return type(samples)(*fields)
+
+    def changed(field: Any) -> Any:
+        if isinstance(field, dict):
+            return {key: change(tensor) for key, tensor in field.items()}
+        return None if field is None else change(field)
+
+    return type(samples)(*map(changed, samples))

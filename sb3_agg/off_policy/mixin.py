@@ -36,12 +36,12 @@ class OffPolicyAggregationMixin(AgentsMixin):
     :param policy: As the algorithm's.
     :param env: As the algorithm's. Each of its A sub-environments is an agent.
     :param aggregation: As of :class:`~sb3_agg.mixin.AggregationMixin`, as are ``aggregation_kwargs``, ``communication``,
-        ``communication_kwargs``, ``compression``, ``compression_kwargs`` and ``attack``; but agents have no parameters of their
+        ``communication_kwargs``, ``compression``, ``compression_kwargs`` and ``attack``. Agents have no parameters of their
         own here, so that ``fedavg`` and its like are refused.
     :param payload: ``"gradients"``, or a :class:`~rl_agg.payloads.Payload` that is made of them.
     :param interval: Optimiser steps between two exchanges, with gradients accumulated in between.
-    :param minibatches: ``"stratified"`` draws ``batch_size / A`` samples of every agent, rounded, and at least one; ``"stock"``
-        draws as SB3 does, where an agent's part is left to chance.
+    :param minibatches: ``"stratified"`` draws ``batch_size / A`` samples of every agent, rounded, and at least one;
+        ``"stock"`` draws as SB3 does, where an agent's part is left to chance.
     :param return_window: Episodes, >= 1. An agent's return is the mean raw one of so many of its latest.
     :param kwargs: Every other argument of the algorithm.
     :raises ValueError: if the rule, a setting or a choice is unknown, or agents would have parameters of their own.
@@ -61,17 +61,14 @@ class OffPolicyAggregationMixin(AgentsMixin):
         known = algorithm_of(cls)
         if known is None:
             bases = ", ".join(base.__name__ for base in cls.__bases__ if base is not OffPolicyAggregationMixin)
-            is_off_policy = issubclass(cls, OffPolicyAlgorithm)
-            raise TypeError(
-                f"{cls.__name__}: "
-                + (
-                    f"whether the loss of {bases} is a mean over samples, each of which reaches the parameters through its own "
-                    "outputs alone, is not known (CrossQ's is not: its critic normalises samples by those of others)"
-                    if is_off_policy
-                    else f"{bases} has no replay buffer"
+            reason = f"{bases} has no replay buffer"
+            if issubclass(cls, OffPolicyAlgorithm):
+                reason = (
+                    f"the loss of {bases} is not known to be a mean over samples, each of which reaches the parameters "
+                    "through outputs of its own (CrossQ's is not: its critic normalises a sample by the others)"
                 )
-                + f"; choose from {', '.join(kind.__name__ for kind in ALGORITHMS)} and what derives from them"
-            )
+            choices = ", ".join(kind.__name__ for kind in ALGORITHMS)
+            raise TypeError(f"{cls.__name__}: {reason}; choose from {choices} and what derives from them")
         cls.algorithm = known
         check_overrides(cls, OffPolicyAggregationMixin)
 
@@ -197,8 +194,8 @@ class OffPolicyAggregationMixin(AgentsMixin):
     def _check_trained(self) -> None:
         if self._n_updates != self._num_updates_seen:
             raise RuntimeError(
-                f"{type(self).__name__}.train() did not call OffPolicyAggregationMixin.train(), so nothing was aggregated; call "
-                "super().train(), and name the mixin before the algorithm in the bases"
+                f"{type(self).__name__}.train() did not call OffPolicyAggregationMixin.train(), so nothing was aggregated; "
+                "call super().train(), and name the mixin before the algorithm in the bases"
             )
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:

@@ -1,7 +1,7 @@
 r"""Gradient steps that see every agent's gradient. Axes: A agents, B samples of a minibatch, P parameters.
 
-SB3 gets copies of a network's outputs :math:`o` without a graph to the parameters. Its backward pass leaves the gradient of its
-loss with respect to them there. From there, agent by agent,
+SB3 gets copies of a network's outputs :math:`o` without a graph to the parameters. Its backward pass leaves there the gradient
+of its loss with respect to them. From there, agent by agent,
 
 .. math:: g_a = \frac{B}{n_a} \sum_{n: a(n) = a} \frac{\partial L}{\partial o_n} \frac{\partial o_n}{\partial \theta}
 
@@ -44,8 +44,8 @@ class PerAgentUpdate(Update):
         """Copies of the network's outputs, on which SB3's backward pass will end."""
         if part in self._evaluated:
             raise ValueError(
-                f"{self._train} evaluates {part.network} twice before one step of its optimiser, and only the last would count: "
-                "each agent's gradient is taken of one minibatch; accumulate by interval= instead"
+                f"{self._train} evaluates {part.network} twice before one step of its optimiser, and only the last would "
+                "count: each agent's gradient is taken of one minibatch; accumulate by interval= instead"
             )
         stacked = self._stacked[part]
         stacked.is_used = batch.equal_parts and stacked.is_possible
@@ -61,8 +61,8 @@ class PerAgentUpdate(Update):
         parameters = self.trained(part)
         if any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in parameters):
             raise ValueError(
-                f"the loss has a part that reaches the parameters of {part.network} other than through its outputs, which would "
-                "not act where each agent's gradient is taken by itself; leave it out, or choose a rule that weighs"
+                f"the loss has a part that reaches the parameters of {part.network} other than through its outputs, which "
+                "would not act where each agent's gradient is taken by itself; leave it out, or choose a rule that weighs"
             )
         matrix = self._gradients(part, batch, parameters)
         exchange, signals = self.exchanges[part.optimizer], self.signals(batch)

@@ -4,7 +4,8 @@ SB3 minimises :math:`\frac{1}{B} \sum_n \ell_n`. Scaling the gradient with respe
 
 .. math:: c_n = w_{a(n)} \frac{B}{n_{a(n)}}
 
-turns its backward pass into that of :math:`\sum_a w_a L_a`, where :math:`L_a` is the mean loss of agent a's :math:`n_a` samples.
+turns its backward pass into that of :math:`\sum_a w_a L_a`, where :math:`L_a` is the mean loss of agent a's :math:`n_a`
+samples.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Off-policy algorithms, worlds that show whose a sample is, and each agent's gradients by SB3's own ``train()`` on its samples."""
+"""Off-policy algorithms, worlds that show whose a sample is, and each agent's gradients by SB3's own ``train()``."""
 
 from __future__ import annotations
 
