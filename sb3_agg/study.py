@@ -1,4 +1,4 @@
-"""A study's runner for Stable-Baselines3: any on-policy algorithm, stock or with aggregation. Axis A: agents."""
+"""A study's runner for Stable-Baselines3: its algorithms with rollouts or a replay buffer, stock or not. Axis A: agents."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 import torch
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
 from stable_baselines3.common import utils
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import is_wrapped, make_vec_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from rl_agg.network_sizes import hidden_layers
 from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.cells import arguments, check_settings, check_types, import_system, wrapped
@@ -46,23 +52,29 @@ DEFAULT_POLICY = "MlpPolicy"
 UNLIMITED_STEPS = sys.maxsize
 ENVPOOL = "envpool/"
 """Prefix of the ids of EnvPool's environments."""
+NOISES: dict[str, type[ActionNoise]] = {"normal": NormalActionNoise, "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise}
+"""Action noises by the Zoo's names."""
+RECORDED_STEPS = 1000
+"""Environment steps, at least, between two records of an algorithm with a replay buffer, whose updates follow each step."""
+
+SomeAlgorithm = OnPolicyAlgorithm | OffPolicyAlgorithm
 
 
 class Sb3Runner:
-    """Runs Stable-Baselines3's on-policy algorithms; see :class:`~rl_agg.study.run.runners.Runner`."""
+    """Runs Stable-Baselines3's on-policy and off-policy algorithms; see :class:`~rl_agg.study.run.runners.Runner`."""
 
     packages = ("stable-baselines3", "sb3-contrib", "mujoco", "box2d")
 
     def check(self, cell: Cell) -> None:
-        """Raise on off-policy systems and unknown settings, then build the model once and drop it.
+        """Raise on other algorithms and unknown settings, then build the model once and drop it.
 
         :raises StudyError: naming the system, the environment and the reason.
         """
         cls = import_system(cell)
-        if not issubclass(cls, OnPolicyAlgorithm):
+        if not issubclass(cls, SomeAlgorithm):
             raise StudyError(
-                f"system {cell.system_name!r}: {cls.__name__} is not on-policy, so it has no rollouts whose agents could be "
-                "compared or weighed; choose an on-policy class such as PPO, A2C or sb3_agg:AggPPO"
+                f"system {cell.system_name!r}: {cls.__name__} has neither rollouts nor a replay buffer, in which agents could "
+                "be told apart; choose a class such as PPO, SAC, sb3_agg:AggPPO or sb3_agg:AggSAC"
             )
         settings = {**cell.environment.settings, **cell.system.settings}
         known = arguments(cls, "__init__")
@@ -103,7 +115,10 @@ class Sb3Runner:
 
 
 class _Recorder(BaseCallback):
-    """Keeps one :class:`CellUpdate` for each rollout, and stops training once the budget is used up."""
+    """Keeps one :class:`CellUpdate` for each rollout, and stops training once the budget is used up.
+
+    A rollout before an update from a replay buffer may be one step, so that there a record is of several.
+    """
 
     def __init__(self, budget: Budget, on_update: OnUpdate, scored_agents: list[int] | None) -> None:
         super().__init__()
@@ -118,31 +133,39 @@ class _Recorder(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._start = time.perf_counter()
-        self._collected = 0
+        self._collected = self._recorded = 0
+        self._rollouts_of_record = _rollouts_of_record(self.model)
+        self._rollout: RolloutReturns | None = None
         self._returns = np.full(self.training_env.num_envs, np.nan)  # [A], last known
 
     def _on_rollout_start(self) -> None:
-        self._close_update()
+        self._close_update(self._rollouts_of_record)
         # SB3 lets a callback stop only after a step, so one step of each agent is discarded
         self._is_over = self._budget.env_steps is None and self.fraction() >= 1
-        self._rollout = RolloutReturns(self.training_env.num_envs, only_reported=True)
+        if self._rollout is None:
+            self._rollout = RolloutReturns(self.training_env.num_envs, only_reported=True)
 
     def _on_step(self) -> bool:
         if self._is_over:
             return False
+        assert self._rollout is not None
         self._rollout.add(self.locals["infos"], self.locals["dones"])
         return True
 
     def _on_rollout_end(self) -> None:
+        assert self._rollout is not None
         self._collected += 1
         self._returns = self._rollout.means(self._returns)
 
     def _on_training_end(self) -> None:
-        self._close_update()
+        self._close_update(1)
 
-    def _close_update(self) -> None:
-        """Record the last rollout once its training is over, when the time and the weights are known."""
-        if len(self.updates) == self._collected:
+    def _close_update(self, rollouts: int) -> None:
+        """Record the last rollouts once their training is over, when the time and the weights are known.
+
+        :param rollouts: How many there must be.
+        """
+        if self._rollout is None or self._collected - self._recorded < rollouts:
             return
         scored = self._returns[self._scored]
         known = scored[np.isfinite(scored)]
@@ -157,10 +180,18 @@ class _Recorder(BaseCallback):
             scalars={name: float(value) for name, value in values.items() if name.startswith("agg/")},
         )
         self.updates.append(update)
+        self._recorded, self._rollout = self._collected, None
         self._on_update(update, self.fraction())
 
 
-def _schedule_by_budget(model: OnPolicyAlgorithm, recorder: _Recorder) -> None:
+def _rollouts_of_record(model: Any) -> int:
+    frequency = getattr(model, "train_freq", None)  # of those with a replay buffer
+    if not isinstance(frequency, TrainFreq) or frequency.unit is not TrainFrequencyUnit.STEP:
+        return 1
+    return math.ceil(RECORDED_STEPS / (frequency.frequency * model.n_envs))
+
+
+def _schedule_by_budget(model: SomeAlgorithm, recorder: _Recorder) -> None:
     """Let schedules follow the budget; the number of steps is not known where rollouts vary in length (``min_episodes``)."""
 
     def update_progress(num_timesteps: int, total_timesteps: int) -> None:
@@ -209,10 +240,22 @@ class _EpisodeEnds(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-def _model(cell: Cell, env: VecEnv) -> OnPolicyAlgorithm:
+def _model(cell: Cell, env: VecEnv) -> SomeAlgorithm:
     cls = import_system(cell)
-    model: OnPolicyAlgorithm = cls(_policy(cell), env, seed=cell.seed, **{"device": "cpu", **_settings(cell)})
+    settings = {"device": "cpu", **_settings(cell)}
+    if isinstance(settings.get("action_noise"), dict):
+        settings["action_noise"] = _noise(settings["action_noise"], env)
+    model: SomeAlgorithm = cls(_policy(cell), env, seed=cell.seed, **settings)
     return model
+
+
+def _noise(given: dict[str, Any], env: VecEnv) -> ActionNoise:
+    kind, std = given.get("type"), given.get("std")
+    if given.keys() != {"type", "std"} or kind not in NOISES or isinstance(std, bool) or not isinstance(std, int | float):
+        raise StudyError(f"action_noise must be {{type: {' or '.join(NOISES)}, std: NUMBER}}, got {given!r}")
+    size = env.action_space.shape or ()
+    noise: ActionNoise = NOISES[kind](mean=np.zeros(size), sigma=std * np.ones(size))  # type: ignore[call-arg]
+    return noise
 
 
 def _policy(cell: Cell) -> str:
@@ -223,7 +266,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
     """The constructor's arguments: the network, then the environment's settings, then the system's."""
     layers = [cell.environment.settings, cell.system.settings]
     settings = {name: value for layer in layers for name, value in layer.items()}
-    policy_kwargs = network(cell.environment.network) if cell.environment.network else {}
+    policy_kwargs = _network(import_system(cell), cell.environment.network) if cell.environment.network else {}
     for layer in layers:
         policy_kwargs.update(layer.get("policy_kwargs") or {})
     for name, kind in CLASSES.items():
@@ -235,6 +278,14 @@ def _settings(cell: Cell) -> dict[str, Any]:
         if isinstance(settings.get(name), str):
             settings[name] = _schedule(name, settings[name])
     return settings
+
+
+def _network(cls: type[Any], size: str) -> dict[str, Any]:
+    """Networks of a size, as an algorithm's ``policy_kwargs``."""
+    if not issubclass(cls, OffPolicyAlgorithm):
+        return network(size)
+    layers = hidden_layers(size)
+    return {"net_arch": layers if issubclass(cls, DQN | QRDQN) else {"pi": layers, "qf": layers}}
 
 
 def _schedule(name: str, text: str) -> Callable[[float], float]:

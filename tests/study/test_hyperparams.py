@@ -11,7 +11,16 @@ from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.parsing import load_yaml
 from rl_agg.study.spec.study import Budget, Environment, Study, System
 
-SHIPPED = Path(__file__).parents[2] / "examples" / "hyperparams" / "agg_ppo.yml"
+SHIPPED = Path(__file__).parents[2] / "examples" / "hyperparams"
+CLASSES = {
+    "agg_ppo": "AggPPO",
+    "agg_dqn": "AggDQN",
+    "agg_qrdqn": "AggQRDQN",
+    "agg_sac": "AggSAC",
+    "agg_td3": "AggTD3",
+    "agg_tqc": "AggTQC",
+}
+ENTRIES = [(path.stem, environment) for path in sorted(SHIPPED.glob("*.yml")) for environment in load_yaml(path)]
 
 
 def write(folder: Path, entry: str) -> Path:
@@ -64,6 +73,7 @@ def test_an_entry_is_read(tmp_path):
         ("  n_envs: .nan\n", "whole number >= 1, got nan"),
         ("  n_envs: .inf\n", "whole number >= 1, got inf"),
         ("  policy: 5\n", "policy must be text"),
+        ("  noise_type: normal\n", "noise_type and noise_std go together, got 'normal' and None"),
         ("  normalize: 1\n", "normalize must be true or false or a mapping"),
         ("  normalize: 1\n  normalize_kwargs: {clip_obs: 5.0}\n", "normalize must be true or false or a mapping"),
         ("  normalize: true\n  normalize_kwargs: 3\n", "normalize_kwargs must be a mapping, got 3"),
@@ -105,12 +115,18 @@ def test_a_network_wins_over_the_files_layers(tmp_path):
     assert (sized.network, sized.settings["policy_kwargs"]) == ("large", {"log_std_init": -2})
 
 
-@pytest.mark.parametrize("environment", load_yaml(SHIPPED))
-def test_the_shipped_settings_build(environment):
+@pytest.mark.parametrize(("file", "environment"), ENTRIES)
+def test_the_shipped_settings_build(file, environment):
     pytest.importorskip("mujoco")
     pytest.importorskip("Box2D")
-    system = System("sb3_agg:AggPPO", {"aggregation": "r_weighted"})
-    made = Study("s", "a", {"a": system}, {environment: Environment()}, 1, hyperparams=SHIPPED.name)
-    (cell,) = resolve(made, folder=SHIPPED.parent).cells
+    system = System(f"sb3_agg:{CLASSES[file]}", {"aggregation": "r_weighted"})
+    small = {} if file == "agg_ppo" else {"buffer_size": 1000}
+    made = Study("s", "a", {"a": system}, {environment: Environment(settings=small)}, 1, hyperparams=f"{file}.yml")
+    (cell,) = resolve(made, folder=SHIPPED).cells
     assert cell.environment.num_agents == 8
     runner_for(cell).check(cell)
+
+
+def test_noise_is_read(tmp_path):
+    path = write(tmp_path, "  noise_type: normal\n  noise_std: 0.1\n")
+    assert load_hyperparams(path, "CartPole-v1").settings["action_noise"] == {"type": "normal", "std": 0.1}

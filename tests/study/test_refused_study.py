@@ -15,11 +15,11 @@ from rl_agg.study.spec.study import Budget, Environment, Study, System
 @pytest.mark.parametrize(
     ("system", "message"),
     [
-        (System("stable_baselines3:SAC"), "SAC is not on-policy"),
+        (System("sb3_contrib:ARS"), "ARS has neither rollouts nor a replay buffer"),
         (System("stable_baselines3:PPO", {"n_epoch": 2}), "did you mean 'n_epochs'"),
         (System("sb3_agg:AggPPO", {"aggregation": "summ"}), "did you mean 'sum'"),
     ],
-    ids=["off-policy", "unknown setting", "unknown rule"],
+    ids=["no agents", "unknown setting", "unknown rule"],
 )
 def test_a_refused_study_does_not_take_the_folder(system: System, message: str, tmp_path: Path) -> None:
     environments = {"CartPole-v1": Environment(num_agents=2, settings={})}

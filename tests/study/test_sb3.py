@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import PPO
+from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.study import Budget, Environment, System, Wrapper
-from sb3_agg.study import Sb3Runner
+from sb3_agg.study import Sb3Runner, _environment, _model
 
 ENVPOOL = pytest.mark.skipif(find_spec("envpool") is None, reason="the extra envpool is not installed")
 
@@ -66,6 +66,42 @@ def test_records_are_those_of_stock_ppo_run_by_hand(tiny, normalize):
         assert update.agent_returns == pytest.approx(last, nan_ok=True)
         assert update.mean_return == pytest.approx(np.nanmean(last))
     assert all(a.wall_time < b.wall_time for a, b in itertools.pairwise(updates))
+
+
+@pytest.mark.parametrize(("system", "has_weights"), [("stable_baselines3:DQN", False), ("sb3_agg:AggDQN", True)])
+def test_records_of_a_replay_buffer_are_of_a_thousand_steps(tiny, system, has_weights):
+    settings = {"learning_starts": 100, "batch_size": 16, "buffer_size": 2000}
+    environment = Environment(num_agents=4, network="small", settings=settings)
+    systems = {"stock": System(system, {"minibatches": "stock"} if has_weights else {})}
+    study = tiny(systems=systems, environments={"CartPole-v1": environment}, budget=Budget(env_steps=2500))
+    updates = run(study.cells[0])
+    assert [update.env_steps for update in updates] == [1008, 2016, 2512]  # 16 steps in a rollout
+    assert [update.update for update in updates] == [63, 126, 157]
+    book = EpisodeBook()
+    env = make_vec_env("CartPole-v1", 4, seed=0)
+    DQN("MlpPolicy", env, seed=0, policy_kwargs={"net_arch": [64, 64]}, device="cpu", **settings).learn(2500, callback=book)
+    last, first = [math.nan] * 4, 0
+    for update in updates:
+        rollouts, first = book.rollouts[first : update.update], update.update
+        episodes = [list(itertools.chain.from_iterable(rollout[agent] for rollout in rollouts)) for agent in range(4)]
+        last = [np.mean(own) if own else old for own, old in zip(episodes, last, strict=True)]
+        assert update.episodes == sum(map(len, episodes))
+        assert update.agent_returns == pytest.approx(last, nan_ok=True)
+        assert ("agg/effective_agents" in update.scalars) == has_weights
+
+
+def test_noise_by_name_is_the_algorithms(tiny):
+    settings = {"action_noise": {"type": "normal", "std": 0.25}, "learning_starts": 50, "buffer_size": 500}
+    environment = Environment(num_agents=2, network="small", settings=settings)
+    systems = {"stock": System("sb3_agg:AggTD3", {"aggregation": "l_weighted"})}
+    (cell, *_) = tiny(systems=systems, environments={"Pendulum-v1": environment}, budget=Budget(env_steps=60)).cells
+    made = _model(cell, _environment(cell))
+    np.testing.assert_array_equal(made.action_noise._sigma, [0.25])
+    assert made.policy_kwargs["net_arch"] == {"pi": [64, 64], "qf": [64, 64]}
+    run(cell)
+    settings["action_noise"]["type"] = "pink"
+    with pytest.raises(StudyError, match=r"action_noise must be .*normal or ornstein-uhlenbeck.* got .*pink"):
+        runner_for(cell).check(cell)
 
 
 def test_a_cell_repeats_itself_and_seeds_differ(tiny):
@@ -155,9 +191,14 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
 @pytest.mark.parametrize(
     ("system", "environment", "words"),
     [
-        (System("stable_baselines3:SAC"), {}, ["SAC is not on-policy", "PPO"]),
+        (System("sb3_contrib:ARS"), {}, ["ARS has neither rollouts nor a replay buffer", "PPO"]),
+        (System("stable_baselines3:SAC"), {}, ["cannot be built", "action spaces"]),
+        (
+            System("stable_baselines3:DQN", {"action_noise": {"type": "pink", "std": 0.1}}),
+            {},
+            ["action_noise must be", "pink"],
+        ),
         (System("stable_baselines3:PPO", {"tensorboard_log": "runs"}), {}, ["the study's key '--tensorboard' sets it"]),
-        (System("stable_baselines3:DQN"), {}, ["DQN is not on-policy"]),
         (System("stable_baselines3:PPPO"), {}, ["unknown name 'PPPO'", "did you mean 'PPO'"]),
         (System("stable_baselines:PPO"), {}, ["no module 'stable_baselines'"]),
         (System("importing_nothing:PPO"), {}, ["importing_nothing needs a module 'no_such_module'"]),

@@ -1,9 +1,9 @@
 """Settings in RL Baselines3 Zoo's format, one entry per environment id.
 
-Understood: ``policy``, ``n_envs``, ``n_timesteps``, ``normalize``, ``normalize_kwargs``, ``policy_kwargs`` and every plain
-argument of the algorithm; ``lin_0.1`` for a linear schedule. Texts that the Zoo evaluates as Python are read as data:
-``dict(...)``, literals and ``nn.ReLU``-like names, nothing else. What needs more than that (wrappers, frame stacks,
-callbacks, noise) raises an error, as leaving it out would give another experiment.
+Understood: ``policy``, ``n_envs``, ``n_timesteps``, ``normalize``, ``normalize_kwargs``, ``policy_kwargs``, ``noise_type``
+with ``noise_std``, and every plain argument of the algorithm; ``lin_0.1`` for a linear schedule. Texts that the Zoo evaluates
+as Python are read as data: ``dict(...)``, literals and ``nn.ReLU``-like names, nothing else. What needs more than that
+(wrappers, frame stacks, callbacks) raises an error, as leaving it out would give another experiment.
 """
 
 import ast
@@ -18,7 +18,7 @@ from rl_agg.validation import unknown_choice
 REFUSED = frozenset(
     {
         *("env_wrapper", "vec_env_wrapper", "frame_stack", "history", "monitor_kwargs", "callback", "n_eval_envs"),
-        *("noise_type", "noise_std", "replay_buffer_class", "replay_buffer_kwargs", "her_kwargs"),
+        *("replay_buffer_class", "replay_buffer_kwargs", "her_kwargs", "noise_std_final"),
     }
 )
 
@@ -60,6 +60,11 @@ def load_hyperparams(path: Path, environment: str) -> Hyperparams:
     for key in sorted(REFUSED & settings.keys()):
         if settings.pop(key):  # the Zoo's files also spell out defaults
             raise StudyError(f"{where}: {key!r} is not supported; wrap the environment yourself and register it")
+    noise = {key: settings.pop(f"noise_{key}", None) for key in ("type", "std")}
+    if (noise["type"] is None) != (noise["std"] is None):
+        raise StudyError(f"{where}: noise_type and noise_std go together, got {noise['type']!r} and {noise['std']!r}")
+    if noise["type"] is not None:
+        settings["action_noise"] = noise
     for key in ("policy_kwargs", "normalize", "normalize_kwargs"):
         if isinstance(settings.get(key), str):
             settings[key] = _literal(settings[key], f"{where}.{key}")
