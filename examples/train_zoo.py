@@ -26,7 +26,7 @@ ADDED = {
     "agg_qrdqn": (AggQRDQN, "qrdqn"),
     "agg_sac": (AggSAC, "sac"),
     "agg_td3": (AggTD3, "td3"),
-    "agg_ddpg": (AggDDPG, "td3"),
+    "agg_ddpg": (AggDDPG, "ddpg"),
     "agg_tqc": (AggTQC, "tqc"),
 }
 

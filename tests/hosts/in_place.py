@@ -10,19 +10,21 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 
-from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO
+import sb3_agg
 
 AGGREGATION = "RL_AGG_AGGREGATION"
 """Which ``aggregation`` they have unless a test says otherwise; not set: stock's classes stay."""
 OUTCOMES = "RL_AGG_OUTCOMES"
 """Where to write what became of each test that made a model of theirs."""
 
-CLASSES = (
-    (stable_baselines3, "PPO", AggPPO),
-    (stable_baselines3, "A2C", AggA2C),
-    (sb3_contrib, "MaskablePPO", AggMaskablePPO),
-    (sb3_contrib, "RecurrentPPO", AggRecurrentPPO),
-)
+FAMILY = "RL_AGG_FAMILY"
+"""Which of :data:`CLASSES` are replaced."""
+
+CLASSES = {
+    "on_policy": {stable_baselines3: ("PPO", "A2C"), sb3_contrib: ("MaskablePPO", "RecurrentPPO")},
+    "off_policy": {stable_baselines3: ("DQN", "SAC", "TD3", "DDPG"), sb3_contrib: ("QRDQN", "TQC")},
+}
+"""Names of classes, by the package that tests import them from."""
 
 users: set[str] = set()
 outcomes: dict[str, str] = {}
@@ -31,9 +33,12 @@ outcomes: dict[str, str] = {}
 def pytest_configure() -> None:
     """Replace the classes before test modules are imported."""
     aggregation = os.environ.get(AGGREGATION)
-    for package, name, ours in CLASSES:
-        stock = getattr(package, name)
-        setattr(package, name, _noting_users(stock) if aggregation is None else _noting_users(ours, aggregation=aggregation))
+    for package, names in CLASSES[os.environ[FAMILY]].items():
+        for name in names:
+            kind, defaults = getattr(package, name), {}
+            if aggregation is not None:
+                kind, defaults = getattr(sb3_agg, f"Agg{name}"), {"aggregation": aggregation}
+            setattr(package, name, _noting_users(kind, **defaults))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -193,11 +193,6 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
     [
         (System("sb3_contrib:ARS"), {}, ["ARS has neither rollouts nor a replay buffer", "PPO"]),
         (System("stable_baselines3:SAC"), {}, ["cannot be built", "action spaces"]),
-        (
-            System("stable_baselines3:DQN", {"action_noise": {"type": "pink", "std": 0.1}}),
-            {},
-            ["action_noise must be", "pink"],
-        ),
         (System("stable_baselines3:PPO", {"tensorboard_log": "runs"}), {}, ["the study's key '--tensorboard' sets it"]),
         (System("stable_baselines3:PPPO"), {}, ["unknown name 'PPPO'", "did you mean 'PPO'"]),
         (System("stable_baselines:PPO"), {}, ["no module 'stable_baselines'"]),
