@@ -1,7 +1,7 @@
 """What weighting and combining cost beside stock DQN, QR-DQN, SAC, TD3, DDPG and TQC.
 
-Every repeat runs all systems in turn in this process, stock first and last; figures are CPU seconds of a whole ``learn()`` on one
-torch thread, after imports, and ratios are medians over repeats of a system's time over the mean of its repeat's two stock runs.
+Every repeat runs all systems in turn in this process, stock first and last; figures are CPU seconds of a whole ``learn()`` on
+one torch thread, and ratios are medians over repeats of a system's time over the mean of its repeat's two stock runs.
 """
 
 from __future__ import annotations

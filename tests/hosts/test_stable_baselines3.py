@@ -36,9 +36,6 @@ AGGREGATIONS = {
     "on_policy": ["r_weighted", "l_weighted", "median", "fedavg"],
     "off_policy": ["r_weighted", "l_weighted", "median"],
 }
-    "on_policy": ["r_weighted", "l_weighted", "median", "fedavg"],
-    "off_policy": ["r_weighted", "l_weighted", "median"],
-}
 
 DIFFERENT = {
     r"test_no_resource_warning|test_vec_monitor_ppo": "no warning is allowed, and one environment warns that it is one agent",
