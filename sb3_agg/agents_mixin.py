@@ -110,7 +110,7 @@ class AgentsMixin(FilesMixin, LoggingMixin):
         :param ledger: Counts what is sent; ``None``: one of its own, with a loaded model's counts.
         """
         exchange = Exchange(scheme, self.n_envs, attack=self.attack, ledger=ledger, seed=self.seed)
-        counts = getattr(self, "ledger", None) if ledger is None else None
+        counts = vars(self).get("ledger") if ledger is None else None
         if counts is not None:
             exchange.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())
         return exchange

@@ -35,7 +35,7 @@ UNSAVED = (
     "_closed_form",
     "_logged_reasons",
     "_whole_rollouts",
-    *("exchanges", "_update", "_returns", "_weighed_by", "_minibatches", "_summary", "_num_updates_seen"),
+    *("exchanges", "_update", "_returns", "_minibatches", "_num_updates_seen"),
 )
 
 EXCHANGE = "exchange"

@@ -35,6 +35,7 @@ from rl_agg.study.run.runners import OnUpdate
 from rl_agg.study.spec.study import Budget, Cell
 from rl_agg.validation import unknown_choice
 from sb3_agg.networks import network
+from sb3_agg.off_policy.mixin import OffPolicyAggregationMixin
 from sb3_agg.rollouts.returns import RolloutReturns
 from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
 from sb3_agg.vec_envs.unequal import make_unequal_vec_env
@@ -169,6 +170,8 @@ class _Recorder(BaseCallback):
             return
         scored = self._returns[self._scored]
         known = scored[np.isfinite(scored)]
+        if isinstance(self.model, OffPolicyAggregationMixin):  # which logs when episodes end
+            self.model.record_agents()
         values = self.logger.name_to_value
         update = CellUpdate(
             update=self._collected,

@@ -34,8 +34,9 @@ class Update(ABC):
     :param algorithm: What is known of it.
     :param exchanges: What agents exchange with the learner, by the optimiser that steps with it.
 
-    ``num_steps`` counts optimiser steps, ``skipped_steps`` those without a usable gradient, ``num_mixed_sign`` how often
-    losses had mixed signs, and ``num_masked`` the agents masked in the step that masked most.
+    ``num_steps`` counts the optimiser steps of a call. Since :meth:`forget`, ``skipped_steps`` counts those without a usable
+    gradient, ``num_mixed_sign`` how often losses had mixed signs, and ``num_masked`` the agents masked in the step that masked
+    most.
     """
 
     def __init__(self, model: Any, algorithm: Algorithm, exchanges: Mapping[str, Exchange]) -> None:
@@ -44,28 +45,34 @@ class Update(ABC):
         self.exchanges = exchanges
         self.rule: Exchange = next(iter(exchanges.values()))  # they have one scheme, and weights have no memory
         self.needs = self.rule.scheme.needs
-        self.num_steps = self.skipped_steps = self.num_mixed_sign = self.num_masked = 0
-        self._returns_known: NDArray[np.float64] = np.empty(0)
+        self.num_steps = 0
+        self.forget()
+        self._returns_known: NDArray[np.float64] | None = None
         self._returns = torch.empty(0)
         self._present = torch.empty(0, dtype=torch.bool)
         self._evaluated: dict[Part, Batch] = {}
         self.weights: list[tuple[Tensor, Tensor]] = []
         """Weights that were used, and whose count, each ``[A]``; none where there are no weights."""
 
+    def forget(self) -> None:
+        """Begin to count anew."""
+        self.skipped_steps = self.num_mixed_sign = self.num_masked = 0
+
     def begin(self, minibatches: ReplayMinibatches, returns: NDArray[np.float64]) -> None:
         """A call of ``train()`` begins.
 
         :param minibatches: Served in place of the replay buffer's.
-        :param returns: Each agent's ``[A]``, NaN where it has none yet; infinite: it is masked.
+        :param returns: Each agent's ``[A]``, NaN where it has none yet; infinite: it is masked. A new array if they changed.
         """
         self.minibatches = minibatches
-        self.num_steps = self.skipped_steps = self.num_mixed_sign = self.num_masked = 0
+        self.num_steps = 0
         self.weights = []
         self._evaluated.clear()
-        if not np.array_equal(self._returns_known, returns, equal_nan=True):
-            self._returns_known = returns.copy()
-            self._returns = torch.as_tensor(self._returns_known, device=self.model.device)
+        if self._returns_known is not returns:
+            self._returns_known = returns
+            self._returns = torch.as_tensor(returns, device=self.model.device)
             self._present = ~self._returns.isinf()
+            self.all_present = bool(self._present.all())
             self._note_returns()
 
     def _note_returns(self) -> None:  # noqa: B027 - most compute nothing ahead
@@ -138,8 +145,8 @@ class Update(ABC):
         :return: Whether an agent has a usable gradient.
         """
 
-    def finish(self) -> None:  # noqa: B027 - most have finished with their last step
-        """Called when the algorithm's own ``train()`` is over."""
+    def settle(self) -> None:  # noqa: B027 - most are charged with each step
+        """Charge the exchanges for what has not been charged yet."""
 
     def trained(self, part: Part) -> list[Tensor]:
         """The parameters of a part's optimiser, P numbers in all, that are not frozen."""
@@ -209,5 +216,5 @@ class Update(ABC):
         return len(batch.agents) / batch.counts.clamp(min=1).double()
 
     def _note_masked(self, masked: Tensor) -> None:
-        """Record agents ``[A]``, bool, that do not count in a step."""
+        """Count agents ``[A]``, bool, that do not count in a step."""
         self.num_masked = max(self.num_masked, int(masked.sum()))

@@ -11,9 +11,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn
-from torch import Tensor
 
-from rl_agg import Exchange, Scheme
+from rl_agg import Exchange, Ledger, Scheme
 from rl_agg.diagnostics import weight_summary
 from rl_agg.validation import check_count
 from rl_agg.weighting import Weighting
@@ -83,16 +82,15 @@ class OffPolicyAggregationMixin(AgentsMixin):
         scheme = self._make_scheme()
         self._check_scheme(scheme)
         first, *others = dict.fromkeys(part.optimizer for part in self.algorithm.parts)
-        self.exchanges = {first: self._make_exchange(scheme)}
-        self.ledger = self.exchanges[first].ledger
-        self.exchanges |= {name: self._make_exchange(scheme, self.ledger) for name in others}
+        self._update: Update | None = None
+        exchange = self._make_exchange(scheme)
+        self.exchanges = {first: exchange, **{name: self._make_exchange(scheme, exchange.ledger) for name in others}}
+        vars(self).pop("ledger", None)  # a loaded model's counts
         super()._setup_model()  # type: ignore[misc]
         self._set_up_logging()
         self._fit_to_agents(agent_weights=isinstance(scheme.rule, Weighting))
         self._fit_returns()
-        self._update: Update | None = None
         self._minibatches: ReplayMinibatches | None = None
-        self._summary: tuple[Tensor | None, dict[str, float]] = (None, {})
         self._num_updates_seen = self._n_updates
 
     def _fit_returns(self) -> None:
@@ -100,18 +98,21 @@ class OffPolicyAggregationMixin(AgentsMixin):
         known = RecentReturns(self.n_envs, self.return_window)
         if hasattr(self, "recent_returns"):
             known.values = self.recent_returns
-        self._returns = known.resized(self.n_envs, self.return_window)
-        self._note_returns()
-
-    def _note_returns(self) -> None:
-        self.recent_returns: NDArray[np.float64] = self._returns.values
-        """Raw returns of each agent's latest episodes ``[A, W]``, the latest first; NaN where it has none yet."""
-        self._weighed_by = self._returns.means()
-        self.agent_returns = np.where(np.isinf(self._weighed_by), np.nan, self._weighed_by)
+        self._keep(known.resized(self.n_envs, self.return_window))
 
     def _forget_returns(self) -> None:
-        self._returns = RecentReturns(self.n_envs, self.return_window)
-        self._note_returns()
+        self._keep(RecentReturns(self.n_envs, self.return_window))
+
+    def _keep(self, returns: RecentReturns) -> None:
+        self._returns = returns
+        self.recent_returns: NDArray[np.float64] = returns.values
+        """Raw returns of each agent's latest episodes ``[A, W]``, the latest first; NaN where it has none yet."""
+
+    @property
+    def agent_returns(self) -> NDArray[np.float64]:  # type: ignore[override]
+        """Mean raw return of each agent's latest episodes ``[A]``, NaN where it has none yet."""
+        means = self._returns.means()
+        return np.where(np.isinf(means), np.nan, means)
 
     def _check_scheme(self, scheme: Scheme) -> None:
         if scheme.payload.local or scheme.payload.content != "gradients":
@@ -125,12 +126,24 @@ class OffPolicyAggregationMixin(AgentsMixin):
         return self.exchanges
 
     @property
+    def ledger(self) -> Ledger:  # type: ignore[override]
+        """Messages and bytes that the agents have sent so far."""
+        if self._update is not None:
+            self._update.settle()
+        return next(iter(self.exchanges.values())).ledger
+
+    @property
     def _scheme(self) -> Scheme:
         return next(iter(self.exchanges.values())).scheme
 
     @property
     def _needs(self) -> frozenset[str]:
         return self._scheme.needs
+
+    def _drop_update(self) -> None:
+        if self._update is not None:
+            self._update.settle()
+        self._update = None
 
     # Learning -------------------------------------------------------------------------------------------------------------
 
@@ -168,6 +181,7 @@ class OffPolicyAggregationMixin(AgentsMixin):
         """As SB3's, but a ``train()`` that went round the aggregation raises."""
         learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
         self._check_trained()
+        self.record_agents()
         if "returns" in self._needs and bool(np.isnan(self.agent_returns).all()) and self._has_monitor():
             self._warn_once(f"no agent has finished an episode, so {self.aggregation} weighed them equally")
         return learned
@@ -176,7 +190,7 @@ class OffPolicyAggregationMixin(AgentsMixin):
         self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         self._check_learning()
-        self._update = None  # networks may have been replaced
+        self._drop_update()  # networks may have been replaced
         self._num_updates_seen = self._n_updates
         if reset_num_timesteps:  # a new run, for which SB3 forgets its episodes too
             self._forget_returns()
@@ -204,7 +218,6 @@ class OffPolicyAggregationMixin(AgentsMixin):
             return
         if not self._returns.add(infos, dones):
             self._warn_of_missing_returns()
-        self._note_returns()
 
     # Updating -------------------------------------------------------------------------------------------------------------
 
@@ -215,30 +228,52 @@ class OffPolicyAggregationMixin(AgentsMixin):
             weighs = self.exchanges[self.algorithm.parts[0].optimizer].weights_only
             self._update = (WeightedUpdate if weighs else PerAgentUpdate)(self, self.algorithm, self.exchanges)
         update = self._update
-        update.begin(self._serve(self.replay_buffer), self._weighed_by)
+        update.begin(self._serve(self.replay_buffer), self._returns.means())
         with update.hooked():
             super().train(gradient_steps=gradient_steps, batch_size=self._num_drawn(batch_size))  # type: ignore[misc]
         if gradient_steps and not update.num_steps:
             raise RuntimeError(f"{type(self).__name__}.train() stepped no optimiser, so nothing was aggregated")
-        update.finish()
         self._num_updates_seen = self._n_updates
-        self._record(update)
-
-    def _record(self, update: Update) -> None:  # type: ignore[override]
         if update.weights:
-            first, _ = update.weights[0]
-            same = all(weights is first for weights, _ in update.weights)
-            if not same or self._summary[0] is not first:
-                used = update.weights[:1] if same else update.weights
-                weights, present = (torch.stack(items) for items in zip(*used, strict=True))
-                self._summary = (first if same else None, weight_summary(weights, present))
-                self.agent_weights = weights.mean(0).cpu().numpy().astype(np.float64)
-            for name, value in self._summary[1].items():
-                self.logger.record(f"agg/{name}", value)
+            weights = [weights for weights, _ in update.weights]
+            mean = weights[0] if all(item is weights[0] for item in weights) else torch.stack(weights).mean(0)
+            self.agent_weights = mean.cpu().numpy().astype(np.float64)
         if update.num_masked:
             self._warn_once(
                 f"{update.num_masked} agents had a NaN or infinite observation, reward, return or loss; agents are masked in "
                 "minibatches that hold one, see agg/masked_agents",
                 kind="masked",
             )
+
+    # Logs -----------------------------------------------------------------------------------------------------------------
+
+    def record_agents(self) -> None:
+        """Log the weights of the last update, and what happened in all since this was called before.
+
+        SB3's ``dump_logs()`` calls it if it writes anything, and ``learn()`` at its end: after each update it would take as
+        long as a small one.
+        """
+        update = self._update
+        if update is None:
+            return
+        if update.weights:
+            weights, present = (torch.stack(items) for items in zip(*update.weights, strict=True))
+            for name, value in weight_summary(weights, present).items():
+                self.logger.record(f"agg/{name}", value)
         self._record_counts(update.num_masked, mixed_sign_updates=update.num_mixed_sign, skipped_updates=update.skipped_steps)
+        update.forget()
+
+    if hasattr(OffPolicyAlgorithm, "dump_logs"):
+
+        def dump_logs(self) -> None:
+            """As SB3's, with what is known of the agents."""
+            if self.logger.output_formats:
+                self.record_agents()
+            super().dump_logs()  # type: ignore[misc]
+
+    else:  # before SB3 2.6
+
+        def _dump_logs(self) -> None:
+            if self.logger.output_formats:
+                self.record_agents()
+            super()._dump_logs()  # type: ignore[misc]

@@ -18,6 +18,7 @@ class RecentReturns:
     def __init__(self, num_agents: int, window: int) -> None:
         self.values = np.full((num_agents, window), np.nan)
         """The latest first ``[A, W]``; NaN where there was none yet, infinite where one was not finite."""
+        self._means: NDArray[np.float64] | None = None
 
     def add(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_]) -> bool:
         """Record one step of all agents.
@@ -32,12 +33,21 @@ class RecentReturns:
             if episode is None:
                 complete = False
                 continue
+            self._means = None
             self.values[agent, 1:] = self.values[agent, :-1]
             self.values[agent, 0] = episode["r"] if np.isfinite(episode["r"]) else np.inf
         return complete
 
     def means(self) -> NDArray[np.float64]:
-        """Mean of what is finite ``[A]``; NaN: still unknown; infinite: the last episode's is not finite."""
+        """Mean of what is finite ``[A]``; NaN: still unknown; infinite: the last episode's is not finite.
+
+        The same array until an episode ends.
+        """
+        if self._means is None:
+            self._means = self._compute()
+        return self._means
+
+    def _compute(self) -> NDArray[np.float64]:
         finite = np.isfinite(self.values)
         counts = finite.sum(1)
         means = np.divide(

@@ -27,13 +27,17 @@ class WeightedUpdate(Update):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        num_agents = self.rule.num_agents
-        self._sent = {part: np.zeros(num_agents, dtype=np.int64) for part in self.algorithm.parts}
-        self._steps = dict.fromkeys(self.algorithm.parts, 0)
+        self._reset()
         self._left_out: dict[Part, Tensor] = {}
         self._ahead: Tensor | None = None
         """Weights ``[A]``, where they are the same in all minibatches without masked agents."""
         self._known: tuple[Tensor, Tensor, Tensor | None] | None = None
+
+    def _reset(self) -> None:
+        """Nothing is left to charge."""
+        parts = self.algorithm.parts
+        self._steps, self._steps_of_all = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
+        self._sent = {part: np.zeros(self.rule.num_agents, dtype=np.int64) for part in parts}  # in the other steps
 
     def _note_returns(self) -> None:
         self._ahead = None
@@ -68,7 +72,8 @@ class WeightedUpdate(Update):
             weights, present = self.rule.weigh(signals), ~signals.masked()
             out = masked[batch.agents]
             gradients = tuple(gradient.masked_fill(_shaped(out, gradient), 0.0) for gradient in gradients)  # 0 * NaN is NaN
-        self._note_masked(~present)
+        if present is not self._present or not self.all_present:
+            self._note_masked(~present)
         self.weights.append((weights, present))
         per_sample = self._per_sample(weights, batch)
         return gradients if per_sample is None else tuple(gradient * _shaped(per_sample, gradient) for gradient in gradients)
@@ -92,23 +97,26 @@ class WeightedUpdate(Update):
 
     def prepare_step(self, part: Part, batch: Batch, optimizer: torch.optim.Optimizer) -> bool:
         """Count whose gradients are in the step."""
-        senders = self._present & (batch.counts > 0)
-        if (left_out := self._left_out.pop(part, None)) is not None:
-            senders &= ~left_out
-        sent = senders.cpu().numpy()
-        self._sent[part] += sent
         self._steps[part] += 1
+        left_out = self._left_out.pop(part, None)
+        if left_out is None and batch.equal_parts and self.all_present:
+            self._steps_of_all[part] += 1
+            return True
+        senders = self._present & (batch.counts > 0)
+        sent = (senders if left_out is None else senders & ~left_out).cpu().numpy()
+        self._sent[part] += sent
         return bool(sent.any())
 
-    def finish(self) -> None:
-        """Charge the exchanges for the messages that the backward passes stood for."""
-        for part, sent in self._sent.items():
-            exchange = self.exchanges[part.optimizer]
-            answers = np.full(len(sent), self._steps[part])  # masked agents act by the new parameters too
+    def settle(self) -> None:
+        """Charge the exchanges for the messages that the backward passes stood for: not in each, which would take longer."""
+        if not any(self._steps.values()):
+            return
+        for part, steps in self._steps.items():
+            sent = self._sent[part] + self._steps_of_all[part]
             size = sum(parameter.numel() for parameter in self.trained(part))
-            exchange.charge(sent, answers, up={"gradients": size}, down={"parameters": size})
-            sent[:] = 0
-            self._steps[part] = 0
+            answers = np.full(len(sent), steps)  # masked agents act by the new parameters too
+            self.exchanges[part.optimizer].charge(sent, answers, up={"gradients": size}, down={"parameters": size})
+        self._reset()
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -101,6 +101,7 @@ def test_an_agent_with_a_nan_is_left_out(name: str, rule: str) -> None:
 
     with pytest.warns(UserWarning, match="agents had a NaN"):
         check(name, model, merge)
+    model.record_agents()
     assert model.logger.name_to_value["agg/masked_agents"] == 1
 
 
