@@ -191,7 +191,8 @@ def _rollouts_of_record(model: Any) -> int:
     frequency = getattr(model, "train_freq", None)  # of those with a replay buffer
     if not isinstance(frequency, TrainFreq) or frequency.unit is not TrainFrequencyUnit.STEP:
         return 1
-    return math.ceil(RECORDED_STEPS / (frequency.frequency * model.n_envs))
+    rollouts: int = math.ceil(RECORDED_STEPS / (frequency.frequency * model.n_envs))
+    return rollouts
 
 
 def _schedule_by_budget(model: SomeAlgorithm, recorder: _Recorder) -> None:
