@@ -56,8 +56,8 @@ class Accounting:
         """
         numbers: dict[str, Any] = dict(up)
         answer: dict[str, Any] = dict(down)
-        if self.scheme.needs and self.scheme.payload.content != "scores":  # a score is the signal
-            numbers["scalars"] = np.asarray(numbers.get("scalars", 0)) + len(self.scheme.needs)
+        if self.scheme.reported and self.scheme.payload.content != "scores":  # a score is the signal
+            numbers["scalars"] = np.asarray(numbers.get("scalars", 0)) + len(self.scheme.reported)
         self._upload(sends, numbers, physical_bytes=physical_bytes)
         if self._downlink is None:
             self.ledger.download(answers, agents=self._agents, **answer)
@@ -75,7 +75,7 @@ class Accounting:
     def _charge_upload(self, sends: Tensor, size: int, bits: Tensor | None, extra: int = 0) -> None:
         kind = self.scheme.payload.kind
         encoded = None if bits is None else {kind: (bits.numpy() + 7) // 8}
-        numbers: dict[str, Any] = {kind: extra if encoded else size + extra, "scalars": len(self.scheme.needs)}
+        numbers: dict[str, Any] = {kind: extra if encoded else size + extra, "scalars": len(self.scheme.reported)}
         self._upload(sends.cpu().numpy(), numbers, encoded)
 
     def _upload(

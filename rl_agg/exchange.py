@@ -20,15 +20,19 @@ from rl_agg.accounting import Accounting
 from rl_agg.accumulation import Accumulation
 from rl_agg.attacks import Attack, make_attack
 from rl_agg.combiners import Combiner
+from rl_agg.comparisons import compare
 from rl_agg.downlink import Downlink, flat, write
 from rl_agg.gates import VectorGate
 from rl_agg.ledger import Ledger
 from rl_agg.merging import Factored, Merged, merge_factored, merge_received
 from rl_agg.payloads.base import VECTORS
+from rl_agg.rules.base import required
+from rl_agg.rules.memory import Memory
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Scheme
-from rl_agg.signals import Signals
-from rl_agg.uplink import Uplink
+from rl_agg.signals import Signals, any_signal
+from rl_agg.uplink import Received, Uplink
+from rl_agg.weighting import Weighting
 
 __all__ = ["Exchange", "Factored", "Merged"]
 
@@ -72,6 +76,10 @@ class Exchange(Accounting):
         self.num_exchanges = self._num_steps = self._since_last = 0
         self.gate = self.scheme.make_gate(self.num_agents)
         self._rule = copy.deepcopy(self.scheme.rule)
+        self._memory: Memory | None = None
+        if isinstance(self._rule, Weighting) and self._rule.remembered:
+            assert self._rule.smoothing is not None
+            self._memory = Memory(self.num_agents, self._rule.remembered, self._rule.smoothing, self._rule.guard)
         self._uplink: Uplink | None = None  # of vectors; scores and transitions take their host's
         if self.scheme.payload.content in VECTORS:
             assert isinstance(self.gate, VectorGate)
@@ -100,14 +108,51 @@ class Exchange(Accounting):
         return self.scheme.weights_only and self._attack is None
 
     @property
-    def remembers(self) -> bool:
+    def has_state(self) -> bool:
         """Whether a later exchange depends on more than the ledger."""
-        return not self.weights_only or self._downlink is not None
+        return not self.weights_only or self._downlink is not None or self._memory is not None
 
     @property
     def scales(self) -> bool:
         """Whether it matters what the optimiser multiplies each parameter's gradient by."""
         return self._uplink is not None and not self._uplink.is_open
+
+    # What is remembered of signals ----------------------------------------------------------------------------------------
+
+    def begin_update(self, signals: Signals) -> None:
+        """Let running means follow the last update, and what agents report once in this one.
+
+        Hosts call it with each rollout, before the first step. A rule that remembers signals counts all alike until the second
+        call, but for what is reported in the first.
+
+        :param signals: Those of :data:`~rl_agg.signals.REPORTED` that the rule reads, and who is present.
+        :raises ValueError: if one of them is missing.
+        """
+        if self._memory is None:
+            return
+        for name in self.scheme.reported & self._memory.names:
+            value = required(signals, name)
+            self._memory.observe(name, value.where(~signals.masked().to(value.device), torch.nan))
+        self._memory.end_update()
+
+    def _recalled(self, signals: Signals) -> Signals:
+        """With running means in place of what is remembered."""
+        return signals if self._memory is None else dataclasses.replace(signals, **self._memory.means(any_signal(signals)))
+
+    def _compared(self, signals: Signals, received: Received, origin: Tensor | None) -> Signals:
+        """With what the server sees in the vectors that it has, which all begin at an origin ``[P]``, if there is one."""
+        names = self.scheme.compared
+        if not names:
+            return signals
+        vectors = received.vectors if origin is None else received.vectors - origin
+        found = compare(vectors, received.counts, names)
+        if self._memory is not None:
+            for name in names & self._memory.names:
+                self._memory.observe(name, found.pop(name))
+            if self.scheme.payload.content == "parameters":  # no two merges share an update
+                self._memory.end_update(names & self._memory.names)
+                signals = self._recalled(signals)
+        return dataclasses.replace(signals, **found)
 
     # Where weights are enough ---------------------------------------------------------------------------------------------
 
@@ -117,7 +162,7 @@ class Exchange(Accounting):
         :param signals: What they report, each ``[A]``.
         :return: ``[A]``.
         """
-        weights: Tensor = self._rule(signals)
+        weights: Tensor = self._rule(self._recalled(signals))
         return weights
 
     # Where agents' vectors are seen ---------------------------------------------------------------------------------------
@@ -202,10 +247,11 @@ class Exchange(Accounting):
             gains=gains,
             reference=known,
         )
+        known_signals = self._uplink.signals_of(self._recalled(signals), received)
         merged = merge_received(
             rule,
             received,
-            self._uplink.signals_of(signals, received),
+            self._compared(known_signals, received, known),
             present=present,
             idle=idle,
             as_shares=payload.content == "parameters",
@@ -282,6 +328,7 @@ class Exchange(Accounting):
             "rule": self._rule.state_dict() if isinstance(self._rule, Combiner) else {},
             "downlink": None if self._downlink is None else self._downlink.state_dict(),
             "budget": self._budget_state(),
+            "memory": {} if self._memory is None else self._memory.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -301,6 +348,8 @@ class Exchange(Accounting):
             self._downlink.load_state_dict(state["downlink"])
         if "rule" in same and isinstance(self._rule, Combiner):
             self._rule.load_state_dict(state["rule"])
+        if "rule" in same and self._memory is not None and state["num_agents"] == self.num_agents:
+            self._memory.load_state_dict(state["memory"])
         if self._uplink is None:
             if "gate" in same:
                 self.gate.load_state_dict(state["gate"])

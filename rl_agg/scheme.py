@@ -16,9 +16,11 @@ from rl_agg.payloads import PAYLOADS, Gradients, GradientsWithOwn, Parameters, P
 from rl_agg.payloads.base import VECTORS
 from rl_agg.registry import class_error
 from rl_agg.rules import RULES
+from rl_agg.rules.memory import STARTS
 from rl_agg.schedules import SCHEDULES, EveryStep, OnArrival, Schedule, make_schedule
+from rl_agg.signals import BASIC, COMPARED, REPORTED
 from rl_agg.validation import build, check_settings, unknown_choice
-from rl_agg.weighting import Weighting
+from rl_agg.weighting import MEMORY_SETTINGS, Weighting
 
 Aggregation = str | Callable[..., Tensor] | Weighting | Combiner
 """A name of :data:`rl_agg.RULES` or :data:`rl_agg.COMBINERS`, ``torchjd:NAME``, a callable ``signals -> weights [A]``, a
@@ -128,6 +130,11 @@ class Scheme:
                 "gate 'random' draws among agents that exchange together, but schedule 'on_arrival' exchanges with one alone; "
                 "choose another gate"
             )
+        if isinstance(self.schedule, OnArrival) and not self.needs <= set(BASIC):
+            raise ValueError(
+                f"rule {names['rule']!r} reads {', '.join(sorted(self.needs - set(BASIC)))}, by which agents that exchange "
+                "together are compared, but schedule 'on_arrival' exchanges with one alone; choose another rule"
+            )
 
     def _check_broadcast(self) -> None:
         """Check that the parameters that are encoded on the way down are sent."""
@@ -195,6 +202,7 @@ class Scheme:
             self.gate == "every"
             and type(self.codec) is Identity
             and isinstance(self.rule, Weighting)
+            and not self.compared
             and type(self.payload) is Gradients  # others may override what agents send
             and not self.accumulates
         )
@@ -203,6 +211,16 @@ class Scheme:
     def needs(self) -> frozenset[str]:
         """Signals that the rule reads."""
         return self.rule.needs if isinstance(self.rule, Weighting) else frozenset()
+
+    @property
+    def reported(self) -> frozenset[str]:
+        """Those that agents send."""
+        return self.needs & set(REPORTED)
+
+    @property
+    def compared(self) -> frozenset[str]:
+        """Those that the server finds by comparing what it received."""
+        return self.needs & set(COMPARED)
 
     def make_gate(self, num_agents: int) -> Gate:
         """The gate, as it is before the first exchange.
@@ -216,7 +234,8 @@ class Scheme:
         """Check that all choices can work with a number of agents.
 
         :param num_agents: A.
-        :param provides: Fields of :class:`~rl_agg.gates.Offer` that the host knows beyond the vectors: ``gains``.
+        :param provides: What the host knows beyond the vectors and :data:`~rl_agg.signals.BASIC` signals: ``gains`` of
+            :class:`~rl_agg.gates.Offer`, ``explained_variance`` of :class:`~rl_agg.Signals`.
         :raises ValueError: if one cannot, naming it and the bound.
         """
         gate = self.make_gate(num_agents)
@@ -226,6 +245,11 @@ class Scheme:
                 f"gate {self.gate!r} reads {', '.join(sorted(gate.reads - provides))}, which this algorithm does not provide "
                 f"with payload {self.described['payload']!r}: the change of each agent's loss by its own step is known to "
                 "DAVIAConfig alone; choose another gate"
+            )
+        if missing := sorted(self.reported - set(BASIC) - provides):
+            raise ValueError(
+                f"rule {self.described['rule']!r} reads {', '.join(missing)}, which this algorithm does not report with "
+                f"payload {self.described['payload']!r}; choose another rule"
             )
         if isinstance(self.rule, Combiner):
             self.rule.check(num_agents)
@@ -237,7 +261,8 @@ def make_rule(rule: Aggregation, settings: Mapping[str, Any]) -> Weighting | Com
     """Build a rule or a combiner.
 
     :param rule: See :data:`Aggregation`.
-    :param settings: Settings of what is named; for a rule or a callable also ``normalize``.
+    :param settings: Settings of what is named; for a rule or a callable also ``normalize``, for one that reads signals which
+        are remembered also ``smoothing`` and ``guard``.
     :raises ValueError: if a name, a setting or a value is unknown.
     """
     own = dict(settings)
@@ -254,7 +279,9 @@ def make_rule(rule: Aggregation, settings: Mapping[str, Any]) -> Weighting | Com
             return make_combiner(rule, own)
         raise unknown_choice("aggregation", rule, [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES])
     normalize = own.pop("normalize", False)
-    return Weighting(rule, own, normalize)
+    remembers = isinstance(rule, str) and not RULES[rule].needs.isdisjoint(STARTS)
+    memory = {name: own.pop(name) for name in MEMORY_SETTINGS if remembers and name in own}
+    return Weighting(rule, own, normalize, **memory)
 
 
 def make_scheme(

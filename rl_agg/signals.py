@@ -1,4 +1,4 @@
-"""What agents report alongside their gradients. Axis A: agents."""
+"""What is known of agents alongside their gradients. Axis A: agents."""
 
 import dataclasses
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What agents report with their gradients; every field is ``[A]``, NaN where an agent has nothing to say.
+    """What agents report with their gradients, and what the server sees in these; every field is ``[A]``, NaN where unknown.
 
     Sequences and arrays are accepted and copied into float64 tensors; floating tensors keep dtype and device. Everything is
     detached: a weight is never differentiated.
@@ -21,6 +21,12 @@ class Signals:
     :param num_samples: Environment steps behind each agent's gradient ``[A]``, >= 0.
     :param present: Which agents take part ``[A]``, bool. ``None`` means all of them. An agent with an infinite signal is
         masked whatever this says.
+    :param explained_variance: Share of its returns' variance that the critic explains ``[A]``, in [0, 1]; see
+        :func:`rl_agg.explained_variance.explained_share`.
+    :param agreement: Cosine of an agent's gradient with the mean direction of the others' ``[A]``.
+    :param noise: Variance of an agent's gradient, in units of the agents' mean ``[A]``.
+    :param norms: Norm of an agent's gradient ``[A]``. The server compares what it received for these three, see
+        :mod:`rl_agg.comparisons`.
     :raises ValueError: if no field is given, a field is not ``[A]``, or a sample count is negative.
     """
 
@@ -28,6 +34,10 @@ class Signals:
     losses: Tensor | None = None
     num_samples: Tensor | None = None
     present: Tensor | None = None
+    explained_variance: Tensor | None = None
+    agreement: Tensor | None = None
+    noise: Tensor | None = None
+    norms: Tensor | None = None
     _is_complete: Any = field(default=False, init=False, repr=False, compare=False)  # known to be
 
     def __post_init__(self) -> None:
@@ -95,7 +105,13 @@ class Signals:
         return dataclasses.replace(self, **filled)
 
 
-MEASURED = ("returns", "losses", "num_samples")
+BASIC = ("returns", "losses", "num_samples")
+"""Signals that every host reports."""
+REPORTED = (*BASIC, "explained_variance")
+"""Those that agents send."""
+COMPARED = ("agreement", "noise", "norms")
+"""Those that the server finds by comparing what it received."""
+MEASURED = (*REPORTED, *COMPARED)
 
 
 @torch.no_grad()

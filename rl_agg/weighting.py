@@ -17,8 +17,12 @@ from torch import Tensor
 
 from rl_agg.payloads.base import VECTORS
 from rl_agg.rules import RULES, Rule
-from rl_agg.signals import MEASURED, Signals, any_signal
-from rl_agg.validation import check_flag, check_settings
+from rl_agg.rules.memory import SMOOTHING, STARTS
+from rl_agg.signals import BASIC, MEASURED, Signals, any_signal
+from rl_agg.validation import check_flag, check_number, check_settings
+
+MEMORY_SETTINGS = ("smoothing", "guard")
+"""Settings of rules that read signals which are remembered."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,19 @@ class Weighting:
         A callable sees the agents that are present only, with the gaps in their signals filled.
     :param settings: Keyword arguments of the rule.
     :param normalize: Divide by the sum of the weights, the paper's "softmax" variant.
-    :raises ValueError: if the rule or a setting is unknown, or a setting has a value that is out of range.
+    :param smoothing: Of the running means of :attr:`remembered` signals, in [0, 1): 0 keeps the last update's alone;
+        ``None``: 0.7.
+    :param guard: In (0, 1): the agents' remembered signals differ only where it is established that one is worse, which
+        happens with at most this probability among agents that are all alike, see :mod:`rl_agg.rules.evidence`; ``None``: the
+        rule's own choice, which for most is none.
+    :raises ValueError: if the rule or a setting is unknown, or a setting has a value that is out of range, or does not act.
     """
 
     rule: str | Rule
     settings: dict[str, Any] = field(default_factory=dict)
     normalize: bool = False
+    smoothing: float | None = None
+    guard: float | None = None
     needs: frozenset[str] = field(init=False)
     """Signals that the rule reads."""
     payloads: frozenset[str] = field(init=False)
@@ -49,17 +60,37 @@ class Weighting:
         if isinstance(self.rule, str):
             found = RULES.find(self.rule)
             function, needs, payloads = found.function, found.needs, found.payloads
+            if self.guard is None:
+                object.__setattr__(self, "guard", found.guard)
         elif callable(self.rule):
-            function, needs, payloads = self.rule, frozenset(MEASURED), VECTORS | {"scores"}
+            function, needs, payloads = self.rule, frozenset(BASIC), VECTORS | {"scores"}
         else:
             raise ValueError(f"a rule is a name or a callable, got {self.rule!r}; names: {', '.join(sorted(RULES))}")
         object.__setattr__(self, "_function", function)
         object.__setattr__(self, "_is_foreign", not isinstance(self.rule, str) or self.rule in RULES.added)
         object.__setattr__(self, "needs", needs)
         object.__setattr__(self, "payloads", payloads)
-        check_settings(self.name, function, self.settings, given=1, also=("normalize",), complete=True)
+        also = ("normalize", *MEMORY_SETTINGS) if self.remembered else ("normalize",)
+        check_settings(self.name, function, self.settings, given=1, also=also, complete=True)
+        self._check_memory()
         if isinstance(self.rule, str):  # a dry run on two agents finds bad values
-            self(Signals(returns=torch.ones(2), losses=torch.ones(2), num_samples=torch.ones(2)))
+            self(Signals(**dict.fromkeys(MEASURED, torch.ones(2))))
+
+    def _check_memory(self) -> None:
+        for name in MEMORY_SETTINGS:
+            if getattr(self, name) is not None and not self.remembered:
+                raise ValueError(f"{self.name} reads no signal that is remembered, so {name} would do nothing; leave it out")
+        if self.smoothing is None:
+            object.__setattr__(self, "smoothing", SMOOTHING if self.remembered else None)
+        if self.smoothing is not None:
+            check_number("smoothing", self.smoothing, least=0, below=1)
+        if self.guard is not None:
+            check_number("guard", self.guard, above=0, below=1)
+
+    @property
+    def remembered(self) -> frozenset[str]:
+        """Signals that it reads the running means of."""
+        return self.needs & STARTS.keys()
 
     @property
     def name(self) -> str:

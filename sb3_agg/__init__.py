@@ -26,6 +26,7 @@ from sb3_agg.recurrent_ppo import AggRecurrentPPO
 from sb3_agg.sac import AggSAC
 from sb3_agg.td3 import AggTD3
 from sb3_agg.tqc import AggTQC
+from sb3_agg.vec_envs.disturbed import DisturbedVecEnv
 from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
 from sb3_agg.vec_envs.unequal import make_unequal_vec_env
 
@@ -42,6 +43,7 @@ __all__ = [
     "AggTD3",
     "AggTQC",
     "AggregationMixin",
+    "DisturbedVecEnv",
     "EnvPoolVecEnv",
     "OffPolicyAggregationMixin",
     "make_unequal_vec_env",

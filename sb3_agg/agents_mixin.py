@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ class AgentsMixin(FilesMixin, LoggingMixin):
     agent_returns: NDArray[np.float64]
     """Last known raw episodic return of each agent ``[A]``, NaN where it has none yet."""
     seed: int | None
+    provides: ClassVar[frozenset[str]] = frozenset()
+    """Signals that agents report where a rule reads them, beyond those of every host."""
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class AgentsMixin(FilesMixin, LoggingMixin):
 
         :param ledger: Counts what is sent; ``None``: one of its own, with a loaded model's counts.
         """
-        exchange = Exchange(scheme, self.n_envs, attack=self.attack, ledger=ledger, seed=self.seed)
+        exchange = Exchange(scheme, self.n_envs, attack=self.attack, ledger=ledger, seed=self.seed, provides=self.provides)
         counts = vars(self).get("ledger") if ledger is None else None
         if counts is not None:
             exchange.ledger.load_state_dict(counts if isinstance(counts, dict) else counts.state_dict())

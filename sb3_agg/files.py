@@ -90,7 +90,7 @@ class FilesMixin:
         """As SB3's, with what an exchange remembers under ``[optimizer]["exchange"]``, as ``["policy.optimizer"]``."""
         parameters: dict[str, dict[str, Any]] = super().get_parameters()  # type: ignore[misc]
         for name, exchange in self._exchanges().items():
-            if exchange.remembers:
+            if exchange.has_state:
                 state = exchange.state_dict()
                 del state["ledger"]  # which stays a model's own
                 parameters[name][EXCHANGE] = plain_state(state)
@@ -111,7 +111,7 @@ class FilesMixin:
         super().set_parameters(adapted, exact_match, device)  # type: ignore[misc]
         for name, exchange in exchanges.items():
             state = parameters.get(name, {}).get(EXCHANGE)
-            if state is not None and exchange.remembers:
+            if state is not None and exchange.has_state:
                 exchange.load_state_dict(restored_state(state))
 
     def _excluded_save_params(self) -> list[str]:

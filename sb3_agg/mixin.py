@@ -29,7 +29,13 @@ from sb3_agg.local_mixin import LocalModelsMixin
 from sb3_agg.patching import is_stock, temporarily
 from sb3_agg.rollouts.losses import ppo_losses
 from sb3_agg.rollouts.minibatches import Minibatches
-from sb3_agg.rollouts.returns import RolloutLength, RolloutReturns, finite_agents, normalize_advantages_per_agent
+from sb3_agg.rollouts.returns import (
+    RolloutLength,
+    RolloutReturns,
+    explained_variance,
+    finite_agents,
+    normalize_advantages_per_agent,
+)
 
 ADVANTAGE_NORMS = ("agent", "stock")
 
@@ -83,6 +89,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
 
     sample_losses: ClassVar[Callable[..., torch.Tensor]] = staticmethod(ppo_losses)
     """The algorithm's loss per sample, see :mod:`sb3_agg.rollouts.losses`."""
+    provides = frozenset({"explained_variance"})
     minibatches_class: ClassVar[type[Minibatches]] = Minibatches
 
     exchange: Exchange
@@ -262,6 +269,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         self._follow_policy()
         buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]
         signals = self._signals(buffer)
+        self.exchange.begin_update(signals)
         present = (~signals.masked()).cpu().numpy()
         self._warn_about(signals, present)
         if not present.any():
@@ -308,10 +316,12 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         returns = self._rollout_returns.means(self.agent_returns)
         self.agent_returns = np.where(np.isinf(returns), self.agent_returns, returns)
         device = self.device  # type: ignore[attr-defined]
+        explains = "explained_variance" in self.exchange.scheme.needs
         return Signals(
             returns=torch.as_tensor(returns, dtype=torch.float32, device=device),
             num_samples=torch.full((self.n_envs,), float(buffer.buffer_size), device=device),
             present=torch.as_tensor(finite_agents(buffer), device=device),
+            explained_variance=explained_variance(buffer).to(device) if explains else None,
         )
 
     def _sample_losses(self, *args: Any) -> torch.Tensor:

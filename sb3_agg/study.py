@@ -37,6 +37,7 @@ from rl_agg.validation import unknown_choice
 from sb3_agg.networks import network
 from sb3_agg.off_policy.mixin import OffPolicyAggregationMixin
 from sb3_agg.rollouts.returns import RolloutReturns
+from sb3_agg.vec_envs.disturbed import DisturbedVecEnv
 from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
 from sb3_agg.vec_envs.unequal import make_unequal_vec_env
 
@@ -210,9 +211,11 @@ def _environment(cell: Cell) -> VecEnv:
     num_agents, env_kwargs = environment.num_agents or 1, environment.env_kwargs
     env: VecEnv
     if environment.id.startswith(ENVPOOL):
-        if environment.wrappers or environment.unequal:
-            raise ValueError(f"{environment.id} steps in C++ and supports neither wrappers nor unequal; leave out {ENVPOOL!r}")
+        if environment.wrappers:
+            raise ValueError(f"{environment.id} steps in C++ and supports no wrappers; leave out {ENVPOOL!r}")
         env = EnvPoolVecEnv(environment.id.removeprefix(ENVPOOL), num_agents, seed=cell.seed, env_kwargs=env_kwargs)
+        if environment.unequal:
+            env = DisturbedVecEnv(env, environment.unequal, seed=cell.seed)
     else:
         make = partial(make_unequal_vec_env, disturbances=environment.unequal) if environment.unequal else make_vec_env
         wrapper = partial(_wrapped, cell) if environment.wrappers else None

@@ -24,11 +24,13 @@ class RegisteredRule:
     :param function: The rule.
     :param needs: Names of the fields of :class:`~rl_agg.Signals` that it reads.
     :param payloads: What it weighs, by the payload's ``content``.
+    :param guard: As of :class:`~rl_agg.Weighting`, unless a user sets another.
     """
 
     function: Rule
     needs: frozenset[str] = frozenset()
     payloads: frozenset[str] = VECTORS
+    guard: float | None = None
 
 
 def required(signals: Signals, name: str) -> Tensor:

@@ -17,6 +17,7 @@ from rl_agg.statistics.bootstrap import (
     probability_of_improvement,
     tail_share,
 )
+from rl_agg.statistics.corrections import holm
 from rl_agg.statistics.curves import (
     common_range,
     curve_interval,
@@ -45,6 +46,7 @@ __all__ = [
     "end_return",
     "enough_pairs",
     "exceedances",
+    "holm",
     "interpolated",
     "interquartile_mean",
     "known",

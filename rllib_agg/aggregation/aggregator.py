@@ -30,6 +30,7 @@ from rl_agg.diagnostics import weight_summary
 from rl_agg.optimizers import step_scale
 from rl_agg.per_agent_gradients import trained_parameters, unflatten
 from rllib_agg.aggregation.agents import AGENT, RETURN
+from rllib_agg.aggregation.explained_variance import explained_variance
 from rllib_agg.aggregation.local_client import LocalClient
 from rllib_agg.aggregation.masking import exclude_rows, loss_mask
 from rllib_agg.aggregation.sums_by_agent import sum_by_agent, sum_gradients_by_agent
@@ -78,7 +79,7 @@ class ModuleAggregator:
     # Before the first minibatch -------------------------------------------------------------------------------------------
 
     def begin_update(self, data: dict[str, Any]) -> bool:
-        """Note returns and excluded agents, over all learners.
+        """Note returns, excluded agents and what a rule reads of the whole rollout, over all learners.
 
         :param data: The module's columns; samples of agents that another learner excludes are excluded here too, in place.
         :return: Whether an agent is excluded.
@@ -103,10 +104,22 @@ class ModuleAggregator:
         self._known = known.where(self.returns.isinf(), self.returns)
         self.stats = UpdateStats(excluded)
         self.num_samples = float(shared[3][~excluded].sum())
+        if self.client is None:
+            self._note_rollout(data, agents)
         if self.client is not None:
             self._own_agents = (sums[0] > 0) & ~excluded
             self.client.begin_update(float(sums[0][~excluded].sum()))
         return bool(excluded.any())
+
+    def _note_rollout(self, data: dict[str, Any], agents: Tensor) -> None:
+        assert self.returns is not None
+        reported = {}
+        if "explained_variance" in self.exchange.scheme.reported:
+            valid = loss_mask(data).reshape(-1)
+            reported["explained_variance"] = explained_variance(
+                data, agents, valid, self.num_agents, num_learners=self._num_learners
+            )
+        self.exchange.begin_update(Signals(**reported, present=~self.stats.excluded & ~self.returns.isinf()))
 
     def _known_returns(self, like: Tensor) -> Tensor:
         """Those before this update; a restored run may have had fewer agents, or more."""
@@ -164,12 +177,13 @@ class ModuleAggregator:
 
     def _weigh(self, losses: Tensor, num_samples: Tensor, present: Tensor) -> Tensor:
         needs = self.exchange.scheme.needs
-        if needs <= {"returns"}:  # which do not change within an update
+        if needs <= {"returns", "explained_variance"}:  # which do not change within an update
             before = self.stats.weights_of(present)
             if before is not None:
                 return before
         reported = {"returns": self.returns, "losses": losses, "num_samples": num_samples}
-        weights: Tensor = self.exchange.weigh(Signals(**{name: reported[name] for name in needs}, present=present))
+        given = {name: reported[name] for name in needs & reported.keys()}  # the exchange knows the others
+        weights: Tensor = self.exchange.weigh(Signals(**given, present=present))
         return weights
 
     def differentiate(self, loss: Tensor) -> Tensor | None:

@@ -188,6 +188,11 @@ class AggConfigMixin(AggregationSettings):
         super().training(**kwargs)
         return self.take(agents=agents)
 
+    @property
+    def reports(self) -> frozenset[str]:
+        """Signals that agents report where a rule reads them, beyond :data:`rl_agg.signals.BASIC`."""
+        return frozenset()
+
     def make_exchange(self) -> Exchange:
         """What carries the scheme out: among the agents or, where parameters are exchanged, among the learners.
 
@@ -196,7 +201,8 @@ class AggConfigMixin(AggregationSettings):
         scheme = self.make_scheme()
         merges_learners = scheme.payload.content == "parameters"
         num_agents = self.num_learners if merges_learners else self.num_agents
-        exchange = Exchange(scheme, num_agents, attack=self.attack, seed=self.seed)
+        provides = frozenset() if merges_learners else self.reports
+        exchange = Exchange(scheme, num_agents, attack=self.attack, seed=self.seed, provides=provides)
         try:
             exchange.check()
         except ValueError as error:

@@ -32,6 +32,11 @@ class AggPPOConfig(SharingConfigMixin, PPOConfig):
         self.shard_by_agent = False
         self.closed_form = True
 
+    @property
+    def reports(self) -> frozenset[str]:
+        """What needs a critic."""
+        return frozenset({"explained_variance"}) if self.use_critic else frozenset()
+
     def training(self, *, advantage_norm: str = UNSET, closed_form: bool = UNSET, **kwargs: Any) -> Self:
         """Set up the training.
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
+from torch import Tensor
 
 from rl_agg.advantages import standardized
+from rl_agg.explained_variance import explained_share
 
 
 class RolloutReturns:
@@ -115,6 +118,13 @@ def finite_agents(buffer: RolloutBuffer) -> NDArray[np.bool_]:
             rows = by_agent(array, buffer)
             finite &= np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
     return finite
+
+
+def explained_variance(buffer: RolloutBuffer) -> Tensor:
+    """How much of the variance of each agent's returns the critic explains ``[A]``, float64, see :func:`explained_share`."""
+    returns, values = (torch.as_tensor(by_agent(array, buffer)).double() for array in (buffer.returns, buffer.values))
+    squares = [(rows - rows.mean(1, keepdim=True)).square().sum(1) for rows in (returns - values, returns)]
+    return explained_share(*squares, returns.square().sum(1))
 
 
 def normalize_advantages_per_agent(buffer: RolloutBuffer) -> None:

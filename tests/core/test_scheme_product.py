@@ -18,7 +18,8 @@ from rl_agg.gates.scores import Drawn
 from tests.core.gradients import normal
 
 AGENTS, PARAMETERS, EXCHANGES = 5, 3, 3
-GAINS = frozenset({"gains"})
+PROVIDED = frozenset({"gains", "explained_variance"})
+COMPARING = ("e_weighted", "agreement", "snr_weighted", "equal_norms", "guarded")  # agents that exchange together
 GATE_SETTINGS = {
     "random": {"expected_messages": 3},
     "espc": {"expected_messages": 3},
@@ -62,12 +63,13 @@ WITH_PAYLOAD: dict[str, dict[str, set[str]]] = {
         "mean": VECTORS | {"transitions"},
         "samples": MERGED,
         **{rule: MERGED | {"scores"} for rule in ("r_weighted", "l_weighted", "reward_shares")},
+        **dict.fromkeys(COMPARING, MERGED),
         **{rule: {"scores"} for rule in ("raw", "centered", "ranks")},
         **dict.fromkeys(("median", "trimmed_mean", "krum", "geometric_median", "mixtailor"), MERGED),
     },
     "schedule": {"every_step": VECTORS | EPISODES, "interval": MERGED, "on_arrival": {"gradients"}},
 }
-NOT_TOGETHER = {("random", "on_arrival")}
+NOT_TOGETHER = {("random", "on_arrival"), *((rule, "on_arrival") for rule in COMPARING)}
 
 
 class Choice(NamedTuple):
@@ -118,15 +120,15 @@ SAMPLES = torch.tensor([4.0, 1.0, 2.0, 3.0, 5.0])
 
 def signals(gradients: torch.Tensor) -> Signals:
     losses = gradients.square().sum(1) / 2
-    return Signals(returns=10 - losses, losses=losses, num_samples=SAMPLES)
+    return Signals(returns=10 - losses, losses=losses, num_samples=SAMPLES, explained_variance=1 / (1 + losses))
 
 
 class Count:
     """What the ledger should hold, from who sent what."""
 
     def __init__(self, choice: Choice) -> None:
-        needs = {"samples": 1, "r_weighted": 1, "l_weighted": 1, "reward_shares": 1}.get(choice.rule, 0)
-        self.message = -(-BITS[choice.codec] // 8) + 4 * needs
+        reports = choice.rule in ("samples", "r_weighted", "l_weighted", "reward_shares", "e_weighted", "guarded")
+        self.message = -(-BITS[choice.codec] // 8) + 4 * reports
         self.messages = self.bytes = self.bytes_down = 0
 
     def exchange(self, num_senders: int, answers: int) -> None:
@@ -141,6 +143,7 @@ def train_together(choice: Choice, exchange: Exchange) -> tuple[torch.Tensor, Co
     local = server.expand(AGENTS, -1).clone()
     for _ in range(rounds * EXCHANGES):
         gradients = local - TARGETS
+        exchange.begin_update(signals(gradients))
         if choice.payload == "gradients":
             merged = exchange.step(gradients, signals(gradients), gains=-gradients.norm(dim=1))
             if merged is not None:
@@ -214,7 +217,7 @@ def train_on_transitions(choice: Choice, exchange: Exchange) -> tuple[torch.Tens
 
 def train(choice: Choice) -> tuple[torch.Tensor, Count, Exchange]:
     kind = ArrivalExchange if choice.schedule == "on_arrival" else Exchange
-    exchange = kind(choice.scheme(), AGENTS, provides=GAINS)
+    exchange = kind(choice.scheme(), AGENTS, provides=PROVIDED)
     exchange.check()
     if isinstance(exchange, ArrivalExchange):
         return *train_on_arrival(choice, exchange), exchange
@@ -257,10 +260,10 @@ def test_a_combination_trains_or_names_two_parts_that_clash(payload: str, codec:
     assert (
         trained
         == {
-            "gradients": 3 * 11 * 3 + 11 * 2,
+            "gradients": 4 * 16 * 2 + 3 * 11,
             "gradients_with_own": 4 * 2,
-            "parameters": 3 * 11 * 2,
-            "parameter_differences": 3 * 11 * 2,
+            "parameters": 3 * 16 * 2,
+            "parameter_differences": 3 * 16 * 2,
             "scores": 4 * 6 if codec == "identity" else 0,
             "transitions": 2 if codec == "identity" else 0,
         }[payload]

@@ -54,7 +54,7 @@ def test_floating_tensors_keep_their_dtype_and_lose_their_graph() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "signals are empty; give at least one of returns, losses, num_samples, present"),
+        ({}, "signals are empty; give at least one of returns, losses, num_samples, explained_variance, agreement"),
         ({"returns": [1.0, 2.0], "losses": [1.0]}, "same A >= 1, got shapes {'returns': (2,), 'losses': (1,)}"),
         ({"returns": [[1.0, 2.0]]}, "got shapes {'returns': (1, 2)}"),
         ({"returns": 1.0}, "got shapes {'returns': ()}"),

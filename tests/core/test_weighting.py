@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -17,10 +18,13 @@ from scipy import stats
 from rl_agg import RULES, Signals, Weighting, weights
 from rl_agg.rules import has_mixed_signs
 from rl_agg.rules.loss import MIXED_SIGN_CHOICES
+from rl_agg.signals import MEASURED
 
 NAN, INF = math.nan, math.inf
+COUNTS = ("num_samples", "norms")  # which are not negative
 WEIGHTED = {"r_weighted": "returns", "l_weighted": "losses"}
-WEIGHING = ["l_weighted", "mean", "r_weighted", "reward_shares", "samples", "sum"]  # gradients and parameters
+REMEMBERED = {"e_weighted": "explained_variance", "agreement": "agreement", "snr_weighted": "noise", "equal_norms": "norms"}
+WEIGHING = ["l_weighted", "mean", "r_weighted", "reward_shares", "samples", "sum", "guarded", *REMEMBERED]  # vectors
 SCORING = ["centered", "ranks", "raw"]  # scores
 
 agents = st.integers(1, 12)
@@ -31,12 +35,17 @@ numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 3
 def signals(draw: Any, num_agents: st.SearchStrategy[int] = agents) -> Signals:
     count = draw(num_agents)
     values = arrays(np.float64, count, elements=numbers)
-    return Signals(returns=draw(values), losses=draw(values), num_samples=np.abs(draw(values)))
+    drawn = {name: draw(values) for name in MEASURED}
+    return Signals(**{name: np.abs(value) if name in COUNTS else value for name, value in drawn.items()})
 
 
 def reorder(given_signals: Signals, order: torch.Tensor) -> Signals:
-    names = ("returns", "losses", "num_samples")
-    return Signals(**{name: getattr(given_signals, name)[order] for name in names})
+    return Signals(**{name: getattr(given_signals, name)[order] for name in MEASURED})
+
+
+def alike(values: list[float]) -> dict[str, list[float]]:
+    """All signals."""
+    return {name: [abs(value) for value in values] if name in COUNTS else list(values) for name in MEASURED}
 
 
 def by_hand(rule: str, values: list[float], h: float | None = None) -> list[float]:
@@ -63,7 +72,11 @@ def test_relabelling_agents_relabels_weights(rule: str, given_signals: Signals, 
 
 
 @pytest.mark.parametrize(
-    ("rule", "total"), [("mean", 1.0), ("samples", 1.0), ("reward_shares", 1.0), ("r_weighted", 2.0), ("l_weighted", 2.0)]
+    ("rule", "total"),
+    [
+        *((rule, 1.0) for rule in ("mean", "samples", "reward_shares", "e_weighted", "agreement", "snr_weighted", "guarded")),
+        *((rule, 2.0) for rule in ("r_weighted", "l_weighted")),
+    ],
 )
 @given(given_signals=signals())
 def test_totals(rule: str, total: float, given_signals: Signals) -> None:
@@ -160,7 +173,7 @@ def test_masked_agents_get_nothing_and_the_rest_what_they_would_alone(
 ) -> None:
     count = given_signals.num_agents
     present = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
-    everyone = Signals(given_signals.returns, given_signals.losses, given_signals.num_samples, present)
+    everyone = dataclasses.replace(given_signals, present=present)
     found = weights(rule, everyone)
     assert (found[~present] == 0).all()
     if present.any():
@@ -176,7 +189,7 @@ def test_an_infinite_signal_masks_its_agent_whatever_the_rule(rule: str, signal:
         with pytest.raises(ValueError, match="must not be negative"):
             Signals(num_samples=[infinite])
         return
-    values = {"returns": [1.0, 2.0, 4.0], "losses": [1.0, 2.0, 4.0], "num_samples": [1.0, 2.0, 4.0]}
+    values = alike([1.0, 2.0, 4.0])
     values[signal][1] = infinite
     found = weights(rule, Signals(**values))
     others = Signals(**{name: [row[0], row[2]] for name, row in values.items()})
@@ -186,15 +199,15 @@ def test_an_infinite_signal_masks_its_agent_whatever_the_rule(rule: str, signal:
 
 def test_with_nobody_present_nobody_counts() -> None:
     for rule in WEIGHING:
-        everything = {"returns": [1.0, 2.0], "losses": [1.0, 2.0], "num_samples": [1.0, 2.0]}
+        everything = alike([1.0, 2.0])
         assert weights(rule, Signals(**everything, present=[False, False])).tolist() == [0, 0]
         assert weights(rule, Signals(**everything, present=[False, False]), normalize=True).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("rule", [*WEIGHTED, "samples"])
+@pytest.mark.parametrize("rule", [*WEIGHTED, "samples", *REMEMBERED])
 @given(values=st.lists(st.integers(0, 1000).map(float), min_size=2, max_size=8), data=st.data())
 def test_a_missing_signal_is_the_mean_of_the_known(rule: str, values: list[float], data: st.DataObject) -> None:
-    name = {**WEIGHTED, "samples": "num_samples"}[rule]
+    name = {**WEIGHTED, **REMEMBERED, "samples": "num_samples"}[rule]
     missing = data.draw(st.integers(0, len(values) - 1))
     known = [value for index, value in enumerate(values) if index != missing]
     gap, filled = list(values), list(values)
@@ -202,16 +215,16 @@ def test_a_missing_signal_is_the_mean_of_the_known(rule: str, values: list[float
     torch.testing.assert_close(weights(rule, Signals(**{name: gap})), weights(rule, Signals(**{name: filled})))
 
 
-@pytest.mark.parametrize(("rule", "name"), [*WEIGHTED.items(), ("samples", "num_samples")])
+@pytest.mark.parametrize(("rule", "name"), [*WEIGHTED.items(), ("samples", "num_samples"), *REMEMBERED.items()])
 def test_when_nobody_reported_everyone_counts_alike(rule: str, name: str) -> None:
     found = weights(rule, Signals(**{name: [NAN, NAN, NAN, NAN]}))
-    assert found.tolist() == [0.25 if rule == "samples" else 0.5] * 4
+    assert found.tolist() == [0.5 if rule in WEIGHTED else 0.25] * 4
 
 
 @pytest.mark.parametrize("rule", WEIGHING)
 def test_one_agent(rule: str) -> None:
     for value in (-3.0, 0.0, 7.0, NAN):
-        found = weights(rule, Signals(returns=[value], losses=[value], num_samples=[abs(value)]))
+        found = weights(rule, Signals(**alike([value])))
         assert found.tolist() == [2.0 if rule in WEIGHTED else 1.0]
 
 
@@ -219,7 +232,7 @@ def test_one_agent(rule: str) -> None:
 @pytest.mark.parametrize("rule", [*WEIGHING, *SCORING])
 def test_dtype_is_kept_and_nothing_is_differentiated(rule: str, dtype: torch.dtype) -> None:
     value = torch.tensor([1.0, 2.0, 3.0], dtype=dtype, requires_grad=True)
-    found = weights(rule, Signals(returns=value, losses=value, num_samples=value))
+    found = weights(rule, Signals(**dict.fromkeys(MEASURED, value)))
     assert found.dtype == dtype
     assert not found.requires_grad
 
@@ -243,9 +256,10 @@ def test_on_cuda(rule: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     value = torch.tensor([1.0, -2.0, INF, NAN])
-    expected = weights(rule, Signals(returns=value, losses=value, num_samples=value.abs()))
-    value = value.cuda()
-    torch.testing.assert_close(weights(rule, Signals(returns=value, losses=value, num_samples=value.abs())).cpu(), expected)
+    given_signals = {name: value.abs() if name in COUNTS else value for name in MEASURED}
+    expected = weights(rule, Signals(**given_signals))
+    on_device = Signals(**{name: own.cuda() for name, own in given_signals.items()})
+    torch.testing.assert_close(weights(rule, on_device).cpu(), expected)
 
 
 # Numbers worked by hand -----------------------------------------------------------------------------------------------------
@@ -313,6 +327,52 @@ def test_shares_of_the_returns_by_hand() -> None:
         np.testing.assert_allclose(weights("reward_shares", Signals(returns=returns)), shares)
 
 
+def test_explained_weights_by_hand() -> None:
+    """0.8, 0.3, 0 and, clipped, 0: with 0.1 each 0.9, 0.4, 0.1 and 0.1, of 1.5."""
+    signals = Signals(explained_variance=[0.8, 0.3, 0.0, -7.0])
+    np.testing.assert_allclose(weights("e_weighted", signals), [0.9 / 1.5, 0.4 / 1.5, 0.1 / 1.5, 0.1 / 1.5])
+    np.testing.assert_allclose(weights("e_weighted", signals, prior=0), [0.8 / 1.1, 0.3 / 1.1, 0, 0])
+    np.testing.assert_allclose(weights("e_weighted", Signals(explained_variance=[0.0, -1.0]), prior=0), [0.5, 0.5])
+    assert weights("e_weighted", Signals(explained_variance=[1.0, 0.0])).tolist() == pytest.approx([11 / 12, 1 / 12])
+
+
+def test_agreement_precision_and_norms_by_hand() -> None:
+    np.testing.assert_allclose(weights("agreement", Signals(agreement=[0.6, 0.2, -0.9])), [0.75, 0.25, 0])
+    np.testing.assert_allclose(weights("agreement", Signals(agreement=[-0.6, 0.0])), [0.5, 0.5])
+    # Variances 0.5, 2 and, less than is believed, 0.1: precisions 2, 0.5 and 10
+    np.testing.assert_allclose(weights("snr_weighted", Signals(noise=[0.5, 2.0, -0.3])), [2 / 12.5, 0.5 / 12.5, 10 / 12.5])
+    # The median of 1, 2, 4 and 8 is 3
+    np.testing.assert_allclose(weights("equal_norms", Signals(norms=[1.0, 2.0, 4.0, 8.0])), [3 / 4, 3 / 8, 3 / 16, 3 / 32])
+    np.testing.assert_allclose(weights("equal_norms", Signals(norms=[0.0, 2.0, 2.0]), most=6.0), [2, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(weights("equal_norms", Signals(norms=[0.0, 0.0])), [0.5, 0.5])
+    # 0.9, 0.4 and 0.1 times 0.5, 0 and 0.25
+    guarded = weights("guarded", Signals(explained_variance=[0.8, 0.3, 0.0], agreement=[0.5, -1.0, 0.25]))
+    np.testing.assert_allclose(guarded, [0.45 / 0.475, 0, 0.025 / 0.475])
+
+
+@pytest.mark.parametrize(("rule", "signal"), [("agreement", "agreement"), ("equal_norms", "norms")])
+@given(values=arrays(np.float64, st.integers(1, 8), elements=st.floats(0.01, 1.0)), scale=st.floats(1e-3, 1e3))
+def test_the_unit_of_a_comparison_does_not_matter(rule: str, signal: str, values: np.ndarray, scale: float) -> None:
+    found = weights(rule, Signals(**{signal: values}))
+    torch.testing.assert_close(weights(rule, Signals(**{signal: values * scale})), found)
+
+
+@pytest.mark.parametrize("rule", ["e_weighted", "agreement", "snr_weighted", "guarded"])
+@given(given_signals=signals())
+def test_no_agent_counts_less_than_nothing(rule: str, given_signals: Signals) -> None:
+    assert (weights(rule, given_signals) >= 0).all()
+
+
+@pytest.mark.parametrize("rule", [*REMEMBERED, "guarded"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_comparisons_of_any_size_give_finite_weights(rule: str, dtype: torch.dtype) -> None:
+    for values in ([1e-30, 1.0, 1e12], [3e38, 3e38, 3e38], [1e-30, 1e-30, 1e-30], [0.0, 3e38, 1e-30]):
+        rows = torch.tensor(values, dtype=dtype)
+        found = weights(rule, Signals(**dict.fromkeys(MEASURED, rows)))
+        assert found.isfinite().all()
+        assert (found * rows).isfinite().all() or rule != "equal_norms"
+
+
 @given(returns=arrays(np.float64, st.integers(2, 12), elements=st.integers(-5, 5)))
 def test_scores_count_by_value_by_difference_and_by_rank(returns: np.ndarray) -> None:
     signals = Signals(returns=returns)
@@ -344,6 +404,8 @@ def test_a_weighting_knows_what_it_needs() -> None:
         "r_weighted": {"returns"},
         "l_weighted": {"losses"},
         "reward_shares": {"returns"},
+        "guarded": {"explained_variance", "agreement"},
+        **{name: {signal} for name, signal in REMEMBERED.items()},
         **{name: {"returns"} for name in SCORING},
     }
     assert Weighting(lambda given_signals: given_signals.losses).needs == {"returns", "losses", "num_samples"}
@@ -352,11 +414,15 @@ def test_a_weighting_knows_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("rule", "settings", "message"),
     [
-        ("r_wieghted", {}, "unknown aggregation 'r_wieghted' (did you mean 'r_weighted'?); choose from centered, l_weighted"),
+        (
+            "r_wieghted",
+            {},
+            "unknown aggregation 'r_wieghted' (did you mean 'r_weighted'?); choose from agreement, centered, e_weighted",
+        ),
         (
             "zzz",
             {},
-            "unknown aggregation 'zzz'; choose from centered, l_weighted, mean, r_weighted, ranks, raw, reward_shares",
+            "unknown aggregation 'zzz'; choose from agreement, centered, e_weighted, equal_norms, guarded, l_weighted, mean",
         ),
         (3, {}, "a rule is a name or a callable, got 3"),
         ("mean", {"h": 2}, "mean has no setting 'h'; choose from normalize"),
@@ -366,6 +432,10 @@ def test_a_weighting_knows_what_it_needs() -> None:
         ("r_weighted", {"h": NAN}, "got nan"),
         ("r_weighted", {"h": "8"}, "got '8'"),
         ("r_weighted", {"h": True}, "got True"),
+        ("e_weighted", {"prior": -0.1}, "prior must be a finite number >= 0, got -0.1"),
+        ("snr_weighted", {"least": 0}, "least must be a finite number > 0, got 0"),
+        ("equal_norms", {"most": NAN}, "most must be a finite number > 0, got nan"),
+        ("e_weighted", {"floor": 1}, "e_weighted has no setting 'floor'; choose from guard, normalize, prior, smoothing"),
         ("l_weighted", {"mixed_sign": "shfit"}, "unknown mixed_sign 'shfit' (did you mean 'shift'?); choose from abs, clip"),
     ],
 )

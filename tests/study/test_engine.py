@@ -16,7 +16,7 @@ from rich.console import Console
 
 from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run import engine
+from rl_agg.study.run import engine, training
 from rl_agg.study.run.engine import run_study
 from rl_agg.study.run.stopping import termination_as_interrupt
 from rl_agg.study.spec.study import Budget, System
@@ -209,8 +209,8 @@ def test_a_record_names_the_code_that_its_run_began_with(tmp_path, tiny, monkeyp
             calls.append("run")
             raise RuntimeError
 
-    monkeypatch.setattr(engine, "provenance", lambda packages: calls.append("provenance"))
-    monkeypatch.setattr(engine, "runner_for", lambda cell: Runner())
+    monkeypatch.setattr(training, "provenance", lambda packages: calls.append("provenance"))
+    monkeypatch.setattr(training, "runner_for", lambda cell: Runner())
     monkeypatch.setattr(engine.tune, "report", lambda result: None)
     store = Store(tmp_path)
     with store.writing(tiny(seeds=1)):

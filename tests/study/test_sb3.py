@@ -225,8 +225,8 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
         ),
         (
             System("stable_baselines3:PPO"),
-            {"id": "envpool/CartPole-v1", "unequal": [{"agents": [0], "broken_sensors": True}]},
-            ["envpool/CartPole-v1", "neither wrappers nor unequal"],
+            {"id": "envpool/CartPole-v1", "unequal": [{"agents": [0], "mass_scale": 2.0}]},
+            ["mass_scale cannot differ among environments that step together"],
         ),
         (System("stable_baselines3:PPO"), {"network": "tiny"}, ["'tiny'", "large, medium, small"]),
         (System("stable_baselines3:PPO", policy="MlpPolice"), {}, ["MlpPolice"]),

@@ -6,7 +6,6 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,23 +16,20 @@ from ray.tune import PlacementGroupFactory
 from rich.console import Console
 
 import rl_agg
-from rl_agg.study.analysis.records import CellUpdate, encoded
+from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.analysis.store import Store
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.cells import extend_path
 from rl_agg.study.run.checking import Bundles, check_each_combination, cpus
 from rl_agg.study.run.cluster import Records, SentRecords
 from rl_agg.study.run.progress import StudyProgress
-from rl_agg.study.run.provenance import provenance
-from rl_agg.study.run.runners import runner_for
 from rl_agg.study.run.session import ray_session
 from rl_agg.study.run.stopping import termination_as_interrupt
+from rl_agg.study.run.training import train
 from rl_agg.study.spec.study import Cell, Study
 from rl_agg.study.terminal import counted, say
 
 SECONDS_BETWEEN_REPORTS = 0.5
-LEAST_USED = 0.95
-"""The fraction of its budget below which a run that ends by itself has a warning in its record."""
 
 
 def run_study(
@@ -143,23 +139,12 @@ def run_cell(cell: Cell, records: Records) -> None:
             last = time.monotonic()
             tune.report({"fraction": fraction, "return": update.mean_return, "seconds": update.wall_time})
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        try:
-            records.clear_failure(cell)
-            runner = runner_for(cell)
-            origin = provenance(runner.packages)  # before the run, whatever is committed meanwhile
-            updates = runner.run(cell, report)
-            if not updates:
-                raise StudyError(f"{cell.system.system} ended without a single update")
-            used = cell.budget.used(len(updates), updates[-1].env_steps, updates[-1].wall_time)
-            if used < LEAST_USED:
-                warnings.warn(f"it ended by itself after {100 * used:.0f} % of its budget", stacklevel=1)
-            unique = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
-            records.keep(cell, encoded(cell, updates, origin, list(unique)))
-        except Exception as error:  # any failure of a cell is its own; the others continue
-            _keep_failure(records, cell, traceback.format_exc())
-            tune.report({"failed": f"{type(error).__name__}: {error}"})
+    try:
+        records.clear_failure(cell)
+        records.keep(cell, train(cell, report))
+    except Exception as error:  # any failure of a cell is its own; the others continue
+        _keep_failure(records, cell, traceback.format_exc())
+        tune.report({"failed": f"{type(error).__name__}: {error}"})
 
 
 def _keep_failure(records: Records, cell: Cell, text: str) -> None:
