@@ -19,9 +19,9 @@ def equal_norm_weights(signals: Signals, *, most: float = 1000.0) -> Tensor:
     :raises ValueError: if ``most`` is not positive or ``norms`` is missing.
     """
     check_number("most", most, above=0)
-    norms = required(signals, "norms").double()
-    positive = norms[norms > 0]
+    norms = required(signals, "norms")
+    positive = norms[norms > 0].double()
     if not len(positive):
-        return torch.full_like(signals.norms, 1.0 / len(norms))
-    ratios = (positive.quantile(0.5) / norms).clamp(max=most)
-    return (ratios / len(norms)).to(signals.norms)
+        return torch.full_like(norms, 1.0 / len(norms))
+    ratios = (positive.quantile(0.5) / norms.double()).clamp(max=most)
+    return (ratios / len(norms)).to(norms)

@@ -35,4 +35,4 @@ def explained_variance(data: dict[str, Any], agents: Tensor, valid: Tensor, num_
     means = sums[:2] / sums[3]
     centred = [(column - mean[agents]).where(valid, 0.0) for column, mean in zip((errors, returns), means, strict=True)]
     squares = sum_by_agent(torch.stack(centred).square(), agents, num_agents, num_learners=num_learners)
-    return explained_share(*squares, sums[2])
+    return explained_share(squares[0], squares[1], sums[2])

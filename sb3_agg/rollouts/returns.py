@@ -123,8 +123,8 @@ def finite_agents(buffer: RolloutBuffer) -> NDArray[np.bool_]:
 def explained_variance(buffer: RolloutBuffer) -> Tensor:
     """How much of the variance of each agent's returns the critic explains ``[A]``, float64, see :func:`explained_share`."""
     returns, values = (torch.as_tensor(by_agent(array, buffer)).double() for array in (buffer.returns, buffer.values))
-    squares = [(rows - rows.mean(1, keepdim=True)).square().sum(1) for rows in (returns - values, returns)]
-    return explained_share(*squares, returns.square().sum(1))
+    errors, spread = ((rows - rows.mean(1, keepdim=True)).square().sum(1) for rows in (returns - values, returns))
+    return explained_share(errors, spread, returns.square().sum(1))
 
 
 def normalize_advantages_per_agent(buffer: RolloutBuffer) -> None:

@@ -81,6 +81,6 @@ class DisturbedVecEnv(VecEnvWrapper):
             part.disturb_observations(last, over)
         for agent in done:
             infos[agent]["terminal_observation"] = last[agent]
-        for agent in set(self._paid) & set(done.tolist()):
-            infos[agent]["episode"]["r"] = round(float(self._returns[agent]), 6)
+        for paid in set(self._paid) & set(done.tolist()):
+            infos[paid]["episode"]["r"] = round(float(self._returns[paid]), 6)
         self._returns[done] = 0

@@ -36,6 +36,9 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "chain over parameters": {"aggregation": "fedavg", "compression": ("top_k", "float16"), **EF21},
     "quantize over differences": {"aggregation": "mean", "payload": "parameter_differences", "compression": "quantize"},
     "random senders": {"aggregation": "median", "communication": "random", "communication_kwargs": {"expected_messages": 3}},
+    "explained variance": {"aggregation": "e_weighted"},
+    "agreement over gradients": {"aggregation": "agreement"},
+    "guarded over parameters": {"aggregation": "guarded", "payload": "parameters", "interval": 3},
     "lag and signals": {"aggregation": "r_weighted", **LAG},
     "encoded broadcasts": {"aggregation": "l_weighted", "broadcast_compression": "quantize"},
     "encoded broadcasts of parameters": {"aggregation": "fedavg", **BROADCAST, "interval": 3},
@@ -91,5 +94,8 @@ def check_memory(settings: dict[str, Any], state: Mapping[str, Any]) -> None:
         assert state["budget"]["value"] != LAG["communication_kwargs"]["xi"]
     if "interval" in settings:
         assert state["since_last"] > 0
+    if settings["aggregation"] in ("e_weighted", "agreement"):
+        (signal,) = state["memory"].values()
+        assert signal["means"].any()
     if settings.get("interval") == 3 and state["scheme"]["payload"] == "gradients":
         assert state["accumulation"]["sums"]["gradients"].any()
