@@ -122,7 +122,8 @@ def finite_agents(buffer: RolloutBuffer) -> NDArray[np.bool_]:
 
 def explained_variance(buffer: RolloutBuffer) -> Tensor:
     """How much of the variance of each agent's returns the critic explains ``[A]``, float64, see :func:`explained_share`."""
-    returns, values = (torch.as_tensor(by_agent(array, buffer)).double() for array in (buffer.returns, buffer.values))
+    arrays = (by_agent(array, buffer).reshape(buffer.n_envs, -1) for array in (buffer.returns, buffer.values))
+    returns, values = (torch.as_tensor(array).double() for array in arrays)
     errors, spread = ((rows - rows.mean(1, keepdim=True)).square().sum(1) for rows in (returns - values, returns))
     return explained_share(errors, spread, returns.square().sum(1))
 

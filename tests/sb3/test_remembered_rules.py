@@ -92,7 +92,7 @@ def test_an_agent_whose_rewards_are_not_finite_is_not_observed() -> None:
     model = AggPPO("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), aggregation="e_weighted", n_steps=STEPS, seed=0)
     model.learn(3 * STEPS * 4)
     before = model.exchange.state_dict()["memory"]["explained_variance"]["means"]
-    model.rollout_buffer.returns[:] = np.where(np.arange(4 * STEPS) < STEPS, np.nan, model.rollout_buffer.returns)
+    model.rollout_buffer.returns[:] = np.where(np.arange(4 * STEPS)[:, None] < STEPS, np.nan, model.rollout_buffer.returns)
     with pytest.warns(UserWarning, match="agent 0 had a NaN"):
         model.train()
     after = model.exchange.state_dict()["memory"]["explained_variance"]["means"]
