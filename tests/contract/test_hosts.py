@@ -19,9 +19,11 @@ from tests.rllib.groups import MODULE
 
 BROADCAST = {"broadcast_compression_kwargs": {"fraction": 0.3}}
 LAG = {"communication": "lag", "communication_kwargs": {"xi": 2.0}}
+MORE_RULES = ("snr_weighted", "equal_norms", "guarded")
 SYSTEMS: dict[str, dict[str, Any]] = {
     **{rule: {"aggregation": rule} for rule in ("mean", "sum", "samples", "r_weighted", "l_weighted")},
     **{combiner: {"aggregation": combiner} for combiner in ("median", "krum", "trimmed_mean")},
+    **{rule: {"aggregation": rule} for rule in ("e_weighted", "agreement", *MORE_RULES)},
     "lag": {"aggregation": "mean", **LAG},
     "lag_r_weighted": {"aggregation": "r_weighted", **LAG},
     "float16": {"aggregation": "mean", "compression": "float16"},
@@ -58,7 +60,9 @@ def spaces() -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore:agent 2 had a NaN")
 @pytest.mark.parametrize("broken", [None, 2], ids=["all", "one_masked"])
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize(
+    "system", [pytest.param(name, marks=[pytest.mark.slow] if name in MORE_RULES else []) for name in SYSTEMS]
+)
 def test_the_same_rollouts_give_the_same_numbers(system: str, broken: int | None, spaces: dict[str, Any]) -> None:
     """An agent that is rewarded NaN in the second rollout is masked in it, and in the third, in which that episode ends."""
     sb3 = SB3(**SYSTEMS[system])

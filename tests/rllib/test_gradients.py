@@ -21,7 +21,7 @@ from tests.rllib.ppo_configs import tiny_ppo
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-RULES = ("sum", "mean", "r_weighted", "l_weighted")
+RULES = ("sum", "mean", "r_weighted", "l_weighted", "e_weighted")
 
 
 @pytest.fixture(
@@ -62,11 +62,13 @@ def separate_backwards(
     """One backward of RLlib's loss for each agent alone, then the weighted sum."""
     columns = {k: torch.cat([batch[k] for batch in batches]) for k in batches[0] if torch.is_tensor(batches[0][k])}
     valid = columns[Columns.LOSS_MASK]
-    losses, returns, grads, counts = [], [], [], []
+    losses, returns, grads, counts, explained = [], [], [], [], []
     module = learner.module[MODULE]
     for agent in range(num_agents):
         rows = (columns["agg_agent"] == agent) & valid
         own = {name: column[rows] for name, column in columns.items()}
+        raw, targets = own["raw"].double(), own[Postprocessing.VALUE_TARGETS].double()
+        explained.append(0.3 * (1 - raw.var() / targets.var()).clamp(0, 1).item())  # a running mean, from 0 on
         raw = own["raw"]
         own[Postprocessing.ADVANTAGES] = (raw - raw.mean()) / (raw.std() + 1e-8) if norm == "agent" else raw
         if norm == "stock":
@@ -80,7 +82,9 @@ def separate_backwards(
         losses.append(loss.item())
         returns.append(own["agg_return"].nanmean().item())
         counts.append(int(rows.sum()))
-    w = weights(rule, Signals(returns=returns, losses=losses, num_samples=counts))
+    reported = {"returns": returns, "losses": losses, "num_samples": counts, "explained_variance": explained}
+    w = weights(rule, Signals(**reported))
+    assert rule != "e_weighted" or w.max() > 1.01 * w.min()
     return {name: sum(w[a] * grads[a][name] for a in range(num_agents)) for name in grads[0]}
 
 
@@ -107,7 +111,10 @@ def check(
     sample: Callable[[], list[Any]],
     spaces: dict[str, Any],
 ) -> None:
-    configure(group, aggregation=rule, advantage_norm=norm)
+    if rule == "e_weighted":  # an untrained critic explains nothing, and RLlib's clipping of errors keeps it from learning
+        configure(group, aggregation="mean", advantage_norm=norm, vf_clip_param=1e9)
+        group.update(episodes=sample(), **{**UPDATE, "num_epochs": 200})
+    configure(group, aggregation=rule, advantage_norm=norm, vf_clip_param=10.0)
     group.config.shard_by_agent = shard_by_agent
     if len(group) >= 1:  # even one remote learner gets them sorted, on which RLlib's standardisation depends
         data = AgentTrainingData(sample(), by_agent=shard_by_agent)
