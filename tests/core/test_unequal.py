@@ -55,6 +55,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gravity": ("LunarLander-v3", {"env_kwargs": {"gravity": -5.0}}),
     "wind": ("LunarLanderContinuous-v3", {"env_kwargs": {"enable_wind": True, "wind_power": 20.0}}),
     "masses": ("HalfCheetah-v5", {"mass_scale": 3.0}),
+    "attributes": ("CartPole-v1", {"attributes": {"gravity": 20.0}}),
+    "endless": ("CartPole-v1", {"endless": True}),
 }
 
 
@@ -209,6 +211,34 @@ def test_heavier_bodies_weigh_more_and_so_does_what_is_derived_from_them() -> No
     assert speeds[1] < 0.8 * speeds[0]  # the same torque turns it less, though its joints stay as stiff
 
 
+def test_attributes_reach_the_dynamics() -> None:
+    """A push of twice the force gives the cart twice the speed; a name that is none is refused."""
+    strong, gained = make("CartPole-v1", [Disturbance([0], attributes={"force_mag": 20.0})]), []
+    for env in (strong, gym.make("CartPole-v1")):
+        speeds = observations(trace(env, steps=1, action=1))[:, 1]
+        gained.append(speeds[1] - speeds[0])
+    assert gained[0] / gained[1] == pytest.approx(2, rel=0.05)
+    with pytest.raises(ValueError, match="CartPole-v1 has no attribute 'force' that could differ"):
+        make("CartPole-v1", [Disturbance([0], attributes={"force": 20.0})])
+
+
+def test_episodes_without_end_go_on_where_the_next_begins() -> None:
+    env, plain_env = make("CartPole-v1", [Disturbance([0], endless=True)]), gym.make("CartPole-v1")
+    (before, _), (_, _) = env.reset(seed=0), plain_env.reset(seed=0)
+    ends = 0
+    for _ in range(100):
+        observation, reward, terminated, truncated, _ = env.step(1)
+        reached, _, ended, _, _ = plain_env.step(1)
+        assert (reward, terminated, truncated) == (1.0, False, False)
+        if ended:
+            reached, _ = plain_env.reset()
+            ends += 1
+            assert np.abs(observation).max() <= 0.05  # where CartPole begins
+        np.testing.assert_array_equal(observation, reached)
+    assert ends > 5
+    assert before.shape == (4,)
+
+
 def test_two_disturbances_of_one_agent_add_up() -> None:
     disturbances = [
         Disturbance([0], env_kwargs={"gravity": -5.0}, reward_scale=2.0),
@@ -260,6 +290,8 @@ def test_without_a_disturbance_there_is_no_wrapper() -> None:
         ({"broken_reward": 1}, "broken_reward must be True or False, got 1"),
         ({"sensor_noise": 0.5, "broken_sensors": True}, "sensor_noise=0.5 does nothing where broken_sensors=True"),
         ({"env_kwargs": "x"}, "env_kwargs must be a mapping, got 'x'"),
+        ({"attributes": 3}, "attributes must be a mapping, got 3"),
+        ({"endless": "yes"}, "endless must be True or False, got 'yes'"),
     ],
 )
 def test_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -11,9 +11,17 @@ from rl_agg.study.spec.loading import load_study
 
 ROOT = Path(__file__).parents[2]
 SPECS = sorted([*(ROOT / "examples" / "studies").glob("*.yaml"), *(ROOT / "benchmarks" / "replication").glob("*.yaml")])
+UNEQUAL = sorted((ROOT / "examples" / "studies" / "unequal").glob("*.yaml"))  # which have the same systems
 
 
-@pytest.mark.parametrize("path", [path for path in SPECS if not path.stem.startswith("pps")], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(path for path in SPECS if not path.stem.startswith("pps")),
+        *(pytest.param(path, marks=[] if path.stem == "tasks" else pytest.mark.slow) for path in UNEQUAL),
+    ],
+    ids=lambda path: path.stem if path.parent.name == "studies" else f"{path.parent.name}_{path.stem}",
+)
 def test_every_system_of_a_study_can_be_built(path: Path) -> None:
     """Those about teams are tested with the teams."""
     if "envpool/" in path.read_text(encoding="utf-8"):
