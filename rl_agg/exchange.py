@@ -122,8 +122,8 @@ class Exchange(Accounting):
     def begin_update(self, signals: Signals) -> None:
         """Let running means follow the last update, and what agents report once in this one.
 
-        Hosts call it with each rollout, before the first step. A rule that remembers signals counts all alike until the second
-        call, but for what is reported in the first.
+        Hosts call it with each rollout, before the first step. What the server compares is known from the second call on;
+        until then a rule that remembers it counts all alike.
 
         :param signals: Those of :data:`~rl_agg.signals.REPORTED` that the rule reads, and who is present.
         :raises ValueError: if one of them is missing.

@@ -16,7 +16,7 @@ from torch import Tensor
 from rl_agg.codecs import FEEDBACKS, Codec, Draws, Identity
 from rl_agg.gates import EveryGate, Offer, VectorGate
 from rl_agg.scheme import Scheme
-from rl_agg.signals import MEASURED, Signals
+from rl_agg.signals import REPORTED, Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class Uplink:
         return Received(last, sends, candidates, bits) if self._gate.holds else Received(decoded, sends, sends, bits)
 
     def signals_of(self, signals: Signals, received: Received) -> Signals:
-        """Signals as the server knows them: of agents whose last vector it holds, those that came with it.
+        """Signals as the server knows them: of agents whose last vector it holds, what they reported with it.
 
         :param signals: What all agents know now, each ``[A]``.
         :param received: What :meth:`transmit` gave.
@@ -104,7 +104,7 @@ class Uplink:
         if self._all_send or not self._gate.holds:
             return signals
         held = {}
-        for name in MEASURED:
+        for name in REPORTED:
             value, known = getattr(signals, name), self._signals.get(name)
             if value is None:
                 continue

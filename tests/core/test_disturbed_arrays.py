@@ -110,7 +110,7 @@ def test_the_task_of_many_goals() -> None:
     np.testing.assert_allclose(observation[4:], [0, 1], atol=1e-7)
     for place in (0.02, 0.058, 0.1122):
         observation, reward, terminated, truncated, _ = env.step(np.array([1.0, 0.0], np.float32))
-        np.testing.assert_allclose(observation[:2], start + [place, 0], atol=1e-6)
+        np.testing.assert_allclose(observation[:2], [start[0] + place, start[1]], atol=1e-6)
         assert reward == pytest.approx(-np.linalg.norm(observation[:2] - [0, 1]), abs=1e-6)
         assert not terminated
         assert not truncated
