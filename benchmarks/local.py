@@ -23,6 +23,7 @@ from sb3_agg import AggPPO
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "mean": {},
+    **{rule: {"aggregation": rule} for rule in ("e_weighted", "agreement", "snr_weighted", "equal_norms", "guarded")},
     "median": {"aggregation": "median"},
     "trimmed_mean": {"aggregation": "trimmed_mean"},
     "krum": {"aggregation": "krum"},

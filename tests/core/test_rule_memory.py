@@ -179,12 +179,12 @@ def test_the_wealth_by_hand() -> None:
 
 
 def test_alike_agents_are_rarely_found_worse() -> None:
-    """In at most a tenth of the runs, though one looks after each of 300 updates; and one that is worse is found."""
-    generator, found, runs = np.random.default_rng(0), 0, 200
+    """In at most a tenth of the runs, though one looks after each of 200 updates; and one that is worse is found."""
+    generator, found, runs = np.random.default_rng(0), 0, 60
     for _ in range(runs):
         evidence = Evidence(8, math.log(8 / 0.1))
         ever = torch.zeros(8, dtype=torch.bool)
-        for _ in range(300):
+        for _ in range(200):
             evidence.add(torch.from_numpy(generator.normal(size=8)))
             ever |= evidence.established
         found += bool(ever.any())
