@@ -145,16 +145,17 @@ def test_liars_are_not_listened_to() -> None:
 def test_the_server_knows_what_it_compares_also_of_agents_that_are_silent() -> None:
     """What they report is that of their last message; their agreement is that of what the server holds."""
     scheme = Scheme(gate="lag", gate_kwargs={"xi": 1e9}, rule="guarded", rule_kwargs={"guard": 0.9, "smoothing": 0.0})
-    own = Exchange(scheme, 3, provides=PROVIDED)
-    rows = normal(3, 40) + 0.5
+    own = Exchange(scheme, 5, provides=PROVIDED)
+    rows = normal(5, 40) + 2.0
     rows[0] *= -1
-    for update in range(12):
-        signals = explained(0.5, 0.5, 0.5) if update else explained(0.5, 0.9, 0.9)
+    for _ in range(12):
+        signals = explained(0.5, 0.5, 0.5, 0.5, 0.5)
         own.begin_update(signals)
         merged = own.merge(rows.clone(), signals)
-    assert own.ledger.messages < 36
+    assert own.ledger.messages < 12 * 5
     assert merged.weights is not None
     assert merged.weights[0] == 0
+    assert merged.weights[1:].min() > 0
 
 
 # The guard ------------------------------------------------------------------------------------------------------------------
