@@ -56,6 +56,8 @@ def test_the_mixin_for_rollouts_names_this_one() -> None:
         ({"payload": "parameters"}, "payload='parameters'.*have no parameters of their own"),
         ({"payload": "scores"}, "exchanges scores"),
         ({"interval": "on_arrival"}, "asynchronous"),
+        ({"aggregation": "e_weighted"}, "aggregation='e_weighted'.*follows explained_variance from rollout to rollout"),
+        ({"aggregation": "agreement"}, "follows agreement from rollout to rollout"),
         ({"aggregation": "r_wieghted"}, "did you mean 'r_weighted'"),
         ({"minibatches": "equal"}, "unknown minibatches 'equal'"),
         ({"return_window": 0}, "return_window must be an integer >= 1, got 0"),
