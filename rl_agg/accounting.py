@@ -45,6 +45,7 @@ class Accounting:
         up: Mapping[str, Any],
         down: Mapping[str, Any],
         physical_bytes: int = 0,
+        encoded: Mapping[str, Any] | None = None,
     ) -> None:
         """Count messages that a host made by itself, in one backward pass or at its workers.
 
@@ -53,12 +54,13 @@ class Accounting:
         :param up: Numbers in a message, by kind; see :meth:`rl_agg.Ledger.upload`. Signals that the rule reads come with it.
         :param down: Numbers in an answer, by kind; not read where broadcasts are encoded, see :meth:`learning`.
         :param physical_bytes: What was really moved between processes.
+        :param encoded: Bytes in a message, by kind, where these are not a number's size times the numbers.
         """
         numbers: dict[str, Any] = dict(up)
         answer: dict[str, Any] = dict(down)
         if self.scheme.reported and self.scheme.payload.content != "scores":  # a score is the signal
             numbers["scalars"] = np.asarray(numbers.get("scalars", 0)) + len(self.scheme.reported)
-        self._upload(sends, numbers, physical_bytes=physical_bytes)
+        self._upload(sends, numbers, encoded, physical_bytes=physical_bytes)
         if self._downlink is None:
             self.ledger.download(answers, agents=self._agents, **answer)
 

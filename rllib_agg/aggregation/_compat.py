@@ -10,6 +10,7 @@ Tested with Ray 2.56 to 2.60, see the page on versions.
 from __future__ import annotations
 
 import copy
+import itertools
 import pkgutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from ray.rllib.core.learner.training_data import TrainingData
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.policy.sample_batch import MultiAgentBatch
+from ray.rllib.utils.replay_buffers import EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from rllib_agg.aggregation.timeouts import SECONDS_BETWEEN_PROBES
@@ -296,8 +298,32 @@ class ModelDefaults(AlgorithmConfig):
 class OwnReplay(Algorithm):
     """An algorithm that makes its replay itself; RLlib's knows only kinds of its own."""
 
-    def _create_local_replay_buffer_if_necessary(self, config: Any) -> None:
-        """None of RLlib's."""
+    def make_replay(self, config: Any) -> Any:
+        """What :meth:`setup` makes of RLlib's ``replay_buffer_config``; ``None``: no replay."""
+
+    def _create_local_replay_buffer_if_necessary(self, config: Any) -> Any:
+        return self.make_replay(config)
+
+
+def stored_episode(replay: EpisodeReplayBuffer, id_: str) -> Any:
+    """The episode of an id in a replay."""
+    return replay.episodes[replay.episode_id_to_index[id_] - _attribute(replay, "_num_episodes_evicted")]
+
+
+def last_sampled(replay: PrioritizedEpisodeReplayBuffer) -> list[Any]:
+    """The episodes in a replay that its last samples are of, in order; their ids are not those of the samples."""
+    evicted, steps = _attribute(replay, "_num_episodes_evicted"), _attribute(replay, "_indices")
+    places, nodes = _attribute(replay, "_tree_idx_to_sample_idx"), _attribute(replay, "_last_sampled_indices")
+    return [replay.episodes[steps[places[node]][0] - evicted] for node in nodes]
+
+
+def set_newest_priorities(replay: PrioritizedEpisodeReplayBuffer, priorities: NDArray[Any]) -> None:
+    """Give the steps that were added last their priorities, in order; where one is not finite, it stays as it is."""
+    known = np.isfinite(priorities)
+    newest = itertools.compress(_attribute(replay, "_indices")[-len(priorities) :], known)
+    _attribute(replay, "_last_sampled_indices")
+    replay._last_sampled_indices = [node for _, _, node in newest]
+    replay.update_priorities(priorities[known])
 
 
 class AwaitingRunners(IMPALA):

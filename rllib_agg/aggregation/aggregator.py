@@ -8,8 +8,12 @@ A rule's gradient is that of one weighted loss, so that one backward pass does:
 with w the rule's weights, from returns, losses and n, and :math:`m_t` 1 where a sample is valid. With L >= 2 the sums run over
 all learners, and as ``DistributedDataParallel`` averages gradients, each learner's own loss is multiplied by L.
 
-Where messages have to be seen one by one, each agent's own gradient goes through the exchange. Where parameters are exchanged,
-this learner is a client that steps with the mean over its own samples.
+Where a replay draws the samples, the stock loss is a mean over all of them, in which agents have unequal parts by chance.
+There :math:`c_t = A' w_{a_t} m_t / n` with the :math:`A'` agents and n samples of the batch: ``mean`` is the stock loss.
+
+Where messages have to be seen one by one, each agent's own gradient goes through the exchange; of a module whose parameters
+are in groups, such as actor and critics, each group's by itself. Where parameters are exchanged, this learner is a client that
+steps with the mean over its own samples.
 
 Source: Holen et al. (2023), section 3.
 """
@@ -38,10 +42,19 @@ from rllib_agg.aggregation.update_stats import UpdateStats
 
 
 class ModuleAggregator:
-    """One module's exchange on one of L learners, and what it knows of the agents; the module is not wrapped in DDP."""
+    """One module's exchange on one of L learners, and what it knows of the agents; the module is not wrapped in DDP.
+
+    :param groups: Which trained parameters' numbers are exchanged together ``[P]`` each, bool; none: all of them.
+    """
 
     def __init__(
-        self, config: Any, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, num_learners: int
+        self,
+        config: Any,
+        module: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        num_learners: int,
+        groups: Sequence[Tensor] = (),
     ) -> None:
         self.num_agents: int = config.num_agents
         self.exchange = config.make_exchange()
@@ -56,11 +69,16 @@ class ModuleAggregator:
         """Of the current update."""
         self.num_samples = 0.0
         """That count in the current update, of all learners."""
-        self.is_separate = self.client is None and not self.exchange.weights_only
+        sends_gradients = self.exchange.scheme.payload.content == "gradients"
+        self.is_separate = sends_gradients and not self.exchange.weights_only
         """Whether each agent's gradient is taken by itself."""
+        others = [config.make_exchange(ledger=self.exchange.ledger) for _ in groups[1:]]
+        everything: list[Any] = [slice(None)]
+        self._groups = list(zip([self.exchange, *others], groups or everything, strict=True))
         self._module = module
         self._optimizers = optimizers
         self._num_learners = num_learners
+        self._by_share = config.replays and not isinstance(self.exchange.scheme.rule, Combiner)
         self._samples: tuple[Tensor, Tensor, Tensor] | None = None  # losses, agents and valid of the current minibatch, [B]
         self._logged: Tensor | None = None  # the loss of the current minibatch where gradients are separate, for the log alone
         self._own_agents: Tensor | None = None  # that have samples here in this update [A]
@@ -128,15 +146,16 @@ class ModuleAggregator:
 
     # In each minibatch ----------------------------------------------------------------------------------------------------
 
-    def reduce(self, losses: Tensor, agents: Tensor, valid: Tensor) -> Tensor:
+    def reduce(self, losses: Tensor, agents: Tensor, valid: Tensor, reported: Tensor) -> Tensor:
         """Weigh the agents' losses, or keep them to be differentiated agent by agent.
 
         :param losses: Of each sample ``[B]``, differentiable.
         :param agents: Whose sample it is, ``[B]``.
         :param valid: Samples that count ``[B]``, bool.
+        :param reported: The losses by which agents are weighed ``[B]``.
         :return: What RLlib differentiates, or logs.
         """
-        factors = self.weigh(losses.detach(), agents, valid)
+        factors = self.weigh(reported, agents, valid)
         if factors is None:
             self._samples = losses, agents, valid
             self._logged = self.mean_loss.to(losses.dtype)
@@ -172,8 +191,13 @@ class ModuleAggregator:
             return None
         weights = self._weigh(mean, n, present) if self.client is None else n / n.sum().clamp(min=1.0)
         self.stats.add(mean, n, present=present, weights=weights)
-        factors: Tensor = (weights / n.clamp(min=1.0) * max(1, self.num_sharing)).to(losses.dtype)
+        factors: Tensor = (weights / self._divisors(n, present) * max(1, self.num_sharing)).to(losses.dtype)
         return factors
+
+    def _divisors(self, num_samples: Tensor, present: Tensor) -> Tensor:
+        """What the sum of each agent's losses is divided by ``[A]``."""
+        shared = num_samples[present].sum() / present.sum().clamp(min=1) if self._by_share else num_samples
+        return shared.clamp(min=1.0)
 
     def _weigh(self, losses: Tensor, num_samples: Tensor, present: Tensor) -> Tensor:
         needs = self.exchange.scheme.needs
@@ -202,9 +226,9 @@ class ModuleAggregator:
         samples, self._samples = self._samples, None
         if not samples[0].requires_grad:
             return None
-        n = self.stats.last.num_samples
-        sums = sum_gradients_by_agent(*samples, self._module, len(n), num_learners=self._num_learners)
-        return sums / n.clamp(min=1.0).to(sums.dtype)[:, None]
+        last = self.stats.last
+        sums = sum_gradients_by_agent(*samples, self._module, self.num_agents, num_learners=self._num_learners)
+        return sums / self._divisors(last.num_samples, last.present).to(sums.dtype).expand(self.num_agents)[:, None]
 
     def merge(self, gradients: Tensor) -> list[tuple[nn.Parameter, Tensor]] | None:
         """Exchange the agents' gradients.
@@ -225,11 +249,14 @@ class ModuleAggregator:
         parameters = trained_parameters(self._module)
         scales = self.exchange.scales and len(self._optimizers) == 1
         scale = step_scale(self._optimizers[0], parameters) if scales else None
-        merged = self.exchange.step(gradients, signals, idle=idle, scale=scale)
-        if merged is None:
-            return None
+        gradient = gradients.new_empty(gradients.shape[1])  # RLlib clips it in place, and a gate may remember what was merged
+        for exchange, columns in self._groups:
+            own = None if scale is None else scale[columns]
+            merged = exchange.step(gradients[:, columns], signals, idle=idle, scale=own)
+            if merged is None:  # and so it is for all
+                return None
+            gradient[columns] = merged.vector.to(gradient)
         self.stats.add_merged(merged)
-        gradient = merged.vector.clone()  # RLlib clips it in place, and a gate may remember it
         return list(zip(parameters, unflatten(gradient, parameters), strict=True))
 
     @property
@@ -297,10 +324,12 @@ class ModuleAggregator:
     def get_state(self) -> dict[str, Any]:
         """What all learners know alike."""
         returns = None if self._known is None else self._known.tolist()
-        return {"returns": returns, "exchange": self.exchange.state_dict()}
+        others = [exchange.state_dict() for exchange, _ in self._groups[1:]]
+        return {"returns": returns, "exchange": self.exchange.state_dict(), "others": others}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`get_state`; what belongs to other settings starts afresh."""
         known = state["returns"]
         self.returns = self._known = None if known is None else torch.tensor(known, dtype=torch.float64)
-        self.exchange.load_state_dict(state["exchange"])
+        for (exchange, _), saved in zip(self._groups, [state["exchange"], *state["others"]], strict=True):
+            exchange.load_state_dict(saved)

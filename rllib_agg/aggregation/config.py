@@ -12,7 +12,7 @@ from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils import force_list
 
-from rl_agg import Exchange, Payload, Schedule, Scheme
+from rl_agg import Exchange, Ledger, Payload, Schedule, Scheme
 from rl_agg.attacks import Attack
 from rl_agg.codecs import Compression
 from rl_agg.local_schemes import LocalScheme
@@ -174,6 +174,12 @@ class AggConfigMixin(AggregationSettings):
     merges_learners: ClassVar[bool] = False
     """Whether all learners take their updates together, so that their parameters can be merged in between."""
 
+    replays: ClassVar[bool] = False
+    """Whether a replay draws the samples; see :mod:`~rllib_agg.aggregation.aggregator`."""
+
+    exchanged: ClassVar[tuple[str, ...]] = ("gradients", "parameters")
+    """What agents can send, by the payload's ``content``."""
+
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
         self.agents = "sub_env"
@@ -193,16 +199,17 @@ class AggConfigMixin(AggregationSettings):
         """Signals that agents report where a rule reads them, beyond :data:`rl_agg.signals.BASIC`."""
         return frozenset()
 
-    def make_exchange(self) -> Exchange:
+    def make_exchange(self, ledger: Ledger | None = None) -> Exchange:
         """What carries the scheme out: among the agents or, where parameters are exchanged, among the learners.
 
+        :param ledger: Counts what is sent; ``None``: one of its own.
         :raises ValueError: if a setting is unknown, or does not go with the number of agents.
         """
         scheme = self.make_scheme()
         merges_learners = scheme.payload.content == "parameters"
         num_agents = self.num_learners if merges_learners else self.num_agents
         provides = frozenset() if merges_learners else self.reports
-        exchange = Exchange(scheme, num_agents, attack=self.attack, seed=self.seed, provides=provides)
+        exchange = Exchange(scheme, num_agents, attack=self.attack, ledger=ledger, seed=self.seed, provides=provides)
         try:
             exchange.check()
         except ValueError as error:
@@ -243,10 +250,10 @@ class AggConfigMixin(AggregationSettings):
             return
         scheme = self.make_scheme()
         payload, name = scheme.payload, scheme.described["payload"]
-        if payload.content not in ("gradients", "parameters"):
+        if payload.content not in self.exchanged:
             raise ValueError(
                 f"payload {name!r} exchanges {payload.content}, which {type(self).__name__} does not have; choose "
-                "'gradients' or 'parameters'"
+                f"{' or '.join(map(repr, self.exchanged))}"
             )
         if isinstance(payload, Parameters):
             self._check_parameters(scheme)

@@ -160,8 +160,13 @@ class StrictConfig(AlgorithmConfig):
 
     def check_lr(self) -> None:
         """Raise ``ValueError`` if a learning rate, alone or in a schedule, is negative or not a number."""
-        for rate in [value for _, value in self.lr] if isinstance(self.lr, list | tuple) else [self.lr]:
-            check_number("lr", rate, least=0)
+        self.check_rate("lr")
+
+    def check_rate(self, name: str) -> None:
+        """Raise ``ValueError`` if a setting, or a value of its schedule, is negative or not a number."""
+        setting = getattr(self, name)
+        for rate in [value for _, value in setting] if isinstance(setting, list | tuple) else [setting]:
+            check_number(name, rate, least=0)
 
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         """Raise ``ValueError``, listing the choices, if a value is not among them."""

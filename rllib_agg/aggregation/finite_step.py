@@ -8,7 +8,7 @@ taken after the all-reduce, so that all learners decide alike.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ray.util import log_once
@@ -24,6 +24,9 @@ SKIPPED_UPDATES = "skipped_updates"
 class FiniteSteps(HookedLearner):
     """Skips the step of every module whose gradient is not finite, and counts it."""
 
+    fuses_optimizers: ClassVar[bool] = True
+    """Whether Adam steps by torch's fused kernel, which rounds otherwise than the one that RLlib uses."""
+
     def build(self) -> None:
         """Start with nothing skipped."""
         super().build()
@@ -37,7 +40,7 @@ class FiniteSteps(HookedLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """RLlib's, with torch's fused kernel where the optimizer is Adam."""
         super().configure_optimizers_for_module(module_id=module_id, config=config)
-        for _, optimizer in self.get_optimizers_for_module(module_id):
+        for _, optimizer in self.get_optimizers_for_module(module_id) if self.fuses_optimizers else ():
             fuse(optimizer)
 
     def modules_with_corrupt_gradient(self, gradients: dict[Any, torch.Tensor | None]) -> set[str]:

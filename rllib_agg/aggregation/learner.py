@@ -22,6 +22,7 @@ from ray.util import log_once
 from torch import Tensor, distributed
 
 from rl_agg.inheritance import blocking
+from rl_agg.payloads.base import VECTORS
 from rl_agg.per_agent_gradients import trained_parameters
 from rllib_agg.aggregation._compat import average_gradients, own_arrays
 from rllib_agg.aggregation.agents import AGENT, TagUntagged, warn_of_untagged
@@ -73,6 +74,8 @@ class AggLearnerMixin(FiniteSteps):
             self.connector_pipeline.prepend(TagUntagged())
         self.reports: dict[str, Callable[[], dict[str, Any]]] = {}
         """The stock metrics of each module's last minibatch, to be computed when the update is over."""
+        self.reported: dict[str, Tensor] = {}
+        """What each module's samples count as losses in the agents' signals, where that is not what is differentiated."""
         self.aggregators: dict[str, ModuleAggregator] = {}
         """What aggregates each module that has been trained."""
         self._aggregated: list[str] = []  # modules of the current update, in the same order on all learners
@@ -85,6 +88,8 @@ class AggLearnerMixin(FiniteSteps):
     @abstractmethod
     def losses_per_sample(self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]) -> Tensor:
         """What the stock loss averages; puts what computes the stock metrics into ``reports``.
+
+        Where agents shall be weighed by another loss, such as a critic's alone, it puts that into ``reported``, detached.
 
         :param module_id: The module.
         :param config: Its algorithm config.
@@ -107,8 +112,13 @@ class AggLearnerMixin(FiniteSteps):
                 self.module[module_id].unwrapped(),
                 [optimizer for id_, optimizer in self.optimizers() if id_ == module_id],
                 num_learners=self.config.num_learners,
+                groups=self.parameter_groups(module_id),
             )
         return self.aggregators[module_id]
+
+    def parameter_groups(self, module_id: str) -> list[Tensor]:
+        """Which of a module's trained parameters' numbers are exchanged together ``[P]`` each, bool; none: all of them."""
+        return []
 
     # Before the first minibatch -------------------------------------------------------------------------------------------
 
@@ -119,7 +129,8 @@ class AggLearnerMixin(FiniteSteps):
             data: dict[str, Any] = batch.policy_batches[module_id]
             own = self.aggregator(module_id)
             if AGENT not in data:
-                data[AGENT] = torch.zeros_like(data[Columns.ACTION_LOGP], dtype=torch.int64)
+                like = next(data[name] for name in (Columns.ACTION_LOGP, Columns.REWARDS) if name in data)
+                data[AGENT] = torch.zeros_like(like, dtype=torch.int64)
                 warn_of_untagged()
             average_gradients(self.module[module_id], own.averages_gradients)
             config, excluded = self.config.get_config_for_module(module_id), own.begin_update(data)
@@ -160,7 +171,9 @@ class AggLearnerMixin(FiniteSteps):
     ) -> Tensor:
         """Reduce the losses by agent."""
         losses = self.losses_per_sample(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
-        return self.aggregator(module_id).reduce(losses.reshape(-1), batch[AGENT].reshape(-1), loss_mask(batch).reshape(-1))
+        reported = self.reported.pop(module_id, losses.detach())
+        columns = (losses, batch[AGENT], loss_mask(batch), reported)
+        return self.aggregator(module_id).reduce(*(column.reshape(-1) for column in columns))
 
     def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Tensor | None]:
         """RLlib's, and what is merged of the agents' own gradients."""
@@ -273,9 +286,10 @@ class AggLearnerMixin(FiniteSteps):
                 value = count if counts_here else 0
                 self.metrics.log_value((*key, name), value, reduce="sum")
                 self.metrics.log_value((*key, f"{name}_lifetime"), value, reduce="lifetime_sum")
-            totals = own.exchange.ledger.summary()
-            del totals["physical_bytes"]  # samples and all-reduced sums are what moves, and Ray's and torch's to count
-            self.metrics.log_dict(totals, key=key, reduce="max", window=1)
+            if own.exchange.scheme.payload.content in VECTORS:  # others have come before
+                totals = own.exchange.ledger.summary()
+                del totals["physical_bytes"]  # samples and all-reduced sums are what moves, and Ray's and torch's to count
+                self.metrics.log_dict(totals, key=key, reduce="max", window=1)
         self._aggregated = []
         super().after_gradient_based_update(timesteps=timesteps)
 

@@ -36,14 +36,16 @@ class AgentTrainingData(TrainingData):
 
     :param by_agent: Whether no agent is split over learners.
     :param local: Whether each learner has parameters of its own.
+    :param in_order: Whether each learner gets consecutive episodes: a replay expects errors in the order of its samples.
     """
 
     episodes: Any
 
-    def __init__(self, episodes: list[Any], *, by_agent: bool, local: bool = False) -> None:
+    def __init__(self, episodes: list[Any], *, by_agent: bool, local: bool = False, in_order: bool = False) -> None:
         super().__init__(episodes=episodes)
         self._by_agent = by_agent
         self._local = local
+        self._in_order = in_order
 
     def shard(
         self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any
@@ -58,6 +60,8 @@ class AgentTrainingData(TrainingData):
         """
         minibatch_size, num_epochs = kwargs.pop("minibatch_size", None), kwargs.get("num_epochs", 1)
         shards = self._whole_agents(num_shards) if self._by_agent else None
+        if self._in_order:
+            shards = self._consecutive(num_shards)
         if shards is None:
             stock = super().shard(num_shards, len_lookback_buffer, **kwargs)
             shards = [data.episodes for data, _ in stock]
@@ -72,6 +76,15 @@ class AgentTrainingData(TrainingData):
         minibatches = num_epochs if minibatch_size is None else max(1, num_epochs * largest // minibatch_size)
         extra = {"num_total_minibatches": minibatches} if num_shards > 1 and not self._local else {}
         return [(TrainingData(episodes=episodes), extra) for episodes in shards]
+
+    def _consecutive(self, num_shards: int) -> list[list[Any]]:
+        """Assign whole episodes by how many steps come before each."""
+        shards: list[list[Any]] = [[] for _ in range(num_shards)]
+        before, total = 0, sum(map(len, self.episodes))
+        for episode in self.episodes:
+            shards[before * num_shards // total].append(episode)
+            before += len(episode)
+        return shards
 
     def _whole_agents(self, num_shards: int) -> list[list[Any]] | None:
         """Assign the agents, largest first, to the learner with the fewest samples; ``None`` if there are too few of them.
@@ -119,8 +132,12 @@ class AggLearnerGroup(LearnerGroup):
         """
         if episodes is not None:
             tag_untagged(episodes)  # before they are cut
-            by_agent, local = getattr(self.config, "shard_by_agent", False), self._has_clients
-            kwargs["training_data"] = AgentTrainingData(episodes, by_agent=by_agent, local=local)
+            kwargs["training_data"] = AgentTrainingData(
+                episodes,
+                by_agent=getattr(self.config, "shard_by_agent", False),
+                local=self._has_clients,
+                in_order=self.config.replays,
+            )
         # RLlib leaves learners that it found dead in another call out of the update: with one learner, all of them.
         lost = 0 if self.is_local else num_lost_learners(self)
         if lost:

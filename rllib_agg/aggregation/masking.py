@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rllib_agg.aggregation.agents import AGENT
 
-INPUTS = (Columns.OBS, Columns.REWARDS, Columns.ACTION_LOGP)
+INPUTS = (Columns.OBS, Columns.NEXT_OBS, Columns.REWARDS, Columns.ACTION_LOGP)
 
 
 class MaskCorruptAgents(ConnectorV2):
@@ -40,7 +40,7 @@ def loss_mask(data: dict[str, Any]) -> Tensor:
 
 
 def corrupt_rows(data: dict[str, Any]) -> Tensor:
-    """Find samples whose observation, reward or log-probability is not finite.
+    """Find samples whose observations, reward or log-probability is not finite.
 
     :param data: One module's columns, each ``[B, ...]`` or ``[B, T, ...]``.
     :return: bool, in the shape of the agent column. Logits are not checked: minus infinity masks an action there.

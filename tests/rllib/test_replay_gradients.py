@@ -1,0 +1,194 @@
+"""The gradients of actor and critics are the weighted sums of the agents' own, by RLlib's own losses."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray import cloudpickle
+from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.utils.metrics import TD_ERROR_KEY
+from ray.rllib.utils.numpy import convert_to_numpy
+from torch import Tensor
+
+from rl_agg import COMBINERS, RULES, Signals, combine, weights
+from rllib_agg.aggregation._compat import write_column
+from rllib_agg.aggregation.agents import AGENT, RETURN
+from tests.rllib.groups import MODULE, configure, on_each
+from tests.rllib.replay_configs import KINDS, NUM_AGENTS, STOCK, tiny_dqn, tiny_sac
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+RULE_NAMES = sorted(name for name in RULES if "gradients" in RULES[name].payloads and name != "samples")
+UPDATE: dict[str, Any] = {"timesteps": {}}
+
+
+def drawn(config: Any) -> tuple[list[Any], Any]:
+    """Samples from the replay of an algorithm whose agents have played, and the spaces of its module."""
+    algorithm = config.build_algo()
+    for _ in range(2):
+        algorithm.train()
+    algorithm.local_replay_buffer.rng = np.random.default_rng(0)
+    samples = algorithm.local_replay_buffer.sample(
+        num_items=64, n_step=config.n_step, beta=0.4, gamma=0.99, sample_episodes=True
+    )
+    spaces = {MODULE: algorithm.env_runner.get_spaces()[MODULE]}
+    algorithm.stop()
+    for number, sample in enumerate(samples):  # as if agents had finished episodes; all agents have samples
+        assert 0 <= sample.get_extra_model_outputs(AGENT, 0) < NUM_AGENTS, number
+    return samples, spaces
+
+
+def agent_rows(columns: dict[str, Any], fwd_out: dict[str, Tensor], agent: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    chosen = columns[AGENT] == agent
+    own = {name: column[chosen] for name, column in columns.items() if torch.is_tensor(column)}
+    return own, {name: value[chosen] if len(value) == len(chosen) else value for name, value in fwd_out.items()}
+
+
+def stock_batch(stock_class: Any, samples: list[Any], spaces: dict[str, Any], state: Any) -> tuple[Any, dict[str, Any]]:
+    """RLlib's own learner with some weights, and what its connectors make of samples."""
+    stock = stock_class.copy(copy_frozen=False).build_learner(spaces=spaces)
+    stock.module.set_state(state)
+    columns = stock._learner_connector(
+        rl_module=stock.module, batch={}, episodes=copy.deepcopy(samples), shared_data={}, metrics=stock.metrics
+    )
+    return stock, columns[MODULE]
+
+
+def separate(stock_class: Any, samples: list[Any], spaces: dict[str, Any], state: Any) -> Any:
+    """One backward of RLlib's losses for each agent alone ``[A, P]``, critics' losses, counts, and alpha's gradient."""
+    stock, columns = stock_batch(stock_class, samples, spaces, state)
+    module = stock.module[MODULE]
+    torch.manual_seed(1)
+    fwd_out = module.forward_train(columns)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    rows, losses, counts = [], [], []
+    for agent in range(NUM_AGENTS):
+        own, own_out = agent_rows(columns, fwd_out, agent)
+        loss = stock.compute_loss_for_module(module_id=MODULE, config=stock.config, batch=own, fwd_out=own_out)
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        rows.append(torch.cat([g.flatten() for g in gradients]))
+        kept = getattr(stock, "_temp_losses", {})
+        critics = [value for (_, name), value in kept.items() if name in ("qf_loss", "qf_twin_loss")]
+        losses.append(float(sum(critics).detach() if critics else loss.detach()))
+        counts.append(len(own["rewards"]))
+    alpha = None
+    if hasattr(stock, "curr_log_alpha"):
+        stock.compute_loss_for_module(module_id=MODULE, config=stock.config, batch=columns, fwd_out=fwd_out)
+        (alpha,) = torch.autograd.grad(stock._temp_losses[MODULE, "alpha_loss"], stock.curr_log_alpha[MODULE])
+    return torch.stack(rows), losses, counts, alpha
+
+
+def applied(learner: Any, samples: list[Any]) -> tuple[Tensor, Any]:
+    torch.manual_seed(1)
+    learner.update(episodes=copy.deepcopy(samples), **UPDATE)
+    return trained_gradients(learner), learner.curr_log_alpha[MODULE].grad if hasattr(learner, "curr_log_alpha") else None
+
+
+def with_returns(samples: list[Any], returns: list[float]) -> list[Any]:
+    samples = copy.deepcopy(samples)
+    for sample in samples:
+        agent = sample.get_extra_model_outputs(AGENT, 0)
+        write_column(sample, RETURN, np.array([returns[agent]], np.float32))
+    return samples
+
+
+SETUPS = {
+    "DQN": (tiny_dqn, {}),
+    "DQN, n steps": (tiny_dqn, {"n_step": 3, "kind": KINDS[0]}),
+    "DQN, distributions": (tiny_dqn, {"num_atoms": 7, "v_min": 0.0, "v_max": 60.0}),
+    "SAC": (tiny_sac, {}),
+    "SAC, discrete": (tiny_sac, {"env": "CartPole-v1", "target_entropy": 0.3}),
+}
+
+
+@pytest.fixture(
+    scope="module", params=["DQN", "SAC", *(pytest.param(name, marks=pytest.mark.slow) for name in SETUPS if "," in name)]
+)
+def setup(request: pytest.FixtureRequest, ray_session: None) -> Any:
+    make, settings = SETUPS[request.param]
+    samples, spaces = drawn(make(**settings))
+    samples = with_returns(samples, [3.0, -1.0, 10.0, 4.0])
+    stock = make(make=STOCK[type(make())], **settings)
+    return lambda **training: make(**settings, **training), stock, samples, spaces
+
+
+def expected(setup: Any, learner: Any) -> Any:
+    _, stock, samples, spaces = setup
+    return separate(stock, samples, spaces, learner.module.get_state())
+
+
+@pytest.mark.parametrize("rule", RULE_NAMES)
+def test_gradient_is_the_weighted_sum_of_separate_backwards(rule: str, setup: Any) -> None:
+    make, _, samples, spaces = setup
+    learner = make(aggregation=rule).build_learner(spaces=spaces)
+    rows, losses, counts, alpha = expected(setup, learner)
+    w = weights(rule, Signals(returns=[3.0, -1.0, 10.0, 4.0], losses=losses, num_samples=counts))
+    shares = torch.tensor(counts) * NUM_AGENTS / sum(counts)
+    gradient, own_alpha = applied(learner, samples)
+    torch.testing.assert_close(gradient, ((w * shares).to(rows.dtype) @ rows), rtol=1e-5, atol=1e-6)
+    if alpha is not None:
+        torch.testing.assert_close(own_alpha, alpha, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "rule", ["median", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trimmed_mean", "krum"))]
+)
+def test_combiners_merge_the_agents_own_gradients(rule: str, setup: Any) -> None:
+    assert rule in COMBINERS
+    make, _, samples, spaces = setup
+    learner = make(aggregation=rule).build_learner(spaces=spaces)
+    rows, _, _, alpha = expected(setup, learner)
+    gradient, own_alpha = applied(learner, samples)
+    trained = [(name, own.numel()) for name, own in learner.module[MODULE].named_parameters() if own.requires_grad]
+    of_actor = torch.cat([torch.full((size,), name.startswith("pi")) for name, size in trained])
+    for columns in (of_actor, ~of_actor) if bool(of_actor.any()) else (~of_actor,):
+        torch.testing.assert_close(gradient[columns], combine(rule, rows[:, columns]), rtol=1e-5, atol=1e-6)
+    if alpha is not None:
+        torch.testing.assert_close(own_alpha, alpha, rtol=1e-6, atol=1e-8)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids="learners{}".format)
+def group(request: pytest.FixtureRequest, ray_session: None) -> Iterator[Any]:
+    samples, spaces = drawn(tiny_dqn())
+    config = tiny_dqn().learners(num_learners=request.param)
+    config.validate()
+    group = config.build_learner_group(spaces=spaces)
+    stock = tiny_dqn(make=DQNConfig)
+    yield group, stock, with_returns(samples, [3.0, -1.0, 10.0, 4.0]), spaces
+    group.shutdown()
+
+
+@pytest.mark.remote
+@pytest.mark.parametrize("rule", ["mean", "l_weighted", "r_weighted", "median"])
+def test_several_learners_step_with_the_gradient_over_all_samples(rule: str, group: Any) -> None:
+    learners, stock, samples, spaces = group
+    configure(learners, aggregation=rule)
+    state = learners.get_weights()
+    rows, losses, counts, _ = separate(stock, samples, spaces, state)
+    signals = Signals(returns=[3.0, -1.0, 10.0, 4.0], losses=losses, num_samples=counts)
+    shares = torch.tensor(counts) * NUM_AGENTS / sum(counts)
+    expected = combine(rule, rows) if rule in COMBINERS else (weights(rule, signals) * shares).to(rows.dtype) @ rows
+    results = learners.update(episodes=copy.deepcopy(samples), **UPDATE)
+    for gradients in on_each(learners, trained_gradients):
+        torch.testing.assert_close(gradients, expected, rtol=1e-5, atol=1e-6)
+    stock_learner, columns = stock_batch(stock, samples, spaces, state)
+    fwd_out = stock_learner.module[MODULE].forward_train(columns)
+    stock_learner.compute_loss_for_module(module_id=MODULE, config=stock_learner.config, batch=columns, fwd_out=fwd_out)
+    expected = td_errors(stock_learner.metrics.peek((MODULE, TD_ERROR_KEY)))
+    errors = np.concatenate([td_errors(result[MODULE][TD_ERROR_KEY].peek()) for result in results])
+    np.testing.assert_allclose(errors, expected, rtol=1e-4, atol=1e-6)  # in the order of a replay's samples
+
+
+def td_errors(logged: Any) -> Any:
+    return np.concatenate([np.asarray(convert_to_numpy(own)) for own in logged])
+
+
+def trained_gradients(learner: Any) -> Tensor:
+    module = learner.module[MODULE].unwrapped()
+    return torch.cat([own.grad.flatten() for own in module.parameters() if own.requires_grad])
