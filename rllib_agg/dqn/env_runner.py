@@ -77,7 +77,7 @@ class TransitionEnvRunner(SingleAgentEnvRunner):
             pipeline.remove(MaskCorruptAgents)
             pipeline.insert_after(AddObservationsFromEpisodesToBatch, AddNextObservationsFromEpisodesToTrainBatch())
         batch: dict[str, Any] = self._connectors(
-            rl_module=self.module, batch={}, episodes=episodes, explore=False, shared_data={}, metrics=self.metrics
+            rl_module=self.module, batch={}, episodes=episodes, explore=False, shared_data={}
         )
         return batch
 

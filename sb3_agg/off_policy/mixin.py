@@ -124,8 +124,8 @@ class OffPolicyAggregationMixin(AgentsMixin):
 
         if isinstance(scheme.rule, Weighting) and scheme.rule.remembered:
             raise ValueError(
-                f"{self._scheme_as_given}: the rule follows {', '.join(sorted(scheme.rule.remembered))} from rollout to rollout, "
-                f"which {type(self).__name__} does not have; choose another rule, or an on-policy algorithm"
+                f"{self._scheme_as_given}: the rule follows {', '.join(sorted(scheme.rule.remembered))} from rollout to "
+                f"rollout, which {type(self).__name__} does not have; choose another rule, or an on-policy algorithm"
             )
 
     def _exchanges(self) -> dict[str, Exchange]:

@@ -16,6 +16,7 @@ from rllib_agg import A3CConfig, AggIMPALAConfig, AggPPO, AggPPOConfig, DQLConfi
 from tests.rllib.groups import MODULE, plain
 from tests.rllib.populations import tiny_es
 from tests.rllib.ppo_configs import TINY, tiny_ppo
+from tests.rllib.replay_configs import tiny_ebcdql, tiny_sac
 
 LEARNER = Path("learner_group/learner")
 WEIGHTS = LEARNER / "rl_module" / MODULE / "module_state.pkl"
@@ -52,13 +53,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "QMIX": qmix,
     "DQL": tabular,
     "AggIMPALA": impala,
+    "AggSAC": lambda: tiny_sac(aggregation="l_weighted", store_buffer_in_checkpoints=True),
+    "DeepEBCDQL": lambda: tiny_ebcdql(store_buffer_in_checkpoints=True),
 }
-SLOW = {"AggPPO, a remote learner", "AggIMPALA, a remote learner"}
+SLOW = {"AggSAC", "DeepEBCDQL", *(f"{name}, a remote learner" for name in ("AggPPO", "AggIMPALA", "AggSAC"))}
 
 
 @pytest.fixture(
     scope="module",
-    params=[*CONFIGS, *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW))],
+    params=[
+        *(name for name in CONFIGS if name not in SLOW),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(SLOW)),
+    ],
 )
 def trained(request: pytest.FixtureRequest, ray_session: None) -> Iterator[Any]:
     name, _, remote = request.param.partition(", ")

@@ -28,11 +28,14 @@ from rllib_agg import (
     A3CConfig,
     AggAPPO,
     AggAPPOConfig,
+    AggDQN,
     AggIMPALA,
     AggIMPALAConfig,
     AggPPO,
     AggPPOConfig,
+    AggSAC,
     DAVIAConfig,
+    DeepEBCDQL,
     DQLConfig,
     EBCDQLConfig,
     ESConfig,
@@ -246,7 +249,7 @@ def test_overrides_of_the_only_module_are_refused(make: Any) -> None:
         config.validate()
 
 
-EVERY = (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, TDEF, AggAPPO, AggIMPALA, AggPPO)
+EVERY = (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, TDEF, AggAPPO, AggDQN, AggIMPALA, AggPPO, AggSAC, DeepEBCDQL)
 
 
 @pytest.mark.parametrize("algorithm", EVERY)
