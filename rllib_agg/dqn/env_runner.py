@@ -76,8 +76,9 @@ class TransitionEnvRunner(SingleAgentEnvRunner):
             pipeline = self._connectors = self.config.build_learner_connector(None, None, device=self._device)
             pipeline.remove(MaskCorruptAgents)
             pipeline.insert_after(AddObservationsFromEpisodesToBatch, AddNextObservationsFromEpisodesToTrainBatch())
+        copies = [episode[:] for episode in episodes]  # RLlib's connectors rename episodes, and a user's may do more
         batch: dict[str, Any] = self._connectors(
-            rl_module=self.module, batch={}, episodes=episodes, explore=False, shared_data={}
+            rl_module=self.module, batch={}, episodes=copies, explore=False, shared_data={}
         )
         return batch
 

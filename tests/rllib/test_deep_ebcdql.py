@@ -10,7 +10,7 @@ import torch
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rllib_agg import AggDQNConfig, DeepEBCDQLConfig
-from rllib_agg.aggregation.agents import AGENT, RETURN, agent_of
+from rllib_agg.aggregation.agents import RETURN, agent_of
 from rllib_agg.dqn.env_runner import TransitionEnvRunner
 from rllib_agg.replay import REPLAYS
 from rllib_agg.replay.buffers import TD_ERROR
@@ -183,8 +183,14 @@ def test_errors_are_first_priorities_without_a_gate(ray_session: None) -> None:
     config = tiny_dqn(initial_priorities="td_error")
     config.validate()
     runner = TransitionEnvRunner(config=config)
-    episodes = sampled(runner, 0)
-    for episode in episodes:
-        expected = naive_errors(runner.module, episode, config.gamma)
-        np.testing.assert_allclose(episode.get_extra_model_outputs(TD_ERROR), expected, rtol=1e-4, atol=1e-5)
-        assert AGENT in episode.extra_model_outputs
+    replay = REPLAYS[KINDS[1]](capacity=5000, alpha=1.0, seed=0)
+    total = num_steps = 0.0
+    for _ in range(60):  # chunks of a step or two, which follow on each other in the replay
+        for episode in (episodes := runner.sample()):
+            expected = naive_errors(runner.module, episode, config.gamma)
+            np.testing.assert_allclose(episode.get_extra_model_outputs(TD_ERROR), expected, rtol=1e-4, atol=1e-5)
+            total, num_steps = total + np.abs(expected).sum(), num_steps + len(episode)
+        replay.add(episodes)
+    assert sum(episode.is_done for episode in replay.episodes) > NUM_AGENTS
+    assert replay.get_num_timesteps() == num_steps
+    assert replay._sum_segment.sum() == pytest.approx(total, rel=1e-4)
