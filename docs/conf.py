@@ -1,21 +1,38 @@
 """How Sphinx builds these pages: ``make docs``."""
 
+import sys
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import TypeVar
 
 import numpy.typing
 
 numpy.typing.ArrayLike = TypeVar("ArrayLike")  # by its name, not as the union that it stands for
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "rl-agg"
 author = "the rl-agg authors"
 release = version = installed("rl-agg")
-extensions = ["myst_parser", "sphinx.ext.mathjax", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+extensions = [
+    "mathml",
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxarg.ext",
+]
+html_math_renderer = "mathml"
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"rl-agg {release}"
+html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+autosummary_ignore_module_all = False  # a package's page has the names that it exports

@@ -76,3 +76,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = [importlib.import_module(f"{__name__}.{home}") for home in _HOMES]
     return next(getattr(home, name) for home in homes if hasattr(home, name))
+
+
+def __dir__() -> list[str]:
+    """What :func:`__getattr__` knows too, for completion and documentation."""
+    return sorted({*globals(), *__all__})

@@ -45,3 +45,8 @@ def __getattr__(name: str) -> Any:
 
     with extras_named():
         return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'spec.study')}"), name)
+
+
+def __dir__() -> list[str]:
+    """What :func:`__getattr__` knows too, for completion and documentation."""
+    return sorted({*globals(), *__all__})

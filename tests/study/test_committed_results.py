@@ -95,9 +95,16 @@ def test_figures_of_the_docs_are_those_of_the_records(study: str) -> None:
     assert [figure for figure in found if not is_on(page, figure, found)] == []
 
 
-@pytest.mark.parametrize("study", ["cartpole", "lunar_lander"])
-def test_claims_of_the_readme_are_those_of_the_records(study: str) -> None:
+@pytest.mark.parametrize(
+    ("study", "environment", "systems"),
+    [
+        ("cartpole", "CartPole-v1", ("R-Weighted", "L-Weighted")),
+        ("lunar_lander", "LunarLanderContinuous-v3", ("R-Weighted", "L-Weighted")),
+        ("broken_sensors", "LunarLanderContinuous-v3", ("Multi-Krum", "L-Weighted")),
+    ],
+)
+def test_claims_of_the_readme_are_those_of_the_records(study: str, environment: str, systems: tuple[str, ...]) -> None:
     found = figures(study, {"updates"})
-    claims = [figure for figure in found if figure.what == "difference" and figure.system in ("R-Weighted", "L-Weighted")]
-    assert len(claims) == 2
+    claims = [figure for figure in found if figure[:2] == ("difference", environment) and figure.system in systems]
+    assert len(claims) == len(systems)
     assert [claim for claim in claims if not is_on("README.md", claim, found)] == []
