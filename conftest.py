@@ -43,6 +43,9 @@ LONGEST = (
 REMOTE_PAGES = ("a3c.md", "agg_ppo_rllib.md", "es.md")
 """Pages whose blocks start several processes of Ray's."""
 
+SLOW_PAGES = ("quickstart_rllib.md", "team.md")
+"""Pages whose blocks build several of RLlib's algorithms, which other pages and tests build too."""
+
 SHOWN = re.compile(r"^(?P<expression>\S.*?)  # (?P<value>tensor\(.*)$", re.MULTILINE)
 
 
@@ -51,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in REMOTE_PAGES:
             item.add_marker("remote")
+        if item.path.name in SLOW_PAGES:
+            item.add_marker("slow")
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
 

@@ -1,4 +1,4 @@
-"""Photograph the page of a committed study, for README and docs: python docs/page_picture.py. Needs Chromium and its driver."""
+"""Photograph the page of a committed study, for README and docs, in Chromium: python docs/page_picture.py"""
 
 import shutil
 import subprocess

@@ -18,10 +18,9 @@ parser.add_argument("--communication", default="deviation", choices=["every", "e
 parser.add_argument("--expected-messages", type=int, default=25, help="m, how many agents should send in an update")
 parser.add_argument("--faithful", action="store_true", help="the report's settings for CartPole")
 parser.add_argument("--normalize-observations", action="store_true")
-parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 
-config = ESConfig().environment(args.env).env_runners(num_env_runners=args.num_env_runners).debugging(seed=args.seed)
+config = ESConfig().environment(args.env).env_runners(num_env_runners=args.num_env_runners).debugging(seed=0)
 if args.faithful:
     config.faithful("cartpole")
 config.training(

@@ -1,15 +1,13 @@
-"""Several learners, each with whole agents: the gradient is the one that a single learner would take.
+"""Several learners, each with whole agents: the gradient is that of a single learner. python examples/rllib_multi_learner.py
 
 On a cluster, give each learner a GPU with .learners(num_gpus_per_learner=1).
-
-python examples/rllib_multi_learner.py
 """
 
 import argparse
 
 from rllib_agg import AggPPOConfig
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--num-learners", type=int, default=2)
 parser.add_argument("--iterations", type=int, default=20)
 parser.add_argument("--train-batch-size", type=int, default=1000, help="per learner")

@@ -1,4 +1,4 @@
-"""Compare two ways of weighing agents on CartPole, from Python: python examples/sb3_compare.py runs/sb3_compare"""
+"""Compare two ways of weighing agents on CartPole, from Python: python examples/sb3_compare.py [FOLDER]"""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ study = Study(
 )
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folder = Path((sys.argv[1:2] or ["runs/sb3_compare"])[0])
     failed = run_study(resolve(study), folder)
     for row in write_report(folder).rows:
         print(f"{row.system}: {row.mean_return.value:.1f} over training, {row.end_return.value:.1f} at its end")

@@ -4,6 +4,7 @@ from ray.tune import register_trainable as _register
 
 from rllib_agg.a3c import A3C, A3CConfig, A3CTorchLearner
 from rllib_agg.aggregation import AgentTagging, AggLearnerMixin, LearnerLostError
+from rllib_agg.aggregation.false_alarms import leave_out_false_alarms as _leave_out_false_alarms
 from rllib_agg.appo import AggAPPO, AggAPPOConfig, AggAPPOTorchLearner
 from rllib_agg.dqn import AggDQN, AggDQNConfig, AggDQNTorchLearner, DeepEBCDQL, DeepEBCDQLConfig
 from rllib_agg.es import ES, ESConfig
@@ -53,3 +54,5 @@ __all__ = [
 
 for _algorithm in (A3C, DAVIA, DQL, EBCDQL, ES, QMIX, TDEF, AggAPPO, AggDQN, AggIMPALA, AggPPO, AggSAC, DeepEBCDQL):
     _register(_algorithm.__name__, _algorithm)  # for Ray Tune, by name
+
+_leave_out_false_alarms()  # here and, as they import this package before they make a module, in RLlib's workers

@@ -81,7 +81,9 @@ def test_a_study_runs_and_is_reported(installed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("sb3_quickstart.py",), ("rllib_quickstart.py", "--iterations", "1", "--train-batch-size", "500")], ids=str
+    "arguments",
+    [("sb3_quickstart.py", "4096"), ("rllib_quickstart.py", "--iterations", "1", "--train-batch-size", "500")],
+    ids=str,
 )
 def test_quickstarts_run(installed: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     script, *rest = arguments

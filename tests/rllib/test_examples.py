@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SCRIPTS = [
     pytest.param(
-        *("rllib_quickstart.py", ["--iterations", "2", "--train-batch-size", "500"], "effective agents"),
+        *("rllib_qmix.py", ["--iterations", "2"], "return"),
         marks=pytest.mark.slow,
     ),
     pytest.param(
@@ -43,6 +43,19 @@ def test_example_runs(
     run(script, arguments, monkeypatch)
     lines = [line for line in capsys.readouterr().out.splitlines() if expected in line]
     assert len(lines) == 2
+
+
+@pytest.mark.slow
+def test_quickstart_compares_with_stock(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    picture = tmp_path / "quickstart.svg"
+    arguments = ["--iterations", "2", "--train-batch-size", "500", "--picture", str(picture)]
+    run("rllib_quickstart.py", arguments, monkeypatch)
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", iteration " in line]
+    assert [line.split(", iteration")[0] for line in lines] == ["stock PPO"] * 2 + ["AggPPO, r_weighted"] * 2
+    assert ["weights" in line for line in lines] == [False, False, True, True]
+    assert picture.read_text().count("<svg") == 1
 
 
 @pytest.mark.parametrize(

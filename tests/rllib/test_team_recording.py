@@ -21,6 +21,8 @@ from rllib_agg.qmix.policies import find_policy
 from rllib_agg.qmix.rollout import TeamPlayers
 from tests.rllib.teams import battles
 
+ENDING = 8
+COLORS = {"allies": "#0072b2", "enemies": "#d55e00", "health": "#009e73", "lost health": "#c8ccd1"}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "watch_episode.py"
 DRAWN = [
     ("lbf/Foraging-5x5-2p-1f-coop-v3", "lbforaging", {"max_episode_steps": 4}),
@@ -81,14 +83,24 @@ def test_smax_draws_what_was_played() -> None:
 
     recording = record_episode(env, policy)
     assert recording.num_steps == len(seen) == len(env.filmed)
-    assert len(recording.pictures) == 2 * recording.num_steps
+    assert len(recording.pictures) == 2 * recording.num_steps + ENDING
     assert recording.won is not None
     for (units, actions), (_, filmed, all_actions) in zip(seen, env.filmed, strict=True):
         np.testing.assert_array_equal(units.unit_positions[0], filmed.unit_positions)
         assert [int(all_actions[f"ally_{number}"]) for number in range(3)] == actions[0].tolist()
     assert all(is_a_picture(picture) for picture in recording.pictures)
-    blue = [(np.abs(picture.astype(int) - [0, 0, 255]).sum(axis=2) < 30).sum() for picture in recording.pictures]
-    assert blue[0] > 0  # the allies, as long as they live
+    shown = {name: [how_much_of(picture, color) for picture in recording.pictures] for name, color in COLORS.items()}
+    assert all(shown[name][0] > 0 for name in ("allies", "enemies", "health"))
+    assert shown["lost health"][0] == 0  # nobody has been hit
+    assert max(shown["lost health"]) > 0
+    alive = np.asarray(env.battles.units.unit_alive[0])
+    assert [shown[side][-1] > 0 for side in ("allies", "enemies")] == [alive[:3].any(), alive[3:].any()]
+
+
+def how_much_of(picture: NDArray[np.uint8], color: str) -> int:
+    """Pixels of a colour."""
+    wanted = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+    return int((np.abs(picture.astype(int) - wanted).sum(axis=2) < 12).sum())
 
 
 def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,25 +15,76 @@ from stable_baselines3.common.env_util import make_vec_env
 ROOT = Path(__file__).parents[2]
 
 
-def test_quickstart_is_short_and_learns_something() -> None:
-    script = ROOT / "examples" / "sb3_quickstart.py"
-    assert len(script.read_text().splitlines()) <= 30
-    run = subprocess.run([sys.executable, str(script), "12000"], capture_output=True, text=True, check=True, timeout=120)
-    mean_return = float(run.stdout.split("episodes: ")[1].split(";")[0])
-    assert mean_return > 60  # a random policy reaches about 20
+EXAMPLES = ROOT / "examples"
+MODULES = ("rllib_impala.py",)
+"""Used by tests and pages as a module of settings; all others are scripts to read."""
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda script: script.name)
+def test_examples_are_short_and_listed(script: Path) -> None:
+    assert script.name in MODULES or len(script.read_text().splitlines()) <= 40
+    assert f"../examples/{script.name}" in (ROOT / "docs" / "examples.md").read_text()
+
+
+def run(script: str, *arguments: str, cwd: Path | None = None) -> str:
+    """What an example prints."""
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, cwd=cwd).stdout
+
+
+@pytest.mark.slow
+def test_quickstart_compares_with_stock(tmp_path: Path) -> None:
+    printed = run("sb3_quickstart.py", "20000", str(tmp_path / "curves.svg"))
+    returns = dict(re.findall(r"(.+): return (\d+) after", printed))
+    assert min(map(int, returns.values())) > 60  # a random policy reaches about 20
+    assert list(returns) == ["stock PPO", "AggPPO"]
+    assert "<svg" in (tmp_path / "curves.svg").read_text()
+
+
+@pytest.mark.slow
+def test_the_mean_collapses_and_the_median_learns() -> None:
+    returns = dict(re.findall(r"(\w+): return (\d+)", run("faulty_agents.py")))
+    assert int(returns["mean"]) < 15
+    assert int(returns["median"]) > 100
+
+
+@pytest.mark.slow
+def test_agents_in_leaky_rooms_earn_less_and_count_less() -> None:
+    printed = run("custom_environment.py", "8000")
+    returns, weights = ([float(number) for number in re.findall(r"-?\d+\.\d*", part)] for part in printed.split(";"))
+    assert len(returns) == len(weights) == 8
+    best, worst = returns.index(max(returns)), returns.index(min(returns))
+    assert weights[best] > weights[worst]
+
+
+@pytest.mark.slow
+def test_the_better_half_counts() -> None:
+    printed = run("custom_rule.py", "4096")
+    weights = [float(number) for number in re.findall(r"\d+\.\d*", printed.split("weights")[1])]
+    assert sorted(set(weights)) == [0.1, 1.0]
+    assert weights.count(1.0) >= 4
+
+
+@pytest.mark.slow
+def test_a_model_acts_where_rl_agg_is_not_imported() -> None:
+    printed = run("save_and_deploy.py", "4096")
+    assert "trained on to 6144 steps" in printed
+    assert "rl-agg imported: False" in printed
+
+
+@pytest.mark.slow
+def test_sampled_clients_in_half_precision_send_a_quarter() -> None:
+    sent = [int(number) for number in re.findall(r"(\d+) messages", run("sb3_fedavg.py", "16384"))]
+    assert 0.3 * sent[0] < sent[1] < 0.7 * sent[0]
 
 
 def test_own_axes_are_used_by_name() -> None:
-    script = ROOT / "examples" / "own_axes.py"
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120)
-    messages, num_bytes = map(int, re.findall(r"(\d+) (?:messages|bytes)", run.stdout))
+    messages, num_bytes = map(int, re.findall(r"(\d+) (?:messages|bytes)", run("own_axes.py")))
     assert num_bytes == messages * ((9_155 + 32 + 7) // 8 + 4)  # signs, a magnitude and a return
 
 
 def test_a_combiners_memory_is_loaded() -> None:
-    script = ROOT / "examples" / "sb3_own_combiner.py"
-    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120)
-    assert run.stdout == "steps remembered: 160\n"  # rollouts, epochs, minibatches: 4 * 10 * 4
+    assert run("sb3_own_combiner.py") == "steps remembered: 160\n"  # rollouts, epochs, minibatches: 4 * 10 * 4
 
 
 @pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3 is not installed: pip install 'rl-agg[zoo]'")

@@ -31,6 +31,7 @@ class SmaxTeams:
         self.battles, self._views = compiled.start
         self._view()
         self.filmed: list[Any] | None = None
+        self._ending: tuple[Any, bool] = (None, False)
 
     def reset(self, which: Bools, seeds: NDArray[np.int64]) -> TeamView:
         """Begin new battles in some of the copies, each from its own seed."""
@@ -48,6 +49,8 @@ class SmaxTeams:
         if self.filmed is not None and self._active[0]:
             self.filmed.append(self._jax.tree.map(lambda of_all: of_all[0], tuple(moves)))
         rewards, contributions, terminated, truncated, won = (np.array(item) for item in result)
+        if self.filmed is not None and self._active[0]:
+            self._ending = self._jax.tree.map(lambda of_all: of_all[0], self.battles.units), bool(won[0])
         self._active &= ~(terminated | truncated)
         agent_rewards = contributions if self.credit == "contribution" else None
         return TeamStep(self._view(), rewards, agent_rewards, terminated, truncated, won)
@@ -66,10 +69,10 @@ class SmaxTeams:
         self.filmed = []
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """Draw the recorded moves ``[height, width, 3]`` with SMAX's visualiser, several pictures to a step."""
+        """Draw the recorded moves ``[height, width, 3]``, several pictures to a step, and how they ended."""
         from rllib_agg.envs.smax.frames import draw
 
-        return draw(self.world.env, self.filmed or [])
+        return draw(self.world.env, self.filmed or [], *self._ending)
 
     def close(self) -> None:
         """Nothing to release."""
