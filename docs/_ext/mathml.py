@@ -3,16 +3,31 @@
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
+
+UNKNOWN_TO_IT = {r"\arg": r"\operatorname{arg}"}
+logger = logging.getLogger(__name__)
+
+
+def mathml(node: nodes.Element, display: str) -> str:
+    """A formula; what the converter does not know it would show as it is written, which is a warning."""
+    source = node.astext()
+    for command, known in UNKNOWN_TO_IT.items():
+        source = source.replace(command, known)
+    converted: str = convert(source, display=display)
+    if "\\" in converted:
+        logger.warning("a command in the formula %s is not known", node.astext(), location=node)
+    return converted
 
 
 def write_inline(writer: HTML5Translator, node: nodes.math) -> None:
-    writer.body.append(convert(node.astext()))
+    writer.body.append(mathml(node, "inline"))
     raise nodes.SkipNode
 
 
 def write_displayed(writer: HTML5Translator, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    writer.body.append(f'<div class="math">{mathml(node, "block")}</div>')
     raise nodes.SkipNode
 
 
