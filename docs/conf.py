@@ -36,4 +36,5 @@ html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"no-value": True}  # a registry is a page of classes
 autosummary_ignore_module_all = False  # a package's page has the names that it exports

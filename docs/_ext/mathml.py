@@ -1,20 +1,26 @@
 """Mathematics as MathML, which browsers draw by themselves: without a network, a script or fonts of our own."""
 
+import re
+
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
-UNKNOWN_TO_IT = {r"\arg": r"\operatorname{arg}"}
+REPLACED = {
+    r"\\arg\b": r"\\operatorname{arg}",
+    r"(\\[Bb]igr\)|\\r[Vv]ert)\^": r"\1{}^",  # a large bracket with an exponent would be small
+}
+"""What the converter does not know, or sets badly, by regular expression."""
 logger = logging.getLogger(__name__)
 
 
 def mathml(node: nodes.Element, display: str) -> str:
     """A formula; what the converter does not know it would show as it is written, which is a warning."""
     source = node.astext()
-    for command, known in UNKNOWN_TO_IT.items():
-        source = source.replace(command, known)
+    for pattern, better in REPLACED.items():
+        source = re.sub(pattern, better, source)
     converted: str = convert(source, display=display)
     if "\\" in converted:
         logger.warning("a command in the formula %s is not known", node.astext(), location=node)
