@@ -119,6 +119,7 @@ def test_the_other_arguments_stay_free() -> None:
         "rule": "samples",
         "payload": "parameters",
         "schedule": "interval",
+        "broadcast": "identity",
     }
     assert make_scheme("fedavg", {"interval": 4}, interval=4) == make_scheme("fedavg", interval=4)
 

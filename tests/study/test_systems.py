@@ -44,9 +44,7 @@ def test_evolution_strategies(name: str) -> None:
     assert chosen(system) == settings_of_evolution.scheme.described
 
 
-@pytest.mark.parametrize(
-    "name", ["DQL", "EBCDQL", "Deep EBCDQL", "DQN", "DAVIA", "TD-EF", "A3C", "A-PPS", "RS-PPS", "PP-PPS"]
-)
+@pytest.mark.parametrize("name", ["DQL", "EBCDQL", "Deep EBCDQL", "DQN", "DAVIA", "TD-EF", "A3C", "A-PPS", "RS-PPS", "PP-PPS"])
 def test_other_choices_go_together(name: str) -> None:
     assert Scheme(**{**chosen(systems_of(rllib_agg)[name]), "schedule": schedule_of(systems_of(rllib_agg)[name])})
 
