@@ -2,7 +2,7 @@
 
 import logging
 
-from ray.rllib.core.rl_module.rl_module import deprecation_warning
+from ray.rllib.core.rl_module.rl_module import deprecation_warning  # type: ignore[attr-defined]
 
 OWN_DOING = "RLModule(config=[RLModuleConfig object])"
 """RLlib calls this deprecated, and does it by itself in the constructor of every module."""
