@@ -46,6 +46,7 @@ class AgentReplay(EpisodeReplayBuffer):
         tag_untagged(chunks)
         if self.on_add is not None:
             self.on_add(chunks)
+        self._close_interrupted(chunks)
         for chunk in chunks:
             agent = agent_of(chunk)
             returns = np.asarray(chunk.get_extra_model_outputs(RETURN), dtype=np.float64)
@@ -55,6 +56,17 @@ class AgentReplay(EpisodeReplayBuffer):
             for name in (AGENT, RETURN):
                 del chunk.extra_model_outputs[name]
         super().add(chunks, *args, **kwargs)
+
+    def _close_interrupted(self, chunks: list[Any]) -> None:
+        """Let a chunk begin an episode of its own if it does not follow on what is stored: an older state was restored."""
+        ends: dict[str, int] = {}
+        for chunk in chunks:
+            if chunk.id_ in self.episode_id_to_index:
+                stored = stored_episode(self, chunk.id_)
+                if ends.get(chunk.id_, stored.t) != chunk.t_started:
+                    stored.id_ = f"{chunk.id_}_until_{stored.t}"
+                    self.episode_id_to_index[stored.id_] = self.episode_id_to_index.pop(chunk.id_)
+            ends[chunk.id_] = chunk.t
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Draw samples as RLlib does; ``sample_episodes`` must be on, as RLlib's algorithms have it."""
@@ -75,17 +87,9 @@ class AgentReplay(EpisodeReplayBuffer):
         return {**super().get_state(), "returns": list(self.returns.items()), "draws": draws}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restore :meth:`get_state`.
-
-        What env runners send next of an episode that was not over does not follow on what was saved: it begins another one.
-        """
+        """Restore :meth:`get_state`."""
         self.episodes.clear()  # RLlib keeps those that there are
         super().set_state(copy.deepcopy(state))  # whose lists RLlib shares
-        for episode in self.episodes:
-            if not episode.is_done:
-                place = self.episode_id_to_index.pop(episode.id_)
-                episode.id_ = f"{episode.id_}_restored"
-                self.episode_id_to_index[episode.id_] = place
         self.returns = dict(state["returns"])
         self.rng.bit_generator.state = json.loads(state["draws"])
 
