@@ -42,3 +42,9 @@ class ReplayConfigMixin(AggConfigMixin):
                 "aggregation='samples' weighs agents by their samples, which a mean over the samples of a replay does "
                 "already; choose 'mean', which is RLlib's loss"
             )
+        for name, nothing in (("broadcast_compression", "identity"), ("budget_bytes_per_update", None)):
+            if getattr(self, name) != nothing:
+                raise ValueError(
+                    f"{type(self).__name__} does not encode broadcasts or keep a budget: its target networks follow "
+                    f"parameters that agents would not hold; leave {name} out"
+                )

@@ -155,6 +155,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (AggDQNConfig, {"payload": "transitions", "compression": "float16"}, "codec 'float16' encodes"),
     (AggDQNConfig, {"payload": "parameters"}, "payload 'parameters' exchanges parameters, which AggDQNConfig does not have"),
     (AggDQNConfig, {"aggregation": "samples"}, "choose 'mean'"),
+    (AggDQNConfig, {"broadcast_compression": "float16"}, "leave broadcast_compression out"),
     (AggDQNConfig, {"initial_priorities": "largest"}, "initial_priorities"),
     (AggDQNConfig, {"initial_priorities": "td_error", "n_step": 3}, "set n_step=1, not 3"),
     (DeepEBCDQLConfig, {"attack": {"kind": "sign_flip", "agents": [0]}}, "attack changes gradients"),
