@@ -71,7 +71,8 @@ def test_members_of_ones_own_are_used_by_name() -> None:
     one.check()
     assert not one.weights_only
     assert one.scheme.described == {axis: f"my_{axis}" for axis in ("gate", "codec", "payload", "schedule")} | {
-        "rule": "my_combiner"
+        "rule": "my_combiner",
+        "broadcast": "identity",
     }
     outcomes = [one.step(rows, signals) for _ in range(3)]
     assert outcomes[:2] == [None, None]
