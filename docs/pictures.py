@@ -188,6 +188,20 @@ def team_values(figure: Figure) -> None:
             axes.text(column, row, f"{value:.0f}".replace("-0", "0"), ha="center", va="center", color=ink)
 
 
+def qmix(figure: Figure) -> None:
+    """Win rates of QMIXConfig as it comes, a line for each run."""
+    table = pd.read_csv(RESULTS / "qmix_learning.csv").query("change == 'default' and win_rate == win_rate")
+    tasks = table.groupby("task")
+    for axes, color, (task, of_task) in zip(figure.subplots(1, len(tasks), sharey=True), COLORS, tasks, strict=False):
+        for _, run in of_task.groupby("seed"):
+            axes.plot(run.env_steps / 1000, run.win_rate, color=color, linewidth=1.5)
+        axes.axhline(0.8, color="#9aa0a8", linestyle="dotted", linewidth=1)
+        axes.set_title(task, loc="left")
+        axes.set_xlabel("thousand environment steps")
+        axes.set_ylim(0, 1)
+    figure.axes[0].set_ylabel("battles won")
+
+
 def speed(figure: Figure) -> None:
     table = pd.read_csv(RESULTS / "sb3.csv").query("agents == 8")
     systems = ["mean", "r_weighted", "l_weighted"]
@@ -233,6 +247,7 @@ PICTURES: dict[str, tuple[Callable[[Figure], None], tuple[float, float]]] = {
     "es": (es, (7.4, 3.4)),
     "tabular": (tabular, (10.5, 3.4)),
     "team_values": (team_values, (10.5, 2.5)),
+    "qmix": (qmix, (7.4, 3.2)),
     "speed": (speed, (8.4, 3.2)),
 }
 IN_TWO_COLORS = ("hero",)

@@ -36,10 +36,19 @@ def mean(values: list[float]) -> float:
 @NEEDS_SMAX
 @SEEDS
 def test_most_battles_on_3m_are_won(seed: int, ray_session: None) -> None:
-    """The aim is 0.8 in both; two seeds reached 0.86 and 0.75 within 150,000 steps, and one stayed at 0.73 (docs/qmix.md)."""
+    """The aim is 0.8 in both; seeds reached 0.75, 0.75 and 0.84 within 150,000 steps, then 0.85, 0.78 and 0.86 (docs/qmix.md)."""
     found = curve(QMIXConfig().environment("smax/3m"), "win_rate", 300_000, seed)
     assert max(value for steps, value in found if steps <= 150_000) >= 0.7, found
-    assert mean([value for steps, value in found if steps > 200_000]) >= 0.6, found
+    assert mean([value for steps, value in found if steps > 200_000]) >= 0.75, found
+
+
+@pytest.mark.slow
+@NEEDS_SMAX
+@SEEDS
+def test_most_battles_on_2s3z_are_won(seed: int, ray_session: None) -> None:
+    """Seed 0 reached 0.75 at 340,000 steps, and 0.98 in the end; the others have not been run."""
+    found = curve(QMIXConfig().environment("smax/2s3z"), "win_rate", 600_000, seed)
+    assert max(value for _, value in found) >= 0.7, found
 
 
 @pytest.mark.slow
