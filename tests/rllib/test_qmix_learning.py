@@ -36,7 +36,7 @@ def mean(values: list[float]) -> float:
 @NEEDS_SMAX
 @SEEDS
 def test_most_battles_on_3m_are_won(seed: int, ray_session: None) -> None:
-    """The aim is 0.8 in both; seeds reached 0.75, 0.75 and 0.84 within 150,000 steps, then 0.85, 0.78 and 0.86 (docs/qmix.md)."""
+    """The aim is 0.8 in both. Seeds reached 0.75, 0.75 and 0.84 within 150,000 steps; then 0.85, 0.78 and 0.86."""
     found = curve(QMIXConfig().environment("smax/3m"), "win_rate", 300_000, seed)
     assert max(value for steps, value in found if steps <= 150_000) >= 0.7, found
     assert mean([value for steps, value in found if steps > 200_000]) >= 0.75, found
