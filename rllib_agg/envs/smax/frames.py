@@ -78,6 +78,6 @@ def _draw_units(axes: Any, env: Any, units: Any, targets: dict[int, int]) -> Non
         axes.add_patch(Circle(place, radius, color=ALLY if unit < env.num_allies else ENEMY))
         axes.text(*place, env.unit_type_shorthands[kind], fontsize="xx-small", color="white", ha="center", va="center")
         health = float(units.unit_health[unit] / env.unit_type_health[kind])
-        corner, width, height = (place[0] - 1, place[1] + radius + 0.25), 2.0, 0.3
-        axes.add_patch(Rectangle(corner, width, height, color=LOST_HEALTH))
-        axes.add_patch(Rectangle(corner, width * health, height, color=HEALTH))
+        left, bottom, width, height = place[0] - 1, place[1] + radius + 0.25, 2.0, 0.3
+        for start, part, color in ((left, health, HEALTH), (left + width * health, 1 - health, LOST_HEALTH)):
+            axes.add_patch(Rectangle((start, bottom), width * part, height, color=color, linewidth=0))
