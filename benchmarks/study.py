@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--cells", type=int, default=1000, help="of the report")
     options = parser.parse_args(arguments)
     rows = [*_training(options.turns, updates=12), *_besides(options.seeds, updates=60), *_report(options.cells)]
-    record.write("study", rows, ["rl-agg", "ray", "plotly", "stable-baselines3"])
+    record.write("study", rows, ["rl-agg", "ray", "stable-baselines3"])
 
 
 def _study(system: str, num_seeds: int, updates: int, num_systems: int = 1) -> Study:

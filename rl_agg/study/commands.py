@@ -48,9 +48,14 @@ def compare(
         preview(study, out, console, retry_failed=retry_failed)
         return 0
     say(console, "Loading Ray …")
+    from rl_agg.study.report.live import LivePage
     from rl_agg.study.run.engine import run_study
 
-    failed = run_study(study, out, workers=workers, address=address, retry_failed=retry_failed, console=console)
+    say(console, f"Page, written again as cells finish: {out / 'report.html'}")
+    with LivePage(out) as page:
+        failed = run_study(
+            study, out, workers=workers, address=address, retry_failed=retry_failed, console=console, on_cell_over=page.update
+        )
     say(console, "Writing the report …")
     results = _report(out, console)
     if tensorboard:

@@ -30,13 +30,11 @@ class Page:
         self.requests: list[str] = []
         self.complaints: list[str] = []
 
-    def open(self, file: Path) -> None:
-        """Load a page, and wait until it can draw and has drawn its first chart."""
-        self.driver.get(file.as_uri())
+    def open(self, file: Path, fragment: str = "") -> None:
+        """Load a page, and wait until it has drawn its charts."""
+        self.driver.get("about:blank")  # or a page that differs in its fragment alone would stay
+        self.driver.get(file.as_uri() + fragment)
         self.wait("document.documentElement.dataset.ready === 'yes'")
-        self.run("document.querySelector('.chart').scrollIntoView({block: 'center'})")
-        self.wait("!!document.querySelector('.chart .scatterlayer .js-line')")
-        self.run("scrollTo(0, 0)")
 
     def run(self, script: str, *arguments: object) -> Any:
         """Evaluate JavaScript."""

@@ -39,7 +39,7 @@ def test_the_threshold_is_of_the_mean_curve_and_of_each_run(results):
 
 def test_without_a_threshold_nothing_is_said_about_it(results):
     made = results({"stock": {"Pole": FLAT}}, environments={"Pole": Environment(id="CartPole-v1")})
-    assert tables_of(made)["Pole"][1][6] == "n/a"
+    assert tables_of(made)["Pole"][1][5] == "n/a"
 
 
 def test_an_unfinished_study_shows_what_there_is(results):
@@ -48,7 +48,8 @@ def test_an_unfinished_study_shows_what_there_is(results):
     assert row.num_seeds == 1
     assert math.isnan(row.mean_return_percent)
     assert math.isnan(row.mean_return.low)
-    assert "nothing to compare" in verdicts(made)[0].headline
+    assert "Nothing to compare on Pole yet" in verdicts(made)[0].headline
+    assert tables_of(made)["Pole"][2][:3] == ("stock", "0", "not finished")
 
 
 def test_several_environments_are_scaled_before_they_are_pooled(results):
@@ -63,7 +64,10 @@ def test_several_environments_are_scaled_before_they_are_pooled(results):
     assert stock.iqm.value == pytest.approx(0.25)
     assert loss.improvement.value == pytest.approx((1 + 1 + 1 + 0.5) / 4)
     assert math.isnan(stock.improvement.value)
-    assert verdicts(made)[0].headline == "All 2 environments together: not established that any system is better than stock."
+    assert verdicts(made)[0].headline == (
+        "No system is established to be better than stock over all 2 environments: "
+        "a run of loss beats one of stock with probability 0.88, 95\u00a0% CI 0.50 to 1.00."
+    )
     assert "All environments" in tables_of(made)
 
 
@@ -86,7 +90,10 @@ def test_better_by_updates_is_not_better_by_steps(results):
     assert (by_updates.outcome, by_steps.outcome) == ("better", "worse")
     assert comparison_tables(made)["Pole"][1][-1] == "better at equal updates; worse at equal env steps"
     (verdict,) = verdicts(made)
-    assert verdict.headline == "Pole: not established that stock is better than loss."
+    assert (
+        verdict.headline
+        == "No clear winner on Pole. Best mean: stock 5.3 (\u22121.0, 95\u00a0% CI \u22121.0 to \u22121.0) against loss."
+    )
     assert "Difference from loss at equal updates: \u22121.00 [\u22121.00, \u22121.00], worse." in verdict.detail
     frame = comparison_frame(made)
     assert frame["outcome"].tolist() == ["better", "worse"]
@@ -102,7 +109,7 @@ def test_runs_without_steps_in_common_are_not_compared_at_equal_steps(results):
         "not established",
         "The runs have no env steps in common in which they finished episodes.",
     )
-    assert "not established" in verdicts(made)[0].headline
+    assert "No clear winner" in verdicts(made)[0].headline
 
 
 def test_costs_by_hand(results):

@@ -16,7 +16,6 @@ HEAVY = {
     "matplotlib",
     "scipy",
     "numpy",
-    "plotly",
     "gymnasium",
     "stable_baselines3",
     "jax",

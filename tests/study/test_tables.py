@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rl_agg.statistics import Estimate
 from rl_agg.study.report.tables import frame_of, markdown_tables, terminal_tables
-from rl_agg.study.report.wording import in_words, listed, number, size
+from rl_agg.study.report.wording import in_short, in_words, listed, number, size
 
 
 def test_the_frame_holds_unrounded_numbers(results):
@@ -27,7 +27,7 @@ def test_tables_fit_a_terminal_of_80_characters(results):
         console.print(table)
     text = console.file.getvalue()
     assert "…" not in text
-    for shown in ("loss", "2\u202f235.0", "[2\u202f234.5, 2\u202f235.5]", "111.6", "Threshold"):
+    for shown in ("loss", "2\u202f235.0", "[2\u202f234.5, 2\u202f235.5]", "232.5", "Threshold"):
         assert shown in text
 
 
@@ -65,12 +65,15 @@ def test_markdown_keeps_its_columns_whatever_the_names(results, tiny):
         (NAN, "n/a"),
         (0.0, "0.00"),
         (-0.001, "\u22120.00100"),
-        (-1e-9, "0.00"),
+        (-1e-9, "\u22121.00e\u22129"),
         (0.1234, "0.123"),
         (-3.14159, "\u22123.14"),
         (99.994, "99.99"),
         (1234.56, "1\u202f234.6"),
         (12345.678, "12\u202f346"),
+        (1e12, "1.00e12"),
+        (-1.234e-7, "\u22121.23e\u22127"),
+        (-0.0, "0.00"),
     ],
 )
 def test_numbers_are_rounded_for_reading(value, text):
@@ -83,10 +86,23 @@ def test_numbers_are_rounded_for_reading(value, text):
         (Estimate(-99.8, -105.51, -94.44), "\u221299.8 [\u2212105.5, \u221294.4]"),
         (Estimate(-0.012, -0.031, 0.019), "\u22120.0120 [\u22120.0310, 0.0190]"),
         (Estimate(0.12, NAN, NAN), "0.120"),
+        (Estimate(1e12, 0.0, 2.5e12), "1.00e12 [0.00, 2.50e12]"),
     ],
 )
 def test_an_interval_is_written_to_its_values_digit(estimate, text):
     assert in_words(estimate) == text
+
+
+@pytest.mark.parametrize(
+    ("estimate", "text"),
+    [
+        (Estimate(3.5, -12.04, 26.0), "+3.5, 95\u00a0% CI \u221212.0 to 26.0"),
+        (Estimate(-338.9, -400.0, -300.0), "\u2212339, 95\u00a0% CI \u2212400 to \u2212300"),
+        (Estimate(0.0, NAN, NAN), "0.0"),
+    ],
+)
+def test_a_headline_has_a_digit_less(estimate, text):
+    assert in_short(estimate, "+") == text
 
 
 @pytest.mark.parametrize(("names", "text"), [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c")], ids=len)
@@ -99,7 +115,7 @@ def test_many_names_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(NAN, "n/a"), (999, "999 B"), (1500, "1.5 kB"), (2.5e6, "2.5 MB"), (3e12, "3\u202f000.0 GB")]
+    ("count", "text"), [(NAN, "n/a"), (999, "999 B"), (1500, "1.5 kB"), (2.5e6, "2.5 MB"), (3e12, "3.0 TB")]
 )
 def test_bytes_have_a_unit(count, text):
     assert size(count) == text

@@ -22,7 +22,7 @@ def test_a_study_without_a_finished_run(results):
 
 def test_no_episode_at_all(results):
     made = results({"stock": {"Pole": [[NAN] * 4] * 2}, "loss": {"Pole": [[NAN] * 4] * 2}})
-    assert "no run has finished an episode" in verdicts(made)[0].headline
+    assert "No run has finished an episode" in verdicts(made)[0].headline
     assert tables_of(made)["Pole"][1][2] == "n/a"
 
 
@@ -31,17 +31,25 @@ def test_no_episode_at_all(results):
     [
         (
             shifted(3.0, 6),
-            "Pole: established that loss is better than stock.",
+            "loss is better than stock on Pole: mean return 15.5 (+3.0, 95\u00a0% CI 3.0 to 3.0).",
             "Difference from stock at equal updates: 3.00 [3.00, 3.00], better.",
         ),
         (
             shifted(-3.0, 6),
-            "Pole: established that stock is better than loss.",
+            "stock is better than loss on Pole: mean return 12.5 (+3.0, 95\u00a0% CI 3.0 to 3.0).",
             "Difference from loss at equal updates: 3.00 [3.00, 3.00], better.",
         ),
-        (shifted(3.0, 5), "not established that loss is better", "5 seeds agree by chance in 6 % of studies"),
-        ([[9.0] * 4, *shifted(0.5, 6)[1:]], "not established that loss is better", "The interval includes 0"),
-        (shifted(3.0, 1), "not established that loss is better", "fewer than two pairs of runs"),
+        (
+            shifted(3.0, 5),
+            "No clear winner on Pole. Best mean: loss 15.0 (+3.0, 95\u00a0% CI",
+            "5 seeds agree by chance in 6 % of studies",
+        ),
+        ([[9.0] * 4, *shifted(0.5, 6)[1:]], "No clear winner on Pole. Best mean: loss", "The interval includes 0"),
+        (
+            shifted(3.0, 1),
+            "Best mean: loss 13.0 (+3.0) against stock.",
+            "fewer than two pairs of runs",
+        ),
     ],
     ids=["better", "worse", "too few seeds", "interval includes zero", "one seed"],
 )
@@ -52,11 +60,11 @@ def test_the_verdict_says_what_is_established(results, loss, headline, detail):
     assert detail in verdict.detail
 
 
-def test_the_verdict_gives_a_mean_return_as_its_table_does(results):
+def test_the_verdict_goes_by_what_the_table_shows(results):
     made = results({"loss": {"Pole": [[60.0] * 4, [130.0] * 4]}, "stock": {"Pole": FLAT}})
     shown = tables_of(made)["Pole"][1][2].partition(" [")[0]
     assert shown == "95.0"  # not 95.00: its interval ends above 100
-    assert f"R̄ = {shown} [" in verdicts(made)[0].detail
+    assert "Best mean: loss 95 (+89.5" in verdicts(made)[0].headline  # a digit less, for talking
 
 
 def test_without_the_baseline_everywhere_nothing_is_said_of_all_environments(results):
@@ -64,16 +72,17 @@ def test_without_the_baseline_everywhere_nothing_is_said_of_all_environments(res
     made = results({"loss": {"A": ahead, "B": ahead}, "stock": {"A": behind}})
     assert [each.system for each in made.overall] == ["loss"]
     assert math.isnan(made.overall[0].improvement.value)
-    assert not [verdict for verdict in verdicts(made) if "together" in verdict.headline]
+    assert not [verdict for verdict in verdicts(made) if "all 2" in verdict.headline]
 
 
 def test_an_interval_is_named_only_where_there_is_one(results):
     runs = [[9.0 + seed] * 4 for seed in range(6)]
     made = results({"loss": {"A": runs, "B": runs}, "stock": {"A": runs, "B": runs[:1]}})
     assert math.isnan(made.overall[0].improvement.low)
-    assert verdicts(made)[0].detail == "P(a run of loss is better) = 0.71, from 12 runs."
+    assert verdicts(made)[0].headline.endswith("a run of loss beats one of stock with probability 0.71.")
+    assert "from 12 runs" in verdicts(made)[0].detail
     both = results({name: {"A": runs, "B": runs} for name in ("loss", "stock")})
-    assert re.search(r"= 0\.50 \[0\.\d\d, 0\.\d\d\], from 12 runs\.", verdicts(both)[0].detail)
+    assert re.search(r"probability 0\.50, 95\u00a0% CI 0\.\d\d to 0\.\d\d\.$", verdicts(both)[0].headline)
 
 
 def test_the_highest_mean_return_is_not_reported_as_a_lead_where_runs_are_not_as_long(results):
@@ -81,7 +90,7 @@ def test_the_highest_mean_return_is_not_reported_as_a_lead_where_runs_are_not_as
     loss = [run_of([0.0 + seed, 2.0 + seed, 40.0 + seed, 42.0 + seed]) for seed in range(6)]
     stock = [run_of([9.0 + seed, 11.0 + seed], steps=200) for seed in range(6)]
     (verdict,) = verdicts(results({"loss": {"Pole": loss}, "stock": {"Pole": stock}}))
-    assert "loss has the highest mean return over training, R̄ = 23.50 [" in verdict.detail
+    assert "Best mean: loss 23.5 (\u22129.0," in verdict.headline
     assert "Difference from stock at equal updates: \u22129.00 [" in verdict.detail
 
 
@@ -99,7 +108,8 @@ def test_what_is_established_about_the_others_is_said(results, tiny):
     }
     made = results(records, systems=systems)
     (verdict,) = verdicts(made)
-    assert verdict.headline == "Pole: not established that stock is better than close."
+    assert verdict.headline.startswith("No clear winner on Pole. Best mean: stock 12.5 (")
+    assert verdict.headline.endswith(") against close.")
     assert "Established: better than far." in verdict.detail
     assert [row.system for row in made.rows] == ["stock", "close", "far"]
 
@@ -111,7 +121,7 @@ def test_a_third_systems_short_run_costs_a_pair_nothing(results, tiny):
     made = results(records, systems=systems)
     assert [pair.outcome for pair in made.comparisons("Pole", "loss", "stock")] == ["better", "better"]
     (verdict,) = verdicts(made)
-    assert verdict.headline == "Pole: established that loss is better than stock."
+    assert verdict.headline.startswith("loss is better than stock on Pole: ")
 
 
 def test_a_claim_about_all_environments_must_hold_on_both_bases(results):
@@ -120,7 +130,7 @@ def test_a_claim_about_all_environments_must_hold_on_both_bases(results):
     stock = [run_of([1.0 + seed / 10, 2.0 + seed / 10, 3.0 + seed / 10, 4.0 + seed / 10]) for seed in range(6)]
     made = results({"loss": {"A": loss, "B": loss}, "stock": {"A": stock, "B": stock}})
     assert made.overall[0].improvement.low > 0.5
-    assert verdicts(made)[0].headline == "All 2 environments together: not established that any system is better than stock."
+    assert verdicts(made)[0].headline.startswith("No system is established to be better than stock over all 2 environments: ")
 
 
 def test_a_claim_about_all_environments_needs_three_seeds_of_each(results):
@@ -129,17 +139,17 @@ def test_a_claim_about_all_environments_needs_three_seeds_of_each(results):
         names = [f"{number}" for number in range(3)]
         return verdicts(results({"loss": dict.fromkeys(names, better), "stock": dict.fromkeys(names, worse)}))[0].headline
 
-    assert made(2) == "All 3 environments together: not established that any system is better than stock."
+    assert made(2).startswith("No system is established to be better than stock over all 3 environments: ")
 
 
 def test_a_claim_about_all_environments(results):
     better, worse = [[9.0 + seed] * 4 for seed in range(3)], [[1.0 + seed] * 4 for seed in range(3)]
     made = results({"loss": {"A": better, "B": better}, "stock": {"A": worse, "B": worse}})
-    assert verdicts(made)[0].headline == "All 2 environments together: loss is better than stock."
+    assert verdicts(made)[0].headline.startswith("loss is better than stock over all 2 environments: ")
 
 
 def test_a_run_without_an_episode_counts_for_no_claim(results):
     base, new = [[0.0] * 4, [0.5] * 4, [0.2] * 4], [[NAN] * 4, [1.0] * 4, [2.0] * 4]
     (verdict, *_) = verdicts(results({"loss": {"A": new, "B": new}, "stock": {"A": base, "B": base}}))
-    assert verdict.headline == "All 2 environments together: not established that any system is better than stock."
+    assert verdict.headline.startswith("No system is established to be better than stock over all 2 environments: ")
     assert "from 4 runs" in verdict.detail

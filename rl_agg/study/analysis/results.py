@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from rl_agg.study.analysis.records import Record
 from rl_agg.study.analysis.rows import Overall, Row, overall_of, rows_of
 from rl_agg.study.analysis.runs import Runs
 from rl_agg.study.analysis.store import Store
-from rl_agg.study.spec.study import Study
+from rl_agg.study.spec.study import Cell, Study
 
 __all__ = ["Comparison", "Cost", "Overall", "Results", "Row", "Runs", "results_of"]
 
@@ -39,7 +39,8 @@ class Results:
     rows: list[Row]
     costs: list[Cost]
     overall: list[Overall]
-    failures: list[tuple[str, str]]
+    failures: list[tuple[Cell, str]]
+    _comparisons: dict[tuple[str, str, str], list[Comparison]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rows_by_environment(self) -> dict[str, list[Row]]:
@@ -60,8 +61,27 @@ class Results:
 
     def comparisons(self, environment: str, system: str, reference: str) -> list[Comparison]:
         """How a system compares with another there, on each basis."""
-        first, second = self.runs[environment][system], self.runs[environment][reference]
-        return [against(first, second, scores) for scores in scores_of([first, second], self.bases(environment))]
+        names = (environment, system, reference)
+        if names not in self._comparisons:  # the verdict, the tables and the charts all ask
+            pair = [self.runs[environment][name] for name in (system, reference)]
+            self._comparisons[names] = [against(*pair, scores) for scores in scores_of(pair, self.bases(environment))]
+        return self._comparisons[names]
+
+    def differences(self, environment: str) -> dict[str, list[Comparison]]:
+        """How each other system compares with the baseline there, the best R̄ first; empty without runs of the baseline."""
+        baseline = self.study.baseline
+        rows = self.rows_by_environment.get(environment, [])
+        if baseline not in self.runs[environment]:
+            return {}
+        others = [row.system for row in rows if row.system != baseline]
+        return {name: self.comparisons(environment, name, baseline) for name in others}
+
+    def standing(self, environment: str, system: str) -> str:
+        """``finished`` where it has a run there, else ``failed`` or ``not finished``."""
+        if system in self.runs[environment]:
+            return "finished"
+        failed = any((cell.environment_name, cell.system_name) == (environment, system) for cell, _ in self.failures)
+        return "failed" if failed else "not finished"
 
 
 def results_of(store: Store) -> Results:
@@ -77,7 +97,7 @@ def results_of(store: Store) -> Results:
         if (record := store.read(cell)) is not None:
             records[cell.environment_name, cell.system_name].append(_with_countable_returns(record))
         if (text := store.failure(cell)) is not None:
-            failures.append((str(cell), text))
+            failures.append((cell, text))
     runs = {
         environment: {
             system: _runs(system, environment, records[environment, system], study.end_share)

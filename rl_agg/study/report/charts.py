@@ -6,6 +6,7 @@ import numpy as np
 
 from rl_agg import statistics
 from rl_agg.statistics import Array, Estimate
+from rl_agg.study.analysis.comparisons import Comparison
 from rl_agg.study.analysis.costs import BYTES, WIN_RATE
 from rl_agg.study.analysis.results import Results, Runs
 from rl_agg.study.analysis.rows import scaled
@@ -37,12 +38,13 @@ MANY_TIMES = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """A mean return and its interval ``[G]`` each, where on an axis; NaN where not known."""
+    """A mean return and its interval ``[G]`` each, where on an axis, and each run's ``[S, G]``; NaN where not known."""
 
     x: Array
     mean: Array
     low: Array
     high: Array
+    runs: Array
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Chart:
     :param measures: The return, and what else of :data:`MEASURES` was recorded.
     :param frontier: By system: bytes sent in a run, on average, and R̄.
     :param cheapest: Systems on the frontier: no other one sends at most as much and returns at least as much.
+    :param differences: In R̄ from the baseline, on each basis, by system, the best first.
     :param profile: Over R̄.
     """
 
@@ -91,7 +94,13 @@ class Chart:
     measures: list[Curves]
     frontier: dict[str, tuple[float, Estimate]]
     cheapest: list[str]
+    differences: dict[str, list[Comparison]]
     profile: Profile
+
+    @property
+    def differ_in_bytes(self) -> bool:
+        """Whether return against bytes shows anything."""
+        return len({bytes_sent for bytes_sent, _ in self.frontier.values()}) > 1
 
     @property
     def is_frontier_logarithmic(self) -> bool:
@@ -124,17 +133,18 @@ def overall_profile(results: Results) -> Profile | None:
 
 
 def drawn_first(results: Results) -> list[str]:
-    """The systems of figures, and of the page at first: all, or if they are many the baseline and the best by mean rank."""
-    names = list(results.study.systems)
-    if len(names) <= DRAWN_FIRST:
-        return names
-    ranks: dict[str, list[int]] = {name: [] for name in names}
+    """The systems of figures, and of the page at first: the baseline and all others, of many the best by mean rank."""
+    baseline = results.study.baseline
+    others = [name for name in results.study.systems if name != baseline]
+    if len(others) < DRAWN_FIRST:
+        return [baseline, *others]
+    ranks: dict[str, list[int]] = {name: [] for name in results.study.systems}
     for rows in results.rows_by_environment.values():
         for rank, row in enumerate(rows):
             ranks[row.system].append(rank)
-    others = [name for name in names if ranks[name] and name != results.study.baseline]
-    best = sorted(others, key=lambda name: sum(ranks[name]) / len(ranks[name]))
-    return [results.study.baseline, *best[: DRAWN_FIRST - 1]]
+    ranked = [name for name in others if ranks[name]]
+    best = sorted(ranked, key=lambda name: sum(ranks[name]) / len(ranks[name]))
+    return [baseline, *best[: DRAWN_FIRST - 1]]
 
 
 def in_order_of_colours(results: Results) -> list[str]:
@@ -162,6 +172,7 @@ def _chart(results: Results, environment: str, points: int) -> Chart:
         ],
         frontier,
         _cheapest(frontier),
+        {name: pair for name, pair in results.differences(environment).items() if not np.isnan(pair[0].difference.value)},
         _profile(systems, min(points, 81)),
     )
 
@@ -174,7 +185,7 @@ def _by_axis(systems: dict[str, Runs], value: str, points: int) -> dict[str, dic
 def _curves(runs: Runs, value: str, points: int) -> dict[str, Curve]:
     """By axis, a column's mean over seeds at equal positions; where seeds differ in these, on lines between updates."""
     values = _thinned(runs.curve(value), points)
-    by_update = (statistics.mean_curve(values), *statistics.curve_interval(values, resamples=RESAMPLES))
+    by_update = (statistics.mean_curve(values), *statistics.curve_interval(values, resamples=RESAMPLES), values)
     curves = {}
     for axis, (column, _) in AXES.items():
         if not runs.has(column):
@@ -188,7 +199,7 @@ def _curves(runs: Runs, value: str, points: int) -> dict[str, Curve]:
         known = [(at, run) for at, run in pairs if not np.isnan(run).all()]
         x = np.linspace(*statistics.common_range([at for at, _ in known], [run for _, run in known]), len(x))
         lines = np.stack([statistics.interpolated(at, run, x) for at, run in pairs])
-        curves[axis] = Curve(x, statistics.mean_curve(lines), *statistics.curve_interval(lines, resamples=RESAMPLES))
+        curves[axis] = Curve(x, statistics.mean_curve(lines), *statistics.curve_interval(lines, resamples=RESAMPLES), lines)
     return curves
 
 

@@ -4,11 +4,14 @@ import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
 from rl_agg.study.analysis.results import Results
 from rl_agg.study.spec.parsing import dumped
+from rl_agg.study.spec.study import decisive
+from rl_agg.study.terminal import counted
 
 LONGEST_TRACEBACK = 6000  # characters; the end matters
 MOST_TRACEBACKS = 40
@@ -27,14 +30,52 @@ class Failure:
     traceback: str
 
 
-def subtitle(results: Results) -> str:
-    """The size of the study, and how much of it is finished."""
-    finished, total = len(results.records), len(results.study.cells)
-    runs = f"{total} runs" if finished == total else f"{finished} of {total} runs finished so far"
+def facts(results: Results) -> list[str]:
+    """The size of the study, how much of it is finished, how many runs failed, and when that was."""
+    finished, failed, total = len(results.records), len(results.failures), len(results.study.cells)
     study = results.study
     sizes = {"system": len(study.systems), "environment": len(study.environments), "seed": len(study.seed_list)}
-    counts = ", ".join(f"{size} {name}{'s' * (size > 1)}" for name, size in sizes.items())
-    return f"{counts}: {runs}. Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    return [
+        *(counted(size, name) for name, size in sizes.items()),
+        counted(total, "run") if finished == total else f"{finished} of {counted(total, 'run')} finished",
+        *([f"{failed} failed"] if failed else []),
+        f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    ]
+
+
+def settings(results: Results) -> dict[str, str]:
+    """By system: what the baseline is, and in which settings each other one differs from it."""
+    systems, baseline = results.study.systems, results.study.baseline
+    flat = {name: _flat(decisive(system)) for name, system in systems.items()}
+    own = flat.pop(baseline)
+    varied = {key for other in flat.values() for key in own.keys() | other.keys() if own.get(key) != other.get(key)}
+    # A setting that none varies is no difference, but whoever reads must know the algorithm
+    said = {baseline: _in_words({key: value for key, value in own.items() if key == "system" or key in varied})}
+    for name, other in flat.items():
+        changed = {key: value for key, value in other.items() if value != own.get(key)}
+        unset = [key for key in own if key not in other]
+        parts = [_in_words(changed), *(f"{key} not set" for key in unset)]
+        said[name] = ", ".join(filter(None, parts)) or f"the settings of {baseline}"
+    return said
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """A mapping's leaves, by the keys on the way; arguments of the constructor are called as it calls them."""
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    return {
+        name: leaf
+        for key, inner in value.items()
+        for name, leaf in _flat(inner, key if path in ("", "settings") else f"{path}.{key}").items()
+    }
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    return ", ".join(str(value) if key == "system" else f"{key} {_shown(value)}" for key, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def notes(results: Results) -> list[str]:
@@ -57,7 +98,7 @@ def failures(results: Results) -> list[Failure]:
     """Failed cells by reason, the most frequent first."""
     grouped: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for cell, text in results.failures:
-        grouped[(text.strip().splitlines() or ["no message"])[-1]].append((cell, text))
+        grouped[(text.strip().splitlines() or ["no message"])[-1]].append((str(cell), text))
     return [
         Failure(reason, [cell for cell, _ in cells], _shortened(cells[0][1]) if number < MOST_TRACEBACKS else "")
         for number, (reason, cells) in enumerate(sorted(grouped.items(), key=lambda item: -len(item[1])))
@@ -73,7 +114,7 @@ def origins(results: Results) -> list[str]:
         commit = f", commit {origin['commit']}" if origin["commit"] else ""
         counts[f"{versions}{commit}; {origin['platform']}, host {origin['host']}"] += 1
     hours = sum(record.updates["wall_time"].iloc[-1] for record in results.records) / 3600
-    return [f"{count} run{'s' * (count > 1)}: {text}" for text, count in counts.items()] + [
+    return [f"{counted(count, 'run')}: {text}" for text, count in counts.items()] + [
         f"Runs took {hours:.2f} hours, one after the other.",
         f"Study {results.study.key[:10]}.",
     ]

@@ -1,6 +1,7 @@
 """The papers' tables and interval estimates as text: for the terminal, for Markdown, for a spreadsheet."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pandas as pd
 from rich import box
@@ -17,10 +18,11 @@ from rl_agg.study.report.wording import UNKNOWN, in_words, number, size
 from rl_agg.study.spec.study import ALL_ENVIRONMENTS
 
 HEADINGS = (
-    "System", "Seeds", "R̄", "%", "R̄_end", "%", "Threshold step", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)",
+    "System", "Seeds", "R̄", "Δ R̄", "R̄_end", "Threshold step", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)",
 )  # fmt: skip
-OVERALL_HEADINGS = ("System", "IQM of scaled R̄", "Optimality gap", "P(better)")
+OVERALL_HEADINGS = ("System", "P(better)", "IQM of scaled R̄", "Optimality gap")
 IN_WORDS = "In words"
+BASELINE, FINISHED = "baseline", "finished"
 COST_HEADINGS = (
     "System", "Env steps", "Seconds", "Messages", "Bytes sent", "μ_frequency", "μ_size", "μ_reward", "Win rate",
 )  # fmt: skip
@@ -28,15 +30,15 @@ COST_HEADINGS = (
 Lines = list[tuple[str, ...]]
 
 
-def cells_of(row: Row) -> tuple[str, ...]:
+def cells_of(row: Row, results: Results) -> tuple[str, ...]:
     """A row as text, under :data:`HEADINGS`."""
+    pair, total = results.differences(row.environment).get(row.system), len(results.study.seed_list)
     return (
         row.system,
-        str(row.num_seeds),
+        str(row.num_seeds) if row.num_seeds == total else f"{row.num_seeds} of {total}",
         in_words(row.mean_return),
-        number(row.mean_return_percent, 1),
+        in_words(pair[0].difference) if pair else BASELINE if row.system == results.study.baseline else UNKNOWN,
         in_words(row.end_return),
-        number(row.end_return_percent, 1),
         _threshold_in_words(row),
         number(row.variance),
         in_words(row.iqm),
@@ -49,45 +51,69 @@ def _threshold_in_words(row: Row) -> str:
     if row.seeds_at_threshold is None:
         return UNKNOWN
     step = f"> {row.num_updates}" if row.threshold_step is None else str(row.threshold_step)
-    return f"{step} ({row.seeds_at_threshold}/{row.num_seeds} runs)"
+    return f"{step} ({row.seeds_at_threshold}/{row.num_seeds})"
 
 
-def overall_cells(overall: Overall) -> tuple[str, ...]:
+def overall_cells(overall: Overall, results: Results) -> tuple[str, ...]:
     """A system over all environments as text, under :data:`OVERALL_HEADINGS`."""
     return (
         overall.system,
+        BASELINE if overall.system == results.study.baseline else in_words(overall.improvement, 2),
         in_words(overall.iqm, 2),
         in_words(overall.optimality_gap, 2),
-        in_words(overall.improvement, 2),
     )
 
 
 def tables_of(results: Results) -> dict[str, Lines]:
-    """Title and lines, headings first: one ranking for each environment, and one over all where there are several."""
-    tables: dict[str, Lines] = {
-        environment: [HEADINGS, *map(cells_of, rows)] for environment, rows in results.rows_by_environment.items()
-    }
+    """Title and lines, headings first: one ranking for each environment, and one over all where there are several.
+
+    A system without a finished run comes last, with the reason in place of its numbers.
+    """
+    tables: dict[str, Lines] = {}
+    for environment, rows in results.rows_by_environment.items():
+        standings = {name: results.standing(environment, name) for name in results.study.systems}
+        missing = [(name, standing) for name, standing in standings.items() if standing != FINISHED]
+        empty = [(name, "0", standing, *[""] * (len(HEADINGS) - 3)) for name, standing in missing]
+        tables[environment] = [HEADINGS, *(cells_of(row, results) for row in rows), *empty]
     if results.overall:
-        tables[ALL_ENVIRONMENTS] = [OVERALL_HEADINGS, *map(overall_cells, results.overall)]
+        tables[ALL_ENVIRONMENTS] = [OVERALL_HEADINGS, *(overall_cells(each, results) for each in results.overall)]
     return tables
+
+
+def overview(results: Results) -> dict[str, list[tuple[str, str]]]:
+    """By system, its outcome against the baseline on each environment, or why there is none; and its difference in R̄."""
+    strip: dict[str, list[tuple[str, str]]] = {name: [] for name in results.study.systems}
+    for environment in results.study.environments:
+        pairs = results.differences(environment)
+        for name, entries in strip.items():
+            standing, pair = results.standing(environment, name), pairs.get(name)
+            if standing == FINISHED and name == results.study.baseline:
+                entries.append((BASELINE, BASELINE))
+            elif pair is None or standing != FINISHED:
+                entries.append((standing, standing if standing != FINISHED else UNKNOWN))
+            else:
+                entries.append((outcome_of(pair), number(pair[0].difference.value, sign="+")))
+    return strip
+
+
+def outcome_of(pair: Sequence[Comparison]) -> str:
+    """``better`` or ``worse`` if that is established on every basis, else ``not established``."""
+    outcomes = {each.outcome for each in pair}
+    return outcomes.pop() if len(outcomes) == 1 else "not established"
 
 
 def comparison_tables(results: Results) -> dict[str, Lines]:
     """By environment: each system's difference in R̄ from the baseline, and whether it is established."""
     tables: dict[str, Lines] = {}
-    baseline = results.study.baseline
-    for environment, rows in results.rows_by_environment.items():
-        others = [row.system for row in rows if row.system != baseline]
-        if baseline not in results.runs[environment] or not others:
-            continue
+    for environment in results.rows_by_environment:
         lines: Lines = [("System", *(f"At equal {basis}" for basis in results.bases(environment)), IN_WORDS)]
-        for name in others:
-            pair = results.comparisons(environment, name, baseline)
+        for name, pair in results.differences(environment).items():
             outcomes = {comparison.outcome for comparison in pair}
             split = "; ".join(f"{each.outcome} at equal {each.basis}" for each in pair)
             outcome = outcomes.pop() if len(outcomes) == 1 else split
             lines.append((name, *(in_words(comparison.difference) for comparison in pair), outcome))
-        tables[environment] = lines
+        if len(lines) > 1:
+            tables[environment] = lines
     return tables
 
 
@@ -115,7 +141,7 @@ def _cost_cells(cost: Cost) -> tuple[str, ...]:
     )
 
 
-COLUMNS = (tuple(range(len(HEADINGS))), (0, 2, 3, 4, 5, 6), (0, 2, 3, 4, 6), (0, 2, 3))
+COLUMNS = (tuple(range(len(HEADINGS))), (0, 2, 3, 4, 5), (0, 2, 3, 5), (0, 2, 3), (0, 2))
 """Of :data:`HEADINGS`, those that a terminal shows: the first choice that fits its width."""
 NAME_WIDTH = 12
 """Characters of a system's name that stay on one line."""
@@ -174,8 +200,8 @@ def explanations(results: Results) -> list[str]:
     return [
         "R̄ is the mean raw episodic return over all updates of a run, R̄_end over the last "
         f"{share} % of them; both are averaged over seeds, with 95 % bootstrap intervals in brackets.",
-        f"% is relative to {baseline}. Where most systems are negative, the most negative value is subtracted "
-        "first; where few are, they count as 0 %.",
+        f"Δ R̄ is the mean difference in R̄ from {baseline}, paired by seed, at equal updates, or at equal seconds where these "
+        "are the budget. The verdict goes by it, over all environments by P(better).",
         "Threshold step is the update at which the running score s = 0.9 s + 0.1 r of the mean curve reaches the "
         "environment's threshold; in parentheses, how many runs reach it by themselves.",
         "IQM is the interquartile mean over runs. P(better) is the probability that a run has a higher R̄ than one of "
@@ -202,13 +228,12 @@ def frame_of(results: Results) -> pd.DataFrame:
 
 def comparison_frame(results: Results) -> pd.DataFrame:
     """Each system against the baseline on each environment and basis, with unrounded numbers."""
-    baseline = results.study.baseline
     return pd.DataFrame(
         [
-            {"environment": row.environment, **_flat(each), "outcome": each.outcome}
-            for row in results.rows
-            if row.system != baseline and baseline in results.runs[row.environment]
-            for each in results.comparisons(row.environment, row.system, baseline)
+            {"environment": environment, **_flat(each), "outcome": each.outcome}
+            for environment in results.rows_by_environment
+            for pair in results.differences(environment).values()
+            for each in pair
         ],
         columns=["environment", *_columns(Comparison), "outcome"],
     )

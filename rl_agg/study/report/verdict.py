@@ -1,5 +1,6 @@
 """What a study establishes, in words: which system is best, by how much, and whether the data suffice to say so."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -8,7 +9,8 @@ import numpy as np
 from rl_agg import statistics
 from rl_agg.study.analysis.comparisons import Comparison, count_pairs, paired, scores_of
 from rl_agg.study.analysis.results import Overall, Results, Row
-from rl_agg.study.report.wording import in_words, listed, number
+from rl_agg.study.report.wording import in_short, in_words, listed
+from rl_agg.study.terminal import counted
 
 FEWEST_SEEDS = 3
 """Of each environment, for a claim about all of them: with two, equal systems pass for different in one study of fourteen."""
@@ -41,15 +43,16 @@ def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
     best = max(
         challengers, key=lambda each: (claims[each.system], not math.isnan(each.improvement.low), each.improvement.value)
     )
+    everywhere = f"all {len(results.runs)} environments"
+    chance = f"a run of {best.system} beats one of {baseline} with probability {in_short(best.improvement)}"
     if claims[best.system] > 0:
-        headline = f"{best.system} is better than {baseline}."
+        headline = f"{best.system} is better than {baseline} over {everywhere}: {chance}."
     elif all(claim < 0 for claim in claims.values()):
-        headline = f"{baseline} is better than {listed(claims)}."
+        headline = f"{baseline} is better than {listed(claims)} over {everywhere}: {chance}."
     else:
-        headline = f"not established that any system is better than {baseline}."
+        headline = f"No system is established to be better than {baseline} over {everywhere}: {chance}."
     num_runs = sum(int((~np.isnan(runs[best.system].mean_returns)).sum()) for runs in results.runs.values())
-    detail = f"P(a run of {best.system} is better) = {in_words(best.improvement, 2)}, from {num_runs} runs."
-    return Verdict(f"All {len(results.runs)} environments together: {headline}", detail)
+    return Verdict(headline, f"P(better) of {best.system} is from {counted(num_runs, 'run')}.")
 
 
 def _claim(system: str, results: Results) -> int:
@@ -71,24 +74,27 @@ def _claim(system: str, results: Results) -> int:
 def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
     ranked = [row for row in rows if not math.isnan(row.mean_return.value)]
     if not ranked:
-        return Verdict(f"{environment}: no run has finished an episode.")
+        return Verdict(f"No run has finished an episode on {environment}.")
     best, others = ranked[0], [row.system for row in ranked[1:]]
-    baseline, share = results.study.baseline, best.mean_return_percent
-    percent = f" ({number(share, 1)} % of {baseline})" if best.system != baseline and share > 0 else ""
-    highest = f"{best.system} has the highest mean return over training, R̄ = {in_words(best.mean_return)}{percent}."
+    highest = f"{best.system} {in_short(best.mean_return)}"
     if not others:
-        return Verdict(f"{environment}: nothing to compare {best.system} with.", highest)
-    rival = baseline if baseline in others else others[0]
+        return Verdict(f"Nothing to compare on {environment} yet. Mean return over training: {highest}.")
+    rival = results.study.baseline if results.study.baseline in others else others[0]
     pairs = {name: results.comparisons(environment, best.system, name) for name in others}
     established = [name for name, pair in pairs.items() if all(each.outcome == "better" for each in pair)]
     unsure = [name for name in others if name not in (*established, rival)]
-    sentences = [highest, *map(_difference, pairs[rival]), *dict.fromkeys(filter(None, (each.doubt for each in pairs[rival])))]
+    value = in_short(dataclasses.replace(best.mean_return, low=math.nan, high=math.nan))
+    lead = f"{value} ({in_short(pairs[rival][0].difference, '+')})"
+    if rival in established:
+        headline = f"{best.system} is better than {rival} on {environment}: mean return {lead}."
+    else:
+        headline = f"No clear winner on {environment}. Best mean: {best.system} {lead} against {rival}."
+    sentences = [*map(_difference, pairs[rival]), *dict.fromkeys(filter(None, (each.doubt for each in pairs[rival])))]
     if also := [name for name in established if name != rival]:
         sentences.append(f"Established: better than {listed(also)}.")
     if unsure:
         sentences.append(f"Not established: better than {listed(unsure)}.")
-    claim = "established" if rival in established else "not established"
-    return Verdict(f"{environment}: {claim} that {best.system} is better than {rival}.", " ".join(sentences))
+    return Verdict(headline, " ".join(sentences))
 
 
 def _difference(pair: Comparison) -> str:

@@ -1,47 +1,64 @@
 """Numbers and names as text for people."""
 
 import math
+import re
 from collections.abc import Iterable
 
 from rl_agg.statistics import Estimate
 
 UNKNOWN = "n/a"
 MOST_NAMES = 8
+SMALLEST, LARGEST = 1e-4, 1e7
+"""Between which a number is written without a power of ten."""
 
 
 def in_words(estimate: Estimate, decimals: int | None = None) -> str:
     """``value [low, high]``, all three with the same decimals; without the brackets where the interval is not known."""
-    if decimals is None:
-        decimals = _decimals_of(estimate)
-    value = number(estimate.value, decimals)
-    if math.isnan(estimate.low):
-        return value
-    return f"{value} [{number(estimate.low, decimals)}, {number(estimate.high, decimals)}]"
+    return _written("{} [{}, {}]", estimate, _spec_of(estimate, 3) if decimals is None else f",.{decimals}f")
 
 
-def number(value: float, decimals: int | None = None) -> str:
+def in_short(estimate: Estimate, sign: str = "") -> str:
+    """``value, 95 % CI low to high``, a digit less each.
+
+    :param sign: ``+`` writes also a positive value's.
+    """
+    return _written("{}, 95\u00a0% CI {} to {}", estimate, _spec_of(estimate, 2), sign)
+
+
+def number(value: float, decimals: int | None = None, sign: str = "") -> str:
     """A number with as many decimals as asked for, or else three or four digits; ``n/a`` for NaN."""
-    if math.isnan(value):
+    return _written("{}", Estimate(value, math.nan, math.nan), None if decimals is None else f",.{decimals}f", sign)
+
+
+def _written(pattern: str, estimate: Estimate, spec: str | None, sign: str = "") -> str:
+    """Fill in a number and its interval's ends, or the number alone where these are not known."""
+    if math.isnan(estimate.value):
         return UNKNOWN
-    if decimals is None:
-        decimals = _decimals_of(Estimate(value, value, value))
-    text = f"{round(value, decimals) + 0.0:,.{decimals}f}"  # adding 0 makes -0 plain 0
-    return text.replace(",", "\u202f").replace("-", "\u2212")
+    spec = spec or _spec_of(estimate, 3)
+    shown = [_plain(f"{estimate.value:{sign}{spec}}"), *(_plain(f"{end:{spec}}") for end in (estimate.low, estimate.high))]
+    return shown[0] if math.isnan(estimate.low) else pattern.format(*shown)
 
 
-def _decimals_of(estimate: Estimate) -> int:
-    """Decimals that give the largest of a number and its interval's ends three digits or four; NaN does not count."""
+def _plain(text: str) -> str:
+    """With typographic signs; zero has neither a sign nor a power of ten."""
+    text = re.sub(r"^[+-]?([0.]+)(e.*)?$", r"\1", text)
+    return re.sub(r"e\+?(-?)0*", r"e\1", text).replace(",", "\u202f").replace("-", "\u2212")
+
+
+def _spec_of(estimate: Estimate, digits: int) -> str:
+    """A format that gives the largest of a number and its interval's ends so many digits or one more; NaN does not count."""
     ends = (estimate.value, estimate.low, estimate.high)
     largest = max((abs(end) for end in ends if not math.isnan(end)), default=0.0)
-    if 1e-6 <= largest < 1:
-        return 2 - math.floor(math.log10(largest))
-    return 0 if largest >= 10_000 else 1 if largest >= 100 else 2
+    if largest >= LARGEST or 0 < largest < SMALLEST:
+        return f".{digits - 1}e"
+    power = math.floor(math.log10(largest)) if 0 < largest < 1 else 0 if largest < 100 else 1 if largest < 10_000 else 2
+    return f",.{max(digits - 1 - power, 0)}f"
 
 
 def size(count: float) -> str:
     """Bytes with a unit; ``n/a`` for NaN."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000 or unit == "GB":
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
             break
         count /= 1000
     return UNKNOWN if math.isnan(count) else f"{number(count, 0 if unit == 'B' else 1)} {unit}"

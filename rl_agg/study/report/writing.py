@@ -9,7 +9,7 @@ from rl_agg.study.analysis.store import Store, write_atomically
 from rl_agg.study.report.charts import charts_of, drawn_first, overall_profile
 from rl_agg.study.report.figures import write_figures
 from rl_agg.study.report.page import page
-from rl_agg.study.report.story import failures, notes, origins, spec, subtitle
+from rl_agg.study.report.story import facts, failures, notes, origins, settings, spec
 from rl_agg.study.report.tables import comparison_frame, explanations, frame_of, markdown_tables
 from rl_agg.study.report.verdict import verdicts
 
@@ -32,14 +32,26 @@ def write_report(directory: Path) -> Results:
     return results
 
 
+def write_page(directory: Path, reload_seconds: int | None = None) -> None:
+    """Write ``report.html`` alone, which takes the least time; parameters as for :func:`write_report`.
+
+    :param reload_seconds: After which an open page loads itself again; ``None``: never.
+    """
+    store = Store(directory)
+    results = results_of(store)
+    text = page(results, charts_of(results), overall_profile(results), reload_seconds)
+    write_atomically(store.directory / "report.html", text.encode())
+
+
 def markdown(results: Results) -> str:
     """The report as Markdown."""
     cautions = [*notes(results), *(f"Failed: {', '.join(each.cells)}: {each.reason}" for each in failures(results))]
     parts = [
         f"# {_plain(results.study.name)}",
-        subtitle(results),
+        "; ".join(facts(results)) + ".",
         "## Verdict\n\n"
         + "\n\n".join(f"**{_plain(each.headline)}** {_plain(each.detail)}".strip() for each in verdicts(results)),
+        "## Systems\n\n" + "\n".join(f"- {_plain(name)}: {_plain(text)}" for name, text in settings(results).items()),
         "## Results\n\n" + markdown_tables(results),
         "\n".join(f"- {_plain(line)}" for line in explanations(results)),
         "## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in cautions) if cautions else "",

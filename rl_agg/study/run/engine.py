@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ def run_study(
     address: str | None = None,
     retry_failed: bool = False,
     console: Console | None = None,
+    on_cell_over: Callable[[], None] | None = None,
 ) -> list[Cell]:
     """Run the cells that are not finished yet.
 
@@ -50,6 +51,7 @@ def run_study(
     :param address: Of a Ray cluster to run on, ``"auto"`` for the one this machine is part of; ``None`` means this machine.
     :param retry_failed: Run cells again that failed before.
     :param console: Where to show progress; ``None`` means standard output.
+    :param on_cell_over: Called before the first cell, and when one has finished or failed; training goes on meanwhile.
     :return: The cells that failed; their tracebacks are in ``failures/``.
     :raises StudyError: if a cell cannot start, ``workers`` is below 1, the folder holds another study or is in use, or there
         is no cluster.
@@ -83,7 +85,9 @@ def run_study(
             ):
                 records = store if is_local else SentRecords(directory.absolute())  # machines may join at any time
                 say(console, f"Training {counted(len(todo), 'cell')}; the first ones load their framework …")
-                _run_cells(todo, bundles, store, records, workers, progress)
+                on_cell_over = on_cell_over or (lambda: None)
+                on_cell_over()
+                _run_cells(todo, bundles, store, records, workers, progress, on_cell_over)
     return [cell for cell in missing if store.read(cell) is None]
 
 
@@ -99,6 +103,7 @@ def _run_cells(
     records: Records,
     workers: int | None,
     progress: StudyProgress,
+    on_cell_over: Callable[[], None],
 ) -> None:
     folders = list(sys.path)
     registered: bytes = cloudpickle.dumps(rl_agg.registered())  # type: ignore[no-untyped-call]
@@ -117,7 +122,7 @@ def _run_cells(
             config={"cell": tune.grid_search(list(range(len(cells))))},
             max_concurrent_trials=workers,
             reuse_actors=True,  # saves each cell importing torch again
-            callbacks=[_Watch(cells, progress)],
+            callbacks=[_Watch(cells, progress, on_cell_over)],
             raise_on_failed_trial=False,
             max_failures=1,  # a worker that was killed; what a cell raises is in its record of failure
             storage_path=scratch,
@@ -155,9 +160,10 @@ def _keep_failure(records: Records, cell: Cell, text: str) -> None:
 class _Watch(tune.Callback):
     """Passes what the trials report to Tune on to the progress."""
 
-    def __init__(self, cells: Sequence[Cell], progress: StudyProgress) -> None:
+    def __init__(self, cells: Sequence[Cell], progress: StudyProgress, on_cell_over: Callable[[], None]) -> None:
         self._cells = cells
         self._progress = progress
+        self._on_cell_over = on_cell_over
         self._failed: dict[str, str] = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -171,9 +177,11 @@ class _Watch(tune.Callback):
             self._progress.failed(self._cell(trial), self._failed[trial.trial_id])
         else:
             self._progress.finished(self._cell(trial))
+        self._on_cell_over()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._progress.failed(self._cell(trial), "its worker process died")
+        self._on_cell_over()
 
     def _cell(self, trial: Any) -> Cell:
         index: int = trial.config["cell"]
