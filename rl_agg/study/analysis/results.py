@@ -63,8 +63,9 @@ class Results:
         """How a system compares with another there, on each basis."""
         names = (environment, system, reference)
         if names not in self._comparisons:  # the verdict, the tables and the charts all ask
-            pair = [self.runs[environment][name] for name in (system, reference)]
-            self._comparisons[names] = [against(*pair, scores) for scores in scores_of(pair, self.bases(environment))]
+            own, other = (self.runs[environment][name] for name in (system, reference))
+            found = [against(own, other, scores) for scores in scores_of([own, other], self.bases(environment))]
+            self._comparisons[names] = found
         return self._comparisons[names]
 
     def differences(self, environment: str) -> dict[str, list[Comparison]]:
