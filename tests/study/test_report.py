@@ -61,7 +61,8 @@ def test_every_system_is_reported_in_every_format(hostile, html, names):
 
 def test_nothing_is_fetched(html):
     tags = Tags(html).tags
-    assert not [attrs for _, attrs in tags if {"src", "href", "srcset", "data", "action"} & attrs.keys()]
+    assert not [attrs for _, attrs in tags if {"src", "srcset", "data", "action"} & attrs.keys()]
+    assert all(attrs["href"].startswith("#") for _, attrs in tags if "href" in attrs)
     assert {"link", "iframe", "object", "embed", "img", "base", "form"}.isdisjoint(tag for tag, _ in tags)
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL).group(1)
     assert "url(" not in style
@@ -73,7 +74,8 @@ def test_nothing_is_fetched(html):
 
 def test_names_cannot_become_tags_or_markers(html, names):
     tags = Tags(html)
-    assert not [attrs for tag, attrs in tags.tags if tag in ("img", "b") or "onerror" in attrs]
+    assert not [attrs for tag, attrs in tags.tags if tag == "img" or "onerror" in attrs]
+    assert "<b>no</b>" not in html
     assert [tag for tag, _ in tags.tags].count("script") == 4
     assert "A & B <study> @TITLE@" in tags.text
     assert "ValueError: <b>no</b>" in tags.text
@@ -139,7 +141,7 @@ def test_figures_show_something(hostile):
     assert len(files) == 9  # returns, differences, wins and bytes of two environments, and the profiles
     for file in files:
         pixels = image.imread(file)
-        assert min(pixels.shape[:2]) > 300
+        assert min(pixels.shape[:2]) > 200
         assert np.ptp(pixels) > 0.5
 
 

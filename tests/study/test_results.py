@@ -92,7 +92,7 @@ def test_better_by_updates_is_not_better_by_steps(results):
     (verdict,) = verdicts(made)
     assert (
         verdict.headline
-        == "No clear winner on Pole. Best mean: stock 5.3 (\u22121.0, 95\u00a0% CI \u22121.0 to \u22121.0) against loss."
+        == "No clear winner on Pole. Best mean: stock 6.8 (\u22121.0, 95\u00a0% CI \u22121.0 to \u22121.0) against loss."
     )
     assert "Difference from loss at equal updates: \u22121.00 [\u22121.00, \u22121.00], worse." in verdict.detail
     frame = comparison_frame(made)

@@ -102,7 +102,7 @@ def test_an_interval_is_written_to_its_values_digit(estimate, text):
     ],
 )
 def test_a_headline_has_a_digit_less(estimate, text):
-    assert in_short(estimate, "+") == text
+    assert in_short(estimate, sign="+") == text
 
 
 @pytest.mark.parametrize(("names", "text"), [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c")], ids=len)

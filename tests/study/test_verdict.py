@@ -64,7 +64,7 @@ def test_the_verdict_goes_by_what_the_table_shows(results):
     made = results({"loss": {"Pole": [[60.0] * 4, [130.0] * 4]}, "stock": {"Pole": FLAT}})
     shown = tables_of(made)["Pole"][1][2].partition(" [")[0]
     assert shown == "95.0"  # not 95.00: its interval ends above 100
-    assert "Best mean: loss 95 (+89.5" in verdicts(made)[0].headline  # a digit less, for talking
+    assert f"Best mean: loss {shown} (+90, " in verdicts(made)[0].headline  # an interval that ends above 100
 
 
 def test_without_the_baseline_everywhere_nothing_is_said_of_all_environments(results):

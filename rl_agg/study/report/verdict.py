@@ -44,7 +44,7 @@ def _overall_verdict(challengers: list[Overall], results: Results) -> Verdict:
         challengers, key=lambda each: (claims[each.system], not math.isnan(each.improvement.low), each.improvement.value)
     )
     everywhere = f"all {len(results.runs)} environments"
-    chance = f"a run of {best.system} beats one of {baseline} with probability {in_short(best.improvement)}"
+    chance = f"a run of {best.system} beats one of {baseline} with probability {in_short(best.improvement, 2)}"
     if claims[best.system] > 0:
         headline = f"{best.system} is better than {baseline} over {everywhere}: {chance}."
     elif all(claim < 0 for claim in claims.values()):
@@ -84,7 +84,7 @@ def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
     established = [name for name, pair in pairs.items() if all(each.outcome == "better" for each in pair)]
     unsure = [name for name in others if name not in (*established, rival)]
     value = in_short(dataclasses.replace(best.mean_return, low=math.nan, high=math.nan))
-    lead = f"{value} ({in_short(pairs[rival][0].difference, '+')})"
+    lead = f"{value} ({in_short(pairs[rival][0].difference, sign='+')})"
     if rival in established:
         headline = f"{best.system} is better than {rival} on {environment}: mean return {lead}."
     else:

@@ -17,12 +17,14 @@ def in_words(estimate: Estimate, decimals: int | None = None) -> str:
     return _written("{} [{}, {}]", estimate, _spec_of(estimate, 3) if decimals is None else f",.{decimals}f")
 
 
-def in_short(estimate: Estimate, sign: str = "") -> str:
-    """``value, 95 % CI low to high``, a digit less each.
+def in_short(estimate: Estimate, decimals: int | None = None, sign: str = "") -> str:
+    """``value, 95 % CI low to high``, a digit less each unless decimals are given.
 
     :param sign: ``+`` writes also a positive value's.
     """
-    return _written("{}, 95\u00a0% CI {} to {}", estimate, _spec_of(estimate, 2), sign)
+    return _written(
+        "{}, 95\u00a0% CI {} to {}", estimate, _spec_of(estimate, 2) if decimals is None else f",.{decimals}f", sign
+    )
 
 
 def number(value: float, decimals: int | None = None, sign: str = "") -> str:
