@@ -29,7 +29,7 @@ def chosen(system: KnownSystem) -> dict[str, str]:
 @pytest.mark.parametrize("name", systems_of(sb3_agg))
 def test_systems_of_stable_baselines3(name: str) -> None:
     system = systems_of(sb3_agg)[name]
-    assert chosen(system) == make_scheme(**system.settings).described
+    assert {**chosen(system), "broadcast": "identity"} == make_scheme(**system.settings).described
 
 
 @pytest.mark.parametrize("name", [name for name, system in systems_of(rllib_agg).items() if system.system == "rllib_agg:ES"])
@@ -41,7 +41,7 @@ def test_evolution_strategies(name: str) -> None:
         config.faithful(settings.pop("faithful"))
     config.training(**settings)
     settings_of_evolution: EvolutionSettings = config.evolution
-    assert chosen(system) == settings_of_evolution.scheme.described
+    assert {**chosen(system), "broadcast": "identity"} == settings_of_evolution.scheme.described
 
 
 @pytest.mark.parametrize("name", ["DQL", "EBCDQL", "Deep EBCDQL", "DQN", "DAVIA", "TD-EF", "A3C", "A-PPS", "RS-PPS", "PP-PPS"])
