@@ -22,7 +22,7 @@ from rllib_agg.qmix.rollout import TeamPlayers
 from tests.rllib.teams import battles
 
 ENDING = 8
-COLORS = {"allies": "#0072b2", "enemies": "#d55e00", "health": "#009e73", "lost health": "#c8ccd1"}
+COLORS = {"allies": "#0072b2", "enemies": "#d55e00", "health": "#009e73", "lost health": "#f0b8b8"}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "watch_episode.py"
 DRAWN = [
     ("lbf/Foraging-5x5-2p-1f-coop-v3", "lbforaging", {"max_episode_steps": 4}),

@@ -16,7 +16,7 @@ TICKS = 4
 """Ticks from one picture to the next; SMAX has 8 to a step."""
 ENDING = 8
 """Pictures of the end, so that it can be read."""
-ALLY, ENEMY, HEALTH, LOST_HEALTH = "#0072b2", "#d55e00", "#009e73", "#c8ccd1"
+ALLY, ENEMY, HEALTH, LOST_HEALTH = "#0072b2", "#d55e00", "#009e73", "#f0b8b8"
 
 
 def draw(env: Any, moves: Sequence[Any], last: Any, won: bool) -> Iterator[NDArray[np.uint8]]:
