@@ -150,7 +150,7 @@ def test_bad_features_fail_at_build(features: Any, ray_session: None) -> None:
     ],
 )
 def test_bad_environments_fail_at_build(algorithm: Any, env: str, message: str, ray_session: None) -> None:
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises(ValueError, match=message):
         algorithm.get_default_config().environment(env).training(max_episode_steps=9).build_algo()
 
 
@@ -172,12 +172,11 @@ def test_bad_environments_fail_at_build(algorithm: Any, env: str, message: str, 
         (TDEFConfig, lambda c: c.training(policy="best"), "unknown policy 'best'; choose from greedy, uniform"),
         (TDEFConfig, lambda c: c.training(epsilon=0.2), "epsilon=0.2 is of agents with policy='greedy'"),
         (TDEFConfig, lambda c: c.training(compression="top_k", compression_kwargs={"fraction": 2}), "fraction must be"),
-        (TDEFConfig, lambda c: c.training(aggregation="mean"), "aggregation"),
     ],
 )
 def test_bad_settings(config_class: type, change: Callable[[Any], Any], message: str) -> None:
     config = tiny(config_class)
-    with pytest.raises((TypeError, ValueError), match=message):
+    with pytest.raises(ValueError, match=message):
         change(config).validate()
 
 
