@@ -100,7 +100,7 @@ def _clean_up(namespace: dict[str, Any]) -> None:
     """Remove the members that a page has registered, and free the CPUs that its algorithms hold."""
     _remove_members()
     for value in namespace.values():
-        if hasattr(value, "stop") and hasattr(value, "train"):
+        if not isinstance(value, type) and hasattr(value, "stop") and hasattr(value, "train"):
             value.stop()
 
 

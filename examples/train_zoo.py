@@ -2,8 +2,6 @@
 
     python examples/train_zoo.py --algo agg_ppo --env CartPole-v1 --conf-file examples/hyperparams/agg_ppo.yml \
         --hyperparams "aggregation:'l_weighted'" -f runs/zoo
-    python examples/train_zoo.py --algo agg_sac --env Pendulum-v1 --conf-file examples/hyperparams/agg_sac.yml \
-        --hyperparams "aggregation:'r_weighted'" -f runs/zoo
 
 Everything else is the zoo's own, its search (``-optimize``) included: see ``--help``.
 """
@@ -17,17 +15,13 @@ from rl_zoo3.utils import ALGOS
 
 from sb3_agg import AggA2C, AggDDPG, AggDQN, AggMaskablePPO, AggPPO, AggQRDQN, AggRecurrentPPO, AggSAC, AggTD3, AggTQC
 
+OFF_POLICY = {"dqn": AggDQN, "qrdqn": AggQRDQN, "sac": AggSAC, "td3": AggTD3, "ddpg": AggDDPG, "tqc": AggTQC}
 ADDED = {
     "agg_a2c": (AggA2C, "a2c"),
     "agg_ppo": (AggPPO, "ppo"),
     "agg_ppo_mask": (AggMaskablePPO, "ppo"),
     "agg_ppo_lstm": (AggRecurrentPPO, "ppo_lstm"),
-    "agg_dqn": (AggDQN, "dqn"),
-    "agg_qrdqn": (AggQRDQN, "qrdqn"),
-    "agg_sac": (AggSAC, "sac"),
-    "agg_td3": (AggTD3, "td3"),
-    "agg_ddpg": (AggDDPG, "ddpg"),
-    "agg_tqc": (AggTQC, "tqc"),
+    **{f"agg_{name}": (kind, name) for name, kind in OFF_POLICY.items()},
 }
 
 

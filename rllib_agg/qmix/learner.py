@@ -41,7 +41,7 @@ class QMIXLearner(FiniteSteps, ServerLearner):
         # Before clipping: a norm of NaN would turn all gradients into NaN.
         self.unfit_modules = self.modules_with_corrupt_gradient(gradients)
         self.apply_gradients(gradients if self.unfit_modules else self.postprocess_gradients(gradients))
-        if self.config.average_decay is not None:
+        if self.config.average_decay is not None and not self.unfit_modules:
             self.team.update_average(self.config.average_decay)
         return {name: value.detach() for name, value in measures.items()}
 

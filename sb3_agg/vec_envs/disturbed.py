@@ -18,7 +18,8 @@ class DisturbedVecEnv(VecEnvWrapper):
 
     Returns under ``infos[a]["episode"]["r"]`` are the disturbed ones.
 
-    >>> env = DisturbedVecEnv(EnvPoolVecEnv("CartPole-v1", 8), [{"agents": [0, 1], "broken_sensors": True}])
+    >>> from stable_baselines3.common.env_util import make_vec_env
+    >>> venv = DisturbedVecEnv(make_vec_env("CartPole-v1", 8), [{"agents": [0, 1], "broken_sensors": True}])
 
     :param venv: Reports episodes as Monitor does, as :class:`~sb3_agg.EnvPoolVecEnv`. Its observations are arrays.
     :param disturbances: In their order, see :class:`~rl_agg.envs.disturbances.Disturbance`; not of the environment itself.

@@ -24,7 +24,9 @@ from tests.rllib.replay_configs import KINDS, NUM_AGENTS, STOCK, tiny_dqn, tiny_
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-RULE_NAMES = sorted(name for name in RULES if "gradients" in RULES[name].payloads and name != "samples")
+RULE_NAMES = sorted(
+    name for name, rule in RULES.items() if "gradients" in rule.payloads and rule.needs <= {"returns", "losses"}
+)
 UPDATE: dict[str, Any] = {"timesteps": {}}
 
 

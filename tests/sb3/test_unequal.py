@@ -111,7 +111,10 @@ def test_a_seeded_model_learns_the_same_from_the_same() -> None:
     ("disturbances", "message"),
     [
         ([{"agents": [3], "broken_reward": True}], "agent 3 cannot be disturbed: agents are numbered 0 to 2"),
-        ([{"agents": [0], "noise": 1.0}], "a disturbance has no setting 'noise'; choose from agents, broken_reward"),
+        (
+            [{"agents": [0], "noise": 1.0}],
+            "a disturbance has no setting 'noise'; choose from agents, attributes, broken_reward",
+        ),
         ([{"broken_reward": True}], "a disturbance needs 'agents', got {'broken_reward': True}"),
         ([{"agents": [0], "sensor_noise": -1.0}], "sensor_noise must be a finite number >= 0, got -1.0"),
         ([{"agents": [0], "mass_scale": 2.0}], "mass_scale needs one of MuJoCo's environments, got CartPole-v1"),

@@ -13,7 +13,7 @@ from rl_agg.study.spec.loading import load_study, resolve
 from rl_agg.study.spec.study import Budget, Environment, Study, System
 
 QMIX = "rllib_agg:QMIX"
-SMALL = {"train_batch_size_per_learner": 4, "model_config": {"hidden_dim": 8}}
+SMALL = {"train_batch_size_per_learner": 4, "rollouts_per_iteration": 1, "model_config": {"hidden_dim": 8}}
 ROOT = Path(__file__).parents[2]
 SPECS = sorted(
     [*(ROOT / "examples" / "studies").glob("pps_*.yaml"), *(ROOT / "benchmarks" / "replication").glob("pps_*.yaml")]
