@@ -39,9 +39,9 @@ class QMIXLearner(FiniteSteps, ServerLearner):
         measures = self.td_loss(episodes)
         gradients = self.compute_gradients({DEFAULT_MODULE_ID: measures["total_loss"]})
         # Before clipping: a norm of NaN would turn all gradients into NaN.
-        self.unfit_modules = self.modules_with_corrupt_gradient(gradients)
-        self.apply_gradients(gradients if self.unfit_modules else self.postprocess_gradients(gradients))
-        if self.config.average_decay is not None and not self.unfit_modules:
+        self.unfit_modules = unfit = self.modules_with_corrupt_gradient(gradients)
+        self.apply_gradients(gradients if unfit else self.postprocess_gradients(gradients))
+        if self.config.average_decay is not None and not unfit:
             self.team.update_average(self.config.average_decay)
         return {name: value.detach() for name, value in measures.items()}
 
