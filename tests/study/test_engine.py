@@ -55,8 +55,10 @@ def files_of(store):
 @pytest.mark.remote
 def test_finished_cells_are_not_run_again_and_damaged_ones_are(run, tiny, tmp_path):
     study = tiny(seeds=1)
-    failed, shown = run(study, workers=2)
+    finished = []  # what a page written at each moment would show
+    failed, shown = run(study, workers=2, on_cell_over=lambda: finished.append(len(files_of(run.store))))
     assert not failed
+    assert (finished[0], finished[-1], len(finished)) == (0, 2, 3)
     assert sorted(path.name for path in run.store.directory.iterdir()) == [".lock", "cells", "study.yaml"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     before, records = files_of(run.store), records_of(run.store, study)

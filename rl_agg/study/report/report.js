@@ -403,9 +403,9 @@ function follow(seconds) {
 }
 
 function start() {
-  const section = one(".chart") ? recall() : null, hints = new ResizeObserver(entries => entries.forEach(({ target }) => {
+  const section = one(".chart") ? recall() : null, hints = new ResizeObserver(entries => requestAnimationFrame(() => entries.forEach(({ target }) => {
     target.nextElementSibling.hidden = target.scrollWidth <= target.clientWidth;
-  }));
+  })));
   paint();
   all("input[name=theme]").forEach(input => input.addEventListener("change", () => { paint(); remember(); }));
   wantsDark.addEventListener("change", paint);
@@ -428,9 +428,9 @@ function start() {
       if (lit || !event.target.closest(".chart")) { light(lit ? lit.dataset.s : undefined); }
     }));
     let width = one("main").clientWidth;
-    new ResizeObserver(() => {
+    new ResizeObserver(() => requestAnimationFrame(() => {
       if (one("main").clientWidth !== width && !printing) { width = one("main").clientWidth; redraw(); }
-    }).observe(one("main"));
+    })).observe(one("main"));
     addEventListener("beforeprint", () => print(true));
     addEventListener("afterprint", () => print(false));
     if (section) { section.scrollIntoView(); }
