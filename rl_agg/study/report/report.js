@@ -94,6 +94,7 @@ function draw(box) {
   if (figure.clientWidth < 100) { return; }  // the window has no size yet, or no longer
   const [missing, what] = spec.without || [[], ""], content = spec.rows || spec.series;
   const names = missing.map(number => DATA.systems[number]).join(", ");
+  box.hidden = false;  // or it has no width
   spec.width = printing ? (half ? 345 : 700) : box.clientWidth;
   const narrow = spec.width < 560;
   spec.height = spec.rows ? 60 + 28 * spec.rows.length : printing ? 215 : narrow ? 300 : half ? 340 : 400;

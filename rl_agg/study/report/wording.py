@@ -22,9 +22,8 @@ def in_short(estimate: Estimate, decimals: int | None = None, sign: str = "") ->
 
     :param sign: ``+`` writes also a positive value's.
     """
-    return _written(
-        "{}, 95\u00a0% CI {} to {}", estimate, _spec_of(estimate, 2) if decimals is None else f",.{decimals}f", sign
-    )
+    spec = _spec_of(estimate, 2) if decimals is None else f",.{decimals}f"
+    return _written("{}, 95\u00a0% CI {} to {}", estimate, spec, sign)
 
 
 def number(value: float, decimals: int | None = None, sign: str = "") -> str:
