@@ -10,8 +10,10 @@ from ray.rllib.core.rl_module import rl_module
 import rllib_agg.aggregation.false_alarms as false_alarms
 
 
-def test_only_false_alarms_are_left_out() -> None:
+def test_only_false_alarms_are_left_out(monkeypatch) -> None:
     logger = logging.getLogger(rl_module.deprecation_warning.__module__)
+    monkeypatch.setattr(logger, "isEnabledFor", lambda level: True)  # whatever an earlier test has set
+    monkeypatch.setattr(logger, "disabled", False)
     printed: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: printed.append(record.getMessage())  # type: ignore[method-assign]

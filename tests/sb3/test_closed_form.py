@@ -499,7 +499,8 @@ def test_a_layer_frozen_when_a_rollout_ends(rule: str) -> None:
     assert_same_run(*runs)
 
 
-def test_networks_that_return_nan_raise_as_torchs_distributions() -> None:
+def test_networks_that_return_nan_raise_as_torchs_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", True)  # torch.compile() switches it off for good
     for closed_form in (True, False):
         model = learned(build(AggPPO, noise(OBSERVATIONS["vector"], ACTIONS["box"]), closed_form=closed_form), 1)
         with torch.no_grad():
