@@ -167,7 +167,10 @@ function plane(box, spec) {
   }).filter(known).slice(0, Math.floor((bottom - 10) / 14) + 1);
   spread(ends.map(end => end.y), 14, 12, bottom).forEach((y, i) => {
     const { one, x, y: from } = ends[i], group = make(svg, "g", { class: `ending c${one.style[0]}`, "data-s": one.number });
-    make(group, "path", { class: "leader", d: `M${(x + (spec.points ? 7 : 2)).toFixed(1)} ${from.toFixed(1)}L${right + 8} ${y.toFixed(1)}H${right + 12}` });
+    // From where a line ends early it would cross the others
+    if (spec.points || x > left + 0.9 * (right - left)) {
+      make(group, "path", { class: "leader", d: `M${(x + (spec.points ? 7 : 2)).toFixed(1)} ${from.toFixed(1)}L${right + 8} ${y.toFixed(1)}H${right + 12}` });
+    }
     const text = make(group, "text", { class: "name", x: right + 15, y: y + 4 }, cut(one.name, Math.floor((spec.right - 17) / LETTER)));
     make(text, "title", {}, one.name);
   });

@@ -22,6 +22,7 @@ NAMES = 1.8
 ROW = 0.3
 LINE_WIDTH = 1.6
 GAP = 0.053  # between names, of a panel's height
+NEAR = 0.9  # the right side, of a panel's width
 LONGEST_NAME = 120  # of a file, without what is added
 LONGEST_TITLE = 60  # of a panel
 T = TypeVar("T")
@@ -175,10 +176,13 @@ def _name_ends(panel: Any, lines: Mapping[str, tuple[Any, Any]], systems: Sequen
         known = np.flatnonzero(np.isfinite(np.asarray(x)) & np.isfinite(np.asarray(y)))
         if known.size:
             ends[name] = (x[known[-1]], y[known[-1]])
-    heights = [float(np.clip(to_panel.transform(end)[1], 0, 1)) for end in ends.values()]
-    for (name, end), height in zip(ends.items(), spread(heights, GAP, 0.0, 1.0), strict=True):
+    places = [to_panel.transform(end) for end in ends.values()]
+    heights = spread([float(np.clip(y, 0, 1)) for _, y in places], GAP, 0.0, 1.0)
+    for (name, end), (x, _), height in zip(ends.items(), places, heights, strict=True):
         color = _style(name, systems)["color"]
-        arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6, "shrinkA": 0, "shrinkB": 3}
+        # From where a line ends early it would cross the others
+        arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6 * (len(lines[name][0]) == 1 or x > NEAR)}
+        arrow |= {"relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3}
         panel.annotate(
             _literal(name), end, (1.03, height), textcoords="axes fraction", va="center", color=color, fontsize=8.5,
             arrowprops=arrow, annotation_clip=False,
