@@ -15,7 +15,7 @@ from rl_agg.study.analysis.comparisons import Comparison
 from rl_agg.study.analysis.costs import Cost
 from rl_agg.study.analysis.results import Overall, Results, Row
 from rl_agg.study.report.wording import UNKNOWN, in_words, number, size
-from rl_agg.study.spec.study import ALL_ENVIRONMENTS
+from rl_agg.study.spec.study import ALL_ENVIRONMENTS, Study
 
 HEADINGS = (
     "System", "Seeds", "R̄", "Δ R̄", "R̄_end", "Threshold step", "Variance of R̄", "IQM of R̄", "Optimality gap", "P(better)",
@@ -30,14 +30,17 @@ COST_HEADINGS = (
 Lines = list[tuple[str, ...]]
 
 
-def cells_of(row: Row, results: Results) -> tuple[str, ...]:
-    """A row as text, under :data:`HEADINGS`."""
-    pair, total = results.differences(row.environment).get(row.system), len(results.study.seed_list)
+def cells_of(row: Row, study: Study, pair: Sequence[Comparison] | None) -> tuple[str, ...]:
+    """A row as text, under :data:`HEADINGS`.
+
+    :param pair: How its system compares with the baseline, on each basis; ``None`` where that is not known.
+    """
+    total = len(study.seed_list)
     return (
         row.system,
         str(row.num_seeds) if row.num_seeds == total else f"{row.num_seeds} of {total}",
         in_words(row.mean_return),
-        in_words(pair[0].difference) if pair else BASELINE if row.system == results.study.baseline else UNKNOWN,
+        in_words(pair[0].difference) if pair else BASELINE if row.system == study.baseline else UNKNOWN,
         in_words(row.end_return),
         _threshold_in_words(row),
         number(row.variance),
@@ -74,7 +77,8 @@ def tables_of(results: Results) -> dict[str, Lines]:
         standings = {name: results.standing(environment, name) for name in results.study.systems}
         missing = [(name, standing) for name, standing in standings.items() if standing != FINISHED]
         empty = [(name, "0", standing, *[""] * (len(HEADINGS) - 3)) for name, standing in missing]
-        tables[environment] = [HEADINGS, *(cells_of(row, results) for row in rows), *empty]
+        pairs = results.differences(environment)
+        tables[environment] = [HEADINGS, *(cells_of(row, results.study, pairs.get(row.system)) for row in rows), *empty]
     if results.overall:
         tables[ALL_ENVIRONMENTS] = [OVERALL_HEADINGS, *(overall_cells(each, results) for each in results.overall)]
     return tables
