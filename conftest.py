@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,9 +68,18 @@ def ray_session() -> Iterator[None]:
     from rl_agg.study.run.engine import ray_session
 
     with pytest.MonkeyPatch.context() as patch, ray_session(num_cpus=8):
-        # An algorithm's stop() waits for Ray's monitor, which otherwise sleeps for 0.7 s at a time.
-        patch.setattr(trainable, "UtilMonitor", functools.partial(trainable.UtilMonitor, delay=0.02))
+        # An algorithm's stop() would wait for Ray's monitor, which sleeps for 0.7 s at a time.
+        patch.setattr(trainable.UtilMonitor, "join", lambda monitor, timeout=None: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_learner_threads_left() -> Iterator[None]:
+    """End RLlib's threads of learners that nobody shut down: APPO's look for a batch 10,000 times a second."""
+    yield
+    for thread in threading.enumerate():
+        if hasattr(thread, "request_stop"):
+            thread.request_stop()
 
 
 @pytest.fixture(autouse=True)
