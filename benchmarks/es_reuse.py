@@ -56,7 +56,7 @@ def run_trial(settings: EvolutionSettings, hidden: tuple[int, ...], seed: int) -
 def main(arguments: list[str]) -> None:
     """Run all and write ``results/es_reuse.csv``."""
     parser = argparse.ArgumentParser(prog="run.py es_reuse", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--name", default="es_reuse", help="of the table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

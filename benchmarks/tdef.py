@@ -37,7 +37,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "quantize, 1 level": {"compression": "quantize", "compression_kwargs": {"levels": 1}},
     "ternary": {"compression": "ternary"},
 }
-CHECKPOINTS = (50, 100, 200, 400, 800)
+CHECKPOINTS = (100, 300, 1000, 3000)
 NEAR = 0.1
 """Relative error whose first update, and the bits until then, are reported."""
 
@@ -114,8 +114,8 @@ def main(arguments: list[str]) -> None:
     """Run all and write ``results/tdef.csv``."""
     parser = argparse.ArgumentParser(prog="run.py tdef", description=__doc__)
     parser.add_argument("--trials", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=800)
-    parser.add_argument("--lr", type=float, default=5.0)
+    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--lr", type=float, default=2.0)
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS), metavar="SYSTEM")
     parser.add_argument("--name", default="tdef", help="of the table")
     options = parser.parse_args(arguments)

@@ -145,6 +145,14 @@ def test_split_agents_and_restored_state_are_exact(novelty: str) -> None:
     assert novelty != "nsra" or whole[0].novelty.weight < 1  # type: ignore[union-attr]
 
 
+def test_broadcast_seeds_lead_agents_to_the_same_parameters() -> None:
+    settings = {"novelty": "nsr", "fitness": "ranks"}
+    plain, seeded = run(**settings), run(**settings, broadcast="seeds")
+    train(*plain, 5)
+    train(*seeded, 5)
+    np.testing.assert_array_equal(plain[0].theta, seeded[0].theta)
+
+
 def test_a_lost_episode_of_the_server_adds_nothing() -> None:
     strategy, agents = run(novelty="nsr")
     strategy.receive(agents.run(strategy.broadcast(), np.arange(8)))

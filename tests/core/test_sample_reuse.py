@@ -123,6 +123,7 @@ def test_samples_of_other_noise_are_forgotten() -> None:
         ({"reuse": 1, "reuse_threshold": 0}, "reuse_threshold must be a finite number > 0 and <= 1, got 0"),
         ({"reuse_threshold": 0.5}, "reuse_threshold=0.5 has no effect without reuse"),
         ({"reuse": 1, "novelty": "ns"}, "reuse=1 uses returns again, but with novelty='ns'"),
+        ({"reuse": 1, "broadcast": "seeds"}, "reuse=1 steps by samples of earlier updates, which broadcast='seeds' does not"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

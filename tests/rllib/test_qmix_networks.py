@@ -95,10 +95,10 @@ def test_the_recurrences_gradient_is_that_of_finite_differences() -> None:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    start = draw(2, 3, 4)
-    sizes = (2, 5, 3, 6), (2, 6, 12), (2, 1, 12), (2, 4, 12), (2, 1, 4)
+    start = draw(2, 3, 2)
+    sizes = (2, 4, 3, 3), (2, 3, 6), (2, 1, 6), (2, 2, 6), (2, 1, 2)
     given = [draw(*size).requires_grad_() for size in sizes]
-    for running in (None, [3, 2, 2, 1, 1]):
+    for running in (None, [3, 2, 2, 1]):
         assert torch.autograd.gradcheck(
             lambda inputs, *parameters, running=running: recur(inputs, start, *parameters, running), given
         )
