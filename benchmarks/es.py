@@ -1,4 +1,4 @@
-"""Evolution strategies beside evotorch's and sb3-contrib's ARS, in environment steps per second of wall time.
+"""Evolution strategies alongside evotorch's and sb3-contrib's ARS, in environment steps per second of wall time.
 
 Same environment, network, population and parameters: on CartPole those of a policy that was trained here until it balances, so
 that episodes are long; on Ant zeros, for 200 steps. Step sizes are so small that parameters stay. Systems take turns in every
@@ -142,8 +142,8 @@ def evotorch(task: Task, theta: Path, population: int, python: str, mode: str) -
 
     def turn() -> Rate:
         run = subprocess.run(command, capture_output=True, text=True, check=True)
-        told = json.loads(run.stdout.splitlines()[-1])
-        return told["steps"], told["seconds"]
+        printed = json.loads(run.stdout.splitlines()[-1])
+        return printed["steps"], printed["seconds"]
 
     return turn
 

@@ -64,8 +64,8 @@ DRAWN = (
 )
 """Whose curves are shown."""
 
-COLUMNS = ("agents", "centre", "messages")
-"""Per update: mean return of the agents, return of the centre, messages."""
+COLUMNS = ("agents", "server", "messages")
+"""Per update: mean return of the agents, return of the server, messages."""
 
 
 def run_trials(
@@ -120,8 +120,8 @@ def summary(system: str, activation: str, curves: NDArray[np.float32], reference
         "minus_es_n50_raw": round(float(difference.mean()), 1),
         "minus_es_n50_raw_half_interval": round(float(half * difference.std(**spread)), 1),
         "last_20_updates": round(float(curves[:, -20:, 0].mean()), 1),
-        "centre_last_20_updates": round(float(curves[:, -20:, 1].mean()), 1),
-        "trials_with_centre_at_450": round(float((curves[:, -20:, 1].mean(axis=1) >= 450).mean()), 3),
+        "server_last_20_updates": round(float(curves[:, -20:, 1].mean()), 1),
+        "trials_with_server_at_450": round(float((curves[:, -20:, 1].mean(axis=1) >= 450).mean()), 3),
         "dead_starts": round(float((area < 15).mean()), 3),
         "messages": round(float(curves[:, :, 2].mean()), 2),
         "messages_updates_2_to_11": round(float(curves[:, 1:11, 2].mean()), 2),
@@ -140,7 +140,7 @@ def curve_rows(system: str, activation: str, curves: NDArray[np.float32]) -> lis
             "mean_return": round(float(means[update, 0]), 2),
             "return_p10": round(float(low[update]), 2),
             "return_p90": round(float(high[update]), 2),
-            "centre_return": round(float(means[update, 1]), 2),
+            "server_return": round(float(means[update, 1]), 2),
             "messages": round(float(means[update, 2]), 2),
         }
         for update in range(curves.shape[1])
@@ -157,8 +157,8 @@ def draw(rows: list[dict[str, Any]], curves: list[dict[str, Any]], activation: s
             over_updates.plot([row["update"] for row in own], [row["mean_return"] for row in own], label=system)
     over_updates.set(xlabel="Update", ylabel="Mean return of the agents", title=f"CartPole, {activation}")
     over_updates.legend(fontsize="small")
-    told = [row for row in rows if row["activation"] == activation and "F " not in row["system"]]
-    for number, row in enumerate(sorted(told, key=lambda row: (round(row["messages"] / 5), row["mean_return"]))):
+    shown = [row for row in rows if row["activation"] == activation and "F " not in row["system"]]
+    for number, row in enumerate(sorted(shown, key=lambda row: (round(row["messages"] / 5), row["mean_return"]))):
         place, half = (row["messages"], row["mean_return"]), row["mean_return_half_interval"]
         over_messages.errorbar([place[0]], [place[1]], yerr=[half], fmt="o", markersize=4, capsize=2)
         side = {"xytext": (6, 2), "ha": "left"} if number % 2 else {"xytext": (-6, 2), "ha": "right"}  # not one on the other

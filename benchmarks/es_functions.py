@@ -40,7 +40,7 @@ def returns(candidates: NDArray[np.float32], stepped: bool) -> NDArray[np.float6
 
 
 def run_trial(settings: dict[str, Any], landscape: str, trial: int, updates: int) -> tuple[float, float, float]:
-    """Mean distance of the centre over the updates, messages per update, and those in updates 2 to 11."""
+    """Mean distance of the server over the updates, messages per update, and those in updates 2 to 11."""
     stepped, noise = LANDSCAPES[landscape]
     generator = np.random.default_rng(trial)
     shared = {"population": 50, "antithetic": False, "noise_stdev": 0.1, "lr": 0.05, "l2_coeff": 0.0, **settings}

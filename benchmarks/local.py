@@ -1,4 +1,4 @@
-"""What it costs to see agents' gradients one by one, or to give each agent its own parameters, beside stock PPO.
+"""What it costs to see agents' gradients one by one, or to give each agent its own parameters, alongside stock PPO.
 
 Measured as in ``sb3``. ``matrix_mib`` is the size of the agents' gradients ``[A, P]``, ``peak_mib`` the largest resident
 memory of a process that runs the system alone.
@@ -40,7 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def main(arguments: list[str]) -> None:
     """Measure and write ``results/local.csv`` and ``results/local_memory.csv``."""
     parser = argparse.ArgumentParser(prog="run.py local", description=__doc__)
-    parser.add_argument("--systems", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="beside stock PPO")
+    parser.add_argument("--systems", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="alongside stock PPO")
     options = options_of(parser, arguments, agents=[8, 64])
     systems: dict[str, Callable[..., PPO]] = {
         "stock": PPO,

@@ -1,4 +1,4 @@
-"""What weighting and combining cost beside stock DQN, QR-DQN, SAC, TD3, DDPG and TQC.
+"""What weighting and combining cost alongside stock DQN, QR-DQN, SAC, TD3, DDPG and TQC.
 
 Every repeat runs all systems in turn in this process, stock first and last; figures are CPU seconds of a whole ``learn()`` on
 one torch thread, and ratios are medians over repeats of a system's time over the mean of its repeat's two stock runs.

@@ -1,8 +1,8 @@
 """QMIX in environment steps per second, with as many gradient steps for each step in all systems, and what its replay takes.
 
-- ``networks``: 10 agents with a network each, stacked, beside the same networks in a loop (of ``GRUCell``, one step after the
-  other, as it is usually written, and of ``nn.GRU``), and beside one network for all. The environment costs nothing.
-- ``peer``: beside BenchMARL's QMIX on VMAS's balance, with one network of 64 units for all agents in both, and beside what no
+- ``networks``: 10 agents with a network each, stacked; the same networks in a loop (of ``GRUCell``, one step after the
+  other, as it is usually written, and of ``nn.GRU``); and one network for all. The environment costs nothing.
+- ``peer``: BenchMARL's QMIX and ours on VMAS's balance, with one network of 64 units for all agents in both, and what no
   system can do without: VMAS's own steps, and the matrix products of that network's gradient steps.
 - ``memory``: what 5000 episodes of the size of SMAC's corridor take, once all of them are written.
 
@@ -273,8 +273,8 @@ def peer_turn(options: argparse.Namespace) -> Turn:
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             raise RuntimeError(run.stderr)
-        told = json.loads(run.stdout.splitlines()[-1])
-        return told["steps"], told["updates"], told["seconds"]
+        printed = json.loads(run.stdout.splitlines()[-1])
+        return printed["steps"], printed["updates"], printed["seconds"]
 
     return turn
 

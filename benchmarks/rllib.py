@@ -1,10 +1,10 @@
-"""AggPPO beside RLlib's PPO, and A3C beside RLlib's IMPALA, in environment steps per second of wall time.
+"""AggPPO alongside RLlib's PPO, and A3C alongside RLlib's IMPALA, in environment steps per second of wall time.
 
 The learner alone, which runs in this process, is measured in updates per second of CPU time on one torch thread.
 
 Systems take turns within every repeat, stock first and last, and a ratio is that of one repeat's system to the mean of its two
-stock runs; the second stock run shows what the machine's noise alone does. Run nothing beside it: Ray starts its workers at
-nice 15.
+stock runs; the second stock run shows what the machine's noise alone does. Run nothing else at the same time: Ray starts its
+workers at nice 15.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What weighting costs beside stock PPO, and what it saves beside one backward per agent.
+"""What weighting costs alongside stock PPO, and what it saves compared with one backward per agent.
 
 Every repeat runs all systems in turn in this process, stock PPO first and last; figures are CPU seconds on one torch thread,
 and ratios are medians over repeats of a system's time over the mean of its repeat's two stock runs.

@@ -1,4 +1,4 @@
-"""What the study engine costs beside a plain loop over the same cells, and what a large report takes."""
+"""What the study engine costs alongside a plain loop over the same cells, and what a large report takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ SETTINGS = {"n_steps": 512, "batch_size": 512, "n_epochs": 10}
 def main(arguments: list[str]) -> None:
     """Measure and write ``results/study.csv``."""
     parser = argparse.ArgumentParser(prog="run.py study", description=__doc__)
-    parser.add_argument("--turns", type=int, default=16, help="cells trained in the engine and beside it, four seconds each")
+    parser.add_argument(
+        "--turns", type=int, default=16, help="cells trained in the engine and alongside it, four seconds each"
+    )
     parser.add_argument("--seeds", type=int, default=16, help="of a study as it is; 20 seconds each")
     parser.add_argument("--cells", type=int, default=1000, help="of the report")
     options = parser.parse_args(arguments)

@@ -34,7 +34,7 @@ for iteration in range(args.iterations):
     result = algorithm.train()
     agents, agg = result["env_runners"], result["learners"]["default_policy"]["agg"]
     print(
-        f"{iteration:3d}  agents {agents['episode_return_mean']:7.1f}  centre {agents['centre']['episode_return_mean']:7.1f}"
+        f"{iteration:3d}  agents {agents['episode_return_mean']:7.1f}  server {agents['server']['episode_return_mean']:7.1f}"
         f"  sent {agg['mu_frequency']:4.0%}  messages {agg['messages']:6.0f}  kB sent {agg['bytes'] / 1e3:.1f}"
     )
 algorithm.stop()

@@ -1,6 +1,6 @@
 """One turn of evotorch for ``benchmarks/es.py``: generations of PGPE, environment steps per second as JSON.
 
-Needs ``pip install evotorch`` in an environment of its own beside this package; it is no dependency. Run by
+Needs ``pip install evotorch`` in an environment of its own alongside this package; it is no dependency. Run by
 ``python benchmarks/run.py es --evotorch-python PATH_OF_ITS_PYTHON``.
 """
 

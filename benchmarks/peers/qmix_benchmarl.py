@@ -1,6 +1,6 @@
 """One turn of BenchMARL's QMIX for ``benchmarks/qmix.py``: environment steps and seconds as JSON.
 
-Needs ``pip install benchmarl vmas`` in an environment of its own beside this package (BenchMARL 1.5.2 does not import with
+Needs ``pip install benchmarl vmas`` in an environment of its own alongside this package (BenchMARL 1.5.2 does not import with
 torchrl 0.14; 0.11 works); it is no dependency. Run by ``python benchmarks/run.py qmix --benchmarl-python PATH_OF_ITS_PYTHON``.
 """
 

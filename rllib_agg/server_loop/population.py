@@ -16,7 +16,7 @@ from rllib_agg.aggregation._compat import UNSET, registered_env
 from rllib_agg.server_loop.config import ServerConfig
 from rllib_agg.server_loop.loop import ServerAlgorithm
 
-SERVER_KEY = "centre"
+SERVER_KEY = "server"
 """Under which the server's own episode is logged."""
 
 

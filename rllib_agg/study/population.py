@@ -24,6 +24,6 @@ class EpisodicRunner(ServerLoopRunner):
         agents = report.returns[report.agents < algorithm.config.population]
         finite = agents[np.isfinite(agents)]
         mean = float(finite.mean()) if len(finite) else float("nan")
-        server = result["env_runners"].get("centre", {}).get("episode_return_mean", np.nan)
-        scalars = {"agg/centre_return": float(server), **agg_scalars(result)}
+        server = result["env_runners"].get("server", {}).get("episode_return_mean", np.nan)
+        scalars = {"agg/server_return": float(server), **agg_scalars(result)}
         return Observed(int(result[STEPS]), mean, len(agents), agents.tolist(), scalars)

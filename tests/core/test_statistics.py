@@ -40,7 +40,7 @@ def test_end_return_refuses_a_share_that_is_none(share):
         statistics.end_return([1.0], share)
 
 
-# Holen et al. (2023), tables 1 to 4: what is printed there, reproduced from the numbers printed beside it
+# Holen et al. (2023), tables 1 to 4: what is printed there, reproduced from the numbers printed next to it
 LUNAR = {"R": -52.69, "L": -6.41, "sum": -53.94, "avg": -132.84, "fed": -121.93}
 LUNAR_END = {"R": 84.55, "L": 108.01, "sum": 78.39, "avg": -36.45, "fed": -30.28}
 CHEETAH = {"R": 2079.15, "L": 2291.36, "sum": 2085.92, "avg": 2158.96}

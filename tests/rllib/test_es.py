@@ -48,7 +48,7 @@ def test_two_runners_give_the_parameters_of_the_core(remote: ES, tmp_path: Path)
     assert logged["mu_frequency"] == expected.measures["mu_frequency"]
     assert result["env_runners"]["episode_return_mean"] == logged["mu_reward"]  # gamma is 1
     assert result["env_runners"]["num_episodes_lifetime"] == 66
-    assert result["env_runners"]["centre"]["episode_return_mean"] > 0
+    assert result["env_runners"]["server"]["episode_return_mean"] > 0
 
 
 @pytest.mark.remote
@@ -168,4 +168,4 @@ def test_tune_searches_over_gates(search: Search, ray_session: None, tmp_path: P
     assert [result["config"]["communication"] for result in results] == ["random", "deviation"]
     for result in results:
         assert agg(result)["messages"] < 20
-        assert result["env_runners"]["centre"]["episode_return_mean"] > 0
+        assert result["env_runners"]["server"]["episode_return_mean"] > 0

@@ -63,5 +63,5 @@ def test_evaluation_acts_as_agents_do(env: Any, normalize: bool, ray_session: No
     for _ in range(5):
         algorithm.train()
     evaluated = algorithm.evaluate()["env_runners"]
-    assert evaluated["episode_return_mean"] == pytest.approx(algorithm.train()["env_runners"]["centre"]["episode_return_mean"])
+    assert evaluated["episode_return_mean"] == pytest.approx(algorithm.train()["env_runners"]["server"]["episode_return_mean"])
     algorithm.stop()

@@ -136,9 +136,9 @@ def test_asynchronous_baselines_learn_cartpole(config_class: type, seed: int, ra
 
 
 def steady_centre(config: Any) -> float:
-    """Best mean return of the centre over ten updates in a row, of 200."""
+    """Best mean return of the server over ten updates in a row, of 200."""
     algorithm = config.environment("CartPole-v1").build_algo()
-    returns = [algorithm.train()["env_runners"]["centre"]["episode_return_mean"] for _ in range(200)]
+    returns = [algorithm.train()["env_runners"]["server"]["episode_return_mean"] for _ in range(200)]
     algorithm.stop()
     return max(sum(returns[start : start + 10]) / 10 for start in range(191))
 
@@ -159,7 +159,7 @@ def test_simple_grid_is_solved_with_few_bytes(ray_session: None) -> None:
         algorithm = config.environment("rl_agg/SimpleGrid-v0").debugging(seed=0).build_algo()
         for _ in range(1000):
             result = algorithm.train()
-        assert result["env_runners"]["centre"]["episode_len_mean"] == 8
+        assert result["env_runners"]["server"]["episode_len_mean"] == 8
         bytes_sent[type(config)] = result["learners"]["default_policy"]["agg"]["bytes"]
         algorithm.stop()
     assert bytes_sent[EBCDQLConfig] <= 0.06 * bytes_sent[DQLConfig]
