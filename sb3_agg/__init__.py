@@ -28,10 +28,12 @@ from sb3_agg.td3 import AggTD3
 from sb3_agg.tqc import AggTQC
 from sb3_agg.vec_envs.disturbed import DisturbedVecEnv
 from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
+from sb3_agg.vec_envs.normalize import AgentVecNormalize
 from sb3_agg.vec_envs.unequal import make_unequal_vec_env
 
 __all__ = [
     "AgentLog",
+    "AgentVecNormalize",
     "AggA2C",
     "AggDDPG",
     "AggDQN",

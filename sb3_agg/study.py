@@ -39,6 +39,7 @@ from sb3_agg.off_policy.mixin import OffPolicyAggregationMixin
 from sb3_agg.rollouts.returns import RolloutReturns
 from sb3_agg.vec_envs.disturbed import DisturbedVecEnv
 from sb3_agg.vec_envs.envpool import EnvPoolVecEnv
+from sb3_agg.vec_envs.normalize import AgentVecNormalize
 from sb3_agg.vec_envs.unequal import make_unequal_vec_env
 
 LINEAR: Any = getattr(utils, "LinearSchedule", None) or utils.get_linear_fn  # the older one, before SB3 2.7
@@ -221,9 +222,10 @@ def _environment(cell: Cell) -> VecEnv:
         wrapper = partial(_wrapped, cell) if environment.wrappers else None
         env = make(environment.id, n_envs=num_agents, seed=cell.seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
     if environment.normalize not in (None, False):  # no arguments are the wrapper's own
-        chosen = environment.normalize if isinstance(environment.normalize, dict) else {}
+        chosen = dict(environment.normalize) if isinstance(environment.normalize, dict) else {}
+        wrapper_class = AgentVecNormalize if chosen.pop("per_agent", False) else VecNormalize
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
-        env = VecNormalize(env, **{"gamma": gamma, **chosen})
+        env = wrapper_class(env, **{"gamma": gamma, **chosen})
     return env
 
 

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.runners import runner_for
 from rl_agg.study.spec.study import Budget, Environment, System, Wrapper
+from sb3_agg import AgentVecNormalize
 from sb3_agg.study import Sb3Runner, _environment, _model
 
 ENVPOOL = pytest.mark.skipif(find_spec("envpool") is None, reason="the extra envpool is not installed")
@@ -150,7 +151,7 @@ def test_schedules_run_down_over_the_budget(tiny, budget, monkeypatch):
     assert rates == pytest.approx([0.003, 0.002, 0.001, 0.0])
 
 
-@pytest.mark.parametrize("normalize", [{}, {"clip_obs": 5.0}])
+@pytest.mark.parametrize("normalize", [{}, {"clip_obs": 5.0}, {"per_agent": True}])
 def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch, normalize):
     made = []
 
@@ -166,6 +167,7 @@ def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch, normal
     Sb3Runner().run(cell, lambda *_: None)
     assert made[0].env.gamma == 0.9
     assert made[0].env.clip_obs == normalize.get("clip_obs", 10.0)
+    assert isinstance(made[0].env, AgentVecNormalize) == ("per_agent" in normalize)
 
 
 def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypatch):
