@@ -41,7 +41,7 @@ def test_a_study_has_a_cell_for_each_combination(tmp_path):
 
 
 def test_quick_overrides(tmp_path):
-    study = load_study(write(tmp_path, SPEC), quick=True)
+    study = load_study(str(write(tmp_path, SPEC)), quick=True)
     assert [cell.seed for cell in study.cells] == [0, 0]
     assert study.cells[0].budget == Budget(updates=2)
 

@@ -18,13 +18,14 @@ SEEDS = 2**32
 """NumPy's limit."""
 
 
-def load_study(path: Path, *, quick: bool = False) -> Study:
+def load_study(path: str | Path, *, quick: bool = False) -> Study:
     """Read a study and resolve it.
 
     :param path: YAML with the keys of :class:`Study`.
     :param quick: Apply its ``quick`` overrides.
     :raises StudyError: naming the key and the value that cannot stay as they are.
     """
+    path = Path(path)
     raw = load_yaml(path)
     if isinstance(raw, dict):
         raw = {key: expand(value, key) if key in ("systems", "environments") else value for key, value in raw.items()}
