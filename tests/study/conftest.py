@@ -113,5 +113,5 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     for update in updates
                 ]
             keep(store, cell, updates, ["mind the <gap>"])
-    write_report(store.directory)
+    write_report(str(store.directory))
     return store.directory

@@ -42,7 +42,7 @@ def grid_study(**changes: Any) -> Study:
 @pytest.mark.remote
 def test_records_of_each_update(ray_session: None, tmp_path: Path) -> None:
     study = grid_study()
-    assert run_study(study, tmp_path, workers=1) == []
+    assert run_study(study, str(tmp_path), workers=1) == []
     store = Store(tmp_path)
     records = {cell.system_name: store.read(cell).updates for cell in study.cells}
     for updates in records.values():

@@ -27,8 +27,8 @@ class Store:
     :param directory: Created with the first file that is written.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory.absolute()  # workers run elsewhere
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory).absolute()  # workers run elsewhere
         self._cells = self.directory / "cells"
         self._failures = self.directory / "failures"
         self._study_file = self.directory / "study.yaml"

@@ -14,7 +14,7 @@ from rl_agg.study.report.tables import comparison_frame, explanations, frame_of,
 from rl_agg.study.report.verdict import verdicts
 
 
-def write_report(directory: Path) -> Results:
+def write_report(directory: str | Path) -> Results:
     """Write ``report.md``, ``report.csv``, ``comparisons.csv``, ``report.html`` and ``figures/*.png`` into a study's folder.
 
     :param directory: As given to :func:`~rl_agg.study.run.engine.run_study`; cells may be missing.

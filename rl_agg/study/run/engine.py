@@ -34,7 +34,7 @@ SECONDS_BETWEEN_REPORTS = 0.5
 
 def run_study(
     study: Study,
-    directory: Path,
+    directory: str | Path,
     *,
     workers: int | None = None,
     address: str | None = None,
@@ -83,7 +83,7 @@ def run_study(
                 StudyProgress(console, todo, len(study.cells) - len(missing)) as progress,
                 termination_as_interrupt(),  # in here, as Ray sets a handler of its own
             ):
-                records = store if is_local else SentRecords(directory.absolute())  # machines may join at any time
+                records = store if is_local else SentRecords(store.directory)  # machines may join at any time
                 say(console, f"Training {counted(len(todo), 'cell')}; the first ones load their framework …")
                 on_cell_over = on_cell_over or (lambda: None)
                 on_cell_over()
