@@ -248,8 +248,8 @@ def test_a_system_that_failed_stays_in_sight(hostile, html):
 def test_bytes_are_drawn_only_where_systems_differ_in_them(tmp_path, tiny, updates_of):
     store, study = Store(tmp_path / "out"), tiny(seeds=1)
     with store.writing(study):
-        for cell in study.cells:
-            keep(store, cell, updates_of([1.0, 2.0], bytes=1000.0))
+        for number, cell in enumerate(study.cells):
+            keep(store, cell, updates_of([1.0, 2.0], bytes=1000.0 + 4 * number))  # a signal more
     page = (write_report(store.directory), (store.directory / "report.html").read_text())[1]
     assert 'id="frontier-0"' not in page
     assert 'id="differences-0"' in page

@@ -34,6 +34,8 @@ RESAMPLES = 500
 """For drawn bands; a pixel shows no more."""
 MANY_TIMES = 8
 """Ratio of bytes above which only a logarithmic axis shows all systems."""
+ALIKE = 1.01
+"""Ratio of bytes up to which systems are one vertical line in a chart."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,9 @@ class Chart:
 
     @property
     def differ_in_bytes(self) -> bool:
-        """Whether return against bytes shows anything."""
-        return len({bytes_sent for bytes_sent, _ in self.frontier.values()}) > 1
+        """Whether return against bytes shows anything; signals alone, a few numbers for each gradient, do not."""
+        sent = [bytes_sent for bytes_sent, _ in self.frontier.values()]
+        return bool(sent) and max(sent) > ALIKE * min(sent)
 
     @property
     def is_frontier_logarithmic(self) -> bool:

@@ -99,7 +99,7 @@ function sheet(box, spec, xs, ys, marks) {
   const { width, height } = spec, narrow = width < 560, bottom = height - 42;
   const svg = make(box, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": spec.title });
   make(svg, "title", {}, spec.title);
-  const left = Math.min(Math.max(...marks.map(([, text]) => text.length)) * (narrow ? 6.6 : 7.2) + (spec.y && !narrow ? 34 : 14), width / 2);
+  const left = Math.min(Math.max(...marks.map(([, text]) => text.length)) * (spec.rows ? 7.4 : narrow ? 6.6 : 7.2) + (spec.y && !narrow ? 34 : 14), width / 2);
   const right = width - spec.right, X = scale(xs, left, right, spec.logarithmic), Y = scale(ys, bottom, 10);
   const across = (spec.logarithmic ? powers : ticks)(...xs, spec.logarithmic ? 0 : Math.max(3, Math.round((right - left) / 90)));
   const texts = labels(across, spec.writeX || short);
@@ -179,7 +179,7 @@ function plane(box, spec) {
 
 // Intervals by name, around zero. A row: number, name, outcome, text, and [value, low, high] on each basis
 function forest(box, spec) {
-  const xs = range([0, ...spec.rows.flatMap(row => row.ends.flat())], 0.06), limit = spec.width < 560 ? 13 : 24;
+  const xs = range([0, ...spec.rows.flatMap(row => row.ends.flat())], 0.06), limit = Math.floor(Math.min(24, Math.max(13, spec.width / 28)));
   const marks = spec.rows.map((row, i) => [spec.rows.length - i, cut(row.name, limit), row.number]);
   const drawn = sheet(box, spec, xs, [0.4, spec.rows.length + 0.6], marks), { svg, X, Y, right, bottom } = drawn;
   make(svg, "line", { class: "zero", x1: X.at(0), x2: X.at(0), y1: 6, y2: bottom });

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from PIL import Image
 
 from rl_agg.study.analysis.store import write_atomically
 from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curves, Profile
@@ -50,7 +51,7 @@ def write_figures(charts: Sequence[Chart], overall: Profile | None, systems: Seq
         files.append(directory / f"{stem}.png")
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", dpi=DPI)
-        write_atomically(files[-1], drawn.getvalue())
+        write_atomically(files[-1], _in_few_colors(drawn))
 
     for chart in charts:
         for curves in chart.measures:
@@ -61,6 +62,15 @@ def write_figures(charts: Sequence[Chart], overall: Profile | None, systems: Seq
             save(_frontier(chart, systems), chart.environment, "_bytes")
     save(_profiles(profiles, systems), "profiles")
     return files
+
+
+def _in_few_colors(drawn: io.BytesIO) -> bytes:
+    """The same picture in 256 colours, which takes a third of the bytes; studies are committed to repositories."""
+    small = io.BytesIO()
+    picture = Image.open(drawn).convert("RGB")
+    picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    picture.save(small, format="png", optimize=True, dpi=(DPI, DPI))
+    return small.getvalue()
 
 
 def _of(by_system: Mapping[str, T], names: Sequence[str]) -> list[tuple[str, T]]:
@@ -169,7 +179,8 @@ def _finish(panels: Sequence[Any], title: str) -> None:
 
 
 def _name_ends(panel: Any, lines: Mapping[str, tuple[Any, Any]], systems: Sequence[str]) -> None:
-    """Write each name at the end of its line, to the right of a panel."""
+    """Write each name at the end of its line to the right of a panel, or to the right of its point."""
+    panel.autoscale_view()  # or the limits would be those of an empty panel
     to_panel = panel.transScale + panel.transLimits
     ends = {}
     for name, (x, y) in lines.items():
@@ -180,12 +191,13 @@ def _name_ends(panel: Any, lines: Mapping[str, tuple[Any, Any]], systems: Sequen
     heights = spread([float(np.clip(y, 0, 1)) for _, y in places], GAP, 0.0, 1.0)
     for (name, end), (x, _), height in zip(ends.items(), places, heights, strict=True):
         color = _style(name, systems)["color"]
+        is_point = len(lines[name][0]) == 1
         # From where a line ends early it would cross the others
-        arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6 * (len(lines[name][0]) == 1 or x > NEAR)}
+        arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6 * (is_point or x > NEAR)}
         arrow |= {"relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3}
         panel.annotate(
-            _literal(name), end, (1.03, height), textcoords="axes fraction", va="center", color=color, fontsize=8.5,
-            arrowprops=arrow, annotation_clip=False,
+            _literal(name), end, (x + 0.02, height + 0.04) if is_point else (1.03, height), textcoords="axes fraction",
+            va="center", color=color, fontsize=8.5, arrowprops=arrow, annotation_clip=False,
         )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ function draw(box) {
   spec.height = spec.rows ? 60 + 28 * spec.rows.length : printing ? 215 : narrow ? 300 : half ? 340 : 400;
   if (spec.rows && spec.width < 400) { spec.rows.forEach(row => { row.text = row.text.split(" [")[0]; }); }
   spec.right = spec.rows ? 7.4 * Math.max(0, ...spec.rows.map(row => row.text.length)) + 14
-    : Math.min(narrow ? 98 : 190, 26 + LETTER * Math.max(0, ...spec.series.map(each => each.name.length)));
+    : Math.min(narrow ? Math.max(98, spec.width * 0.28) : 190, 26 + LETTER * Math.max(0, ...spec.series.map(each => each.name.length)));
   note.textContent = !content.length ? "Nothing to draw: choose a system" + (names ? "; without " + what + ": " + names + "." : ".")
     : names ? `Without ${what}: ${names}.` : "";
   note.hidden = !note.textContent;
