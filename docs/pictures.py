@@ -62,7 +62,10 @@ def curves(
 
 
 def at_line_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write names (height, position, name, colour) right of their lines, pushed apart where they would overlap."""
+    """Write names (height, position, name, colour) right of their lines, pushed apart where they would overlap.
+
+    Where lines end at different places, each has its name at its own end, or names would seem to be other lines'.
+    """
     low, high = axes.get_ylim()
     room = (high - low) * 0.075
     places = sorted(ends)
@@ -74,8 +77,14 @@ def at_line_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> N
                 heights[first] -= overlap / 2
                 heights[first + 1] += overlap / 2
     right = max(place[1] for place in places)
-    for height, (_, _, name, color) in zip(heights, places, strict=True):
-        place = {"xy": (right, height), "xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+    apart = axes.get_xscale() == "linear" and min(place[1] for place in places) < 0.9 * right
+    for height, (end, at, name, color) in zip(heights, places, strict=True):
+        place = {
+            "xy": (at, end) if apart else (right, height),
+            "xytext": (6, 0),
+            "textcoords": "offset points",
+            "va": "center",
+        }
         axes.annotate(name, **place, color=color, weight="bold", annotation_clip=False)
 
 
@@ -141,15 +150,19 @@ def asynchronous(figure: Figure) -> None:
 
 
 def communication(figure: Figure) -> None:
-    systems = ["Everyone speaks", "LAG", "LAG, xi 0.01"]
-    curves(figure.subplots(), "lag", "CartPole-v1, 20 epochs", systems, axis="bytes")
+    everyone = "Everyone speaks"  # codespell:ignore speaks
+    labels = {everyone: "every agent sends", "LAG": "LAG, ξ 0.1", "LAG, xi 0.01": "ξ 0.01"}
+    curves(
+        figure.subplots(), "lag", "CartPole-v1, 20 epochs", list(labels), axis="bytes", banded=[everyone, "LAG"], labels=labels
+    )
 
 
 def tabular(figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
     for axes, environment in ((left, "rl_agg/SimpleGrid-v0"), (right, "rl_agg/FrozenLake5x5-v0")):
-        curves(axes, "grids_5_agents", environment, ["DQL", "EBCDQL", "DAVIA", "ES"], axis="bytes")
         axes.set_xscale("log")
+        curves(axes, "grids_5_agents", environment, ["DQL", "EBCDQL", "DAVIA", "ES"], axis="bytes")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
         axes.set_title(environment, loc="left")
     right.set_ylabel("")
 
