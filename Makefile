@@ -46,9 +46,10 @@ bare: $(VENV)/.installed-dev ## Install the core and each framework's extra alon
 compat: ## Run a part of the tests in fresh environments with other versions, and show a table
 	$(PYTHON) tests/compat/matrix.py
 
-lint: $(VENV)/.installed-dev ## Check format, style, imports between packages and types
+lint: $(VENV)/.installed-dev ## Check format, style, prose, imports between packages and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell *.md docs examples benchmarks/*.md benchmarks/replication
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
