@@ -35,7 +35,8 @@ class RecentReturns:
                 continue
             self._means = None
             self.values[agent, 1:] = self.values[agent, :-1]
-            self.values[agent, 0] = episode["r"] if np.isfinite(episode["r"]) else np.inf
+            value = np.asarray(episode["r"]).item()
+            self.values[agent, 0] = value if np.isfinite(value) else np.inf
         return complete
 
     def means(self) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ class RolloutReturns:
                 complete = False
             else:
                 self._num_returns[agent] += 1
-                self._sums[agent] += episode["r"]
+                self._sums[agent] += np.asarray(episode["r"]).item()
         return complete
 
     def means(self, last: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,11 +13,12 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from rl_agg import Combiner, Signals
-from sb3_agg import AggA2C, AggPPO
+from sb3_agg import AggA2C, AggDQN, AggPPO
 from tests.sb3.flattened import parameters
 from tests.sb3.local_runs import copies
 from tests.sb3.worlds import Walk, cartpoles
@@ -59,6 +60,28 @@ def test_a_vectorised_environment_that_cannot_tell_its_wrappers_has_no_monitor(a
     np.testing.assert_allclose(model.agent_weights, 0.5)
     longer = AggPPO("MlpPolicy", env, aggregation="l_weighted", min_episodes=5, **SETTINGS).learn(100)
     assert longer.rollout_buffer.buffer_size == 25
+
+
+class ReturnsAs(DummyVecEnv):
+    """Reports each episode's return as a type of its own."""
+
+    type: Any
+
+    def step_wait(self) -> Any:
+        *others, infos = super().step_wait()
+        for info in infos:
+            if "episode" in info:
+                info["episode"]["r"] = self.type(info["episode"]["r"])
+        return *others, infos
+
+
+@pytest.mark.parametrize("type_", [lambda value: np.array([value]), np.float32, torch.tensor, int], ids=str)
+def test_a_return_may_be_any_one_number(type_: Any) -> None:
+    walk = [lambda reward=reward: Monitor(Walk(reward=reward)) for reward in (1.0, 2.0)]
+    env = type("Own", (ReturnsAs,), {"type": staticmethod(type_)})(walk)
+    np.testing.assert_array_equal(agents("r_weighted", env).learn(ROLLOUT).agent_returns, [5.0, 10.0])
+    own = {"learning_starts": 8, "batch_size": 16, "buffer_size": 400, "device": "cpu"}
+    np.testing.assert_array_equal(AggDQN("MlpPolicy", env, **own).learn(64).agent_returns, [5.0, 10.0])
 
 
 @pytest.mark.parametrize("kind", [AggPPO, AggA2C])
