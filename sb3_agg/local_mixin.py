@@ -123,6 +123,18 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
             )
         return self._copies_of_policy(models.each() if models.differ else None)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies as their state: pickled, views of one tensor would be tensors of their own."""
+        models = vars(self).get("_local_models")
+        return {**super().__getstate__(), "_local_models": None if models is None else models.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        copies = self._local_models
+        if copies is not None:
+            self._local_models = LocalModels(self.exchange.scheme.payload, self.policy, len(copies["copies"]))
+            self._local_models.load_state_dict(copies)
+
     def _record_local_models(self, models: LocalModels) -> None:
         self.logger.record("agg/divergence", models.divergence)
         if hasattr(self.policy, "log_std"):  # as SB3 does, but it has done so before the policy got the average

@@ -24,6 +24,10 @@ class ClosedFormMixin:
         self.why_no_closed_form = None if self.closed_form else "closed_form=False"
         self._logged_reasons: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the closed form, which is made again where a model is unpickled: its functions cannot be pickled."""
+        return {**vars(self), "_closed_form": None}
+
     @property
     @abstractmethod
     def _stock_train(self) -> Callable[..., None]:

@@ -151,6 +151,12 @@ class OffPolicyAggregationMixin(AgentsMixin):
             self._update.settle()
         self._update = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the hooks of ``train()``, which are made again where a model is unpickled."""
+        if vars(self).get("_update") is not None:
+            self._update.settle()  # type: ignore[union-attr]
+        return {**vars(self), "_update": None, "_minibatches": None}
+
     # Learning -------------------------------------------------------------------------------------------------------------
 
     def _check_learning(self) -> None:

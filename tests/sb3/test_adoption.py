@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
@@ -317,6 +319,37 @@ def test_other_parameters_than_the_policys_end_in_sb3s_own_error(aggregation: st
     with pytest.raises(ValueError, match="invalid"):
         model.set_parameters({**known, "invalid": {}})
     model.set_parameters({"policy": known["policy"]}, exact_match=False)
+
+
+@FORMS
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "fedavg", "interval": 2}, {"aggregation": "median"}], ids=str)
+def test_a_model_continues_from_a_pickle(settings: dict[str, Any], closed_form: bool) -> None:
+    """As multiprocessing, joblib and Ray pass it to another process."""
+    first = agents(closed_form=closed_form, **settings).learn(ROLLOUT)
+    first.env = None
+    found = []
+    for model in (first, pickle.loads(pickle.dumps(first))):
+        model.set_env(cartpoles(AGENTS, seed=5))
+        set_random_seed(0)
+        model.learn(ROLLOUT, reset_num_timesteps=False)
+        found.append((parameters(model), model.ledger.messages))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] > 0
+
+
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "median", "compression": "top_k"}], ids=str)
+def test_an_off_policy_model_continues_from_a_pickle(settings: dict[str, Any]) -> None:
+    own = {"learning_starts": 8, "batch_size": 16, "buffer_size": 400, "seed": 0, "device": "cpu"}
+    first = AggDQN("MlpPolicy", cartpoles(AGENTS), **own, **settings).learn(64)
+    first.env = None
+    found = []
+    for model in (first, pickle.loads(pickle.dumps(first))):
+        model.set_env(cartpoles(AGENTS, seed=5))
+        set_random_seed(0)
+        model.learn(64, reset_num_timesteps=False)
+        found.append((parameters(model), model.ledger.messages))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] > 0
 
 
 # Compiled policies ------------------------------------------------------------------------------------------------------
