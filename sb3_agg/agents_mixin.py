@@ -63,6 +63,10 @@ class AgentsMixin(FilesMixin, LoggingMixin):
         super().__init__(policy, env, *args, _init_setup_model=False, **kwargs)  # type: ignore[call-arg]
         if set_up:
             self._setup_model()  # type: ignore[attr-defined]
+            if not hasattr(self, "_warned"):
+                raise TypeError(
+                    f"{type(self).__name__}._setup_model() went round the aggregation's; call super()._setup_model()"
+                )
             self._check_learning()
 
     def _check_learning(self) -> None:

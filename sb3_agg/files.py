@@ -32,6 +32,7 @@ UNSAVED = (
     "_acting",
     "_awaits_train",
     "_is_learning",
+    "_reached",
     "_closed_form",
     "_logged_reasons",
     "_whole_rollouts",
@@ -70,6 +71,7 @@ class FilesMixin:
         plain = {name: plain_setting(getattr(self, name)) for name in self._settings()}
         target = _target(path) if isinstance(path, str | pathlib.Path) else None
         partial = None if target is None else target.with_name(f"{target.name}.partial")
+        exclude = [*(exclude or ()), *UNSAVED]  # a subclass may override _excluded_save_params()
         with temporarily(self, ledger=self.ledger.state_dict(), **plain):
             save = super().save  # type: ignore[misc]
             if target is None or partial is None:

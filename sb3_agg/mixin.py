@@ -153,6 +153,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         self._fit_to_agents(agent_returns=True, agent_weights=isinstance(scheme.rule, Weighting))
         self._rollout_returns = RolloutReturns(self.n_envs)
         self._awaits_train = self._is_learning = False
+        self._reached: set[str] = set()
 
     def _make_scheme(self, **more: Any) -> Scheme:
         return super()._make_scheme(
@@ -193,6 +194,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """As SB3's, but a ``train()`` that went round the aggregation raises."""
         self._is_learning = True
+        self._reached.clear()
         try:
             learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
             self._check_trained()
@@ -234,6 +236,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
     ) -> bool:
         """Collect as SB3 does, noting each agent's returns, and longer where ``min_episodes`` asks for it."""
         self._check_trained()
+        self._reached.add("collect_rollouts")
         stretches = self.min_episodes > 0
         self._rollout_returns = RolloutReturns(env.num_envs, only_reported=stretches and self._has_monitor())
         if stretches:
@@ -250,12 +253,24 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
                 "super().train(), and name the mixin before the algorithm in the bases"
             )
 
+    def _check_collected(self) -> None:
+        returns = "returns" in self._needs or self.min_episodes > 0
+        needed = {"collect_rollouts": returns or self._local_models is not None, "_update_info_buffer": returns}
+        for name in needed:
+            if self._is_learning and needed[name] and name not in self._reached:
+                raise RuntimeError(
+                    f"{type(self).__name__}.{name}() did not call AggregationMixin.{name}(), so the agents' returns, or the "
+                    f"parameters that they act by, are not theirs; call super().{name}() there, and self.{name}() in a loop "
+                    "of your own"
+                )
+
     def _episodes_are_missing(self) -> bool:
         enough = self._rollout_returns.num_episodes.min() >= self.min_episodes
         return not enough and self.num_timesteps < self._total_timesteps  # type: ignore[attr-defined]
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
+        self._reached.add("_update_info_buffer")
         if self._acting is not None and dones is not None:
             self._acting.note_step(infos, dones)
         if dones is not None and not self._rollout_returns.add(infos, dones):
@@ -266,6 +281,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
     def train(self) -> None:
         """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
         self._awaits_train = False
+        self._check_collected()
         self._follow_policy()
         buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]
         signals = self._signals(buffer)

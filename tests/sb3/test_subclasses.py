@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 import textwrap
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_agg import AggA2C, AggMaskablePPO, AggPPO, AggRecurrentPPO, AggregationMixin
+from sb3_agg import AggA2C, AggDQN, AggMaskablePPO, AggPPO, AggRecurrentPPO, AggregationMixin
 from tests.sb3.flattened import parameters
 from tests.sb3.worlds import cartpoles
 
@@ -28,6 +31,16 @@ def pasted(method: Any) -> Callable[..., Any]:
     namespace = dict(vars(inspect.getmodule(method)))
     exec(textwrap.dedent(inspect.getsource(method)), namespace)
     return namespace[method.__name__]
+
+
+def through(method: Any) -> Callable[..., Any]:
+    """Calls a stock method by its class, past ours."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(self, *args, **kwargs)
+
+    call.__code__ = call.__code__.replace(co_names=(*call.__code__.co_names, method.__name__))
+    return call
 
 
 COPIES: list[tuple[Any, Any]] = [
@@ -56,6 +69,13 @@ def test_a_pasted_loop_with_a_learn_that_calls_it_is_refused_too() -> None:
 
     with pytest.raises(TypeError, match="nothing would be aggregated"):
         type("My", (AggPPO,), {"train": pasted(PPO.train), "learn": learn})
+
+
+@pytest.mark.parametrize("method", [PPO.save, PPO.get_parameters, PPO.set_parameters], ids=lambda item: item.__name__)
+@pytest.mark.parametrize("algorithm", [AggPPO, AggDQN])
+def test_a_method_pasted_over_what_files_hold_is_refused_when_the_class_is_made(algorithm: Any, method: Any) -> None:
+    with pytest.raises(TypeError, match=rf"My.{method.__name__}\(\).*so a file would lack what the agents remember"):
+        type("My", (algorithm,), {method.__name__: pasted(method)})
 
 
 @pytest.mark.parametrize("method", [PPO.train, OnPolicyAlgorithm.collect_rollouts])
@@ -176,6 +196,46 @@ def test_a_method_replaced_on_the_model_is_refused() -> None:
     model.train = functools.partial(PPO.train, model)
     with pytest.raises(RuntimeError, match="did not call"):
         model.learn(ROLLOUT)
+
+
+PAST = [("collect_rollouts", "r_weighted"), ("collect_rollouts", "fedavg"), ("_update_info_buffer", "r_weighted")]
+
+
+@pytest.mark.parametrize(("name", "aggregation"), PAST)
+@pytest.mark.parametrize("on_the_model", [False, True])
+def test_a_rollout_that_goes_round_the_aggregation_is_refused(name: str, aggregation: str, on_the_model: bool) -> None:
+    method = getattr(OnPolicyAlgorithm, name)
+    kind = AggPPO if on_the_model else type("Past", (AggPPO,), {name: through(method)})
+    model = kind("MlpPolicy", cartpoles(AGENTS), aggregation=aggregation, **SETTINGS)
+    if on_the_model:
+        setattr(model, name, functools.partial(method, model))
+    with pytest.raises(RuntimeError, match=rf"\.{name}\(\) did not call AggregationMixin\.{name}\(\)"):
+        model.learn(ROLLOUT)
+
+
+@pytest.mark.parametrize(("name", "aggregation"), [("collect_rollouts", "median"), ("_update_info_buffer", "fedavg")])
+def test_a_rollout_may_go_round_what_the_rule_does_not_read(name: str, aggregation: str) -> None:
+    kind = type("Past", (AggPPO,), {name: through(getattr(OnPolicyAlgorithm, name))})
+    assert kind("MlpPolicy", cartpoles(AGENTS), aggregation=aggregation, **SETTINGS).learn(ROLLOUT).ledger.messages
+
+
+def test_a_set_up_that_goes_round_the_aggregation_is_refused() -> None:
+    kind = type("Past", (AggPPO,), {"_setup_model": through(PPO._setup_model)})
+    with pytest.raises(TypeError, match=r"Past\._setup_model\(\) went round the aggregation's; call super"):
+        kind("MlpPolicy", cartpoles(AGENTS), **SETTINGS)
+
+
+def test_what_a_subclass_excludes_from_files_is_excluded_besides_ours(tmp_path: Path) -> None:
+    def excluded(self: Any) -> list[str]:
+        return [*BaseAlgorithm._excluded_save_params(self), "rollout_buffer", "tag"]
+
+    kind = type("Own", (AggPPO,), {"_excluded_save_params": excluded})
+    model = kind("MlpPolicy", cartpoles(AGENTS), communication="lag", **SETTINGS).learn(ROLLOUT)
+    model.tag = 3
+    model.save(tmp_path / "model")
+    data = zipfile.ZipFile(tmp_path / "model.zip").read("data")
+    assert not any(word in data for word in (b"rl_agg", b"sb3_agg", b'"tag"'))
+    kind.load(tmp_path / "model", env=cartpoles(AGENTS)).learn(ROLLOUT)
 
 
 def test_rollouts_collected_by_hand_need_no_train() -> None:
