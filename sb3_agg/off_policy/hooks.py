@@ -215,6 +215,9 @@ class Update(ABC):
             return torch.full_like(batch.counts, len(batch.counts), dtype=torch.float64)
         return len(batch.agents) / batch.counts.clamp(min=1).double()
 
-    def _note_masked(self, masked: Tensor) -> None:
-        """Count agents ``[A]``, bool, that do not count in a step."""
+    def _note_masked(self, batch: Batch, masked: Tensor) -> None:
+        """Count agents ``[A]``, bool, that do not count in a step; those of whom nothing could be drawn yet are not masked."""
+        idle = self._without_samples(batch)
+        if idle is not None:
+            masked = masked & ~(idle & self._present)
         self.num_masked = max(self.num_masked, int(masked.sum()))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.type_aliases import RolloutReturn, TrainFrequencyUnit
 
 from rl_agg import Exchange, Ledger, Scheme
 from rl_agg.diagnostics import weight_summary
@@ -54,6 +54,7 @@ class OffPolicyAggregationMixin(AgentsMixin):
     exchanges: dict[str, Exchange]
     """Carry out what the settings ask for, by the name of the optimiser that steps with what they merge."""
     _n_updates: int
+    batch_size: int
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,6 +147,12 @@ class OffPolicyAggregationMixin(AgentsMixin):
     def _needs(self) -> frozenset[str]:
         return self._scheme.needs
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy begins with: hooks are made anew."""
+        if vars(self).get("_update") is not None:
+            self._update.settle()  # type: ignore[union-attr]
+        return {**vars(self), "_update": None, "_minibatches": None}
+
     def _drop_update(self) -> None:
         if self._update is not None:
             self._update.settle()
@@ -170,12 +177,18 @@ class OffPolicyAggregationMixin(AgentsMixin):
                 f"the replay buffer holds transitions of {buffer.n_envs} environments, and the model has {self.n_envs}: whose "
                 "they are is unknown; load a buffer of as many"
             )
+        frequency, unit = self.train_freq  # type: ignore[attr-defined]
+        if unit is TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq=({frequency}, 'episode') needs one environment, and there are {self.n_envs}, whose episodes end "
+                "at different steps; count steps of the vectorised environment instead: train_freq=1"
+            )
+        check_count("batch_size", self.batch_size, least=1)
         self._serve(buffer)
-        batch_size: int = self.batch_size  # type: ignore[attr-defined]
-        if self.minibatches == "stratified" and batch_size % self.n_envs:
+        if self.minibatches == "stratified" and self.batch_size % self.n_envs:
             self._warn_once(
-                f"batch_size={batch_size} does not split evenly among {self.n_envs} agents: minibatches hold "
-                f"{self._num_drawn(batch_size)} samples, equally many of each; choose a multiple, or minibatches='stock'"
+                f"batch_size={self.batch_size} does not split evenly among {self.n_envs} agents: minibatches hold "
+                f"{self._num_drawn(self.batch_size)} samples, equally many of each; choose a multiple, or minibatches='stock'"
             )
 
     def _num_drawn(self, batch_size: int) -> int:
@@ -194,7 +207,8 @@ class OffPolicyAggregationMixin(AgentsMixin):
         learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
         self._check_trained()
         self.record_agents()
-        if "returns" in self._needs and bool(np.isnan(self.agent_returns).all()) and self._has_monitor():
+        trained = self._update is not None
+        if trained and "returns" in self._needs and bool(np.isnan(self.agent_returns).all()) and self._has_monitor():
             self._warn_once(f"no agent has finished an episode, so {self.aggregation} weighed them equally")
         return learned
 

@@ -73,7 +73,7 @@ class PerAgentUpdate(Update):
             for parameter in parameters:
                 parameter.grad = None
             return True
-        self._note_masked(merged.masked)
+        self._note_masked(batch, merged.masked)
         if merged.weights is not None:
             self.weights.append((merged.weights, merged.present))
         vector = self._clipped(merged.vector)

@@ -73,7 +73,7 @@ class WeightedUpdate(Update):
             out = masked[batch.agents]
             gradients = tuple(gradient.masked_fill(_shaped(out, gradient), 0.0) for gradient in gradients)  # 0 * NaN is NaN
         if present is not self._present or not self.all_present:
-            self._note_masked(~present)
+            self._note_masked(batch, ~present)
         self.weights.append((weights, present))
         per_sample = self._per_sample(weights, batch)
         return gradients if per_sample is None else tuple(gradient * _shaped(per_sample, gradient) for gradient in gradients)

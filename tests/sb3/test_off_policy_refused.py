@@ -61,6 +61,8 @@ def test_the_mixin_for_rollouts_names_this_one() -> None:
         ({"aggregation": "r_wieghted"}, "did you mean 'r_weighted'"),
         ({"minibatches": "equal"}, "unknown minibatches 'equal'"),
         ({"return_window": 0}, "return_window must be an integer >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"train_freq": (2, "episode")}, r"train_freq=\(2, 'episode'\) needs one environment, and there are 5"),
         ({"aggregation": "krum", "aggregation_kwargs": {"num_byzantine": 3}}, "num_byzantine"),
         ({"attack": {"kind": "nan", "agents": [9]}}, "agent 9"),
     ],
