@@ -147,19 +147,13 @@ class OffPolicyAggregationMixin(AgentsMixin):
     def _needs(self) -> frozenset[str]:
         return self._scheme.needs
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy begins with: hooks are made anew."""
-        if vars(self).get("_update") is not None:
-            self._update.settle()  # type: ignore[union-attr]
-        return {**vars(self), "_update": None, "_minibatches": None}
-
     def _drop_update(self) -> None:
         if self._update is not None:
             self._update.settle()
         self._update = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the hooks of ``train()``, which are made again where a model is unpickled."""
+        """Without the hooks of ``train()``, which are made again where a model is copied or unpickled."""
         if vars(self).get("_update") is not None:
             self._update.settle()  # type: ignore[union-attr]
         return {**vars(self), "_update": None, "_minibatches": None}
