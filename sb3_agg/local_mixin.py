@@ -130,7 +130,7 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        copies = self._local_models
+        copies: Any = self._local_models  # as their state
         if copies is not None:
             self._local_models = LocalModels(self.exchange.scheme.payload, self.policy, len(copies["copies"]))
             self._local_models.load_state_dict(copies)
