@@ -99,7 +99,7 @@ function sheet(box, spec, xs, ys, marks) {
   const { width, height } = spec, narrow = width < 560, bottom = height - 42;
   const svg = make(box, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": spec.title });
   make(svg, "title", {}, spec.title);
-  const left = Math.min(Math.max(...marks.map(([, text]) => text.length)) * (spec.rows ? 7.4 : narrow ? 6.6 : 7.2) + (spec.y && !narrow ? 34 : 14), width / 2);
+  const left = Math.min(Math.max(...marks.map(([, text]) => text.length)) * (spec.rows ? 7.4 : narrow ? 6.6 : 7.2) + (spec.y && !narrow ? 34 : spec.rows ? 26 : 14), width / 2);
   const right = width - spec.right, X = scale(xs, left, right, spec.logarithmic), Y = scale(ys, bottom, 10);
   const across = (spec.logarithmic ? powers : ticks)(...xs, spec.logarithmic ? 0 : Math.max(3, Math.round((right - left) / 90)));
   const texts = labels(across, spec.writeX || short);
@@ -167,11 +167,14 @@ function plane(box, spec) {
   }).filter(known).slice(0, Math.floor((bottom - 10) / 14) + 1);
   spread(ends.map(end => end.y), 14, 12, bottom).forEach((y, i) => {
     const { one, x, y: from } = ends[i], group = make(svg, "g", { class: `ending c${one.style[0]}`, "data-s": one.number });
+    const at = spec.points ? Math.min(x + 12, right + 15) : right + 15;  // a point's name is where the point is
     // From where a line ends early it would cross the others
-    if (spec.points || x > left + 0.9 * (right - left)) {
-      make(group, "path", { class: "leader", d: `M${(x + (spec.points ? 7 : 2)).toFixed(1)} ${from.toFixed(1)}L${right + 8} ${y.toFixed(1)}H${right + 12}` });
+    if (!spec.points && x > left + 0.9 * (right - left)) {
+      make(group, "path", { class: "leader", d: `M${(x + 2).toFixed(1)} ${from.toFixed(1)}L${right + 8} ${y.toFixed(1)}H${right + 12}` });
+    } else if (spec.points && Math.abs(y - from) > 8) {
+      make(group, "path", { class: "leader", d: `M${(x + 6).toFixed(1)} ${from.toFixed(1)}L${(at - 2).toFixed(1)} ${(y - 4).toFixed(1)}` });
     }
-    const text = make(group, "text", { class: "name", x: right + 15, y: y + 4 }, cut(one.name, Math.floor((spec.right - 17) / LETTER)));
+    const text = make(group, "text", { class: "name", x: at, y: spec.points ? y - 4 : y + 4 }, cut(one.name, Math.floor((spec.right - 17) / LETTER)));
     make(text, "title", {}, one.name);
   });
   return drawn;
