@@ -60,6 +60,7 @@ def test_an_unknown_environment_is_one_line(env: str, capsys: pytest.CaptureFixt
     assert error.startswith(f"rl-agg: no environment {env!r}: ")
     assert error.count("\n") == 1
     assert "smax/TASK" in error
+    assert ("write my_module:" in error) is (":" not in env)
     assert not list(Path().iterdir())
 
 

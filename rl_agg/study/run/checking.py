@@ -1,6 +1,7 @@
 """Checks of a study's cells before anything runs."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 from rl_agg.study.run.runners import runner_for
@@ -19,7 +20,10 @@ def check_each_combination(cells: Sequence[Cell]) -> dict[tuple[str, str], Bundl
     bundles_of = {}
     for cell in {(cell.system_name, cell.environment_name): cell for cell in reversed(cells)}.values():
         runner = runner_for(cell)
-        runner.check(cell)
+        with warnings.catch_warnings():
+            # Stable-Baselines3 asks every environment for pictures, and Gymnasium warns of those that draw none
+            warnings.filterwarnings("ignore", ".*is being initialised with render_mode")
+            runner.check(cell)
         bundles_of[cell.system_name, cell.environment_name] = runner.bundles(cell)
     return bundles_of
 

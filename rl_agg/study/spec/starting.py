@@ -98,4 +98,5 @@ def _check_gymnasium(env: str) -> None:
         gym.spec(id_)
     except (gym.error.Error, ImportError) as error:
         teams = ", ".join(f"{backend}/TASK" for backend in TEAM_BACKENDS)
-        raise StudyError(f"no environment {env!r}: {str(error).rstrip('.')}; a team's is one of {teams}") from error
+        own = "" if module else f"; if a module of yours registers it, write my_module:{id_ or 'MyEnv-v0'}"
+        raise StudyError(f"no environment {env!r}: {str(error).rstrip('.')}{own}; a team's is one of {teams}") from error
