@@ -232,6 +232,26 @@ def speed(figure: Figure) -> None:
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
 
 
+def smax(figure: Figure) -> None:
+    """Medians; QMIXConfig's rate over JaxMARL's with its range."""
+    left, right = figure.subplots(1, 2)
+    table = pd.read_csv(RESULTS / "smax.csv")
+    for number, (color, name) in enumerate(zip(COLORS, ["QMIXConfig", "JaxMARL"], strict=False)):
+        left.bar(np.arange(len(table)) + (number - 0.5) * 0.36, table[f"{name} steps/s"] / 1000, 0.32, color=color, label=name)
+    left.set_ylabel("thousand env steps per second")
+    left.set_ylim(0, 1.35 * table["JaxMARL steps/s"].max() / 1000)
+    left.legend(frameon=False, loc="upper left")
+    reach = [table.ratio - table["min"], table["max"] - table.ratio]
+    right.errorbar(range(len(table)), table.ratio, yerr=reach, fmt="o", color=COLORS[0], capsize=3)
+    right.axhline(1, color="#9aa0a8", linestyle="dotted", linewidth=1)
+    right.set_ylabel("QMIXConfig's / JaxMARL's")
+    right.set_ylim(0, 1.4)
+    right.set_xlim(-0.5, len(table) - 0.5)
+    for axes in (left, right):
+        axes.set_xticks(range(len(table)), table.copies)
+        axes.set_xlabel("copies of 3m")
+
+
 def rllib(figure: Figure) -> None:
     axes = figure.subplots()
     table = pd.read_csv(RESULTS / "rllib.csv").query("figure == 'end_to_end'")
@@ -261,6 +281,7 @@ PICTURES: dict[str, tuple[Callable[[Figure], None], tuple[float, float]]] = {
     "tabular": (tabular, (10.5, 3.4)),
     "team_values": (team_values, (10.5, 2.5)),
     "qmix": (qmix, (7.4, 3.2)),
+    "smax": (smax, (8.4, 3.0)),
     "speed": (speed, (8.4, 3.2)),
 }
 IN_TWO_COLORS = ("hero",)
