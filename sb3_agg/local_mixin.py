@@ -130,7 +130,7 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        copies: Any = self._local_models  # as their state
+        copies = state["_local_models"]
         if copies is not None:
             self._local_models = LocalModels(self.exchange.scheme.payload, self.policy, len(copies["copies"]))
             self._local_models.load_state_dict(copies)
