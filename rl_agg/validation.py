@@ -17,10 +17,14 @@ def unknown_choice(kind: str, name: object, choices: Collection[str], *, summary
     :param kind: What was to be chosen: ``"aggregation"``.
     :param summary: Describes the choices, where they are too many for a list.
     """
-    near = difflib.get_close_matches(str(name), choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
     listed = summary or f"choose from {', '.join(sorted(choices))}"
-    return ValueError(f"unknown {kind} {name!r}{hint}; {listed}")
+    return ValueError(f"unknown {kind} {name!r}{did_you_mean(name, choices)}; {listed}")
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """The nearest choice as a question, for the end of a message; empty if none is near."""
+    near = difflib.get_close_matches(str(name), choices, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def check_choice(kind: str, name: object, choices: Collection[str]) -> None:
@@ -56,10 +60,11 @@ def check_settings(
     parameters = list(inspect.signature(function).parameters.values())[given:]
     by_name = {parameter.name: parameter for parameter in parameters if parameter.kind in _BY_NAME}
     known = sorted(by_name.keys() | set(also))
-    unknown = sorted(settings.keys() - set(known))
+    unknown = sorted(settings.keys() - set(known), key=str)
     if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         choices = f"choose from {', '.join(known)}" if known else "it has none"
-        raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {choices}")
+        hint = did_you_mean(unknown[0], known)
+        raise ValueError(f"{name} has no setting {', '.join(map(repr, unknown))}; {choices}{hint}")
     required = {parameter.name for parameter in by_name.values() if parameter.default is parameter.empty}
     if complete and (missing := sorted(required - settings.keys())):
         raise ValueError(f"{name} needs {', '.join(map(repr, missing))}, got {dict(settings)}")

@@ -19,6 +19,7 @@ from rl_agg.local_schemes import LocalScheme
 from rl_agg.payloads import Parameters
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Aggregation, make_scheme
+from rl_agg.validation import unknown_choice
 from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, TagsSamples, tag_added, tagging
 from rllib_agg.aggregation.config_base import StrictConfig
@@ -227,7 +228,11 @@ class AggConfigMixin(AggregationSettings):
         return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     def check_modules(self, spec: Any) -> None:
-        """Check the modules' spec; ``ValueError`` if a layer that is to be merged is not in a module."""
+        """Check the modules' spec; ``ValueError`` if one with overrides, or a layer that is to be merged, is not there."""
+        known: Any = spec.rl_module_specs if isinstance(spec, MultiRLModuleSpec) else {DEFAULT_MODULE_ID: spec}
+        for module_id in self.algorithm_config_overrides_per_module:
+            if module_id not in known:
+                raise unknown_choice("module in algorithm_config_overrides_per_module", module_id, known)
         payload = self.make_scheme().payload
         if isinstance(payload, Parameters):
             _check_losses(spec)

@@ -11,7 +11,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
 from ray.util import log_once
 
-from rl_agg.validation import check_count, check_number, unknown_choice
+from rl_agg.validation import check_count, check_number, did_you_mean, unknown_choice
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.registered_members import named_members
 
@@ -80,8 +80,7 @@ class StrictConfig(AlgorithmConfig):
 
     def _no_setting(self, unknown: list[str], known: Iterable[str]) -> str:
         renamed = [f"{name} is now {self.old_names[name]}" for name in unknown if name in self.old_names]
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"; {', '.join(renamed)}" if renamed else f" (did you mean {near[0]!r}?)" if near else ""
+        hint = f"; {', '.join(renamed)}" if renamed else did_you_mean(unknown[0], known)
         return f"{type(self).__name__} has no setting {', '.join(map(repr, unknown))}{hint}"
 
     def get_state(self) -> dict[str, Any]:
@@ -142,6 +141,10 @@ class StrictConfig(AlgorithmConfig):
         name = type(self).__name__
         if not (self.enable_rl_module_and_learner and self.enable_env_runner_and_connector_v2):
             raise ValueError(f"{name} needs RLlib's new API stack; do not switch it off")
+        known = vars(type(self)())
+        for own in vars(self).keys() - known.keys():  # others may be a user's own, for callbacks to read
+            if difflib.get_close_matches(own, known, cutoff=0.9):
+                raise ValueError(self._no_setting([own], known))
         if setting := self.changed(OLD_STACK):
             raise ValueError(f"{name} does not use {setting}{OLD_STACK[setting]}")
         self._check_numbers()

@@ -18,6 +18,7 @@ from rl_agg.local_schemes import LocalScheme
 from rl_agg.payloads import Parameters, merge
 from rl_agg.per_agent_gradients import unflatten
 from rl_agg.scheme import make_scheme
+from rl_agg.signals import BASIC
 from rl_agg.validation import unknown_choice
 
 PERIODIC = ("a_pps", "rs_pps", "pp_pps")
@@ -66,7 +67,13 @@ def make_sharing(
             "sharing_interval, shared_layers and moments"
         )
     rule = LOCAL_SCHEMES[named].rule if named in PERIODIC else sharing
-    return make_scheme(rule, settings, payload=payload, interval=config.sharing_interval, **axes)
+    scheme = make_scheme(rule, settings, payload=payload, interval=config.sharing_interval, **axes)
+    if missing := sorted(scheme.reported - set(BASIC)):
+        raise ValueError(
+            f"parameter_sharing={sharing!r} reads {', '.join(missing)}, which agents that merge parameters do not report; "
+            "choose another rule"
+        )
+    return scheme
 
 
 class SharingGroup:

@@ -192,6 +192,8 @@ def test_losses_that_do_not_go_together(settings: dict[str, Any], message: str) 
         ({"moments": "merge"}, "parameter_sharing='none' exchanges nothing, but moments='merge' was given"),
         ({"parameter_sharing": "fedprox"}, "unknown parameter_sharing 'fedprox'"),
         ({"parameter_sharing": "l_weighted"}, "parameter_sharing='l_weighted' reads each agent's loss, but .* one loss"),
+        ({"parameter_sharing": "e_weighted"}, "parameter_sharing='e_weighted' reads explained_variance, which"),
+        ({"parameter_sharing": "guarded"}, "parameter_sharing='guarded' reads explained_variance, which"),
         ({"parameter_sharing": "ranks"}, "rule 'ranks' merges scores, but payload 'parameters' exchanges parameters"),
         ({"parameter_sharing": AveragePPS(interval=3)}, "has settings of its own; give one of a_pps, rs_pps, pp_pps"),
         ({"parameter_sharing": Krum}, "Krum is a class; give its name 'krum'"),

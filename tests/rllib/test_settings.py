@@ -56,6 +56,11 @@ from tests.rllib.ppo_configs import tiny_ppo
             r"unknown aggregation 'r_weigthed' \(did you mean 'r_weighted'\?\); choose from a_pps, actor_mean",
         ),
         ({"aggregation": "sum", "aggregation_kwargs": {"h": 3}}, "sum has no setting 'h'"),
+        (
+            {"aggregation": "krum", "aggregation_kwargs": {"num_byzantin": 1}},
+            r"krum has no setting 'num_byzantin'; choose from num_byzantine, num_selected \(did you mean 'num_byzantine'\?\)",
+        ),
+        ({"parameter_sharing": "e_weighted"}, "parameter_sharing='e_weighted' reads explained_variance, which"),
         ({"aggregation": "r_weighted", "aggregation_kwargs": {"h": -1}}, "h must be a positive number"),
         ({"aggregation_kwargs": {"normalize": "yes"}}, "normalize must be True or False, got 'yes'"),
         ({"aggregation_kwargs": "h=3"}, "aggregation_kwargs must be a dict, got 'h=3'"),
@@ -76,6 +81,21 @@ def test_bad_training_settings(training: dict[str, Any], message: str, ray_sessi
 def test_unknown_builder_argument() -> None:
     with pytest.raises(TypeError, match="agregation"):
         AggPPOConfig().training(agregation="mean")
+
+
+def test_unknown_setting_as_an_attribute() -> None:
+    config = tiny_ppo()
+    config.for_my_callback = 3
+    config.validate()
+    config.agregation = "median"
+    with pytest.raises(ValueError, match=r"AggPPOConfig has no setting 'agregation' \(did you mean 'aggregation'\?\)"):
+        config.validate()
+
+
+def test_overrides_of_a_module_that_there_is_not() -> None:
+    config = tiny_ppo().multi_agent(algorithm_config_overrides_per_module={"default_polcy": {"aggregation": "median"}})
+    with pytest.raises(ValueError, match=r"unknown module in .* 'default_polcy' \(did you mean 'default_policy'\?\)"):
+        config.build_algo()
 
 
 def test_unknown_setting_in_a_plain_dict(ray_session: None) -> None:
