@@ -30,7 +30,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
 from rl_agg.optimizers import step_scale
-from rllib_agg.aggregation.advantages import RAW_ADVANTAGES, RawAdvantageEstimation
+from rllib_agg.aggregation.advantages import RawAdvantageEstimation, take_raw_advantages
 from rllib_agg.aggregation.agents import RETURN
 from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps
 
@@ -101,7 +101,7 @@ class A3CTorchLearner(FiniteSteps):
         self.before_gradient_based_update(timesteps=timesteps)
         batch = self.make_batch(episodes)
         data = batch[DEFAULT_MODULE_ID]
-        data[Postprocessing.ADVANTAGES] = data.pop(RAW_ADVANTAGES)
+        data[Postprocessing.ADVANTAGES] = take_raw_advantages(data, "A3C")
         returns, num_samples = data.pop(RETURN)[data[Columns.LOSS_MASK]], int(data[Columns.LOSS_MASK].sum())
         if num_samples == 0:
             return GradientMessage([], seq_no, 0, float("nan"), float("nan"))

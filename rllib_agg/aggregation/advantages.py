@@ -20,6 +20,8 @@ from rllib_agg.aggregation.agents import AGENT
 from rllib_agg.aggregation.sums_by_agent import sum_by_agent
 
 RAW_ADVANTAGES = "agg_raw_advantages"
+ESTIMATED = "agg_estimated_advantages"
+"""What RLlib made of them, to tell whether a connector has changed that."""
 NORM_CHOICES = ("stock", "agent", "none")
 MIN_STD = 1e-4
 """RLlib's own floor under the standard deviation."""
@@ -38,6 +40,7 @@ class RawAdvantageEstimation(GeneralAdvantageEstimation):
             if predictions is not None:
                 data = batch[module_id]
                 data[RAW_ADVANTAGES] = data[Postprocessing.VALUE_TARGETS] - predictions.detach()
+                data[ESTIMATED] = data[Postprocessing.ADVANTAGES].clone()
         return batch
 
 
@@ -59,6 +62,22 @@ class _RecordedValues:
         return getattr(self._rl_module, name)
 
 
+def take_raw_advantages(data: dict[str, Any], replaced_by: str | None) -> Tensor:
+    """Remove the raw advantages from a module's columns.
+
+    :param replaced_by: What replaces those that RLlib made of them; ``None``: nothing.
+    :raises ValueError: if a connector has changed what is replaced.
+    """
+    raw: Tensor = data.pop(RAW_ADVANTAGES)
+    estimated, found = data.pop(ESTIMATED), data[Postprocessing.ADVANTAGES]
+    if replaced_by is not None and not torch.allclose(estimated, found, rtol=0, atol=0, equal_nan=True):
+        raise ValueError(
+            f"{replaced_by} replaces RLlib's advantages, so that what a connector made of them after their estimation would "
+            "not act; let it change the rewards before"
+        )
+    return raw
+
+
 def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_learners: int, excluded: bool) -> None:
     """Replace the advantages by those that ``norm`` asks for and drop the raw ones.
 
@@ -78,7 +97,7 @@ def finish_advantages(data: dict[str, Any], norm: str, *, num_agents: int, num_l
                 "episodes=..., or leave advantage_norm='stock'"
             )
         return
-    raw = data.pop(RAW_ADVANTAGES)
+    raw = take_raw_advantages(data, f"advantage_norm={norm!r}" if norm != "stock" else None)
     valid = data[Columns.LOSS_MASK]
     if norm == "none":
         data[Postprocessing.ADVANTAGES] = raw

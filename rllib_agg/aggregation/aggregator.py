@@ -277,6 +277,11 @@ class ModuleAggregator:
 
         :return: What is logged of the weights, and of what a budget of bytes moves.
         """
+        if self._samples is not None:
+            raise ValueError(
+                "compute_gradients() did not call AggLearnerMixin.compute_gradients(), so that the agents' gradients would "
+                "not act; call super().compute_gradients()"
+            )
         summary = self._charge_or_merge()
         self.exchange.end_update()
         return {**summary, **self.exchange.followed}

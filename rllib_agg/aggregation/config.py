@@ -157,7 +157,8 @@ class AggregationSettings(StrictConfig):
         if tag_added not in last:
             self.callbacks_on_sample_end = [*last, tag_added]
         runner: Any = self.env_runner_cls
-        if isinstance(runner, type) and not issubclass(runner, SingleAgentEnvRunner | MultiAgentEnvRunner | TagsSamples):
+        stock = (SingleAgentEnvRunner.sample, MultiAgentEnvRunner.sample)  # those call our callback
+        if isinstance(runner, type) and not issubclass(runner, TagsSamples) and getattr(runner, "sample", None) not in stock:
             self.env_runner_cls = tagging(runner)
 
     def check_module_settings(self) -> None:

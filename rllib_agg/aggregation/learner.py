@@ -40,7 +40,14 @@ CLIENTS = "clients"
 """Where a full state of a learner group holds what each of its learners has for itself, by rank."""
 
 
-HOOKED = ("build", "compute_losses", "compute_loss_for_module", "compute_gradients", "after_gradient_based_update")
+HOOKED = (
+    "build",
+    "compute_losses",
+    "compute_loss_for_module",
+    "compute_gradients",
+    "apply_gradients",
+    "after_gradient_based_update",
+)
 """Methods in which the aggregation acts, and which RLlib's users override."""
 
 
@@ -80,6 +87,7 @@ class AggLearnerMixin(FiniteSteps):
         """What aggregates each module that has been trained."""
         self._aggregated: list[str] = []  # modules of the current update, in the same order on all learners
         self._minibatch: dict[str, dict[str, Any]] = {}
+        self._reduced: set[str] = set()  # modules whose losses in it were reduced by agent
         self._gradients: dict[str, Tensor] = {}  # of agents [A, P], by module
         self._sits_out = False
         self.restore_error: str | None = None
@@ -163,13 +171,21 @@ class AggLearnerMixin(FiniteSteps):
     def compute_losses(self, *, fwd_out: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         """RLlib's, keeping the minibatch in case an agent must be taken out of it."""
         self._minibatch = batch
+        self._reduced.clear()
         losses: dict[str, Any] = super().compute_losses(fwd_out=fwd_out, batch=batch)
+        if missing := batch.keys() & set(self._aggregated) - self._reduced:
+            raise ValueError(
+                f"{type(self).__name__}.compute_loss_for_module() did not call AggLearnerMixin.compute_loss_for_module() for "
+                f"{', '.join(map(repr, sorted(missing)))}, so that nothing would be aggregated; call super(), or override "
+                "losses_per_sample() instead"
+            )
         return losses
 
     def compute_loss_for_module(
         self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """Reduce the losses by agent."""
+        self._reduced.add(module_id)
         losses = self.losses_per_sample(module_id=module_id, config=config, batch=batch, fwd_out=fwd_out)
         reported = self.reported.pop(module_id, losses.detach())
         columns = (losses, batch[AGENT], loss_mask(batch), reported)

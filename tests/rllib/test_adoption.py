@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.connectors.learner.add_next_observations_from_episodes_to_train_batch import (
     AddNextObservationsFromEpisodesToTrainBatch as NextObservations,
 )
@@ -99,9 +101,68 @@ class OwnGradients(AggPPOTorchLearner):
         return {ref: parameter.grad for ref, parameter in self._params.items()}
 
 
+class OwnSteps(AggPPOTorchLearner):
+    def apply_gradients(self, gradients_dict: dict[Any, Any]) -> None:
+        for _, optimizer in self.optimizers():
+            optimizer.step()
+
+
 class StockFirst(PPOTorchLearner):
     def compute_loss_for_module(self, *, fwd_out: dict[str, Any], **kwargs: Any) -> torch.Tensor:
         return fwd_out["action_dist_inputs"].square().mean()
+
+
+class StockLoss(AggPPOTorchLearner):
+    """Calls RLlib's method by its class, past ours."""
+
+    def compute_loss_for_module(self, **kwargs: Any) -> torch.Tensor:
+        return PPOTorchLearner.compute_loss_for_module(self, **kwargs)
+
+
+class StockGradients(AggPPOTorchLearner):
+    def compute_gradients(self, loss_per_module: dict[str, Any], **kwargs: Any) -> dict[Any, Any]:
+        return PPOTorchLearner.compute_gradients(self, loss_per_module, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("learner", "aggregation", "message"),
+    [
+        (StockLoss, "mean", r"StockLoss.compute_loss_for_module\(\) did not call .* for 'default_policy'"),
+        (StockGradients, "median", r"compute_gradients\(\) did not call AggLearnerMixin.compute_gradients\(\)"),
+    ],
+)
+def test_a_learner_that_goes_round_the_aggregation_is_refused(
+    learner: type, aggregation: str, message: str, spaces: dict[str, Any], sample: Sample
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        updated(tiny_ppo(aggregation=aggregation).learners(learner_class=learner), spaces, sample())
+
+
+class Doubled(ConnectorV2):
+    """Changes the advantages after their estimation."""
+
+    def __call__(self, *, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        batch[MODULE]["advantages"] *= 2.0
+        return batch
+
+
+class ChangesAdvantages(AggPPOTorchLearner):
+    def build(self) -> None:
+        super().build()
+        self.connector_pipeline.append(Doubled())
+
+
+@pytest.mark.parametrize("norm", ["agent", "none"])
+def test_advantages_that_a_connector_changed_are_not_replaced_silently(
+    norm: str, spaces: dict[str, Any], sample: Sample
+) -> None:
+    found, stock = (
+        updated(tiny_ppo(lr=1e-4).learners(learner_class=kind), spaces, sample())
+        for kind in (ChangesAdvantages, AggPPOTorchLearner)
+    )
+    assert not torch.equal(weights(found), weights(stock))
+    with pytest.raises(ValueError, match=f"advantage_norm='{norm}' replaces RLlib's advantages"):
+        updated(tiny_ppo(advantage_norm=norm).learners(learner_class=ChangesAdvantages), spaces, sample())
 
 
 @pytest.mark.parametrize(
@@ -110,6 +171,7 @@ class StockFirst(PPOTorchLearner):
         (OwnLoss, "compute_loss_for_module", "override losses_per_sample"),
         (OwnLosses, "compute_losses", "override losses_per_sample"),
         (OwnGradients, "compute_gradients", "call it"),
+        (OwnSteps, "apply_gradients", "call it"),
         (type("Both", (StockFirst, AggPPOTorchLearner), {}), "compute_loss_for_module", "override losses_per_sample"),
     ],
     ids=lambda item: getattr(item, "__name__", ""),
@@ -296,6 +358,34 @@ def _client(port: int) -> None:
         _dummy_external_client(port)
     except (ConnectionError, OSError):
         return  # the server has stopped
+
+
+class ByHand(SingleAgentEnvRunner):
+    """Plays without RLlib's callbacks."""
+
+    def sample(self, **kwargs: Any) -> list[Any]:
+        env = gym.make("CartPole-v1")
+        observation, _ = env.reset(seed=0)
+        episode = SingleAgentEpisode(observations=[observation])
+        while not episode.is_done:
+            observation, reward, terminated, truncated, _ = env.step(0)
+            outputs = {"action_logp": -0.7, "action_dist_inputs": np.zeros(2, np.float32)}
+            episode.add_env_step(
+                observation, 0, reward, terminated=terminated, truncated=truncated, extra_model_outputs=outputs
+            )
+        return [episode.to_numpy()]
+
+
+def test_an_env_runner_that_samples_without_callbacks_is_an_agent() -> None:
+    config = tiny_ppo(num_envs=2).env_runners(env_runner_cls=ByHand)
+    config.validate()
+    config.validate()
+    (episode,) = config.env_runner_cls(config=config, worker_index=2).sample()
+    assert agent_of(episode) == 2  # the first of the second runner's
+    assert episode.get_extra_model_outputs(RETURN)[-1] == episode.get_return()
+    stock = tiny_ppo().env_runners(env_runner_cls=SingleAgentEnvRunner)
+    stock.validate()
+    assert stock.env_runner_cls is SingleAgentEnvRunner
 
 
 class Augmenting(RLlibCallback):
