@@ -201,8 +201,8 @@ class OffPolicyAggregationMixin(AgentsMixin):
         learned: Self = super().learn(*args, **kwargs)  # type: ignore[misc]
         self._check_trained()
         self.record_agents()
-        trained = self._update is not None
-        if trained and "returns" in self._needs and bool(np.isnan(self.agent_returns).all()) and self._has_monitor():
+        weighed = self._update is not None and self.n_envs > 1 and "returns" in self._needs
+        if weighed and bool(np.isnan(self.agent_returns).all()) and self._has_monitor():
             self._warn_once(f"no agent has finished an episode, so {self.aggregation} weighed them equally")
         return learned
 

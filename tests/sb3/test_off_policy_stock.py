@@ -50,6 +50,22 @@ def test_a_stock_file_trains_on(name: str, tmp_path: Path) -> None:
     assert np.ptp(model.agent_weights) > 0
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_mean_resumes_as_stock(name: str, tmp_path: Path) -> None:
+    stock, agg = PAIRS[name]
+    one = stock("MlpPolicy", marked(name), **settings(name)).learn(200)
+    one.save(tmp_path / "stock")
+    one.save_replay_buffer(tmp_path / "replay")
+    found = []
+    for kind, own in ((stock, {}), (agg, {"aggregation": "mean", "minibatches": "stock"})):
+        model = kind.load(tmp_path / "stock", env=marked(name), device="cpu", **own)
+        model.load_replay_buffer(tmp_path / "replay")
+        model.set_random_seed(9)
+        model.learn(200, reset_num_timesteps=False)
+        found.append(parameters(model))
+    assert torch.equal(*found)
+
+
 RESUMED: dict[str, dict[str, Any]] = {
     "r_weighted": {"aggregation": "r_weighted"},
     "lag": {"aggregation": "median", "communication": "lag"},
@@ -84,10 +100,16 @@ import sys
 sys.modules.update({name: None for name in ("rl_agg", "sb3_agg")})
 import numpy as np, torch
 import sb3_contrib, stable_baselines3
+from stable_baselines3.common.logger import Logger
 name, path = sys.argv[1:]
 kind = getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
 model = kind.load(path, device="cpu")
 np.save(path + ".npy", model.predict(np.load(path + ".in.npy"), deterministic=True)[0])
+model.load_replay_buffer(path + ".replay")
+model.set_logger(Logger(folder=None, output_formats=[]))
+num_updates = model._n_updates
+model.train(gradient_steps=2, batch_size=20)
+assert model._n_updates == num_updates + 2
 assert not any(key.partition(".")[0] in ("rl_agg", "sb3_agg") for key, module in sys.modules.items() if module)
 """
 
@@ -100,6 +122,7 @@ def test_stock_opens_our_files_where_this_package_is_not(name: str, tmp_path: Pa
     model = ours(name, aggregation=Krum(), communication="lag", compression="float16").learn(105)
     path = str(tmp_path / "model")
     model.save(path)
+    model.save_replay_buffer(f"{path}.replay")
     observations = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     np.save(f"{path}.in.npy", observations)
     command = [sys.executable, "-c", STOCK, PAIRS[name][0].__name__, path]
