@@ -27,6 +27,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from rl_agg import validation
 from rl_agg.network_sizes import hidden_layers
 from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.errors import StudyError
@@ -224,6 +225,7 @@ def _environment(cell: Cell) -> VecEnv:
     if environment.normalize not in (None, False):  # no arguments are the wrapper's own
         chosen = dict(environment.normalize) if isinstance(environment.normalize, dict) else {}
         wrapper_class = AgentVecNormalize if chosen.pop("per_agent", False) else VecNormalize
+        validation.check_settings("normalize", VecNormalize, chosen, given=1)
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
         env = wrapper_class(env, **{"gamma": gamma, **chosen})
     return env
@@ -254,6 +256,9 @@ def _model(cell: Cell, env: VecEnv) -> SomeAlgorithm:
     settings = {"device": "cpu", **_settings(cell)}
     if isinstance(settings.get("action_noise"), dict):
         settings["action_noise"] = _noise(settings["action_noise"], env)
+    if policy := cls.policy_aliases.get(_policy(cell)):
+        # Spaces and the learning rate are the algorithm's to give
+        validation.check_settings("policy_kwargs", policy, settings.get("policy_kwargs", {}), given=3)
     model: SomeAlgorithm = cls(_policy(cell), env, seed=cell.seed, **settings)
     return model
 

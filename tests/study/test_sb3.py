@@ -205,6 +205,21 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
         (System("sb3_agg:AggPPO", {"aggregatoin": "sum"}), {}, ["did you mean 'aggregation'"]),
         (System("sb3_agg:AggPPO", {"n_epoch": 1}), {}, ["did you mean 'n_epochs'"]),
         (System("sb3_agg:AggPPO", {"aggregation": "summ"}), {}, ["cannot be built", "did you mean 'sum'"]),
+        (
+            System("stable_baselines3:PPO", {"policy_kwargs": {"net_arc": [8]}}),
+            {},
+            ["policy_kwargs", "did you mean 'net_arch'"],
+        ),
+        (
+            System("stable_baselines3:DQN", {"policy_kwargs": {"net_arc": [8]}}),
+            {},
+            ["policy_kwargs", "did you mean 'net_arch'"],
+        ),
+        (
+            System("stable_baselines3:PPO"),
+            {"normalize": {"norm_obss": True}},
+            ["normalize has no setting", "did you mean 'norm_obs'"],
+        ),
         (System("stable_baselines3:PPO", {"seed": 1}), {}, ["'seed' cannot be set here", "'seeds'"]),
         (System("stable_baselines3:PPO", {"learning_rate": "linear"}), {}, ["learning_rate", "'linear'"]),
         (System("stable_baselines3:PPO", {"policy_kwargs": {"activation_fn": "nn.Nope"}}), {}, ["activation_fn", "'nn.Nope'"]),
