@@ -137,8 +137,8 @@ class Weighting:
             weights_ = returned if isinstance(returned, Tensor) else torch.tensor(returned, device=like.device)
         except (TypeError, ValueError, RuntimeError):
             weights_ = torch.empty(())
-        if weights_.shape != (signals.num_agents,):
-            got = f"shape {tuple(returned.shape)}" if hasattr(returned, "shape") else f"{returned!r}"
+        if weights_.shape != (signals.num_agents,) or weights_.is_complex():
+            got = f"shape {tuple(returned.shape)}, {returned.dtype}" if hasattr(returned, "shape") else f"{returned!r}"
             raise ValueError(f"{self.name} must return one weight for each agent, [A] = [{signals.num_agents}], got {got}")
         weights_ = weights_.detach()  # it may have been made outside no_grad
         weights_ = weights_ if weights_.is_floating_point() else weights_.to(like.dtype)

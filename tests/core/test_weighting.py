@@ -455,6 +455,8 @@ def test_a_missing_signal_is_named() -> None:
         (torch.ones(3), "shape (3,)"),
         (torch.ones(2, 1), "shape (2, 1)"),
         (np.ones(3), "shape (3,)"),
+        (torch.ones(2, dtype=torch.complex64), "shape (2,), torch.complex64"),
+        (np.array([1.0, None]), "shape (2,), object"),
         ([1.0], "[1.0]"),
         ([[1.0], [2.0]], "[[1.0], [2.0]]"),
         ([1.0, [2.0]], "[1.0, [2.0]]"),
