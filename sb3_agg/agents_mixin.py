@@ -86,7 +86,13 @@ class AgentsMixin(FilesMixin, LoggingMixin):
         for name in kwargs:
             if name not in known:
                 raise unknown_choice(f"argument of {cls.__name__}.load", name, known - {"self", "args", "kwargs"})
-        return load(*args, **kwargs)
+        try:
+            return load(*args, **kwargs)
+        except ValueError as error:
+            kept = [f"{name}_kwargs" for name in kwargs if f"{name}_kwargs" in known - kwargs.keys()]
+            if not kept:
+                raise
+            raise ValueError(f"{error} (load() was given no {', '.join(kept)}, so those of the file apply)") from error
 
     def _make_scheme(self, **more: Any) -> Scheme:
         """The scheme of the settings, and of more that :func:`~rl_agg.scheme.make_scheme` takes."""

@@ -352,6 +352,15 @@ def test_an_off_policy_model_continues_from_a_pickle(settings: dict[str, Any]) -
     assert found[0][1] == found[1][1] > 0
 
 
+def test_settings_of_a_file_that_do_not_fit_what_load_is_given_are_named(tmp_path: Path) -> None:
+    agents("r_weighted", aggregation_kwargs={"h": 3}).save(tmp_path / "model")
+    with pytest.raises(
+        ValueError, match=r"median has no setting 'h'.* \(load\(\) was given no aggregation_kwargs, so those of"
+    ):
+        AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), aggregation="median")
+    AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), aggregation="median", aggregation_kwargs={}).learn(ROLLOUT)
+
+
 # Compiled policies ------------------------------------------------------------------------------------------------------
 
 
