@@ -39,7 +39,7 @@ def test_a_notebook_begins_with_its_title_and_is_listed(notebook: Path) -> None:
 
 def test_stable_baselines3(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("stable_baselines3")
-    names = run("sb3.py", TOTAL_TIMESTEPS=4096)
+    names = run("sb3.py", TOTAL_TIMESTEPS=12_288)
     (mean, mean_curve), (_, median_curve) = names["runs"]["mean"], names["runs"]["median"]
     assert mean.aggregation == "mean"
     assert mean_curve.returns[-1] < median_curve.returns[-1]

@@ -46,7 +46,8 @@ class Returns(BaseCallback):
 def train(aggregation):
     env = make_vec_env("CartPole-v1", n_envs=8, seed=0)
     attack = {"kind": "sign_flip", "agents": [0, 1], "scale": 10.0}
-    model = AggPPO("MlpPolicy", env, aggregation=aggregation, attack=attack, n_steps=256, seed=0, device="cpu")
+    settings = {"n_steps": 512, "batch_size": 4096, "n_epochs": 20, "learning_rate": 0.003, "seed": 0, "device": "cpu"}
+    model = AggPPO("MlpPolicy", env, aggregation=aggregation, attack=attack, **settings)
     model.learn(TOTAL_TIMESTEPS, callback=(curve := Returns()))
     return model, curve
 
