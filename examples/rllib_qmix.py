@@ -1,4 +1,7 @@
-"""A team that learns with QMIX: python examples/rllib_qmix.py [--env smax/3m]"""
+"""A team that learns with QMIX: python examples/rllib_qmix.py [--env smax/3m]
+
+Returns are those of training, exploration included. In the two-step game they rise from 4.5 to above 6; the best is 8.
+"""
 
 import argparse
 
