@@ -71,6 +71,12 @@ class AgentsMixin(FilesMixin, LoggingMixin):
 
     def _check_learning(self) -> None:
         """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
+        for name, built in self._built.items():
+            if (now := getattr(self, name)) is not built and now != built:
+                raise ValueError(
+                    f"{name}={now!r} was set after the model had been built with {built!r}, and has no effect; save() the "
+                    f"model, and give load() {name}={now!r}"
+                )
         if self.n_envs == 1:
             self._warn_once(
                 "there is one environment, so one agent, and aggregation has no effect; give it several: "
@@ -96,6 +102,8 @@ class AgentsMixin(FilesMixin, LoggingMixin):
 
     def _make_scheme(self, **more: Any) -> Scheme:
         """The scheme of the settings, and of more that :func:`~rl_agg.scheme.make_scheme` takes."""
+        built = {name: getattr(self, name) for name in ("communication", *self._settings(), *more)}
+        self._built = {name: dict(value) if isinstance(value, dict) else value for name, value in built.items()}
         scheme = make_scheme(
             self.aggregation,
             self.aggregation_kwargs,

@@ -33,6 +33,7 @@ UNSAVED = (
     "_awaits_train",
     "_is_learning",
     "_reached",
+    "_built",
     "_closed_form",
     "_logged_reasons",
     "_whole_rollouts",

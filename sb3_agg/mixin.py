@@ -171,6 +171,9 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
 
     def _check_learning(self) -> None:
         """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
+        self._check_settings()  # they may have been set since
+        if self.exchange.scheme.payload.local:
+            self._check_local_models(self.exchange.scheme)
         self.exchange.check()
         super()._check_learning()
         if self.minibatches != "stratified":

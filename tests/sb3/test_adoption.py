@@ -361,6 +361,47 @@ def test_settings_of_a_file_that_do_not_fit_what_load_is_given_are_named(tmp_pat
     AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), aggregation="median", aggregation_kwargs={}).learn(ROLLOUT)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "aggregation", "median"),
+        lambda model: setattr(model, "interval", 2),
+        lambda model: setattr(model, "communication", "lag"),
+        lambda model: setattr(model, "budget_bytes_per_update", 1e5),
+        lambda model: model.aggregation_kwargs.update(h=2),
+    ],
+)
+def test_a_setting_that_is_changed_after_the_model_is_built_is_refused(change: Callable[[Any], Any]) -> None:
+    model = agents("r_weighted", aggregation_kwargs={"h": 3}).learn(ROLLOUT)
+    change(model)
+    with pytest.raises(ValueError, match=r"was set after the model had been built with .*, and has no effect; save\(\)"):
+        model.learn(ROLLOUT)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "name", "value", "message"),
+    [
+        ("mean", "advantage_norm", "batch", "unknown advantage_norm 'batch'"),
+        ("mean", "min_episodes", -1, "min_episodes must be an integer >= 0, got -1"),
+        ("fedavg", "minibatches", "stock", "work with minibatches='stratified' only, got 'stock'"),
+    ],
+)
+def test_a_value_that_is_set_after_the_model_is_built_is_checked(
+    aggregation: str, name: str, value: Any, message: str
+) -> None:
+    model = agents(aggregation)
+    setattr(model, name, value)
+    with pytest.raises(ValueError, match=message):
+        model.learn(ROLLOUT)
+
+
+def test_a_setting_that_is_changed_after_an_off_policy_model_is_built_is_refused() -> None:
+    model = AggDQN("MlpPolicy", cartpoles(AGENTS), batch_size=16, buffer_size=400, device="cpu")
+    model.compression = "sign"
+    with pytest.raises(ValueError, match="compression='sign' was set after the model had been built with 'identity'"):
+        model.learn(64)
+
+
 # Compiled policies ------------------------------------------------------------------------------------------------------
 
 
