@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -19,7 +20,6 @@ from rl_agg.local_schemes import LocalScheme
 from rl_agg.payloads import Parameters
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Aggregation, make_scheme
-from rl_agg.validation import unknown_choice
 from rllib_agg.aggregation._compat import UNSET, registered_env, uses_grad_scaler
 from rllib_agg.aggregation.agents import AGENT_CHOICES, AgentTagging, TagsSamples, tag_added, tagging
 from rllib_agg.aggregation.config_base import StrictConfig
@@ -27,6 +27,8 @@ from rllib_agg.aggregation.finite_observations import FiniteObservations
 from rllib_agg.aggregation.learner import AggLearnerMixin, check_learner
 from rllib_agg.aggregation.learner_group import AggLearnerGroup
 from rllib_agg.aggregation.masking import MaskCorruptAgents
+
+logger = logging.getLogger(__name__)
 
 
 class AggregationSettings(StrictConfig):
@@ -229,11 +231,14 @@ class AggConfigMixin(AggregationSettings):
         return AggLearnerGroup(config=self.copy(), module_spec=spec, placement_group=placement_group)
 
     def check_modules(self, spec: Any) -> None:
-        """Check the modules' spec; ``ValueError`` if one with overrides, or a layer that is to be merged, is not there."""
+        """Check the modules' spec; ``ValueError`` if a layer that is to be merged is not in a module."""
         known: Any = spec.rl_module_specs if isinstance(spec, MultiRLModuleSpec) else {DEFAULT_MODULE_ID: spec}
-        for module_id in self.algorithm_config_overrides_per_module:
-            if module_id not in known:
-                raise unknown_choice("module in algorithm_config_overrides_per_module", module_id, known)
+        for module_id in self.algorithm_config_overrides_per_module.keys() - known.keys():
+            logger.warning(
+                "algorithm_config_overrides_per_module has settings for module %r, and there %s: they act once it is added.",
+                module_id,
+                f"is only {next(iter(known))!r}" if len(known) == 1 else f"are {', '.join(map(repr, sorted(known)))}",
+            )
         payload = self.make_scheme().payload
         if isinstance(payload, Parameters):
             _check_losses(spec)
