@@ -157,6 +157,24 @@ def communication(figure: Figure) -> None:
     )
 
 
+def codecs(figure: Figure) -> None:
+    """Mean return over bytes, with 95 % intervals; what is established to be worse than no codec in grey."""
+    axes, folder = figure.subplots(), RESULTS / "studies" / "compression"
+    worse = pd.read_csv(folder / "comparisons.csv").query("outcome == 'worse'").system.unique()
+    axes.set_xscale("log")
+    for row in pd.read_csv(folder / "report.csv").itertuples():
+        color = "#9aa0a8" if row.system in worse else COLORS[0]
+        axes.plot([row.bytes] * 2, [row.mean_return_low, row.mean_return_high], color=color, linewidth=3, alpha=0.55)
+        axes.plot([row.bytes], [row.mean_return], "o", color=color, markersize=7)
+        if row.system != "LAG, top_k 1 %":  # the same as without LAG
+            place = {"textcoords": "offset points", "xytext": (7, 0), "va": "center"}
+            axes.annotate(row.system, (row.bytes, row.mean_return), **place, color=color, weight="bold")
+    axes.margins(x=0.12)
+    axes.set_xlabel("bytes sent")
+    axes.set_ylabel("mean episodic return")
+    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+
+
 def tabular(figure: Figure) -> None:
     left, right = figure.subplots(1, 2)
     for axes, environment in ((left, "rl_agg/SimpleGrid-v0"), (right, "rl_agg/FrozenLake5x5-v0")):
@@ -277,6 +295,7 @@ PICTURES: dict[str, tuple[Callable[[Figure], None], tuple[float, float]]] = {
     "unequal": (unequal, (7.4, 3.6)),
     "local_models": (local_models, (7.4, 3.4)),
     "communication": (communication, (7.4, 3.2)),
+    "codecs": (codecs, (7.4, 3.6)),
     "es": (es, (7.4, 3.4)),
     "tabular": (tabular, (10.5, 3.4)),
     "team_values": (team_values, (10.5, 2.5)),
