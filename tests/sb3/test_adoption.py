@@ -77,7 +77,7 @@ class ReturnsAs(DummyVecEnv):
         return *others, infos
 
 
-@pytest.mark.parametrize("type_", [lambda value: np.array([value]), np.float32, torch.tensor, int], ids=str)
+@pytest.mark.parametrize("type_", [np.atleast_1d, np.float32, torch.tensor, int], ids=["array", "float32", "tensor", "int"])
 def test_a_return_may_be_any_one_number(type_: Any) -> None:
     walk = [lambda reward=reward: Monitor(Walk(reward=reward)) for reward in (1.0, 2.0)]
     env = type("Own", (ReturnsAs,), {"type": staticmethod(type_)})(walk)
