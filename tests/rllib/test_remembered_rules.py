@@ -70,6 +70,6 @@ def test_clients_and_policies_without_critic_do_not_report() -> None:
 
 def test_teams_compare_networks_and_report_no_explained_variance(ray_session: None) -> None:
     config = QMIXConfig().environment("lbf/Foraging-5x5-2p-3f-v3").env_runners(num_env_runners=0)
-    with pytest.raises(ValueError, match=REPORTS.format("e_weighted")):
-        config.copy().training(parameter_sharing="e_weighted").build_algo()
+    with pytest.raises(ValueError, match="parameter_sharing='e_weighted' reads explained_variance, which agents that merge"):
+        config.copy().training(parameter_sharing="e_weighted").validate()
     config.training(parameter_sharing="agreement").validate()
