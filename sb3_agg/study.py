@@ -224,8 +224,12 @@ def _environment(cell: Cell) -> VecEnv:
         env = make(environment.id, n_envs=num_agents, seed=cell.seed, env_kwargs=env_kwargs, wrapper_class=wrapper)
     if environment.normalize not in (None, False):  # no arguments are the wrapper's own
         chosen = dict(environment.normalize) if isinstance(environment.normalize, dict) else {}
-        wrapper_class = AgentVecNormalize if chosen.pop("per_agent", False) else VecNormalize
-        validation.check_settings("normalize", VecNormalize, chosen, given=1)
+        validation.check_settings("normalize", VecNormalize, chosen, given=1, also=("per_agent",))
+        per_agent = chosen.pop("per_agent", False)
+        validation.check_flag("normalize.per_agent", per_agent)
+        if per_agent and not chosen.get("norm_reward", True):
+            raise ValueError("normalize.per_agent has no effect with norm_reward: false; leave one out")
+        wrapper_class = AgentVecNormalize if per_agent else VecNormalize
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
         env = wrapper_class(env, **{"gamma": gamma, **chosen})
     return env

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+Rewards = NDArray[np.floating[Any]]
+
 
 class AgentVecNormalize(VecNormalize):
     """SB3's ``VecNormalize``, except that each agent's rewards are divided by the deviation of its own discounted return.
@@ -18,7 +20,7 @@ class AgentVecNormalize(VecNormalize):
     normalised together, as in stock.
 
     >>> from stable_baselines3.common.env_util import make_vec_env
-    >>> AgentVecNormalize(make_vec_env("CartPole-v1", 3)).ret_rms.var.shape
+    >>> AgentVecNormalize(make_vec_env("CartPole-v1", 3)).agent_rms.var.shape
     (3,)
 
     :param venv: The A agents' environments.
@@ -27,17 +29,31 @@ class AgentVecNormalize(VecNormalize):
 
     def __init__(self, venv: VecEnv, **kwargs: Any) -> None:
         super().__init__(venv, **kwargs)
-        self.ret_rms = RunningMeanStd(shape=(self.num_envs,))
+        self.agent_rms = RunningMeanStd(shape=(self.num_envs,))  # ret_rms stays stock's, which wrappers for evaluation copy
 
-    def set_venv(self, venv: VecEnv) -> None:
-        """Wrap environments after loading.
+    def normalize_reward(self, reward: Rewards) -> Rewards:
+        """Divide the rewards of all agents ``[..., A]``, where ``norm_reward`` is set.
 
-        :raises ValueError: if there are not as many as the statistics are of.
+        :raises ValueError: if there are not A of them.
         """
-        if len(self.ret_rms.var) != venv.num_envs:
-            raise ValueError(f"these statistics are of {len(self.ret_rms.var)} environments, got {venv.num_envs}")
-        super().set_venv(venv)
+        if self.norm_reward:
+            reward = np.clip(reward / self._scale(reward), -self.clip_reward, self.clip_reward)
+        return reward.astype(np.float32)
 
-    def _update_reward(self, reward: NDArray[np.floating[Any]]) -> None:
-        self.returns = self.returns * self.gamma + reward
-        self.ret_rms.update(self.returns[None])
+    def unnormalize_reward(self, reward: Rewards) -> Rewards:
+        """Undo :meth:`normalize_reward`, but for what it clipped."""
+        return reward * self._scale(reward) if self.norm_reward else reward
+
+    def _scale(self, reward: Rewards) -> Rewards:
+        if reward.shape[-1:] != self.agent_rms.var.shape:
+            raise ValueError(
+                f"each of {len(self.agent_rms.var)} agents has a reward scale of its own, got rewards of shape "
+                f"{reward.shape}; set training and norm_reward to False to evaluate, and use VecNormalize with a replay buffer"
+            )
+        scale: Rewards = np.sqrt(self.agent_rms.var + self.epsilon)
+        return scale
+
+    def _update_reward(self, reward: Rewards) -> None:
+        self._scale(reward)
+        super()._update_reward(reward)
+        self.agent_rms.update(self.returns[None])

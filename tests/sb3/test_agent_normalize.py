@@ -6,6 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_agg import AgentVecNormalize, AggPPO, make_unequal_vec_env
@@ -47,12 +51,35 @@ def test_stock_keeps_what_ours_takes_away() -> None:
     assert ours[2] / ours[0] < 2
 
 
-def test_statistics_are_saved_and_of_as_many_environments(tmp_path: Path) -> None:
+def test_saved_statistics_go_on_with_as_many_agents_and_evaluate_with_one(tmp_path: Path) -> None:
     env = AgentVecNormalize(scaled(), gamma=0.9)
-    AggPPO("MlpPolicy", env, aggregation="r_weighted", n_steps=32, batch_size=96, device="cpu").learn(96)
+    model = AggPPO("MlpPolicy", env, aggregation="r_weighted", n_steps=32, batch_size=96, device="cpu").learn(96)
     env.save(str(tmp_path / "statistics"))
     loaded = AgentVecNormalize.load(str(tmp_path / "statistics"), scaled())
-    np.testing.assert_array_equal(loaded.ret_rms.var, env.ret_rms.var)
+    np.testing.assert_array_equal(loaded.agent_rms.var, env.agent_rms.var)
     np.testing.assert_array_equal(loaded.obs_rms.mean, env.obs_rms.mean)
-    with pytest.raises(ValueError, match="these statistics are of 3 environments, got 4"):
-        AgentVecNormalize.load(str(tmp_path / "statistics"), cartpoles(4, 1))
+    np.testing.assert_allclose(loaded.unnormalize_reward(loaded.normalize_reward(np.full(3, 0.1))), 0.1, rtol=1e-6)
+
+    alone = AgentVecNormalize.load(str(tmp_path / "statistics"), cartpoles(1, 1))
+    alone.training = alone.norm_reward = False
+    assert evaluate_policy(model, alone, n_eval_episodes=1)[0] > 0
+    alone.norm_reward = True
+    alone.reset()
+    with pytest.raises(ValueError, match=r"each of 3 agents has a reward scale of its own, got rewards of shape \(1,\)"):
+        alone.step(np.array([0]))
+
+
+def test_stocks_wrapper_evaluates() -> None:
+    """With rewards normalised too, by the statistic over all agents that it copies."""
+    env = AgentVecNormalize(scaled())
+    evaluated = EvalCallback(VecNormalize(cartpoles(1, 1), training=False), eval_freq=16, n_eval_episodes=1, verbose=0)
+    AggPPO("MlpPolicy", env, n_steps=32, batch_size=96, device="cpu").learn(96, callback=evaluated)
+    assert evaluated.last_mean_reward > 0
+
+
+def test_a_replay_buffer_is_refused() -> None:
+    """It normalises the rewards of samples, of which it does not say whose they are."""
+    env = AgentVecNormalize(make_vec_env("Pendulum-v1", 3))
+    model = SAC("MlpPolicy", env, learning_starts=3, buffer_size=30, batch_size=8, device="cpu")
+    with pytest.raises(ValueError, match="use VecNormalize with a replay buffer"):
+        model.learn(30)

@@ -170,6 +170,20 @@ def test_normalization_discounts_as_the_algorithm_does(tiny, monkeypatch, normal
     assert isinstance(made[0].env, AgentVecNormalize) == ("per_agent" in normalize)
 
 
+@pytest.mark.parametrize(
+    ("normalize", "words"),
+    [
+        ({"per_agents": True}, r"normalize has no setting 'per_agents'; .*per_agent.* \(did you mean 'per_agent'\?\)"),
+        ({"per_agent": "yes"}, "normalize.per_agent must be True or False, got 'yes'"),
+        ({"per_agent": True, "norm_reward": False}, "normalize.per_agent has no effect with norm_reward: false"),
+    ],
+)
+def test_rewards_normalised_by_agent_in_a_way_that_is_none(tiny, normalize, words):
+    environment = dataclasses.replace(tiny().environments["CartPole-v1"], normalize=normalize)
+    with pytest.raises(ValueError, match=words):
+        _environment(tiny(environments={"CartPole-v1": environment}).cells[0])
+
+
 def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypatch):
     built = []
     monkeypatch.setattr("sb3_agg.study._environment", lambda cell: make_vec_env("CartPole-v1", 2))
