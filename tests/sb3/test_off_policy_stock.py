@@ -35,13 +35,18 @@ def test_another_rule_is_not(name: str) -> None:
     assert not torch.equal(parameters(one), parameters(other))
 
 
+def saved(model: Any, folder: Path) -> Any:
+    """The model, with its file and its replay buffer's."""
+    model.save(folder / "model")
+    model.save_replay_buffer(folder / "replay")
+    return model
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_stock_file_trains_on(name: str, tmp_path: Path) -> None:
     stock, agg = PAIRS[name]
-    one = stock("MlpPolicy", marked(name), **settings(name)).learn(100)
-    one.save(tmp_path / "stock")
-    one.save_replay_buffer(tmp_path / "replay")
-    model = agg.load(tmp_path / "stock", env=marked(name), device="cpu", aggregation="r_weighted")
+    one = saved(stock("MlpPolicy", marked(name), **settings(name)).learn(100), tmp_path)
+    model = agg.load(tmp_path / "model", env=marked(name), device="cpu", aggregation="r_weighted")
     assert torch.equal(parameters(model), parameters(one))
     model.load_replay_buffer(tmp_path / "replay")
     model.learn(100, reset_num_timesteps=False)
@@ -53,12 +58,10 @@ def test_a_stock_file_trains_on(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_mean_resumes_as_stock(name: str, tmp_path: Path) -> None:
     stock, agg = PAIRS[name]
-    one = stock("MlpPolicy", marked(name), **settings(name)).learn(200)
-    one.save(tmp_path / "stock")
-    one.save_replay_buffer(tmp_path / "replay")
+    saved(stock("MlpPolicy", marked(name), **settings(name)).learn(200), tmp_path)
     found = []
     for kind, own in ((stock, {}), (agg, {"aggregation": "mean", "minibatches": "stock"})):
-        model = kind.load(tmp_path / "stock", env=marked(name), device="cpu", **own)
+        model = kind.load(tmp_path / "model", env=marked(name), device="cpu", **own)
         model.load_replay_buffer(tmp_path / "replay")
         model.set_random_seed(9)
         model.learn(200, reset_num_timesteps=False)
@@ -77,9 +80,7 @@ RESUMED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ALL)
 def test_a_resumed_run_is_the_run_that_was_saved(name: str, scheme: str, tmp_path: Path) -> None:
     """Two models from one file, and the one that was saved, take the same next steps."""
-    model = ours(name, **RESUMED[scheme]).learn(105)
-    model.save(tmp_path / "model")
-    model.save_replay_buffer(tmp_path / "replay")
+    model = saved(ours(name, **RESUMED[scheme]).learn(105), tmp_path)
     found = []
     for again in (model, PAIRS[name][1].load(tmp_path / "model", env=marked(name), device="cpu")):
         if again is not model:

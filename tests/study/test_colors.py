@@ -1,4 +1,4 @@
-"""Systems can be told apart whatever the eyes, on a light ground and on a dark one."""
+"""Systems are distinguishable whatever the eyes, on a light ground and on a dark one."""
 
 import itertools
 

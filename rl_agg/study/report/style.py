@@ -1,4 +1,4 @@
-"""How systems are told apart in the page and the figures, by their number."""
+"""How systems are distinguished in the page and the figures, by their number."""
 
 LIGHT = ("#1b1f27", "#0051b2", "#e37400", "#008666", "#af6a9f", "#3698ee", "#af4f00", "#732a10")
 DARK = ("#f2f2f2", "#56a5ec", "#e8743b", "#1fe9a2", "#d99eb6", "#4071d0", "#f0e442", "#a7583a")
