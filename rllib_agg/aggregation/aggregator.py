@@ -250,13 +250,16 @@ class ModuleAggregator:
         scales = self.exchange.scales and len(self._optimizers) == 1
         scale = step_scale(self._optimizers[0], parameters) if scales else None
         gradient = gradients.new_empty(gradients.shape[1])  # RLlib clips it in place, and a gate may remember what was merged
+        found = []
         for exchange, columns in self._groups:
             own = None if scale is None else scale[columns]
             merged = exchange.step(gradients[:, columns], signals, idle=idle, scale=own)
-            if merged is None:  # and so it is for all
-                return None
-            gradient[columns] = merged.vector.to(gradient)
-        self.stats.add_merged(merged)
+            if merged is not None:  # or it is for all
+                gradient[columns] = merged.vector.to(gradient)
+                found.append(merged)
+        if not found:
+            return None
+        self.stats.add_merged(found)
         return list(zip(parameters, unflatten(gradient, parameters), strict=True))
 
     @property

@@ -6,6 +6,7 @@ Axes: A agents, M minibatches.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,15 +52,14 @@ class UpdateStats:
         masked = (num_samples > 0) & ~present
         self._minibatches.append(Minibatch(losses, num_samples, present, masked, weights))
 
-    def add_merged(self, merged: Merged) -> None:
-        """Record what the exchange made of the last minibatch."""
+    def add_merged(self, groups: Sequence[Merged]) -> None:
+        """Record what the exchanges of the module's groups made of the last minibatch: who counted, or was masked, in any."""
         last = self._minibatches.pop()
-        has_samples = last.num_samples > 0
-        self._minibatches.append(
-            dataclasses.replace(
-                last, present=merged.present & has_samples, masked=merged.masked & has_samples, weights=merged.weights
-            )
+        present, masked = (
+            torch.stack([getattr(merged, name) for merged in groups]).any(0) & (last.num_samples > 0)
+            for name in ("present", "masked")
         )
+        self._minibatches.append(dataclasses.replace(last, present=present, masked=masked, weights=groups[-1].weights))
 
     @property
     def last(self) -> Minibatch:

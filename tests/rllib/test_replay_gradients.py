@@ -157,6 +157,36 @@ def test_gradient_is_the_weighted_sum_of_separate_backwards(rule: str, setup: An
         check(own_alpha, alpha)
 
 
+def merged(learner: Any, rows: Tensor) -> Any:
+    """What the module's aggregator makes of the agents' gradients ``[A, P]`` of a minibatch."""
+    own, everyone = learner.aggregator(MODULE), torch.ones(NUM_AGENTS)
+    own.stats.add(everyone, everyone, present=everyone > 0)
+    pairs = own.merge(rows)
+    return None if pairs is None else torch.cat([gradient.flatten() for _, gradient in pairs])
+
+
+def test_every_network_is_exchanged_each_second_step(setup: Any) -> None:
+    make, _, _, spaces = setup
+    learner = make(aggregation="mean", interval=2).build_learner(spaces=spaces)
+    size = sum(int(columns.sum()) for columns in networks(learner))
+    for seed in range(2):
+        steps = torch.randn(2, NUM_AGENTS, size, generator=torch.Generator().manual_seed(seed))
+        assert merged(learner, steps[0].clone()) is None
+        found = merged(learner, steps[1].clone())
+        for columns in networks(learner):
+            check(found[columns], steps.mean((0, 1))[columns])
+
+
+def test_an_agent_is_masked_by_any_networks_gradient(setup: Any) -> None:
+    make, _, _, spaces = setup
+    learner = make(aggregation="median").build_learner(spaces=spaces)
+    for number, columns in enumerate(networks(learner)):
+        rows = torch.ones(NUM_AGENTS, len(columns))
+        rows[number, columns] = torch.nan
+        assert bool((merged(learner, rows) == 1).all())
+        assert learner.aggregator(MODULE).stats.last.masked.tolist() == [agent == number for agent in range(NUM_AGENTS)]
+
+
 @pytest.mark.parametrize(
     "rule", ["median", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trimmed_mean", "krum"))]
 )
