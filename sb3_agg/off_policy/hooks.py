@@ -48,6 +48,7 @@ class Update(ABC):
         self.num_steps = 0
         self.forget()
         self._returns_known: NDArray[np.float64] | None = None
+        self._known_present: NDArray[np.bool_] | None = None
         self._returns = torch.empty(0)
         self._present = torch.empty(0, dtype=torch.bool)
         self._evaluated: dict[Part, Batch] = {}
@@ -68,15 +69,19 @@ class Update(ABC):
         self.num_steps = 0
         self.weights = []
         self._evaluated.clear()
-        if self._returns_known is not returns:
-            self._returns_known = returns
+        if self._returns_known is returns:
+            return
+        self._returns_known = returns
+        present = ~np.isinf(returns)
+        if "returns" in self.needs or not np.array_equal(present, self._known_present):
+            self._known_present = present
             self._returns = torch.as_tensor(returns, device=self.model.device)
-            self._present = ~self._returns.isinf()
-            self.all_present = bool(self._present.all())
+            self._present = torch.as_tensor(present, device=self.model.device)
+            self.all_present = bool(present.all())
             self._note_returns()
 
     def _note_returns(self) -> None:  # noqa: B027 - most compute nothing ahead
-        """Called where an agent's return has changed since the last call."""
+        """Called where a return that is read, or who is present, has changed since the last call."""
 
     # Hooks ----------------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +24,7 @@ def noted(module: ModuleType, name: str, note: Callable[[Tensor], None]) -> Iter
     :param note: Called with the losses ``[B]``, detached.
     """
     loss = getattr(module, name)
-    per_sample = _unreduced if "reduction" in inspect.signature(loss).parameters else _under_vmap
+    per_sample = _unreduced if _can_be_unreduced(loss) else _under_vmap
 
     def reporting(estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not estimates.requires_grad:
@@ -35,6 +36,11 @@ def noted(module: ModuleType, name: str, note: Callable[[Tensor], None]) -> Iter
 
     with temporarily(module, **{name: reporting}):
         yield
+
+
+@cache
+def _can_be_unreduced(loss: Callable[..., Tensor]) -> bool:
+    return "reduction" in inspect.signature(loss).parameters
 
 
 def _unreduced(loss: Callable[..., Tensor], estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -63,6 +63,7 @@ class ReplayMinibatches:
         self._sample = buffer.sample
         self._columns: Columns = np.empty(0, dtype=np.int64)  # of the last minibatch
         self._served: Batch | None = None
+        self._arrays = [name for name, item in vars(buffer).items() if _is_of_agents(item, buffer)]
         self._draw = self._drawn_by_buffer
         if stratified:
             self._draw = self._drawn_of_episodes if isinstance(buffer, HerReplayBuffer) else self._drawn_in_parts
@@ -129,8 +130,8 @@ class ReplayMinibatches:
     def _drawn_in_parts(self, batch_size: int, env: Any) -> tuple[Any, Columns]:
         """Draw rows as SB3 does, which may be any agent's, and read them in other columns."""
         columns = self._parts(batch_size)
-        arrays = {name: _read(item, columns) for name, item in vars(self.buffer).items() if _is_of_agents(item, self.buffer)}
-        with temporarily(self.buffer, **arrays):
+        own = vars(self.buffer)
+        with temporarily(self.buffer, **{name: _read(own[name], columns) for name in self._arrays}):
             return self._sample(batch_size, env), columns
 
     def _parts(self, batch_size: int) -> Columns:
@@ -214,8 +215,7 @@ def _tensors(samples: Any) -> Iterator[Tensor]:
 
 
 def _is_finite(samples: Any) -> bool:
-    total = sum(tensor.sum() for tensor in _tensors(samples) if tensor.is_floating_point())
-    return math.isfinite(float(total))
+    return math.isfinite(sum(float(tensor.sum()) for tensor in _tensors(samples) if tensor.is_floating_point()))
 
 
 def _finite_rows(samples: Any) -> Tensor:

@@ -10,6 +10,7 @@ samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,7 +65,7 @@ class WeightedUpdate(Update):
         :param gradients: ``[B, ...]`` each.
         :return: The same, scaled. An agent with a non-finite gradient is left out and the others' weights computed again.
         """
-        if batch.masked is None and all(bool(gradient.sum().isfinite()) for gradient in gradients):
+        if batch.masked is None and all(math.isfinite(gradient.sum()) for gradient in gradients):
             weights, present = self._weigh(batch), self._present
         else:
             masked = self._left_out[part] = self._not_finite(batch, gradients)
@@ -83,7 +84,7 @@ class WeightedUpdate(Update):
         if self._known is not None and self._known[0] is weights and self._known[1] is batch.agents:
             return self._known[2]
         coefficients = weights.double() * self._scales(batch)
-        is_one = torch.allclose(coefficients, torch.ones_like(coefficients), rtol=0, atol=1e-12)
+        is_one = float((coefficients - 1).abs().max()) <= 1e-12
         per_sample = None if is_one else coefficients.float()[batch.agents]
         self._known = (weights, batch.agents, per_sample)
         return per_sample
