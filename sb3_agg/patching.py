@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 
-class temporarily:  # noqa: N801 - a context manager that is read as a word; a generator's takes three times as long
+class temporarily:
     """Temporarily override attributes of an object; its class is left alone.
 
     :param item: Any object with a ``__dict__``.
     :param attributes: By name. ``__setattr__`` is bypassed, which modules reserve for parameters.
+
+    A class, as a generator's context manager takes three times as long.
     """
 
     __slots__ = ("_attributes", "_before", "_own")
