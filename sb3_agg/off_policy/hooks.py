@@ -48,7 +48,7 @@ class Update(ABC):
         self.num_steps = 0
         self.forget()
         self._returns_known: NDArray[np.float64] | None = None
-        self._known_present: NDArray[np.bool_] | None = None
+        self._known_present: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
         self._returns = torch.empty(0)
         self._present = torch.empty(0, dtype=torch.bool)
         self._evaluated: dict[Part, Batch] = {}
