@@ -31,6 +31,7 @@ UNSAVED = (
     "_local_models",
     "_acting",
     "_awaits_train",
+    "_updates_before",
     "_is_learning",
     "_reached",
     "_built",

@@ -96,6 +96,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
     """Carries out what ``aggregation``, ``communication``, ``compression``, ``payload``, ``interval``,
     ``broadcast_compression`` and ``budget_bytes_per_update`` ask for."""
     normalize_advantage: bool
+    _n_updates: int
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -153,6 +154,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         self._fit_to_agents(agent_returns=True, agent_weights=isinstance(scheme.rule, Weighting))
         self._rollout_returns = RolloutReturns(self.n_envs)
         self._awaits_train = self._is_learning = False
+        self._updates_before: int | None = None
         self._reached: set[str] = set()
 
     def _make_scheme(self, **more: Any) -> Scheme:
@@ -220,7 +222,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         **kwargs: Any,
     ) -> tuple[int, BaseCallback]:
         self._check_learning()
-        self._awaits_train = False
+        self._awaits_train, self._updates_before = False, None
         if reset_num_timesteps:  # a new run, for which SB3 forgets its episodes too
             self._forget_returns()
         set_up: tuple[int, BaseCallback] = super()._setup_learn(  # type: ignore[misc]
@@ -247,10 +249,11 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         with self._own_acting():
             collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
         self._awaits_train = collected and self._is_learning  # whoever collects by hand need not train
+        self._updates_before = self._n_updates
         return collected
 
     def _check_trained(self) -> None:
-        if self._awaits_train:
+        if self._awaits_train or self._updates_before not in (None, self._n_updates):
             raise RuntimeError(
                 f"{type(self).__name__}.train() did not call AggregationMixin.train(), so nothing was aggregated; call "
                 "super().train(), and name the mixin before the algorithm in the bases"
@@ -283,7 +286,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
 
     def train(self) -> None:
         """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
-        self._awaits_train = False
+        self._awaits_train, self._updates_before = False, None
         self._check_collected()
         self._follow_policy()
         buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]

@@ -16,6 +16,12 @@ class _Parser(argparse.ArgumentParser):
         raise StudyError(f"{message}; see {self.prog} --help")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; its result has ``command``, the function that carries the request out, and that function's arguments."""
     root = _Parser(
@@ -47,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, metavar="DIR", help="folder for records and report; runs/<name> unless given")
     compare.add_argument("--quick", action="store_true", help="apply the study's 'quick' overrides: a short trial")
     compare.add_argument("--dry-run", action="store_true", help="check the study and list what would run; write nothing")
-    compare.add_argument("--workers", type=int, metavar="N", help="cells at a time; one per CPU unless given")
+    compare.add_argument("--workers", type=_count, metavar="N", help="cells at a time; one per CPU unless given")
     compare.add_argument("--address", help="run on the Ray cluster there; 'auto' is the one this machine is part of")
     compare.add_argument("--retry-failed", action="store_true", help="run cells again that failed before")
     compare.add_argument("--tensorboard", action="store_true", help="write the records as TensorBoard events too")

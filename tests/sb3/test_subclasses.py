@@ -191,6 +191,21 @@ def test_a_train_that_goes_round_the_aggregation_is_refused(rollouts: int) -> No
         Bypassing("MlpPolicy", cartpoles(AGENTS), **SETTINGS).learn(rollouts * ROLLOUT)
 
 
+def test_going_round_learn_as_well_is_refused_at_the_next_rollout() -> None:
+    kind = type("Bypassing", (Bypassing,), {"learn": through(PPO.learn)})
+    with pytest.raises(RuntimeError, match=r"Bypassing.train\(\) did not call AggregationMixin.train\(\)"):
+        kind("MlpPolicy", cartpoles(AGENTS), **SETTINGS).learn(2 * ROLLOUT)
+
+
+def test_updates_of_ones_own_after_the_aggregated_are_no_bypass() -> None:
+    class Twice(AggPPO):
+        def train(self) -> None:
+            super().train()
+            self._n_updates += 1
+
+    Twice("MlpPolicy", cartpoles(AGENTS), **SETTINGS).learn(3 * ROLLOUT)
+
+
 def test_a_method_replaced_on_the_model_is_refused() -> None:
     model = AggPPO("MlpPolicy", cartpoles(AGENTS), **SETTINGS)
     model.train = functools.partial(PPO.train, model)

@@ -119,9 +119,12 @@ def test_the_users_own_spec_is_not_overwritten(spec, tmp_path, capsys):
     [
         (["compare", "nothing.yaml", "--out", "out"], "cannot read nothing.yaml"),
         (["compare", "nothing.yaml", "--dry-run"], "cannot read nothing.yaml"),
-        (
-            ["compare", "nothing.yaml", "--workers", "two"],
-            "argument --workers: invalid int value: 'two'; see rl-agg compare --help",
+        *(
+            (
+                ["compare", "nothing.yaml", "--dry-run", "--workers", workers],
+                f"argument --workers: must be a whole number of at least 1, got '{workers}'; see rl-agg compare --help",
+            )
+            for workers in ("two", "0", "1.5")
         ),
         (["compare"], "the following arguments are required: SPEC; see rl-agg compare --help"),
         (["compaer"], "invalid choice: 'compaer' (choose from"),
