@@ -72,7 +72,7 @@ class AgentsMixin(FilesMixin, LoggingMixin):
     def _check_learning(self) -> None:
         """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
         for name, built in self._built.items():
-            if (now := getattr(self, name)) is not built and now != built:
+            if not _same(now := getattr(self, name), built):
                 raise ValueError(
                     f"{name}={now!r} was set after the model had been built with {built!r}, and has no effect; save() the "
                     f"model, and give load() {name}={now!r}"
@@ -180,3 +180,10 @@ class AgentsMixin(FilesMixin, LoggingMixin):
                 f"an episode ended without a return, so {self.aggregation} cannot tell the agents apart: wrap the "
                 "environments in Monitor, or the vectorised one in VecMonitor"
             )
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two settings are equal; those that are or hold arrays have no truth value of their own."""
+    if isinstance(value, dict) and isinstance(other, dict):
+        return value.keys() == other.keys() and all(_same(value[key], other[key]) for key in value)
+    return value is other or bool(np.array_equal(value, other))

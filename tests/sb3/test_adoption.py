@@ -378,6 +378,19 @@ def test_a_setting_that_is_changed_after_the_model_is_built_is_refused(change: C
         model.learn(ROLLOUT)
 
 
+@pytest.mark.parametrize("rewritten", [np.array([1.0, 2.0, 3.0, 4.0]), [1.0, 2.0, 3.0, 4.0]])
+def test_equal_settings_may_be_set_again_and_others_not(rewritten: Any) -> None:
+    def by_table(signals: Any, *, table: Any) -> Any:
+        return torch.as_tensor(table, dtype=torch.float64)
+
+    model = agents(by_table, aggregation_kwargs={"table": np.array([1.0, 2.0, 3.0, 4.0])}).learn(ROLLOUT)
+    model.aggregation_kwargs = {"table": rewritten}
+    model.learn(ROLLOUT)
+    model.aggregation_kwargs = {"table": rewritten[::-1]}
+    with pytest.raises(ValueError, match="aggregation_kwargs=.* was set after the model had been built with"):
+        model.learn(ROLLOUT)
+
+
 @pytest.mark.parametrize(
     ("aggregation", "name", "value", "message"),
     [
