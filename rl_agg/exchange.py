@@ -115,7 +115,7 @@ class Exchange(Accounting):
     @property
     def scales(self) -> bool:
         """Whether it matters what the optimiser multiplies each parameter's gradient by."""
-        return self._uplink is not None and not self._uplink.is_open
+        return self._uplink is not None and self._uplink.decides
 
     # What is remembered of signals ----------------------------------------------------------------------------------------
 
@@ -224,9 +224,10 @@ class Exchange(Accounting):
         :param reference: The parameters that were merged last ``[P]``, where parameters are exchanged.
         :param extra: Numbers that messages and answers hold as well, uncompressed, and that the host merges itself: moments.
         """
+        assert self._uplink is not None
         rule = self._rule.at(self.num_exchanges) if isinstance(self._rule, Combiner) else self._rule
         if not isinstance(vectors, Tensor):
-            is_combined = isinstance(rule, Combiner) and not self.scales and self._attack is None
+            is_combined = isinstance(rule, Combiner) and self._uplink.is_open and self._attack is None
             vector = merge_factored(rule, vectors) if is_combined else None
             if vector is not None:
                 everyone = torch.ones(self.num_agents, dtype=torch.bool, device=vector.device)
@@ -234,7 +235,6 @@ class Exchange(Accounting):
             vectors = vectors.matrix(by_parameter=is_combined and rule.by_parameter)
         if self._attack is not None:
             vectors = self._attack(vectors, self.num_exchanges)
-        assert self._uplink is not None
         payload, step = self.scheme.payload, self.num_exchanges
         offered = payload.outgoing(vectors, reference)
         present = ~signals.masked().to(offered.device) & offered.sum(1).isfinite()
@@ -256,7 +256,7 @@ class Exchange(Accounting):
             idle=idle,
             as_shares=payload.content == "parameters",
             step=step,
-            overwrite=not self.scales,
+            overwrite=self._uplink.is_open,
         )
         if reference is not None and not bool(received.counts.any()):
             vector = reference.clone()

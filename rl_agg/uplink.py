@@ -58,6 +58,11 @@ class Uplink:
         self._signals: dict[str, Tensor] = {}  # that came with what the server received last, [A] each
 
     @property
+    def decides(self) -> bool:
+        """Whether a gate chooses who sends."""
+        return not self._all_send
+
+    @property
     def is_open(self) -> bool:
         """Whether every agent sends, and what it has."""
         return self._all_send and self._is_exact
@@ -85,7 +90,7 @@ class Uplink:
         sends, decoded, bits = candidates, vectors, None
         last = None if self._all_send else self._fit_last(vectors)
         if last is not None:
-            offer = Offer(vectors, last, self._has_sent, candidates, step, scale, gains)
+            offer = Offer(vectors, last, self._has_sent, candidates, step, scale, gains, self._seed)
             sends = self._gate.decide(offer).to(candidates.device) & candidates
         if not self._is_exact:
             decoded, bits = self._encode(vectors, sends, step, reference)

@@ -295,6 +295,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         present = (~signals.masked()).cpu().numpy()
         self._warn_about(signals, present)
         if not present.any():
+            self.exchange.end_update()
             self._record(None)
             return
         # A single step has no spread, and is normalised across agents

@@ -24,6 +24,7 @@ class Offer:
     :param scale: What the optimiser multiplies each number by ``[P]``; ``None``: all alike.
     :param gains: By how much a step with its own gradient would change each agent's loss ``[A]``; ``None`` where the host does
         not know.
+    :param run: The run's seed, for a gate that draws.
     """
 
     vectors: Tensor
@@ -33,6 +34,7 @@ class Offer:
     step: int
     scale: Tensor | None = None
     gains: Tensor | None = None
+    run: int = 0
 
 
 class Gate:

@@ -100,18 +100,20 @@ def variance_between_runs(values: ArrayLike) -> float:
     return float(present.var(ddof=1)) if present.size > 1 else math.nan
 
 
-def per_agent_and_update(totals: ArrayLike, num_agents: int) -> float:
+def per_agent_and_update(totals: ArrayLike, num_agents: int, num_updates: int | None = None) -> float:
     r"""Average of a cumulative count: :math:`\frac{1}{U A} \, n_U`.
 
     For messages this is :math:`\mu_{frequency}`, for canonical bytes :math:`\mu_{size}`, averaged over the updates. With at
     most one message per agent and update the former is the share of agents that send; it exceeds 1 if an update has several
     gradient steps.
 
-    :param totals: Count after each update ``[U]``, NaN where it was not reported.
+    :param totals: Count after each update ``[U]``, or after some of them, NaN where it was not reported.
     :param num_agents: A.
+    :param num_updates: U; ``None``: as many as there are counts.
     :return: NaN if no count is known.
 
     Source: Gunn (2023), section 3.2, per update.
     """
     counted = known(totals)
-    return float(counted[-1]) / (len(np.asarray(totals)) * num_agents) if counted.size else math.nan
+    num_updates = len(np.asarray(totals)) if num_updates is None else num_updates
+    return float(counted[-1]) / (num_updates * num_agents) if counted.size else math.nan

@@ -137,7 +137,9 @@ class ModuleAggregator:
             reported["explained_variance"] = explained_variance(
                 data, agents, valid, self.num_agents, num_learners=self._num_learners
             )
-        self.exchange.begin_update(Signals(**reported, present=~self.stats.excluded & ~self.returns.isinf()))
+        signals = Signals(**reported, present=~self.stats.excluded & ~self.returns.isinf())
+        for exchange, _ in self._groups:
+            exchange.begin_update(signals)
 
     def _known_returns(self, like: Tensor) -> Tensor:
         """Those before this update; a restored run may have had fewer agents, or more."""
@@ -247,8 +249,7 @@ class ModuleAggregator:
             idle = (n == 0) & present
         signals = Signals(returns=self.returns, losses=self.stats.last.losses, num_samples=n, present=present)
         parameters = trained_parameters(self._module)
-        scales = self.exchange.scales and len(self._optimizers) == 1
-        scale = step_scale(self._optimizers[0], parameters) if scales else None
+        scale = self._step_scale(parameters) if self.exchange.scales else None
         gradient = gradients.new_empty(gradients.shape[1])  # RLlib clips it in place, and a gate may remember what was merged
         found = []
         for exchange, columns in self._groups:
@@ -261,6 +262,17 @@ class ModuleAggregator:
             return None
         self.stats.add_merged(found)
         return list(zip(parameters, unflatten(gradient, parameters), strict=True))
+
+    def _step_scale(self, parameters: Sequence[nn.Parameter]) -> Tensor | None:
+        """What the optimisers, each of its own parameters, multiply the gradient by ``[P]``; ``None``: all alike."""
+        owners = {item: own for own in self._optimizers for group in own.param_groups for item in group["params"]}
+        if not owners.keys() >= set(parameters):
+            return None
+        if len({owners[item] for item in parameters}) == 1:
+            return step_scale(owners[parameters[0]], parameters)
+        scales = [step_scale(owners[item], [item]) for item in parameters]
+        known = [scale for scale in scales if scale is not None]
+        return torch.cat(known) if len(known) == len(scales) else None
 
     @property
     def is_unfit(self) -> bool:
@@ -293,9 +305,11 @@ class ModuleAggregator:
         if self.client is not None:
             return self._merge_parameters(self.client)
         if self.exchange.weights_only:
-            size = sum(parameter.numel() for parameter in trained_parameters(self._module))
+            total = sum(parameter.numel() for parameter in trained_parameters(self._module))
             answers = np.full(self.num_agents, self.stats.num_minibatches)  # every agent acts by the answer, masked ones too
-            self.exchange.charge(self.stats.num_present(), answers, up={"gradients": size}, down={"parameters": size})
+            for exchange, columns in self._groups:
+                size = total if isinstance(columns, slice) else int(columns.sum())
+                exchange.charge(self.stats.num_present(), answers, up={"gradients": size}, down={"parameters": size})
         return self.stats.weight_summary()
 
     def _merge_parameters(self, client: LocalClient) -> dict[str, float]:

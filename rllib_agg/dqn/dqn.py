@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics import LEARNER_RESULTS
 
 from rl_agg.gates import TransitionGate
 from rllib_agg.aggregation._compat import UNSET
-from rllib_agg.aggregation.agents import agent_of
+from rllib_agg.aggregation.agents import agent_of, agent_on
 from rllib_agg.aggregation.learner import STATE
 from rllib_agg.dqn.env_runner import TD_ERRORS, TransitionEnvRunner
 from rllib_agg.dqn.learner import AggDQNTorchLearner
@@ -134,7 +134,7 @@ class AggDQN(ReplayAlgorithm):
         """RLlib's; a full one with what was exchanged, and what the agents' gates remember."""
         state: dict[str, Any] = super().get_state(components, not_components=not_components, **kwargs)
         if components is None and self.exchange is not None:
-            memories = self.env_runner_group.foreach_env_runner(lambda runner: getattr(runner, "usual", {}))
+            memories = self.env_runner_group.foreach_env_runner(_own_memory)
             usual = {agent: value for own in memories for agent, value in own.items()}
             state[STATE] = {"exchange": self.exchange.state_dict(), "usual": usual}
         return state
@@ -147,6 +147,12 @@ class AggDQN(ReplayAlgorithm):
             self.exchange.load_state_dict(state[STATE]["exchange"])
             usual = dict(state[STATE]["usual"]) if same_gate else {}
             self.env_runner_group.foreach_env_runner(lambda runner: setattr(runner, "usual", dict(usual)))
+
+
+def _own_memory(runner: Any) -> dict[int, float]:
+    """What the gates of an env runner's own agents remember; a restored runner has that of all, which goes out of date."""
+    agents = {agent_on(runner, copy) for copy in range(runner.config.num_envs_per_env_runner)}
+    return {agent: value for agent, value in getattr(runner, "usual", {}).items() if agent in agents}
 
 
 def transition_bytes(episode: Any, floats: int) -> int:

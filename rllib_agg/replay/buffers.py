@@ -69,7 +69,15 @@ class AgentReplay(EpisodeReplayBuffer):
             ends[chunk.id_] = chunk.t
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
-        """Draw samples as RLlib does; ``sample_episodes`` must be on, as RLlib's algorithms have it."""
+        """Draw samples as RLlib does; ``sample_episodes`` must be on, as RLlib's algorithms have it.
+
+        :raises ValueError: if nothing has been sent yet.
+        """
+        if not self.get_num_timesteps():
+            raise ValueError(
+                "the replay is empty: the gate has let no transition through yet; lower its threshold "
+                "(communication_kwargs={'epsilon': ...}), or raise num_steps_sampled_before_learning_starts"
+            )
         samples: Any = super().sample(*args, **kwargs)
         for sample, episode in zip(samples, self.sources(samples), strict=True):
             agent = episode.custom_data[AGENT]

@@ -200,10 +200,11 @@ class Update(ABC):
         self._losses.append(means)
         return means, finite
 
-    def _note_weights(self, weights: Tensor) -> None:
-        """Record the weights ``[A]`` of a step."""
+    def _note_weights(self, weights: Tensor, present: Tensor | None = None) -> None:
+        """Record the weights of a step, and whose count, each ``[A]``; ``None``: of all that are not masked."""
         self._weights.append(weights)
-        self._counted.append(self._present if self._masked is None else ~self._masked)
+        own = self._present if self._masked is None else ~self._masked
+        self._counted.append(own if present is None else present)
 
     def _mask(self, agents: Tensor) -> None:
         """Leave agents ``[A]``, bool, out of this step."""

@@ -89,7 +89,7 @@ class LocalUpdate(DetachedUpdate):
         sent = self._present
         if not self._merges_parameters:
             merged = self.exchange.merge(gradients, self._signals)
-            sent = merged.present
+            sent = ~merged.masked  # agents that did not send step with the answer
             gradients += merged.vector
         elif self._mu:
             gradients.add_(self._models.copies - self._models.last_merge, alpha=self._mu)

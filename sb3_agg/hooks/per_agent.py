@@ -93,10 +93,11 @@ class PerAgentUpdate(DetachedUpdate):
         self._answers = merged is not None
         if merged is None:
             return None
-        if not bool(merged.present.all()):
-            self._mask(~merged.present)
+        if bool(merged.masked.any()):
+            self._mask(merged.masked)
+        self._skip = self._skip or not bool(merged.present.any())
         if merged.weights is not None:
-            self._note_weights(merged.weights)
+            self._note_weights(merged.weights, merged.present)
         return merged.vector
 
     def _of_all_agents(self, gradients: Tensor | Factored) -> tuple[Tensor | Factored, Tensor | None]:

@@ -197,10 +197,11 @@ class Update(ABC):
         self.num_mixed_sign += int(has_mixed_signs(means[None]).sum())
         return means
 
-    def _weigh(self, batch: Batch) -> Tensor:
-        """Weights of the agents for a minibatch ``[A]``."""
+    def _weigh(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Weights of the agents for a minibatch, and whose count, each ``[A]``."""
         if batch.weights is None:
-            batch.weights = self.rule.weigh(self.signals(batch))
+            signals = self.signals(batch)
+            batch.weights = self.rule.weigh(signals), self._present if signals.complete() else ~signals.masked()
         return batch.weights
 
     def _without_samples(self, batch: Batch) -> Tensor | None:

@@ -38,8 +38,8 @@ class Batch:
         """Agents with a NaN or infinite sample among these ``[A]``, bool; the networks see other agents' samples instead."""
         self.losses: Tensor | None = None
         """The critics' loss of each sample ``[B]``, once it is known."""
-        self.weights: Tensor | None = None
-        """The agents' weights ``[A]``, once they are known."""
+        self.weights: tuple[Tensor, Tensor] | None = None
+        """The agents' weights, once they are known, and whose count, each ``[A]``."""
 
     def mean_per_agent(self, values: Tensor) -> Tensor:
         """Average ``[B]`` over each agent's samples ``[A]``; NaN for agents without samples."""

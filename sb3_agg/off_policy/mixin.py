@@ -164,6 +164,10 @@ class OffPolicyAggregationMixin(AgentsMixin):
         for exchange in self.exchanges.values():
             exchange.check()
         super()._check_learning()
+        self._check_choices(minibatches=MINIBATCHES)
+        check_count("return_window", self.return_window, least=1)
+        if self.recent_returns.shape[1] != self.return_window:
+            self._fit_returns()
         buffer = self.replay_buffer
         assert buffer is not None
         if buffer.n_envs != self.n_envs:
@@ -192,9 +196,10 @@ class OffPolicyAggregationMixin(AgentsMixin):
 
     def _serve(self, buffer: ReplayBuffer) -> ReplayMinibatches:
         """Minibatches of a replay buffer, which may have been loaded since."""
-        if self._minibatches is None or self._minibatches.buffer is not buffer:
-            self._minibatches = ReplayMinibatches(buffer, stratified=self.minibatches == "stratified")
-        return self._minibatches
+        served, stratified = self._minibatches, self.minibatches == "stratified"
+        if served is None or served.buffer is not buffer or served.stratified != stratified:
+            served = self._minibatches = ReplayMinibatches(buffer, stratified=stratified)
+        return served
 
     def learn(self, *args: Any, **kwargs: Any) -> Self:
         """As SB3's, but a ``train()`` that went round the aggregation raises."""

@@ -54,9 +54,9 @@ class WeightedUpdate(Update):
             return scaled
         return _ScaledGradient.apply(self, part, batch, *outputs)  # type: ignore[no-untyped-call]
 
-    def _weigh(self, batch: Batch) -> Tensor:
+    def _weigh(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if self._ahead is not None and batch.masked is None and self._without_samples(batch) is None:
-            return self._ahead
+            return self._ahead, self._present
         return super()._weigh(batch)
 
     def scale(self, part: Part, batch: Batch, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -66,7 +66,7 @@ class WeightedUpdate(Update):
         :return: The same, scaled. An agent with a non-finite gradient is left out and the others' weights computed again.
         """
         if batch.masked is None and all(math.isfinite(gradient.sum()) for gradient in gradients):
-            weights, present = self._weigh(batch), self._present
+            weights, present = self._weigh(batch)
         else:
             masked = self._left_out[part] = self._not_finite(batch, gradients)
             signals = self.signals(batch, masked)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
@@ -31,6 +32,10 @@ class DisturbedVecEnv(VecEnvWrapper):
         self, venv: VecEnv, disturbances: Sequence[Disturbance | Mapping[str, Any]], *, seed: int | None = None
     ) -> None:
         super().__init__(venv)
+        if isinstance(venv.observation_space, spaces.Dict | spaces.Tuple):
+            raise ValueError(
+                f"DisturbedVecEnv disturbs arrays, and observations are {venv.observation_space}; use make_unequal_vec_env()"
+            )
         chosen = as_disturbances(disturbances)
         for disturbance in chosen:
             disturbance.check(venv.num_envs)
@@ -83,5 +88,11 @@ class DisturbedVecEnv(VecEnvWrapper):
         for agent in done:
             infos[agent]["terminal_observation"] = last[agent]
         for paid in set(self._paid) & set(done.tolist()):
-            infos[paid]["episode"]["r"] = round(float(self._returns[paid]), 6)
+            episode = infos[paid].get("episode")
+            if episode is None:
+                raise ValueError(
+                    f"an episode of agent {paid} ended without a return, which its disturbance changes: wrap the environments "
+                    "in Monitor, or the vectorised one in VecMonitor, and that in DisturbedVecEnv"
+                )
+            episode["r"] = round(float(self._returns[paid]), 6)
         self._returns[done] = 0

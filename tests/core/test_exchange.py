@@ -13,7 +13,7 @@ from rl_agg import COMBINERS, Combiner, Exchange, Scheme, Signals, Weighting, we
 from rl_agg.attacks import Attack
 from rl_agg.combiners import make_combiner
 from rl_agg.schedules import EveryStep
-from rl_agg.scheme import make_rule
+from rl_agg.scheme import make_rule, make_scheme
 from rl_agg.uplink import Uplink
 from tests.core.gradients import normal
 
@@ -362,3 +362,12 @@ def test_an_extra_is_counted_and_not_compressed() -> None:
         one.merge(normal(3, 5), Signals(returns=[0.0] * 3), extra=10)
         assert one.ledger.bytes == 3 * (5 * size + 10 * 4)
         assert one.ledger.bytes_down == 3 * 15 * 4
+
+
+def test_only_a_gate_that_decides_asks_for_the_optimisers_scale() -> None:
+    asks = {"every": False, "random": True, "lag": True}
+    for gate, expected in asks.items():
+        kwargs = {"expected_messages": 2} if gate == "random" else {}
+        for codec in ("identity", "float16"):
+            scheme = make_scheme("mean", communication=gate, communication_kwargs=kwargs, compression=codec)
+            assert Exchange(scheme, 4).scales == expected

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl_agg import Scheme
+from rl_agg import Exchange, Scheme, Signals
 from rl_agg.gates import GainThreshold, Offer, RandomGate, VectorGate
 from rl_agg.uplink import Uplink
 from tests.core.gradients import normal
@@ -212,6 +212,18 @@ def test_random_senders_are_a_share_of_all_and_depend_on_seed_and_step_alone() -
     torch.rand(3)
     assert torch.equal(RandomGate(20, 5).decide(offered(20, 7)), draws[7])
     assert not torch.equal(torch.stack([RandomGate(20, 5, seed=1).decide(offered(20, step)) for step in range(9)]), draws[:9])
+
+
+def test_random_senders_are_the_runs_unless_a_seed_is_given() -> None:
+    def senders(run: int, **settings: int) -> list[list[bool]]:
+        scheme = Scheme("random", gate_kwargs={"expected_messages": 2, **settings})
+        made = Exchange(scheme, AGENTS, seed=run)
+        signals = Signals(returns=torch.zeros(AGENTS))
+        return [made.merge(torch.ones(AGENTS, PARAMETERS), signals).sends.tolist() for _ in range(8)]
+
+    assert senders(0) != senders(1)
+    assert senders(1) == senders(1)
+    assert senders(0, seed=5) == senders(1, seed=5)
 
 
 def test_gain_threshold_falls_to_lambda() -> None:

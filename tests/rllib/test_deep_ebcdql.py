@@ -149,6 +149,29 @@ def test_gates_remember_in_checkpoints(ray_session: None, tmp_path: Any) -> None
     algorithm.stop()
 
 
+@pytest.mark.remote
+def test_a_runner_saves_the_memory_of_its_own_agents_alone(ray_session: None, tmp_path: Any) -> None:
+    """After a restore each runner knows of all agents, and what it knows of the others' goes out of date."""
+    config = tiny_ebcdql(communication_kwargs=TRIGGER).env_runners(num_env_runners=2, num_envs_per_env_runner=2)
+    algorithm = config.build_algo()
+    algorithm.train()
+    algorithm.restore_from_path(algorithm.save_to_path(tmp_path / "first"))
+    for _ in range(2):
+        algorithm.train()
+    runners = algorithm.env_runner_group.foreach_env_runner(lambda runner: dict(runner.usual), local_env_runner=False)
+    state = algorithm.get_state()["aggregation"]["usual"]
+    assert state == {agent: runners[agent // 2][agent] for agent in range(4)}
+    assert runners[0] != runners[1]
+    algorithm.stop()
+
+
+def test_a_replay_that_nothing_was_sent_to_is_named(ray_session: None) -> None:
+    algorithm = tiny_ebcdql(communication_kwargs={"epsilon": 1e6}).build_algo()
+    with pytest.raises(ValueError, match="the gate has let no transition through yet; lower its threshold"):
+        algorithm.train()
+    algorithm.stop()
+
+
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (AggDQNConfig, {"communication": "td_error"}, "gate 'td_error' decides about transitions, but payload 'gradients'"),
     (AggDQNConfig, {"payload": "transitions", "aggregation": "r_weighted"}, "rule 'r_weighted' merges"),

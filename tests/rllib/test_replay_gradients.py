@@ -16,6 +16,7 @@ from ray.rllib.utils.numpy import convert_to_numpy
 from torch import Tensor
 
 from rl_agg import COMBINERS, RULES, Signals, combine, weights
+from rl_agg.per_agent_gradients import trained_parameters
 from rllib_agg.aggregation._compat import write_column
 from rllib_agg.aggregation.agents import AGENT, RETURN
 from tests.rllib.groups import MODULE, configure, on_each
@@ -175,6 +176,44 @@ def test_every_network_is_exchanged_each_second_step(setup: Any) -> None:
         found = merged(learner, steps[1].clone())
         for columns in networks(learner):
             check(found[columns], steps.mean((0, 1))[columns])
+
+
+@pytest.mark.parametrize("rule", ["agreement", "snr_weighted"])
+def test_a_rule_remembers_signals_of_every_network(rule: str, setup: Any) -> None:
+    make, _, samples, spaces = setup
+    learner = make(aggregation=rule).build_learner(spaces=spaces)
+    for _ in range(3):
+        applied(learner, samples)
+    groups = learner.aggregator(MODULE)._groups
+    assert len(groups) == len(networks(learner))
+    for exchange, _ in groups:
+        found = exchange.weigh(Signals(present=[True] * NUM_AGENTS))
+        assert float(found.max() - found.min()) > 1e-6  # unknown signals count alike
+
+
+@pytest.mark.parametrize("settings", [{}, {"compression": "float16"}])
+def test_each_networks_gradient_is_a_message(settings: dict[str, Any], setup: Any) -> None:
+    make, _, samples, spaces = setup
+    learner = make(aggregation="mean", **settings).build_learner(spaces=spaces)
+    applied(learner, samples)
+    ledger = learner.aggregator(MODULE).exchange.ledger
+    assert ledger.messages_per_agent.tolist() == [len(networks(learner))] * NUM_AGENTS
+
+
+def test_a_gate_knows_what_all_optimisers_make_of_gradients(setup: Any) -> None:
+    make, _, samples, spaces = setup
+    learner = make(aggregation="mean", communication="lag").build_learner(spaces=spaces)
+    own, parameters = learner.aggregator(MODULE), trained_parameters(learner.module[MODULE])
+    assert own._step_scale(parameters) is None  # nobody has stepped yet
+    applied(learner, samples)
+    scale = own._step_scale(parameters)
+    assert scale is not None
+    expected_ = {
+        item: 1 / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + optimizer.param_groups[0]["eps"])
+        for optimizer in own._optimizers
+        for item, state in optimizer.state.items()
+    }
+    torch.testing.assert_close(scale, torch.cat([expected_[item].flatten() for item in parameters]), rtol=1e-4, atol=0)
 
 
 def test_an_agent_is_masked_by_any_networks_gradient(setup: Any) -> None:

@@ -387,7 +387,7 @@ def test_equal_settings_may_be_set_again_and_others_not(rewritten: Any) -> None:
     model.aggregation_kwargs = {"table": rewritten}
     model.learn(ROLLOUT)
     model.aggregation_kwargs = {"table": rewritten[::-1]}
-    with pytest.raises(ValueError, match="aggregation_kwargs=.* was set after the model had been built with"):
+    with pytest.raises(ValueError, match=r"aggregation_kwargs=.* was set after the model had been built with"):
         model.learn(ROLLOUT)
 
 
@@ -406,6 +406,15 @@ def test_a_value_that_is_set_after_the_model_is_built_is_checked(
     setattr(model, name, value)
     with pytest.raises(ValueError, match=message):
         model.learn(ROLLOUT)
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "median"])
+@pytest.mark.parametrize("closed_form", [True, False])
+def test_an_agent_that_a_gate_lets_not_send_is_not_masked(aggregation: str, closed_form: bool) -> None:
+    gate = {"communication": "random", "communication_kwargs": {"expected_messages": 2}}
+    model = agents(aggregation, closed_form=closed_form, **gate).learn(2 * ROLLOUT)
+    assert 0 < model.ledger.messages < model._n_updates * AGENTS * ROLLOUT
+    assert model.logger.name_to_value["agg/masked_agents"] == 0
 
 
 def test_a_setting_that_is_changed_after_an_off_policy_model_is_built_is_refused() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_agg import AggPPO, DisturbedVecEnv, EnvPoolVecEnv
 
@@ -86,3 +88,14 @@ def test_agents_whose_episodes_never_end_report_no_return() -> None:
     assert np.isnan(model.agent_returns).tolist() == [False, False, True, False]
     others = np.delete(model.agent_weights, 2)
     assert others.min() < model.agent_weights[2] < others.max()  # it counts as the mean of those who report
+
+
+def test_returns_that_nobody_reports_cannot_be_changed() -> None:
+    env = DisturbedVecEnv(DummyVecEnv([lambda: gym.make("CartPole-v1")] * 2), [{"agents": [0], "reward_scale": 2.0}])
+    with pytest.raises(ValueError, match=r"agent 0 ended without a return, .* VecMonitor"):
+        steps(env, 60)
+
+
+def test_observations_of_several_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"disturbs arrays, and observations are Dict\(.*make_unequal_vec_env"):
+        DisturbedVecEnv(DummyVecEnv([BitFlippingEnv] * 2), [{"agents": [0], "reward_scale": 2.0}])

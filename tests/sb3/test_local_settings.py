@@ -166,3 +166,13 @@ def test_a_masked_agent_sends_nothing(scheme: str, messages: list[int]) -> None:
     assert model.ledger.messages_per_agent.tolist() == messages
     size = len(flat(model.policy))
     assert model.ledger.bytes_down == 4 * size * AGENTS * (1 if scheme == "fedavg" else 8)
+
+
+def test_an_actor_that_does_not_send_steps_with_the_answer() -> None:
+    gate = {"communication": "random", "communication_kwargs": {"expected_messages": 1}}
+    model = build("actor_mean", n_epochs=1, batch_size=STEPS * AGENTS, **gate)
+    start = model._local_models.copies.clone()
+    learn(model)
+    assert model.ledger.messages < AGENTS
+    assert bool((model._local_models.copies != start).any(1).all())
+    assert model.logger.name_to_value["agg/masked_agents"] == 0

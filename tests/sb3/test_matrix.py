@@ -118,7 +118,7 @@ def test_on_cuda(name: str, settings: dict[str, Any], tmp_path: Path) -> None:
     cuda, cpu = build("discrete", **own, device="cuda"), build("discrete", **own)
     cuda.learn(2 * STEPS * AGENTS).save(tmp_path / "model")
     assert torch.isfinite(parameters(cuda)).all()
-    held = {} if cuda.exchange.weights_only else cuda.exchange.state_dict()["signals"]
+    held = {} if cuda.exchange.weights_only else cuda.exchange.state_dict()["uplink"]["signals"]
     assert all(value.device.type == "cpu" for value in held.values())
     cpu.set_parameters(AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS), device="cpu").get_parameters())
 

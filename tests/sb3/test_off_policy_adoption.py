@@ -110,3 +110,32 @@ def test_episodes_are_counted_in_one_environment() -> None:
     with pytest.warns(UserWarning, match="one environment, so one agent"):
         model = ours("td3", num_agents=1, train_freq=(1, "episode"), gradient_steps=3).learn(60)
     assert model._n_updates == 12
+
+
+def test_how_samples_are_drawn_can_be_set_again_and_is_checked() -> None:
+    model = ours("sac", minibatches="stratified").learn(60)
+    model.minibatches = "stock"
+    model.learn(60)
+    assert not model._minibatches.stratified
+    model.minibatches = "stok"
+    with pytest.raises(ValueError, match="unknown minibatches 'stok'"):
+        model.learn(60)
+
+
+def test_the_window_of_returns_can_be_set_again_and_is_checked() -> None:
+    model = ours("sac", return_window=3).learn(60)
+    known = model.recent_returns[:, 0].copy()
+    model.return_window = 5
+    model.learn(1, reset_num_timesteps=False)
+    assert model.recent_returns.shape[1] == 5
+    np.testing.assert_array_equal(model.recent_returns[:, 0], known)
+    model.return_window = 0
+    with pytest.raises(ValueError, match="return_window must be an integer >= 1, got 0"):
+        model.learn(60)
+
+
+def test_logged_weights_are_of_agents_that_have_samples() -> None:
+    own = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 40, "batch_size": 20, "aggregation": "mean"}
+    model = AggSAC("MultiInputPolicy", goals((5, 5, 5, 1000)), **settings("sac", **own)).learn(100)
+    assert model.agent_weights[3] == 0
+    assert model.logger.name_to_value["agg/weight_min"] > 0

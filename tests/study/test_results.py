@@ -1,5 +1,6 @@
 """Rows, differences and costs against numbers worked out by hand from known records."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -159,3 +160,18 @@ def test_a_budget_of_time_is_compared_at_equal_seconds(results):
     (verdict,) = verdicts(made)
     assert "Difference from loss at equal seconds: 0.750 [0.750, 0.750], better." in verdict.detail
     assert "Difference from loss at equal env steps: \u22121.00 [\u22121.00, \u22121.00], worse." in verdict.detail
+
+
+def test_updates_are_counted_where_a_record_is_of_several(results):
+    each = [
+        CellUpdate(50 * n, 100 * n, 0.5 * n, 20.0 * n, 3, [1.0, 1.0], {"agg/messages": 30 * n, "agg/bytes": 60 * n})
+        for n in (1, 2)
+    ]
+    shorter = [dataclasses.replace(update, update=update.update // 2, mean_return=1.0) for update in each]
+    made = results({"loss": {"Pole": [each, each]}, "stock": {"Pole": [shorter, shorter]}})
+    loss = next(cost for cost in made.costs if cost.system == "loss")
+    assert (loss.mu_frequency.value, loss.mu_size.value) == (60 / 100 / 2, 120 / 100 / 2)
+    row = rows_of(made)["Pole", "loss"]
+    assert (row.num_updates, row.threshold_step) == (100, 50)
+    by_updates = made.comparisons("Pole", "loss", "stock")[0]
+    assert by_updates.difference.value == 19  # up to update 50: the first record of one, both of the other

@@ -15,8 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+from rl_agg.study.analysis.records import decoded
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.runners import runner_for
+from rl_agg.study.run.training import train
 from rl_agg.study.spec.study import Budget, Environment, System, Wrapper
 from sb3_agg import AgentVecNormalize
 from sb3_agg.study import Sb3Runner, _environment, _model
@@ -89,6 +91,15 @@ def test_records_of_a_replay_buffer_are_of_a_thousand_steps(tiny, system, has_we
         assert update.episodes == sum(map(len, episodes))
         assert update.agent_returns == pytest.approx(last, nan_ok=True)
         assert ("agg/effective_agents" in update.scalars) == has_weights
+
+
+def test_a_budget_of_updates_counts_those_and_not_records(tiny):
+    settings = {"learning_starts": 20, "batch_size": 16, "buffer_size": 2000, "train_freq": 4}
+    environments = {"CartPole-v1": Environment(num_agents=4, network="small", settings=settings)}
+    study = tiny(systems={"stock": System("sb3_agg:AggDQN")}, environments=environments, budget=Budget(updates=100))
+    record = decoded(study.cells[0], train(study.cells[0], lambda update, fraction: None))
+    assert record.updates["update"].tolist() == [63, 100]
+    assert not [warning for warning in record.metadata["warnings"] if "budget" in warning]
 
 
 def test_noise_by_name_is_the_algorithms(tiny):

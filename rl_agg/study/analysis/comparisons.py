@@ -69,9 +69,12 @@ def scores_of(systems: Sequence[Runs], bases: Sequence[str]) -> list[Scores]:
 
 def _over_updates(systems: Sequence[Runs]) -> Scores:
     """The mean of the returns up to the shortest run's end, so that it is R̄ where all are as long."""
-    returns = {runs.system: runs.series("return") for runs in systems}
-    shortest = min((len(run) for own in returns.values() for run in own), default=0)
-    by_system = {name: np.array([statistics.mean_return(run[:shortest]) for run in own]) for name, own in returns.items()}
+    returns = {runs.system: list(zip(runs.series("update"), runs.series("return"), strict=True)) for runs in systems}
+    shortest = min((int(updates[-1]) for own in returns.values() for updates, _ in own), default=0)
+    by_system = {
+        name: np.array([statistics.mean_return(run[updates <= shortest]) for updates, run in own])
+        for name, own in returns.items()
+    }
     return Scores(UPDATES, 1, shortest, by_system)
 
 

@@ -65,8 +65,9 @@ def _per_agent_and_update(runs: Runs, column: str) -> Estimate:
     if not runs.has(column):
         return UNKNOWN
     agents = [len(record.updates["agent_returns"].iloc[0]) for record in runs.records]
-    pairs = zip(runs.series(column), agents, strict=True)
-    return _over_runs([statistics.per_agent_and_update(run, num_agents) for run, num_agents in pairs if num_agents])
+    updates = [int(numbers[-1]) for numbers in runs.series("update")]  # a record may be of several
+    known = zip(runs.series(column), agents, updates, strict=True)
+    return _over_runs([statistics.per_agent_and_update(*run) for run in known if run[1]])
 
 
 def _over_runs(values: list[float]) -> Estimate:

@@ -66,18 +66,18 @@ def rows_of(systems: dict[str, Runs], environment: Environment, baseline: str) -
     rows = []
     for name in sorted(systems, key=lambda name: (math.isnan(means[name]), -means[name])):
         runs = systems[name]
-        curve = runs.curve("return")
+        curve, numbers = runs.curve("return"), max(runs.series("update"), key=len, default=np.zeros(1))
         rows.append(
             Row(
                 runs.environment,
                 name,
                 len(runs.seeds),
-                curve.shape[1],
+                int(numbers[-1]),
                 statistics.bootstrap_interval([runs.mean_returns], statistics.mean),
                 mean_percent[name],
                 statistics.bootstrap_interval([runs.end_returns], statistics.mean),
                 end_percent[name],
-                *_thresholds(curve, environment.threshold),
+                *_thresholds(curve, environment.threshold, numbers),
                 statistics.variance_between_runs(runs.mean_returns),
                 statistics.bootstrap_interval([runs.mean_returns]),
                 _improvement([systems], name, baseline),
@@ -130,11 +130,13 @@ def scaled(systems: dict[str, Runs], target: float | None = None, *, alike: floa
     }
 
 
-def _thresholds(curve: Array, threshold: float | None) -> tuple[int | None, int | None]:
+def _thresholds(curve: Array, threshold: float | None, numbers: Array) -> tuple[int | None, int | None]:
+    """The update in which the mean curve passes, and how many runs do; records ``[S, U]`` are of the updates ``[U]``."""
     if threshold is None:
         return None, None
     alone = [statistics.threshold_step(run, threshold) for run in curve]
-    return statistics.threshold_step(statistics.mean_curve(curve), threshold), sum(step is not None for step in alone)
+    step = statistics.threshold_step(statistics.mean_curve(curve), threshold)
+    return None if step is None else int(numbers[step - 1]), sum(found is not None for found in alone)
 
 
 def _improvement(environments: Sequence[dict[str, Runs]], name: str, baseline: str) -> Estimate:

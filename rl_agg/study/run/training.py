@@ -26,7 +26,7 @@ def train(cell: Cell, on_update: OnUpdate) -> bytes:
         updates = runner.run(cell, on_update)
         if not updates:
             raise StudyError(f"{cell.system.system} ended without a single update")
-        used = cell.budget.used(len(updates), updates[-1].env_steps, updates[-1].wall_time)
+        used = cell.budget.used(updates[-1].update, updates[-1].env_steps, updates[-1].wall_time)
         if used < LEAST_USED:
             warnings.warn(f"it ended by itself after {100 * used:.0f} % of its budget", stacklevel=1)
         unique = dict.fromkeys(str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
