@@ -105,6 +105,11 @@ class A3CConfig(AggregationSettings, ModelDefaults):
             raise ValueError(
                 f"A3C has one central learner, in the algorithm's own process; set num_learners=0, not {self.num_learners}"
             )
+        if self.num_gpus_per_env_runner:
+            raise ValueError(
+                "A3C's env runners compute gradients on their CPUs; set num_gpus_per_env_runner=0, not "
+                f"{self.num_gpus_per_env_runner}"
+            )
         if self.algorithm_config_overrides_per_module:
             raise ValueError(
                 "A3C has one module, so that algorithm_config_overrides_per_module has no use; set it by .training()"

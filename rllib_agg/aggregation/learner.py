@@ -364,7 +364,8 @@ class AggLearnerMixin(FiniteSteps):
         super().set_state(state)
         saved = state.get(STATE, {}).get(CLIENTS, {})
         if self._clients and len(saved) == self.config.num_learners:
-            mine = saved[distributed.get_rank()]
+            mine, number = saved[distributed.get_rank()], self.weights_seq_no
             super().set_state({COMPONENT_OPTIMIZER: mine[COMPONENT_OPTIMIZER]})
+            self.weights_seq_no = number  # which RLlib begins anew, and env runners would keep older weights
             for module_id, own in mine["modules"].items():
                 self._clients[module_id].set_state(own)

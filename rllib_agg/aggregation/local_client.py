@@ -111,8 +111,9 @@ class LocalClient:
             return None
         before = _flat(self._parameters)
         _write(merged.vector, self._parameters)
-        if uncompressed:
-            _write(average([self._gather(_flat(uncompressed))], weights)[0], uncompressed)
+        sent = weights * merged.sends.to(weights)
+        if uncompressed and bool(sent.any()):  # the others' did not come with a message
+            _write(average([self._gather(_flat(uncompressed))], sent)[0], uncompressed)
         if self.payload.moments == "reset":
             forget_moments(optimizers, self._parameters)
         self.divergence = float((_flat(self._parameters) - before).norm())

@@ -49,6 +49,7 @@ class ServerConfig(StrictConfig, ModelDefaults):
         "module_to_env_connector",
         "clip_actions",
         "gym_env_vectorize_mode",
+        "num_gpus_per_env_runner",
         "algorithm_config_overrides_per_module",
     )
     """Settings that would be ignored."""

@@ -175,10 +175,12 @@ class LocalModels:
         weights = merged.present.to(merged.vector) if merged.weights is None else merged.weights
         parameters = self._written.clone()
         parameters[columns] = merged.vector
-        self._write(parameters, merge(self._buffers.values(), weights))
+        sent = weights * merged.sends.to(weights)  # buffers and moments of the others did not come with a message
+        has_sent = bool(sent.any())
+        self._write(parameters, merge(self._buffers.values(), sent) if has_sent else list(_buffers(self._policy).values()))
         self._share(columns)
-        if self._moments == "merge":
-            self.optimizer.merge(weights)
+        if self._moments == "merge" and has_sent:
+            self.optimizer.merge(sent)
         elif self._moments == "reset":
             self.optimizer.reset()
         return merged

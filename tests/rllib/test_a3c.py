@@ -416,6 +416,7 @@ def test_infinite_return_masks_an_agent_until_its_next_finite_one() -> None:
         (lambda config: config.training(vf_loss_coeff=-1), "vf_loss_coeff must be a finite number >= 0, got -1"),
         (lambda config: config.env_runners(sample_timeout_s=0), "sample_timeout_s must be a finite number > 0, got 0"),
         (lambda config: config.env_runners(batch_mode="complete_episodes"), "learns from fragments"),
+        (lambda config: config.env_runners(num_gpus_per_env_runner=0.5), "set num_gpus_per_env_runner=0, not 0.5"),
         (lambda config: config.rl_module(model_config={"use_lstm": True}), "use_lstm is not supported"),
         (lambda config: config.update_from_dict({"gradient_per_iteration": 3}), "has no setting 'gradient_per_iteration'"),
     ],

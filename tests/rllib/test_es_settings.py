@@ -63,6 +63,7 @@ def test_faithful_is_the_report() -> None:
         (lambda c: c.environment(clip_actions=True), "ESConfig does not use clip_actions in training"),
         (lambda c: c.training(grad_clip_by="value"), "ESConfig does not use grad_clip_by"),
         (lambda c: c.env_runners(num_envs_per_env_runner=4), "does not use num_envs_per_env_runner in training; evaluation_"),
+        (lambda c: c.env_runners(num_gpus_per_env_runner=0.5), "ESConfig does not use num_gpus_per_env_runner$"),
         (lambda c: c.env_runners(rollout_fragment_length=4), "ESConfig does not use rollout_fragment_length$"),
         (lambda c: c.env_runners(batch_mode="complete_episodes"), "ESConfig does not use batch_mode$"),
         (lambda c: c.env_runners(gym_env_vectorize_mode="async"), "does not use gym_env_vectorize_mode in training"),

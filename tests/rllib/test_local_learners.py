@@ -389,6 +389,29 @@ def test_lag_holds_learners_back(group: AggLearnerGroup, sample: Callable[[], li
     assert len(group) <= results[0][MODULE]["agg"]["messages"].peek() < 3 * len(group)
 
 
+def test_moments_of_learners_that_do_not_send_stay_their_own(group: AggLearnerGroup, sample: Callable[[], list[Any]]) -> None:
+    """They would come with the message."""
+    gate = {"communication": "lag", "communication_kwargs": {"xi": 1e9}}
+    start_over(group, aggregation_kwargs={"moments": "merge"}, **gate)
+    for update in range(3):
+        results = group.update(episodes=sample(), **EPOCHS)
+        first, second, *_ = (states[0]["exp_avg"] for states in on_each(group, adam_state))
+        assert results[0][MODULE]["agg"]["messages"].peek() == len(group)
+        assert np.array_equal(first, second) == (update == 0)
+
+
+def test_a_state_that_is_set_in_place_keeps_the_number_of_weights(
+    group: AggLearnerGroup, sample: Callable[[], list[Any]]
+) -> None:
+    """Env runners take weights only if their number is larger than the last."""
+    start_over(group)
+    group.update(episodes=sample(), **EPOCHS)
+    numbers = on_each(group, lambda learner: learner.weights_seq_no)
+    assert min(numbers) > 0
+    group.set_state(group.get_state())
+    assert on_each(group, lambda learner: learner.weights_seq_no) == numbers
+
+
 def test_some_layers_stay_with_their_learner(
     group: AggLearnerGroup, sample: Callable[[], list[Any]], spaces: dict[str, Any]
 ) -> None:

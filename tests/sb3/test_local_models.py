@@ -129,6 +129,17 @@ def test_what_becomes_of_moments(moments: str) -> None:
     torch.testing.assert_close(flat(model.policy), merged, rtol=1e-6, atol=1e-6)
 
 
+def test_moments_of_agents_that_do_not_send_stay_their_own() -> None:
+    """They would come with the message."""
+    gate = {"communication": "lag", "communication_kwargs": {"xi": 1e9}}
+    model = build(aggregation_kwargs={"moments": "merge"}, **gate)
+    for update in range(3):
+        learn(model, reset_num_timesteps=not update)
+        assert model.ledger.messages == AGENTS
+        (moments,) = (state["exp_avg"] for state in model._local_models.optimizer._optimizer.state.values())
+        assert bool((moments == moments[:1]).all()) == (update == 0)
+
+
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
 def test_copies_count_by_their_samples() -> None:
     """Agent 2 is masked in the second of two updates, so it counts half as much as each other."""
