@@ -23,22 +23,25 @@ class Accumulation:
         self._sums: dict[str, Tensor] = {}  # gradients [A, P], the others [A]
         self._counts: dict[str, Tensor] = {}  # numbers of addends [A]
         self._present: Tensor | None = None  # [A], bool, in any of the steps
+        self._counted = torch.empty(0, dtype=torch.bool)  # [A], with a gradient in any of them
 
     @torch.no_grad()
-    def add(self, gradients: Tensor, signals: Signals, idle: Tensor | None) -> None:
+    def add(self, gradients: Tensor, signals: Signals, idle: Tensor | None, *, zeros: bool = False) -> None:
         """Add one step's.
 
         :param gradients: ``[A, P]``.
         :param signals: What agents report in this step ``[A]``.
         :param idle: Who has no gradient this time ``[A]``, bool.
+        :param zeros: Whether such an agent's counts as zero, because it has none by chance; otherwise its mean is over fewer.
         """
         present = ~signals.masked().to(gradients.device) & gradients.sum(1).isfinite()
         counted = present if idle is None else present & ~idle
         if self._present is None or self._sums["gradients"].shape != gradients.shape:
             self._reset()
-            self._present = torch.zeros_like(present)
+            self._present = self._counted = torch.zeros_like(present)
         self._present = self._present.to(present.device) | present
-        self._add("gradients", torch.where(counted[:, None], gradients, 0.0), counted)
+        self._counted = self._counted.to(present.device) | counted
+        self._add("gradients", torch.where(counted[:, None], gradients, 0.0), present if zeros else counted)
         for name in AVERAGED:
             value: Tensor | None = getattr(signals, name)
             if value is not None:
@@ -67,7 +70,7 @@ class Accumulation:
                 known = self._counts[name]
                 total = self._sums[name] / known if name == "losses" else self._sums[name]
                 taken[name] = total.where(known > 0, torch.nan).to(value)
-        idle = present & (counts == 0)
+        idle = present & ~self._counted
         self._reset()
         return means, dataclasses.replace(signals, **taken), idle if bool(idle.any()) else None
 
@@ -77,6 +80,7 @@ class Accumulation:
             "sums": {name: value.cpu().clone() for name, value in self._sums.items()},
             "counts": {name: value.cpu().clone() for name, value in self._counts.items()},
             "present": None if self._present is None else self._present.cpu().clone(),
+            "counted": self._counted.cpu().clone(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -84,3 +88,4 @@ class Accumulation:
         self._sums = {name: value.clone() for name, value in state["sums"].items()}
         self._counts = {name: value.clone() for name, value in state["counts"].items()}
         self._present = None if state["present"] is None else state["present"].clone()
+        self._counted = state["counted"].clone()

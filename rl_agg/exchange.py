@@ -76,6 +76,8 @@ class Exchange(Accounting):
         self.num_exchanges = self._num_steps = self._since_last = 0
         self.gate = self.scheme.make_gate(self.num_agents)
         self._rule = copy.deepcopy(self.scheme.rule)
+        if isinstance(self._rule, Combiner):
+            self._rule = self._rule.seeded(self._seed)
         self._memory: Memory | None = None
         if isinstance(self._rule, Weighting) and self._rule.remembered:
             assert self._rule.smoothing is not None
@@ -184,17 +186,19 @@ class Exchange(Accounting):
         idle: Tensor | None = None,
         scale: Tensor | None = None,
         gains: Tensor | None = None,
+        zeros: bool = False,
     ) -> Merged | None:
         """Merge one step's gradients, or add them up until the schedule asks for an exchange.
 
-        Parameters as for :meth:`merge`.
+        Other parameters as for :meth:`merge`.
 
+        :param zeros: Whether an idle agent's gradient counts as zero among those that are added up.
         :return: ``None`` where there is no exchange, and thus no step.
         """
         due = self.due()
         if self.scheme.accumulates:
             rows = gradients if isinstance(gradients, Tensor) else gradients.matrix(by_parameter=False)
-            self._accumulation.add(rows, signals, idle)
+            self._accumulation.add(rows, signals, idle, zeros=zeros)
             if not due:
                 return None
             gradients, signals, idle = self._accumulation.take(signals)

@@ -11,7 +11,8 @@ from torch import Tensor
 def step_scale(optimizer: Any, parameters: Sequence[Tensor]) -> Tensor | None:
     r"""What an optimiser multiplies each parameter's gradient by, up to one factor for all.
 
-    :math:`1 / (\sqrt{v} + \epsilon)` with :math:`v` the running mean square of gradients that Adam, AdamW and RMSprop keep;
+    :math:`1 / (\sqrt{v} + \epsilon)` with :math:`v` the running mean square of gradients that Adam, AdamW and RMSprop keep,
+    its largest so far with ``amsgrad``, their variance with ``centered``, or Adagrad's sum of squares;
     :math:`1 / \sqrt{v + \epsilon}` for Stable-Baselines3's RMSpropTFLike.
 
     :param optimizer: The optimiser.
@@ -22,9 +23,12 @@ def step_scale(optimizer: Any, parameters: Sequence[Tensor]) -> Tensor | None:
         return None
     (group, *_) = optimizer.param_groups
     states = [optimizer.state.get(parameter, {}) for parameter in parameters]
-    squares = [state.get("exp_avg_sq", state.get("square_avg")) for state in states]
-    if any(square is None for square in squares):
+    names = ("max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq", "square_avg", "sum")
+    squares: list[Tensor] = [state[name] for state in states for name in names if name in state]
+    if len(squares) < len(states):
         return None
+    if group.get("centered"):
+        squares = [(square - state["grad_avg"].square()).clamp(min=0.0) for square, state in zip(squares, states, strict=True)]
     flat = torch.cat([square.flatten() for square in squares])
     if "betas" in group:  # Adam starts from 0
         seen = [1.0 - group["betas"][1] ** float(state["step"]) for state in states]

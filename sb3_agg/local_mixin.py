@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -88,7 +89,7 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
         elif form is not None:
             self._acting = ClosedFormActing(self.policy, self._find_evaluation)
         elif models is not None:
-            kind = LoopedActing if needs_loop(self.policy) else LocalActing
+            kind: type[LocalActing] = LoopedActing if needs_loop(self.policy) else LocalActing
             if self.use_sde:
                 kind = ExploringActing
             self._acting = kind(self.policy, models.stacked_policy(), models.stacked())
@@ -124,9 +125,15 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
         return self._copies_of_policy(models.each() if models.differ else None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies as their state: pickled, views of one tensor would be tensors of their own."""
-        models = vars(self).get("_local_models")
-        return {**super().__getstate__(), "_local_models": None if models is None else models.state_dict()}
+        """Copies as their state: pickled, views of one tensor would be tensors of their own. The policy as it is elsewhere, if
+        a callback copies the model while agents act."""
+        models, acting = vars(self).get("_local_models"), vars(self).get("_acting")
+        state = {**super().__getstate__(), "_local_models": None if models is None else models.state_dict(), "_acting": None}
+        if acting is not None:
+            policy = state["policy"] = copy.copy(self.policy)
+            for name in [name for name, value in vars(policy).items() if getattr(value, "__self__", None) is acting]:
+                del vars(policy)[name]
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

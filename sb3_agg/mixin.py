@@ -141,6 +141,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         self._open_settings()
         self._check_settings()
         scheme = self._make_scheme()
+        self._built["fused_optimizer"] = self.fused_optimizer
         if scheme.payload.local:
             self._check_local_models(scheme)
         self.exchange = self._make_exchange(scheme)
@@ -246,6 +247,8 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         self._rollout_returns = RolloutReturns(env.num_envs, only_reported=stretches and self._has_monitor())
         if stretches:
             n_rollout_steps = RolloutLength(n_rollout_steps, rollout_buffer, self._episodes_are_missing)
+        else:
+            rollout_buffer.buffer_size = n_rollout_steps  # a rollout before may have been longer
         with self._own_acting():
             collected: bool = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps, *args, **kwargs)  # type: ignore[misc]
         self._awaits_train = collected and self._is_learning  # whoever collects by hand need not train
@@ -341,7 +344,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
         device = self.device  # type: ignore[attr-defined]
         explains = "explained_variance" in self.exchange.scheme.needs
         return Signals(
-            returns=torch.as_tensor(returns, dtype=torch.float32, device=device),
+            returns=torch.as_tensor(returns, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device),
             num_samples=torch.full((self.n_envs,), float(buffer.buffer_size), device=device),
             present=torch.as_tensor(finite_agents(buffer), device=device),
             explained_variance=explained_variance(buffer).to(device) if explains else None,

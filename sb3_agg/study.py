@@ -158,7 +158,7 @@ class _Recorder(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         assert self._rollout is not None
-        self._collected += 1
+        self._collected, self._steps = self._collected + 1, self.num_timesteps
         self._returns = self._rollout.means(self._returns)
 
     def _on_training_end(self) -> None:
@@ -178,7 +178,7 @@ class _Recorder(BaseCallback):
         values = self.logger.name_to_value
         update = CellUpdate(
             update=self._collected,
-            env_steps=self.num_timesteps,
+            env_steps=self._steps,
             wall_time=time.perf_counter() - self._start,
             mean_return=float(known.mean()) if known.size else math.nan,
             episodes=int(self._rollout.num_episodes.sum()),
@@ -229,6 +229,10 @@ def _environment(cell: Cell) -> VecEnv:
         validation.check_flag("normalize.per_agent", per_agent)
         if per_agent and not chosen.get("norm_reward", True):
             raise ValueError("normalize.per_agent has no effect with norm_reward: false; leave one out")
+        if per_agent and num_agents > 1 and issubclass(import_system(cell), OffPolicyAlgorithm):
+            raise ValueError(
+                "normalize.per_agent needs rollouts: a replay buffer's samples do not say whose rewards they hold"
+            )
         wrapper_class = AgentVecNormalize if per_agent else VecNormalize
         gamma = _settings(cell).get("gamma", 0.99)  # returns must be discounted as the algorithm does
         env = wrapper_class(env, **{"gamma": gamma, **chosen})

@@ -23,6 +23,10 @@ class Combiner(ABC):
     by_distance: ClassVar[bool] = False
     """Whether it is a weighted sum whose weights depend on the gradients' distances from each other alone."""
 
+    def seeded(self, run: int) -> "Combiner":
+        """The same with the run's seed, of one that draws."""
+        return self
+
     def at(self, step: int) -> "Combiner":
         """The combiner for a step, of one that draws among several."""
         return self

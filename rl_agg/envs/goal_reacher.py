@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rl_agg.validation import check_count
+
 ENTRY_POINTS = {"rl_agg/GoalReacher-v0": "rl_agg.envs.goal_reacher:GoalReacher"}
 MAX_EPISODE_STEPS = 50
 STEP, DAMPING, FORCE = 0.1, 0.9, 2.0
@@ -27,8 +29,8 @@ class GoalReacher(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - Gymnasium's
 
     def __init__(self, *, goal: int = 0, num_goals: int = 8, render_mode: str | None = None) -> None:
-        if not 0 <= goal < num_goals:
-            raise ValueError(f"goal must be one of 0 to {num_goals - 1}, got {goal}")
+        check_count("num_goals", num_goals, least=1)
+        check_count("goal", goal, least=0, most=num_goals - 1)
         angle = 2 * math.pi * goal / num_goals
         self.goal = np.array([math.cos(angle), math.sin(angle)])
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (6,), np.float32)

@@ -125,9 +125,13 @@ class LocalUpdate(DetachedUpdate):
 
     def finish(self) -> None:
         """Give the policy the average, and merge if it is due. Losses are the means over this update."""
-        if self._losses:
-            self._signals = dataclasses.replace(self._signals, losses=torch.stack(self._losses).nanmean(0))
+        losses = self._losses[: self.num_steps]  # target_kl stops at a minibatch of which nobody learns
+        if losses:
+            self._signals = dataclasses.replace(self._signals, losses=torch.stack(losses).nanmean(0))
+        elif self._needs_losses:
+            unknown = torch.full_like(self._present, torch.nan, dtype=torch.float32)
+            self._signals = dataclasses.replace(self._signals, losses=unknown)
         samples = self.minibatches.buffer.buffer_size * self._present
         merged = self._models.end_update(samples, self.exchange if self._merges_parameters else None, self._signals)
-        if merged is not None and merged.weights is not None:
-            self._note_weights(merged.weights)
+        if merged is not None and merged.weights is not None and bool(merged.present.any()):
+            self._note_weights(merged.weights, merged.present)

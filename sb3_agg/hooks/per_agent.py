@@ -89,7 +89,7 @@ class PerAgentUpdate(DetachedUpdate):
         """
         scale = step_scale(optimizer, parameters) if self.exchange.scales else None
         rows, idle = self._of_all_agents(gradients)
-        merged = self.exchange.step(rows, self._signals, idle=idle, scale=scale)
+        merged = self.exchange.step(rows, self._signals, idle=idle, scale=scale, zeros=self._weighs)
         self._answers = merged is not None
         if merged is None:
             return None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from sb3_agg.hooks.base import Update
 from sb3_agg.rollouts.losses import Outputs
+from sb3_agg.scaled_gradient import ScaledGradient, shaped
 
 
 class WeightedUpdate(Update):
@@ -39,7 +41,8 @@ class WeightedUpdate(Update):
             self._add_losses(values, log_prob, entropy)
         weights = self._current_weights()
         outputs = (values, log_prob) if entropy is None else (values, log_prob, entropy)
-        scaled = _ScaledGradient.apply(self, weights, self._per_sample(weights), *outputs)  # type: ignore[no-untyped-call]
+        scale = partial(self.scale, weights, self._per_sample(weights))
+        scaled = ScaledGradient.apply(scale, *outputs)  # type: ignore[no-untyped-call]
         return (*scaled, None) if entropy is None else scaled
 
     def _step(self, form: Any, gradients: Any) -> None:
@@ -105,7 +108,7 @@ class WeightedUpdate(Update):
             self._mask(masked)
             per_sample, left_out = self._per_sample(weights), masked[self.minibatches.agents]
             gradients = tuple(  # 0 * NaN is NaN
-                None if gradient is None else gradient.masked_fill(_shaped(left_out, gradient), 0.0) for gradient in gradients
+                None if gradient is None else gradient.masked_fill(shaped(left_out, gradient), 0.0) for gradient in gradients
             )
         self._note_weights(weights)
         return gradients if per_sample is None else _scaled(gradients, per_sample)
@@ -119,24 +122,4 @@ class WeightedUpdate(Update):
 
 
 def _scaled(gradients: tuple[Tensor | None, ...], per_sample: Tensor) -> tuple[Tensor | None, ...]:
-    return tuple(None if gradient is None else gradient * _shaped(per_sample, gradient) for gradient in gradients)
-
-
-def _shaped(per_sample: Tensor, gradient: Tensor) -> Tensor:
-    """One value per sample ``[B]`` in a shape that multiplies a gradient ``[B, ...]``."""
-    return per_sample if gradient.ndim == 1 else per_sample.view(-1, *[1] * (gradient.ndim - 1))
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """Identity forwards; backwards, the gradients of all outputs are scaled at once by an update."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, update: WeightedUpdate, weights: Tensor, per_sample: Tensor | None, *outputs: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.update, ctx.weights, ctx.per_sample = update, weights, per_sample
-        return tuple(output.view_as(output) for output in outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None, None, None, *ctx.update.scale(ctx.weights, ctx.per_sample, gradients))
+    return tuple(None if gradient is None else gradient * shaped(per_sample, gradient) for gradient in gradients)

@@ -36,6 +36,10 @@ class LocalActing:
         self._predict_values: Callable[..., Tensor] = policy.predict_values
         self._truncated: deque[int] = deque()
 
+    def __reduce__(self) -> Any:
+        """A copy of the policy acts by its own methods, whose parameters are its own."""
+        return _released, (type(self), self._policy)
+
     def note_step(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_]) -> None:
         """Record one step of all agents; SB3 then asks for the value of each last state that a time limit cut off, in order.
 
@@ -112,17 +116,21 @@ class ExploringActing(LoopedActing):
 
     _matrices: Tensor | None  # [A, F, D]
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._reset_noise: Callable[..., None] = self._policy.reset_noise
+
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Replace the policy's methods inside."""
-        reset_noise = self._policy.reset_noise
-
-        def reset_all(num_envs: int = 1) -> None:
-            (self._matrices,) = self._stacked_policy(self._draw, self._stacked, torch.empty(self._num_agents))
-            reset_noise(num_envs)  # last, as the distribution keeps what was drawn
-
-        with super().hooked(), temporarily(self._policy, reset_noise=reset_all):
+        with super().hooked(), temporarily(self._policy, reset_noise=self.reset_noise):
             yield
+
+    def reset_noise(self, n_envs: int = 1) -> None:
+        """Draw the agents' matrices, then the policy's own: its distribution keeps what was drawn last."""
+        if self._num_agents:
+            (self._matrices,) = self._stacked_policy(self._draw, self._stacked, torch.empty(self._num_agents))
+        self._reset_noise(n_envs)
 
     @torch.no_grad()
     def _draw(self, _: Tensor) -> Tensor:
@@ -141,3 +149,13 @@ class ExploringActing(LoopedActing):
     def _act(self, observations: Any, matrices: Tensor, *args: Any, **kwargs: Any) -> Any:
         with temporarily(self._policy.action_dist, exploration_mat=matrices[0]):
             return self._forward(observations, *args, **kwargs)
+
+
+def _released(kind: type[LocalActing], policy: Any) -> LocalActing:
+    """What acts for a copy of a policy: no batch is of any agents."""
+    acting = kind.__new__(kind)
+    acting._policy, acting._num_agents, acting._truncated = policy, 0, deque()
+    acting._forward, acting._predict_values = policy.forward, policy.predict_values
+    if isinstance(acting, ExploringActing):
+        acting._reset_noise = policy.reset_noise
+    return acting

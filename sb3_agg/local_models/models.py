@@ -178,7 +178,7 @@ class LocalModels:
         sent = weights * merged.sends.to(weights)  # buffers and moments of the others did not come with a message
         has_sent = bool(sent.any())
         self._write(parameters, merge(self._buffers.values(), sent) if has_sent else list(_buffers(self._policy).values()))
-        self._share(columns)
+        self._share(columns, buffers=has_sent)
         if self._moments == "merge" and has_sent:
             self.optimizer.merge(sent)
         elif self._moments == "reset":
@@ -216,11 +216,11 @@ class LocalModels:
         self.optimizer.reset()
         self.divergence = 0.0
 
-    def _share(self, columns: slice | Tensor = EVERYTHING) -> None:
+    def _share(self, columns: slice | Tensor = EVERYTHING, *, buffers: bool = True) -> None:
         """Copy the policy's buffers and some of its parameters to all agents, and restart the counters."""
         self.copies[:, columns] = self._written[columns]
         self.last_merge[columns] = self._written[columns]
-        for name, buffer in _buffers(self._policy).items():
+        for name, buffer in _buffers(self._policy).items() if buffers else ():
             self._buffers[name].copy_(buffer)
         self._num_samples.zero_()
         self._num_updates = 0

@@ -24,6 +24,7 @@ from sb3_agg.off_policy.minibatches import ReplayMinibatches
 from sb3_agg.off_policy.per_agent import PerAgentUpdate
 from sb3_agg.off_policy.returns import RecentReturns
 from sb3_agg.off_policy.weighted import WeightedUpdate
+from sb3_agg.vec_envs.normalize import AgentVecNormalize
 
 
 class OffPolicyAggregationMixin(AgentsMixin):
@@ -168,6 +169,12 @@ class OffPolicyAggregationMixin(AgentsMixin):
         check_count("return_window", self.return_window, least=1)
         if self.recent_returns.shape[1] != self.return_window:
             self._fit_returns()
+        normalizer = self.get_vec_normalize_env()  # type: ignore[attr-defined]
+        if isinstance(normalizer, AgentVecNormalize) and normalizer.norm_reward and self.n_envs > 1:
+            raise ValueError(
+                "AgentVecNormalize normalises rewards by agent, and a replay buffer's samples do not say whose they are; use "
+                "VecNormalize, or norm_reward=False"
+            )
         buffer = self.replay_buffer
         assert buffer is not None
         if buffer.n_envs != self.n_envs:

@@ -68,7 +68,8 @@ class PerAgentUpdate(Update):
         exchange, signals = self.exchanges[part.optimizer], self.signals(batch)
         idle = (batch.counts == 0) & ~signals.masked()
         scale = step_scale(optimizer, parameters) if exchange.scales else None
-        merged = exchange.step(matrix, signals, idle=idle if bool(idle.any()) else None, scale=scale)
+        chance = not (self._combines or self.minibatches.stratified or "num_samples" in self.needs)
+        merged = exchange.step(matrix, signals, idle=idle if bool(idle.any()) else None, scale=scale, zeros=chance)
         if merged is None:
             for parameter in parameters:
                 parameter.grad = None

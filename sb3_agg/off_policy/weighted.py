@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from sb3_agg.off_policy.algorithms import Part
 from sb3_agg.off_policy.hooks import Update
 from sb3_agg.off_policy.minibatches import Batch
+from sb3_agg.scaled_gradient import ScaledGradient, shaped
 
 
 class WeightedUpdate(Update):
@@ -49,10 +51,11 @@ class WeightedUpdate(Update):
     def evaluate(self, part: Part, batch: Batch, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The network's outputs, which will scale the gradients of SB3's backward pass."""
         outputs = method(*args, **kwargs)
+        scale = partial(self.scale, part, batch)
         if not isinstance(outputs, tuple):
-            (scaled,) = _ScaledGradient.apply(self, part, batch, outputs)  # type: ignore[no-untyped-call]
+            (scaled,) = ScaledGradient.apply(scale, outputs)  # type: ignore[no-untyped-call]
             return scaled
-        return _ScaledGradient.apply(self, part, batch, *outputs)  # type: ignore[no-untyped-call]
+        return ScaledGradient.apply(scale, *outputs)  # type: ignore[no-untyped-call]
 
     def _weigh(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if self._ahead is not None and batch.masked is None and self._without_samples(batch) is None:
@@ -72,12 +75,12 @@ class WeightedUpdate(Update):
             signals = self.signals(batch, masked)
             weights, present = self.rule.weigh(signals), ~signals.masked()
             out = masked[batch.agents]
-            gradients = tuple(gradient.masked_fill(_shaped(out, gradient), 0.0) for gradient in gradients)  # 0 * NaN is NaN
+            gradients = tuple(gradient.masked_fill(shaped(out, gradient), 0.0) for gradient in gradients)  # 0 * NaN is NaN
         if present is not self._present or not self.all_present:
             self._note_masked(batch, ~present)
         self.weights.append((weights, present))
         per_sample = self._per_sample(weights, batch)
-        return gradients if per_sample is None else tuple(gradient * _shaped(per_sample, gradient) for gradient in gradients)
+        return gradients if per_sample is None else tuple(gradient * shaped(per_sample, gradient) for gradient in gradients)
 
     def _per_sample(self, weights: Tensor, batch: Batch) -> Tensor | None:
         """:math:`c_n` ``[B]``; ``None`` where all are 1."""
@@ -118,21 +121,3 @@ class WeightedUpdate(Update):
             answers = np.full(len(sent), steps)  # masked agents act by the new parameters too
             self.exchanges[part.optimizer].charge(sent, answers, up={"gradients": size}, down={"parameters": size})
         self._reset()
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """Identity forwards; backwards, the gradients of all outputs are scaled at once by an update."""
-
-    @staticmethod
-    def forward(ctx: Any, update: WeightedUpdate, part: Part, batch: Batch, *outputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.update, ctx.part, ctx.batch = update, part, batch
-        return tuple(output.view_as(output) for output in outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, None, *ctx.update.scale(ctx.part, ctx.batch, gradients))
-
-
-def _shaped(per_sample: Tensor, gradient: Tensor) -> Tensor:
-    """One value per sample ``[B]`` in a shape that multiplies a gradient ``[B, ...]``."""
-    return per_sample.view(-1, *[1] * (gradient.ndim - 1))

@@ -103,21 +103,23 @@ class Minibatches:
 
     def _get_stock(self, batch_size: int | None = None) -> Iterator[Any]:
         self.epoch += 1
-        for samples in self._get(batch_size):
+        drawn: Iterator[Any] = self._get(batch_size)
+        for samples in drawn:
+            if samples is None:  # of masked agents alone
+                continue
             if not hasattr(self, "agents"):
                 raise ValueError(
                     f"{type(self.buffer).__name__} must draw by _get_samples(), or the agents of its samples are unknown"
                 )
-            if samples is not None:
-                self.samples = samples
-                yield samples
+            self.samples = samples
+            yield samples
 
     def _get_samples_present(self, indices: NDArray[np.int64], *args: Any) -> Any:
         agents = indices // self.buffer.buffer_size  # SB3 flattens [T, A] agent by agent
         if self.num_present < len(self.present):
-            kept = self.present[agents]
+            kept, least = self.present[agents], min(2, len(indices))
             indices, agents = indices[kept], agents[kept]
-            if len(indices) < 2:  # nothing to average, and a standard deviation needs two
+            if len(indices) < least:  # nothing to average, and a standard deviation needs two
                 return None
         samples = self._get_samples(indices, *args)
         self.agents = self._label(agents)

@@ -117,5 +117,6 @@ def test_the_task_of_many_goals() -> None:
     for _ in range(47):
         *_, truncated, _ = env.step(env.action_space.sample())
     assert truncated
-    with pytest.raises(ValueError, match="goal must be one of 0 to 7, got 8"):
-        gym.make("rl_agg.envs:rl_agg/GoalReacher-v0", goal=8)
+    for goal in (8, 1.5):
+        with pytest.raises(ValueError, match=f"goal must be an integer between 0 and 7, got {goal}"):
+            gym.make("rl_agg.envs:rl_agg/GoalReacher-v0", goal=goal)

@@ -371,3 +371,28 @@ def test_only_a_gate_that_decides_asks_for_the_optimisers_scale() -> None:
         for codec in ("identity", "float16"):
             scheme = make_scheme("mean", communication=gate, communication_kwargs=kwargs, compression=codec)
             assert Exchange(scheme, 4).scales == expected
+
+
+def test_an_agent_that_is_idle_by_chance_counts_as_zero_among_gradients_that_are_added_up() -> None:
+    """As in single steps, where a weighted sum counts it as zero."""
+    rows = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 4.0]]])
+    idle = torch.tensor([[False, True], [True, False]])
+    signals = Signals(present=[True, True])
+    single = Exchange(Scheme(rule="mean"), 2)
+    expected = torch.stack([single.merge(rows[t].clone(), signals, idle=idle[t]).vector for t in range(2)]).mean(0)
+    for zeros, vector in ((True, expected), (False, torch.tensor([1.0, 2.0]))):
+        several = Exchange(Scheme(rule="mean", schedule=2), 2)
+        assert several.step(rows[0].clone(), signals, idle=idle[0], zeros=zeros) is None
+        merged = several.step(rows[1].clone(), signals, idle=idle[1], zeros=zeros)
+        assert merged is not None
+        torch.testing.assert_close(merged.vector, vector)
+
+
+def test_mixtailor_draws_by_the_run_unless_it_has_a_seed() -> None:
+    def drawn(run: int, **settings: Any) -> list[str]:
+        made = Exchange(Scheme(rule="mixtailor", rule_kwargs=settings), 5, seed=run)
+        return [type(made._rule.at(step)).__name__ for step in range(12)]
+
+    assert drawn(0) != drawn(1)
+    assert drawn(1) == drawn(1)
+    assert drawn(0, seed=3) == drawn(1, seed=3)

@@ -28,7 +28,10 @@ def stepped(optimizer_class: Any, **settings: Any) -> tuple[torch.optim.Optimize
         (torch.optim.Adam, {"betas": (0.0, 0.999)}),
         (torch.optim.AdamW, {"betas": (0.0, 0.9), "eps": 1e-3, "weight_decay": 0.0}),
         (torch.optim.Adam, {"betas": (0.0, 0.99), "fused": True}),
+        (torch.optim.Adam, {"betas": (0.0, 0.5), "amsgrad": True}),
         (torch.optim.RMSprop, {"alpha": 0.9}),
+        (torch.optim.RMSprop, {"alpha": 0.9, "centered": True}),
+        (torch.optim.Adagrad, {}),
         (RMSpropTFLike, {"alpha": 0.9, "eps": 0.5}),
     ],
 )

@@ -367,6 +367,7 @@ def test_settings_of_a_file_that_do_not_fit_what_load_is_given_are_named(tmp_pat
         lambda model: setattr(model, "aggregation", "median"),
         lambda model: setattr(model, "interval", 2),
         lambda model: setattr(model, "communication", "lag"),
+        lambda model: setattr(model, "fused_optimizer", False),
         lambda model: setattr(model, "budget_bytes_per_update", 1e5),
         lambda model: model.aggregation_kwargs.update(h=2),
     ],

@@ -176,3 +176,27 @@ def test_an_actor_that_does_not_send_steps_with_the_answer() -> None:
     assert model.ledger.messages < AGENTS
     assert bool((model._local_models.copies != start).any(1).all())
     assert model.logger.name_to_value["agg/masked_agents"] == 0
+
+
+def test_weights_of_a_merge_are_logged_for_those_who_sent() -> None:
+    gate = {"communication": "random", "communication_kwargs": {"expected_messages": 2}}
+    model = build("mean", payload="parameters", num_agents=4, **gate)
+    for _ in range(6):
+        before = model.ledger.messages
+        learn(model, reset_num_timesteps=False)
+        sent = model.ledger.messages - before
+        if sent:
+            assert model.logger.name_to_value["agg/weight_min"] == pytest.approx(1 / sent)
+
+
+@pytest.mark.parametrize("target_kl", [1e-4, -1e-9])
+def test_losses_of_a_merge_are_those_of_steps_that_were_taken(target_kl: float) -> None:
+    weights = []
+    for closed_form in (True, False):
+        own = {"n_steps": 32, "batch_size": 24, "n_epochs": 5, "target_kl": target_kl, "closed_form": closed_form}
+        model = build("l_weighted", payload="parameters", env="Pendulum-v1", **own)
+        model.target_kl = target_kl  # SB3 has no objection, and the first minibatch is the last
+        weights.append(learn(model).agent_weights)
+    np.testing.assert_allclose(*weights, rtol=1e-5)
+    if target_kl < 0:
+        np.testing.assert_allclose(weights[0], 1 / AGENTS)

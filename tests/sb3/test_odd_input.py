@@ -290,3 +290,29 @@ def test_raw_returns_under_vec_normalize() -> None:
     env = VecNormalize(walks({"reward": 10.0}, {"reward": 20.0}, {"reward": 30.0}, {"reward": 40.0}))
     model = ppo(env, aggregation="r_weighted").learn(128)
     np.testing.assert_allclose(model.agent_returns, [50, 100, 150, 200])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_a_minibatch_of_masked_agents_alone_is_left_out(seed: int) -> None:
+    broken = {"length": 4, "broken": np.nan, "broken_steps": range(99)}
+    model = ppo(walks(broken, broken, broken, {"length": 4}), minibatches="stock", n_steps=32, batch_size=4, seed=seed)
+    with pytest.warns(UserWarning, match="agent 0, 1, 2 had"):
+        model.learn(4 * 32)
+    assert model.logger.name_to_value["agg/masked_agents"] == 3
+    assert model.ledger.messages_per_agent[:3].tolist() == [0, 0, 0]
+    assert model.ledger.messages_per_agent[3] > 0
+
+
+def test_returns_are_weighed_as_exactly_as_they_are_kept() -> None:
+    model = ppo(walks(*({"length": 1, "reward": 1e8 + more} for more in (0, 1, 3))), aggregation="r_weighted", batch_size=48)
+    model.learn(3 * 16)
+    np.testing.assert_allclose(model.agent_weights, [1 / 3, 1 / 4 + 1 / 3, 3 / 4 + 1 / 3], rtol=1e-6)
+
+
+def test_a_rollout_is_short_again_once_nobody_waits_for_episodes() -> None:
+    model = ppo(walks(*[{"length": 20}] * 2), n_steps=8, batch_size=16, min_episodes=1).learn(64)
+    assert model.rollout_buffer.buffer_size > 8
+    model.min_episodes = 0
+    model.learn(64)
+    assert model.rollout_buffer.buffer_size == 8

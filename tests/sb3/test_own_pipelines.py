@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -364,3 +365,37 @@ def test_a_loss_of_a_users_own_acts_where_a_rule_weighs_it(kind: Any) -> None:
         return torch.cat([parameter.flatten() for parameter in model.policy.parameters()])
 
     assert not torch.equal(trained(kind), trained(AggEvaluating))
+
+
+class Copier(BaseCallback):
+    """Copies the model, and its policy, while it acts."""
+
+    def _on_step(self) -> bool:
+        if self.n_calls == 5:
+            self.model_copy, self.policy_copy = copy.deepcopy(self.model), copy.deepcopy(self.model.policy)
+        return True
+
+
+COPIED: list[dict[str, Any]] = [
+    {"aggregation": "mean"},
+    {"aggregation": "fedavg", "aggregation_kwargs": {"interval": 10}, "closed_form": False},
+]
+
+
+@pytest.mark.parametrize("settings", COPIED)
+def test_a_copy_that_a_callback_makes_acts_and_learns_by_itself(settings: dict[str, Any]) -> None:
+    copier = Copier()
+    model = AggPPO("MlpPolicy", cartpoles(3), n_steps=16, batch_size=24, n_epochs=1, seed=0, **settings)
+    model.learn(3 * 16 * 2)
+    model.learn(3 * 16, callback=copier, reset_num_timesteps=False)
+    twin = copier.model_copy
+    assert not {"forward", "predict_values"} & vars(twin.policy).keys()
+    observations = torch.as_tensor(model.env.reset())
+    for policy in (twin.policy, copier.policy_copy):
+        with torch.no_grad():
+            before = policy(observations, deterministic=True)[1].clone()
+            for parameter in policy.value_net.parameters():
+                parameter.add_(1.0)
+            assert not torch.equal(policy(observations, deterministic=True)[1], before)
+    twin.learn(3 * 16)
+    assert (twin.why_no_closed_form is None) == (settings["aggregation"] == "mean")

@@ -78,6 +78,7 @@ def test_an_entry_is_read(tmp_path):
         ("  normalize: 1\n  normalize_kwargs: {clip_obs: 5.0}\n", "normalize must be true or false or a mapping"),
         ("  normalize: true\n  normalize_kwargs: 3\n", "normalize_kwargs must be a mapping, got 3"),
         ("  normalize_kwargs: {norm_reward: false}\n", "'normalize_kwargs' does nothing without 'normalize'"),
+        ("  normalize: false\n  normalize_kwargs: {norm_reward: false}\n", "'normalize_kwargs' does nothing without"),
         ("  policy_kwargs: 5\n", "policy_kwargs must be a mapping, got 5"),
         ("  n_steps: 2026-11-22\n", "settings.n_steps must be text"),
         ('  policy_kwargs: "dict(net_arch={1, 2})"\n', "settings.policy_kwargs.net_arch must be text"),

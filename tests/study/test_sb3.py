@@ -93,6 +93,13 @@ def test_records_of_a_replay_buffer_are_of_a_thousand_steps(tiny, system, has_we
         assert ("agg/effective_agents" in update.scalars) == has_weights
 
 
+def test_the_step_that_only_stops_a_run_is_not_counted(tiny):
+    settings = {"learning_starts": 20, "batch_size": 16, "buffer_size": 2000}
+    environments = {"CartPole-v1": Environment(num_agents=2, network="small", settings=settings)}
+    study = tiny(systems={"stock": System("sb3_agg:AggDQN")}, environments=environments, budget=Budget(updates=300))
+    assert run(study.cells[0])[-1].env_steps == 300 * 8
+
+
 def test_a_budget_of_updates_counts_those_and_not_records(tiny):
     settings = {"learning_starts": 20, "batch_size": 16, "buffer_size": 2000, "train_freq": 4}
     environments = {"CartPole-v1": Environment(num_agents=4, network="small", settings=settings)}
@@ -244,6 +251,11 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
             System("stable_baselines3:PPO"),
             {"normalize": {"norm_obss": True}},
             ["normalize has no setting", "did you mean 'norm_obs'"],
+        ),
+        (
+            System("sb3_agg:AggDQN"),
+            {"normalize": {"per_agent": True}},
+            ["normalize.per_agent needs rollouts"],
         ),
         (System("stable_baselines3:PPO", {"seed": 1}), {}, ["'seed' cannot be set here", "'seeds'"]),
         (System("stable_baselines3:PPO", {"learning_rate": "linear"}), {}, ["learning_rate", "'linear'"]),

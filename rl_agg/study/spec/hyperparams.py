@@ -73,9 +73,9 @@ def load_hyperparams(path: Path, environment: str) -> Hyperparams:
     for key, value in {"normalize_kwargs": extra, "policy_kwargs": settings.get("policy_kwargs") or {}}.items():
         if not isinstance(value, dict):
             raise StudyError(f"{where}.{key} must be a mapping, got {value!r}")
-    if extra and normalize is None:
+    if extra and normalize in (None, False):
         raise StudyError(f"{where}: 'normalize_kwargs' does nothing without 'normalize'")
-    if normalize not in (None, False) and extra and isinstance(normalize, bool | dict):
+    if extra and isinstance(normalize, bool | dict):
         normalize = {**(normalize if isinstance(normalize, dict) else {}), **extra}
     understood = {
         "policy": settings.pop("policy", None),
