@@ -76,7 +76,10 @@ class ArrivalExchange(Exchange):
                 self._buffer = gradient.new_full((self.num_agents, len(gradient)), torch.nan)
             rows = self._buffer = self._buffer.to(gradient)
             rows[agent] = gradient
-            return self._rule(rows, present=rows.isfinite().all(1), step=self.num_exchanges)
+            sent = ~rows.isnan().all(1)  # the others are not at fault, as masked agents would be
+            sent[agent] = True
+            rows = rows[sent]
+            return self._rule(rows, present=rows.isfinite().all(1), step=self.num_exchanges, overwrite=True)
         factor = self.factor(agent, signals)
         return factor * gradient if factor else None
 

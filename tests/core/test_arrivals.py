@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl_agg import Scheme, Signals
+from rl_agg import Scheme, Signals, combine
 from rl_agg.arrivals import ArrivalExchange
 from tests.core.gradients import normal
 
@@ -48,6 +48,24 @@ def test_a_combiner_sees_the_last_gradient_of_each_agent() -> None:
         last[agent] = normal(1, PARAMETERS, seed=arrival)[0]
         step = one.arrive(agent, last[agent].clone(), signals)
         np.testing.assert_allclose(step, np.median(torch.stack(list(last.values())), axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "geometric_median", "krum"])
+def test_agents_that_have_not_sent_are_not_counted_among_the_faulty(rule: str) -> None:
+    one = ArrivalExchange(Scheme(rule=rule, schedule="on_arrival"), 6)
+    one.check()
+    rows = normal(5, PARAMETERS)
+    rows[0] += 1e6  # an attacker
+    for agent, row in enumerate(rows):
+        step = one.arrive(agent, row.clone(), Signals(returns=torch.zeros(6)))
+    torch.testing.assert_close(step, combine(rule, rows))
+    assert step.norm() < 1e3
+
+
+def test_a_first_message_that_overflows_in_its_codec_is_masked() -> None:
+    one = exchange(rule="trimmed_mean", codec="quantize")
+    step = one.arrive(0, torch.full((PARAMETERS,), 2e37), Signals(returns=torch.zeros(AGENTS)))
+    assert torch.equal(step, torch.zeros(PARAMETERS))
 
 
 def test_a_gradient_that_is_not_finite_is_masked() -> None:
