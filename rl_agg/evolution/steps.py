@@ -49,7 +49,7 @@ class Step:
 class Taken(NamedTuple):
     """A step that was taken.
 
-    :param theta: The parameters after it ``[P]``.
+    :param theta: The parameters after it ``[P]``; the very array from before if none was taken, as its norm was not finite.
     :param gradient_norm: Of :math:`\\hat g`.
     :param step_norm: Of the change.
     """
@@ -71,8 +71,12 @@ def estimate(step: Step, size: int, settings: EvolutionSettings, run: int) -> Ve
 
 def move(gradient: Vector, theta: Vector, optimizer: Any, settings: EvolutionSettings) -> Taken:
     """Move the parameters by a gradient ``[P]``; arguments as of :func:`take`."""
-    change = optimizer.step(gradient - np.float32(settings.l2_coeff) * theta)
-    return Taken(theta + change, float(np.linalg.norm(gradient)), float(np.linalg.norm(change)))
+    direction = gradient - np.float32(settings.l2_coeff) * theta
+    norm = float(np.linalg.norm(gradient))
+    if not np.isfinite(np.linalg.norm(direction)):  # Adam's squares would overflow, and stay so
+        return Taken(theta, norm, 0.0)
+    change = optimizer.step(direction)
+    return Taken(theta + change, norm, float(np.linalg.norm(change)))
 
 
 def take(step: Step, theta: Vector, optimizer: Any, settings: EvolutionSettings, run: int) -> Taken:

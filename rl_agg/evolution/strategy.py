@@ -142,8 +142,9 @@ class EvolutionStrategy(PopulationServer):
         payload = {"fitness": sent[senders]}
         self.receive(Report(agents, fitness, fitness, lengths, memory, senders.astype(AGENT_ID), payload))
 
+    @np.errstate(over="ignore", invalid="ignore")  # a step that overflows is skipped
     def learn(self, report: Report, present: NDArray[np.bool_]) -> None:
-        """Take one step with the messages of an update.
+        """Take one step with the messages of an update; one whose norm is not finite is skipped, and counted.
 
         The rule reads the returns, sent and imputed, and as losses their negatives. What a rule over losses alone weighs is
         descended, so its weights are negated.
@@ -163,11 +164,14 @@ class EvolutionStrategy(PopulationServer):
         gradient = estimate(self._step, self.theta.size, self.settings, self.run)
         if self._reuse is not None:
             gradient = self._reuse.average(gradient, int(present.sum()), earlier, earlier_shares, perturbations)
-            self._reuse.add(Samples(self.num_updates, self.theta, values, ~np.isnan(fitness), present))
             self.measures["reused_updates"] = float(len(earlier))
             self.measures["effective_samples"] = float(present.sum() + sum(each.number for each in earlier))
         taken = move(gradient, self.theta, self._optimizer, self.settings)
         self.measures |= {"gradient_norm": taken.gradient_norm, "step_norm": taken.step_norm}
+        if taken.theta is self.theta:
+            self.num_skipped += 1
+        elif self._reuse is not None:
+            self._reuse.add(Samples(self.num_updates, self.theta, values, ~np.isnan(fitness), present))
         self.theta = taken.theta
         if self.statistics is not None:
             self.statistics.add(self.statistics.mean, report.payload["statistics"])

@@ -51,7 +51,7 @@ class PopulationServer:
         self.run = fresh_run() if run is None else run
         self.num_updates = 0
         self.num_skipped = 0
-        """Updates without a finite episode: nothing was learned."""
+        """Updates without a finite episode, or whose step was not finite: nothing was learned."""
         self.num_masked = 0
         """Episodes whose return was not finite, or that were lost with their runner."""
         self.measures: dict[str, float] = {}

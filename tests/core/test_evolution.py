@@ -183,6 +183,21 @@ def test_returns_that_are_not_finite_are_masked() -> None:
     assert (strategy.num_skipped, strategy.num_updates) == (1, 2)
 
 
+@pytest.mark.parametrize("outlier", [1e21, 3e38])
+@pytest.mark.parametrize("fitness", ["raw", "centered"])
+@pytest.mark.parametrize("reuse", [0, 2])
+def test_a_step_that_overflows_is_skipped(outlier: float, fitness: str, reuse: int) -> None:
+    settings = {"noise_stdev": 0.1, "lr": 0.1, "l2_coeff": 0.0, "fitness": fitness, "reuse": reuse}
+    strategy = EvolutionStrategy(np.full(3, -1.0), run=0, population=20, **settings)
+    tell(strategy, [outlier, *range(19)])
+    assert (strategy.num_skipped, strategy.measures["step_norm"]) == (1, 0.0)
+    assert strategy.theta.tolist() == [-1.0] * 3
+    for _ in range(80):
+        strategy.tell(-np.square(strategy.ask() - 0.7).sum(axis=1))
+    assert np.abs(strategy.theta - 0.7).max() < 0.15
+    assert strategy.num_skipped == 1
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -35,7 +35,7 @@ class Run:
     def serve(self) -> EvolutionStrategy:
         return EvolutionStrategy(self.evaluators[0].network.initial(stream("start", 3)), run=3, **self.settings)
 
-    def update(self) -> None:
+    def update(self, outlier: float | None = None) -> None:
         broadcast = self.server.broadcast()
         parts = []
         for worker, agents in zip(self.workers, np.array_split(EVERYONE, len(self.workers)), strict=True):
@@ -43,7 +43,10 @@ class Run:
                 parts.append(worker.run(broadcast, agents))
             except OutOfStepError:
                 parts.append(worker.run(self.server.whole_broadcast(), agents))
-        self.server.receive(reports.merge_reports(parts))
+        report = reports.merge_reports(parts)
+        if outlier is not None:
+            report.payload["fitness"][0] = outlier
+        self.server.receive(report)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -115,6 +118,20 @@ def test_parameters_that_were_written_are_sent() -> None:
     for run in (one, other):
         run.update()
         run.update()
+    np.testing.assert_array_equal(other.server.theta, one.server.theta)
+
+
+def test_a_step_that_overflows_is_skipped_everywhere() -> None:
+    one, other = Run(fitness="raw"), Run(broadcast="seeds", fitness="raw")
+    for run in (one, other):
+        run.update()
+        before = run.server.theta.copy()
+        run.update(outlier=1e19)
+        np.testing.assert_array_equal(run.server.theta, before)
+        for _ in range(2):
+            run.update()
+        assert run.server.num_skipped == 1
+    assert other.server.broadcast().theta.size == 0  # the workers still follow
     np.testing.assert_array_equal(other.server.theta, one.server.theta)
 
 
