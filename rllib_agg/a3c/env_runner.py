@@ -32,7 +32,8 @@ class A3CEnvRunner(SingleAgentEnvRunner):
 
         :return: The gradient, the metrics of sampling and those of the loss.
         """
-        self.set_state(state)
+        self.set_state({**state, WEIGHTS_SEQ_NO: 0})  # forces them: encoded ones change without an update too
+        self.set_state(state)  # counts them
         episodes = self.sample()
         # The connectors add a step to each episode, in place; metrics are of the episodes as sampled.
         sampled = self.get_metrics()

@@ -102,6 +102,18 @@ def test_runner_samples_with_the_module_that_it_learns_with(algorithm: A3C) -> N
         torch.testing.assert_close(parameter, algorithm.learner.module[MODULE].get_parameter(name), rtol=0, atol=0)
 
 
+def test_runner_takes_other_weights_of_the_same_number(algorithm: A3C) -> None:
+    """As it is sent, encoded, after a gradient that made no step."""
+    algorithm.train()
+    runner, state = algorithm.env_runner, algorithm.module_state(inference_only=False)
+    runner.sample_gradient(state, {})
+    weights = {name: value + 0.25 for name, value in state["rl_module"][MODULE].items()}
+    message, sampled, _ = runner.sample_gradient({**state, "rl_module": {MODULE: weights}}, {})
+    for name, parameter in runner.module.named_parameters():
+        np.testing.assert_array_equal(parameter.detach(), weights[name])
+    assert message.seq_no == sampled["weights_seq_no"].peek() == state["weights_seq_no"]
+
+
 def test_metrics_do_not_count_the_bootstrap_step(algorithm: A3C) -> None:
     for _ in range(5):
         result = algorithm.train()["env_runners"]
