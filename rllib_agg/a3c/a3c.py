@@ -86,7 +86,8 @@ class A3CConfig(AggregationSettings, ModelDefaults):
     ) -> Self:
         """Set up the training.
 
-        :param gradients_per_iteration: Number of gradients that one ``train()`` takes, those included that a gate withholds.
+        :param gradients_per_iteration: Number of gradients that one ``train()`` takes, those included that a gate withholds or
+            that a rule gives no weight.
         :param vf_loss_coeff: Weight of the value function's squared error.
         :param entropy_coeff: :math:`\\beta`, a number or a schedule ``[[step, value], ...]``.
         :param lambda_: 1: the n-step return of the paper; below it, shorter returns are mixed in.
@@ -219,22 +220,22 @@ class A3C(RestoringAlgorithm, Algorithm):
         """
         self.metrics.aggregate([sampled], key=ENV_RUNNER_RESULTS)
         self.metrics.aggregate([learned], key=LEARNER_RESULTS)
-        factor, gradient = 0.0, message.vector().to(self.learner.device)
+        valid, gradient = False, message.vector().to(self.learner.device)
         # A gradient of later weights was under way when an older checkpoint was restored.
         if message.num_samples and message.seq_no <= self.learner.weights_seq_no:
             self.signals.observe(agent, returns=message.episode_return, losses=message.loss, num_samples=message.num_samples)
-            factor = self.exchange.factor(agent, self.signals.signals()) if bool(gradient.sum().isfinite()) else 0.0
+            valid = bool(gradient.sum().isfinite()) and not bool(self.signals.signals().masked()[agent])
         if self.env_runner_group.num_remote_env_runners():
             self.exchange.ledger.physical_bytes += buffer_bytes(message)
-        self.metrics.log_value((*AGG, "masked_gradients"), int(factor == 0.0), reduce="lifetime_sum")
-        if factor == 0.0:
+        self.metrics.log_value((*AGG, "masked_gradients"), int(not valid), reduce="lifetime_sum")
+        if not valid:
             self.exchange.charge(self._only([agent]), self._only([]), up={"gradients": len(gradient)}, down={})
             return False
         scale = self.learner.step_scale(message) if self.exchange.scales else None
         step = self.exchange.arrive(agent, gradient, self.signals.signals(), scale=scale)
         if step is not None:
             self.metrics.log_value((*AGG, "staleness"), self.learner.weights_seq_no - message.seq_no, window=100)
-            self.metrics.log_value((*AGG, "weight"), factor, window=100)
+            self.metrics.log_value((*AGG, "weight"), self.exchange.factor(agent, self.signals.signals()), window=100)
             self.learner.apply_step(step, message, timesteps=self.timesteps)
         self.exchange.end_update()
         return True

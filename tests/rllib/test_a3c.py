@@ -330,6 +330,19 @@ def test_gradient_that_is_not_finite_is_masked(algorithm: A3C, sample: Callable[
     assert logged["bytes"] == 4 * message.vector().numel() * logged["messages"]
 
 
+def test_gradient_that_counts_nothing_is_not_masked(ray_session: None, sample: Callable[[], list[Any]]) -> None:
+    algorithm = tiny_a3c(2, aggregation="reward_shares").build_algo()
+    learner = algorithm.learner
+    message = learner.take_gradient(sample(), seq_no=0, timesteps={})
+    for agent, episode_return, updates in ((0, -200.0, 1), (1, -100.0, 2), (0, -200.0, 2)):
+        # Shares are of returns above the least, so that the worst of both agents has none
+        assert algorithm.receive(agent, dataclasses.replace(message, episode_return=episode_return), {}, {})
+        assert learner.weights_seq_no == updates
+    assert algorithm.exchange.ledger.messages_per_agent.tolist() == [2, 1]
+    assert algorithm.metrics.peek(("learners", MODULE, "agg", "masked_gradients")) == 0
+    algorithm.stop()
+
+
 def factor(signals: RunningSignals, agent: int, rule: str) -> float:
     scheme = Scheme(rule=rule, schedule=OnArrival())
     return ArrivalExchange(scheme, signals.signals().num_agents).factor(agent, signals.signals())
