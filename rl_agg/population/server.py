@@ -53,7 +53,7 @@ class PopulationServer:
         self.num_skipped = 0
         """Updates without a finite episode, or whose step was not finite: nothing was learned."""
         self.num_masked = 0
-        """Episodes whose return was not finite, or that were lost with their runner."""
+        """Episodes whose return or gradient was not finite, or that were lost with their runner."""
         self.measures: dict[str, float] = {}
         """Of the last update, by name."""
 

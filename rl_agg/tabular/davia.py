@@ -143,7 +143,8 @@ class DaviaAgents(TabularAgents):
         # The agent is alone, and remembers nothing of what it has sent
         offer = Offer(vectors, torch.zeros_like(vectors), ~present, present, update, gains=vectors.new_tensor([gain]))
         sends = bool(self._gate.decide(offer))
-        return np.array([gradient] if sends else self.empty_message(theta), dtype=np.float32), memory
+        with np.errstate(over="ignore"):  # the server masks what overflows
+            return np.array([gradient] if sends else self.empty_message(theta), dtype=np.float32), memory
 
 
 class DaviaLearner(TabularServer):
@@ -168,13 +169,25 @@ class DaviaLearner(TabularServer):
         values = self.features @ self.theta.astype(np.float64)
         return self.model.action_values(values, self.gamma).astype(np.float32)
 
+    @np.errstate(over="ignore", invalid="ignore")  # a step that overflows is skipped
     def learn(self, report: Report, present: NDArray[np.bool_]) -> None:
-        """Step by the mean of the gradients, if any arrived."""
+        """Step by the mean of the finite gradients, if any arrived.
+
+        The others are counted as masked; an update of which none is left, or whose step is not finite, as skipped.
+        """
         gradients = report.payload["gradients"].astype(np.float64)
-        if len(gradients):
-            sends = torch.from_numpy(np.isin(np.arange(self.num_agents), report.senders))
-            weights = self.exchange.weigh(Signals(present=sends)).numpy()[report.senders]
-            self.theta = (self.theta.astype(np.float64) - self.settings.lr * (weights @ gradients)).astype(np.float32)
+        if not len(gradients):
+            return
+        finite = np.isfinite(gradients).all(1)
+        self.num_masked += int((~finite).sum())
+        senders = report.senders[finite]
+        sends = torch.from_numpy(np.isin(np.arange(self.num_agents), senders))
+        weights = self.exchange.weigh(Signals(present=sends)).numpy()[senders]
+        theta = (self.theta.astype(np.float64) - self.settings.lr * (weights @ gradients[finite])).astype(np.float32)
+        if finite.any() and np.isfinite(theta).all():
+            self.theta = theta
+        else:
+            self.num_skipped += 1
 
     def message_content(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         """A gradient."""

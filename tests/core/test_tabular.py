@@ -262,6 +262,31 @@ def test_davia_steps_by_the_mean_of_what_arrives() -> None:
     assert server.ledger.bytes == 2 * 8
 
 
+def test_davia_leaves_out_gradients_that_are_not_finite() -> None:
+    settings = DaviaSettings(population=3, lr=0.5)
+    server = DaviaLearner(np.eye(2), model_of(ListedEnvironments(Chain)), gamma=GAMMA, run=0, settings=settings)
+    ids, zeros = np.arange(3), np.zeros(3)
+    steps = [
+        ([[np.nan, 0.0], [3.0, -2.0], [1.0, 0.0]], [-1.0, 0.5], (1, 0)),
+        ([[0.0, np.inf], [np.nan, 0.0], [0.0, -np.inf]], [-1.0, 0.5], (4, 1)),
+        ([[3e38, 0.0]] * 3, [-1.5e38, 0.5], (4, 1)),
+        ([[3e38, 0.0]] * 3, [-3e38, 0.5], (4, 1)),
+        ([[3e38, 0.0]] * 3, [-3e38, 0.5], (4, 2)),  # the step overflows
+    ]
+    for gradients, theta, counts in steps:
+        payload = {"gradients": np.array(gradients, np.float32)}
+        server.receive(Report(ids, zeros, zeros, ids, np.empty((3, 0)), ids.astype(np.uint16), payload))
+        np.testing.assert_allclose(server.theta, theta, rtol=1e-6)
+        assert (server.num_masked, server.num_skipped) == counts
+
+
+def test_davia_stays_finite_where_it_diverges() -> None:
+    server, agents = davia(grid("FrozenLake-v1"), communication="every", features=np.eye(16) * 40)
+    train(server, agents, 100)
+    assert np.isfinite(server.theta).all()
+    assert server.num_skipped > 0
+
+
 @pytest.mark.parametrize("make", [lambda: q_learning(grid(), **TRIGGERED), lambda: davia(grid("rl_agg/WindyGrid-v0"))])
 def test_split_agents_and_restored_state_are_exact(make: Any) -> None:
     whole, split = make(), make()
