@@ -51,12 +51,13 @@ class NoveltySearch:
         """N, of the messages of the last update."""
 
     def note(self, behaviour: Array, fitness: float) -> None:
-        """Add what the unperturbed parameters did to the archive.
+        """Add what the unperturbed parameters did to the archive; a restored one of another N starts afresh.
 
         :param behaviour: ``[N]``, finite.
         :param fitness: Their return.
         """
-        self.archive = np.concatenate([self.archive.reshape(-1, len(behaviour)), behaviour[None]])
+        self._fit(len(behaviour))
+        self.archive = np.concatenate([self.archive, behaviour[None]])
 
     def novelties(self, behaviours: Array) -> NDArray[np.float64]:
         """Mean distance from the nearest entries ``[S]``; 0 while the archive is empty.
@@ -64,12 +65,17 @@ class NoveltySearch:
         :param behaviours: ``[S, N]``.
         """
         self.size = behaviours.shape[1]
+        self._fit(self.size)
         if not len(self.archive) or not len(behaviours):
             return np.zeros(len(behaviours))
         distances = cdist(behaviours, self.archive)  # [S, M]
         nearest = min(self.neighbours, len(self.archive))
         found: NDArray[np.float64] = np.partition(distances, nearest - 1, axis=1)[:, :nearest].mean(axis=1)
         return found
+
+    def _fit(self, size: int) -> None:
+        if self.archive.shape[1] != size:
+            self.archive = np.empty((0, size), dtype=np.float32)
 
     @property
     def measures(self) -> dict[str, float]:
@@ -85,7 +91,7 @@ class NoveltySearch:
         return {"archive": self.archive}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`, of another kind of novelty search too: its archive holds."""
+        """Restore :meth:`state_dict`, of another kind of novelty search too: its archive holds, if N is the same."""
         self.archive = state["archive"].copy()
 
 

@@ -85,6 +85,20 @@ def test_novelty_is_the_mean_distance_from_the_nearest() -> None:
         assert search.measures == {"archive_size": size, "archive_bytes": 16 * size, "return_weight": 0.0}
 
 
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("notes", [True, False])
+def test_an_archive_of_another_size_starts_afresh(size: int, notes: bool) -> None:
+    saved, restored = NoveltySearch(), NoveltySearch()
+    for value in range(3):
+        saved.note(np.full(4, value, np.float32), 0.0)
+    restored.load_state_dict(saved.state_dict())
+    if notes:
+        restored.note(np.zeros(size, np.float32), 0.0)
+    assert restored.novelties(np.ones((6, size), np.float32)).tolist() == [size**0.5 if notes else 0.0] * 6
+    assert restored.archive.shape == (int(notes), size)
+    assert saved.archive.shape == (3, 4)
+
+
 @pytest.mark.parametrize(("novelty", "weight"), [("ns", 0.0), ("nsr", 0.5), ("nsr", 0.8)])
 @pytest.mark.parametrize("fitness", ["ranks", "centered"])
 def test_gradient_is_that_of_a_plain_loop(novelty: str, weight: float, fitness: str) -> None:
