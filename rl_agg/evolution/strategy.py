@@ -258,6 +258,7 @@ class EvolutionStrategy(PopulationServer):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`, to the bit; another gate or optimizer than was saved starts afresh."""
         super().load_state_dict(state)
+        self._asked = None  # with the parameters from before
         self._optimizer = self.settings.make_optimizer(self.theta.size)
         if state["optimizer_name"] == self.settings.optimizer:
             self._optimizer.load_state_dict(state["optimizer"])

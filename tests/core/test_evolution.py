@@ -370,3 +370,14 @@ def test_tell_before_ask_is_an_error() -> None:
     with pytest.raises(RuntimeError, match=r"call ask\(\) before each tell\(\)"):
         strategy.tell(np.arange(4.0))
     assert strategy.num_updates == 1
+
+
+def test_a_restored_strategy_is_asked_again() -> None:
+    strategy, other = (EvolutionStrategy(np.full(3, start), run=run, population=4) for run, start in enumerate((0.0, 1.0)))
+    strategy.ask()
+    strategy.load_state_dict(other.state_dict())
+    with pytest.raises(RuntimeError, match=r"call ask\(\) before each tell\(\)"):
+        strategy.tell(np.arange(4.0))
+    for each in (strategy, other):
+        tell(each, np.arange(4.0))
+    assert (strategy.theta == other.theta).all()
