@@ -13,6 +13,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_LEN_MEAN, EPISOD
 from rl_agg.population import Environments, ListedEnvironments, Report, merge_reports, open_environments
 from rl_agg.population.server import PopulationServer
 from rllib_agg.aggregation._compat import UNSET, registered_env
+from rllib_agg.envs.unequal_envs import UnequalEnvs
 from rllib_agg.server_loop.config import ServerConfig
 from rllib_agg.server_loop.loop import ServerAlgorithm
 
@@ -53,6 +54,15 @@ class PopulationConfig(ServerConfig):
         """
         super().training(**kwargs)
         return self.take(population=population, max_episode_steps=max_episode_steps)
+
+    def validate(self) -> None:
+        """Check the settings."""
+        super().validate()
+        if isinstance(registered_env(self.env), UnequalEnvs) and not self.in_evaluation:
+            raise ValueError(
+                f"{type(self).__name__}'s agents have no environments of their own, and those of {self.env!r} differ from "
+                "agent to agent; use AggPPOConfig or A3CConfig"
+            )
 
     def open_environments(self, worker_index: int) -> Environments:
         """Make the environments."""

@@ -14,7 +14,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
 from rl_agg.envs.disturbances import as_disturbances
-from rllib_agg import A3CConfig, AggPPOConfig
+from rllib_agg import A3CConfig, AggPPOConfig, DAVIAConfig, DQLConfig, ESConfig
 from rllib_agg.aggregation.agents import agent_of
 from rllib_agg.envs.unequal_envs import UnequalEnvs, register_unequal_env
 from tests.rllib.ppo_configs import TINY, tiny_ppo
@@ -125,6 +125,12 @@ def test_evaluation_on_other_environments() -> None:
 def test_wrong_numbers_of_agents(config: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config().build_algo()
+
+
+@pytest.mark.parametrize("config", [ESConfig, DQLConfig, DAVIAConfig])
+def test_agents_without_environments_of_their_own(config: Any) -> None:
+    with pytest.raises(ValueError, match=f"{config.__name__}'s agents have no environments of their own, .* 'scaled' differ"):
+        config().environment("scaled").validate()
 
 
 @pytest.mark.parametrize(
