@@ -40,10 +40,14 @@ class NetworkMerging:
     ) -> None:
         assert isinstance(scheme.payload, Parameters)
         self._payload, self._learner, self._targets = scheme.payload, learner, targets
-        self._groups = [
-            (agents, SharingGroup(Exchange(scheme, len(agents), ledger=ledger, agents=agents, seed=seed), self._own(agents)))
-            for agents in groups
-        ]
+        self._scheme, self._agents, self._ledger, self._seed = scheme, groups, ledger, seed
+        self._begin()
+
+    def _begin(self) -> None:
+        self._groups = [(agents, SharingGroup(self._exchange(agents), self._own(agents))) for agents in self._agents]
+
+    def _exchange(self, agents: NDArray[np.int64]) -> Exchange:
+        return Exchange(self._scheme, len(agents), ledger=self._ledger, agents=agents, seed=self._seed)
 
     @torch.no_grad()
     def step(self, rewards: NDArray[np.float64], num_samples: int) -> bool:
@@ -108,10 +112,13 @@ class NetworkMerging:
         states = [group.state_dict() for _, group in self._groups]
         return [{name: value for name, value in state.items() if name != "ledger"} for state in states]
 
-    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Restore :meth:`state_dict`."""
-        for (_, group), state in zip(self._groups, states, strict=True):
-            group.load_state_dict(state)
+    def load_state_dict(self, states: Sequence[Mapping[str, Any]] | None) -> None:
+        """Restore :meth:`state_dict`, once the networks are restored; other groups, or ``None``, start afresh."""
+        self._begin()
+        sizes = [len(agents) for agents in self._agents]
+        if states is not None and [state["num_agents"] for state in states] == sizes:
+            for (_, group), state in zip(self._groups, states, strict=True):
+                group.load_state_dict(state)
 
 
 def _by_agent(stacked: list[Tensor], agents: NDArray[np.int64]) -> list[list[Tensor]]:

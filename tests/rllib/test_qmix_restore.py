@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from rllib_agg import QMIX
+from rllib_agg import QMIX, QMIXConfig
 from tests.rllib.qmix_runs import assert_equal, built, parameters, tiny
 from tests.rllib.results import MODULE, agg
 
@@ -49,6 +50,39 @@ def test_a_checkpoint_restores_to_the_bit(sharing: dict[str, Any], ray_session: 
     assert_equal(parameters(algorithm), saved)
     algorithm.train()
     assert agg(algorithm.train())["updates"] == agg(on[1])["updates"]
+    restored.stop()
+    algorithm.stop()
+
+
+A_PPS = {"parameter_sharing": "a_pps"}
+
+
+@pytest.mark.parametrize(
+    ("saved_with", "restored_with", "agents"),
+    [
+        ({"parameter_sharing": "none"}, A_PPS, 3),
+        ({**A_PPS, "within_type": True}, A_PPS, 3),  # of two agents, and of three
+        ({**A_PPS, "within_type": True}, A_PPS, 2),  # no group, and one
+    ],
+)
+def test_groups_that_have_not_merged_yet_start_afresh(
+    saved_with: dict[str, Any], restored_with: dict[str, Any], agents: int, ray_session: None, tmp_path: Path
+) -> None:
+    def config(sharing: dict[str, Any], seed: int) -> QMIXConfig:
+        own = tiny("walk/corridor", **sharing, same_init=False, sharing_interval=5).debugging(seed=seed)
+        return own.environment(env_config={"agents": agents})
+
+    algorithm = built(config(saved_with, 3), 2)
+    restored = built(config(restored_with, 4), 1)
+    restored.restore_from_path(algorithm.save_to_path(tmp_path / "checkpoint"))
+    assert_equal(parameters(restored), parameters(algorithm))
+    assert restored.server.num_merges == algorithm.server.num_merges
+    (state,) = restored.server.state_dict()["merging"]
+    average = [value.detach().mean(0).flatten() for value in algorithm.learner.team.networks.parameters()]
+    torch.testing.assert_close(state["reference"], torch.cat(average))
+    assert (state["num_agents"], state["num_exchanges"]) == (agents, 0)
+    merges = restored.server.num_merges
+    assert agg(restored.train())["merges"] > merges
     restored.stop()
     algorithm.stop()
 
