@@ -90,7 +90,12 @@ class SharingGroup:
 
     @torch.no_grad()
     def merge(
-        self, own: Sequence[Sequence[Tensor]], signals: Signals, *, along: Sequence[Sequence[Tensor]] = ()
+        self,
+        own: Sequence[Sequence[Tensor]],
+        signals: Signals,
+        *,
+        along: Sequence[Sequence[Tensor]] = (),
+        idle: Tensor | None = None,
     ) -> Merged | None:
         """Merge, and write the result to all agents.
 
@@ -98,10 +103,11 @@ class SharingGroup:
         :param signals: What the agents report, each ``[A]``.
         :param along: Tensors of each agent ``[A][M]`` that are sent uncompressed, and averaged over the agents that sent, with
             the same weights; changed in place.
+        :param idle: Who has nothing to send, without being at fault ``[A]``, bool; a combiner does not see it.
         :return: What was merged; ``None`` if no agent counts.
         """
         extra = sum(tensor.numel() for tensor in along[0]) if along else 0
-        merged = self.exchange.merge(_rows(own), signals, reference=self.reference, extra=extra)
+        merged = self.exchange.merge(_rows(own), signals, idle=idle, reference=self.reference, extra=extra)
         weights = merged.present.to(self.reference) if merged.weights is None else merged.weights
         if not bool(weights.any()):
             return None

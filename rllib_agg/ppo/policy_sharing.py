@@ -139,7 +139,9 @@ class PolicySharing:
         return {**summary, **self._group.exchange.followed}
 
     def _merge(self) -> dict[str, float]:
-        merged = self._group.merge(self._parameters, self._signals(), along=self._along())
+        signals = self._signals()
+        assert signals.num_samples is not None
+        merged = self._group.merge(self._parameters, signals, along=self._along(), idle=signals.num_samples == 0)
         for own in self._trained.values():
             own.zero_()
         if merged is None:
@@ -154,9 +156,7 @@ class PolicySharing:
         returns = [self._learner.aggregator(module_id).mean_return for module_id in self._tensors]
         known = torch.stack(list(self._trained.values())).to(self._group.reference.device)
         num_samples, losses, counts = known.unbind(1)
-        return Signals(
-            returns=known.new_tensor(returns), losses=losses / counts, num_samples=num_samples, present=num_samples > 0
-        )
+        return Signals(returns=known.new_tensor(returns), losses=losses / counts, num_samples=num_samples)
 
     def _along(self) -> list[list[Tensor]]:
         """What is merged uncompressed: buffers and, as set, moments."""

@@ -71,7 +71,11 @@ def built(**training: Any) -> Any:
 
 def update(learner: Any, rollout: int = 0) -> dict[str, Any]:
     """One on the same episodes each time; what is logged of all policies together."""
-    results = learner.update(episodes=copy.deepcopy(rollouts()[rollout]), timesteps={})
+    return update_on(learner, rollouts()[rollout])
+
+
+def update_on(learner: Any, episodes: list[Any]) -> dict[str, Any]:
+    results = learner.update(episodes=copy.deepcopy(episodes), timesteps={})
     return {name: value.peek() for name, value in results["__all_modules__"].get("agg", {}).items()}
 
 
@@ -302,6 +306,33 @@ def test_a_policy_without_samples_receives_and_does_not_send() -> None:
     assert_merged({id_: found[id_] for id_ in POLICIES}, average(weights(other)))
     for name, _ in learner.module["p_zero"].unwrapped().named_parameters():
         np.testing.assert_equal(found["p_zero"][name], found["p_one"][name])
+
+
+def test_a_policy_without_samples_is_not_one_of_the_faulty() -> None:
+    """Four have samples, of which one is corrupted."""
+    names = [f"p{number}" for number in range(5)]
+
+    def config(**training: Any) -> AggPPOConfig:
+        made = tiny_ppo(num_envs=1, **training).environment(MultiAgentCartPole, env_config={"num_agents": 4})
+        made.multi_agent(policies=set(names), policy_mapping_fn=lambda agent, *args, **kwargs: f"p{agent}").validate()
+        return made
+
+    sampler = MultiAgentEnvRunner(config=config())
+    spaces, episodes = sampler.get_spaces(), sampler.sample(num_timesteps=20)
+    spaces = {**dict.fromkeys(names, spaces["p0"]), **spaces}
+    settings = {"parameter_sharing": "trimmed_mean", "parameter_sharing_kwargs": {"num_byzantine": 1}}
+    learner, other = config(**settings).build_learner(spaces=spaces), config().build_learner(spaces=spaces)
+    with torch.no_grad():
+        learner.module["p3"].unwrapped().vf.net.mlp[0].bias.fill_(1e6)
+    other.module.set_state(weights(learner))
+    update_on(other, episodes)
+    own = weights(other)
+    assert update_on(learner, episodes)["messages"] == 4
+    middle = {name: np.sort([own[id_][name] for id_ in names[:4]], axis=0)[1:3].mean(0) for name in own["p0"]}
+    found = weights(learner)
+    for name, _ in learner.module["p0"].unwrapped().named_parameters():
+        for id_ in names:
+            np.testing.assert_allclose(found[id_][name], middle[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_policy_that_is_not_finite_is_masked_and_replaced() -> None:
