@@ -58,17 +58,18 @@ class NetworkMerging:
         :return: Whether agents merged.
         """
         due = [(agents, group) for agents, group in self._groups if group.exchange.due()]
-        for agents, group in due:
-            self._merge(agents, group, torch.from_numpy(rewards[agents]), num_samples)
+        merged = [
+            agents for agents, group in due if self._merge(agents, group, torch.from_numpy(rewards[agents]), num_samples)
+        ]
         for _, group in self._groups:
             group.exchange.end_update()
-        if self._payload.moments == "reset" and sum(len(agents) for agents, _ in due) == len(rewards):
+        if self._payload.moments == "reset" and sum(map(len, merged)) == len(rewards):
             for state in self._states():
                 if "step" in state:  # Adam's, by which it corrects young moments
                     state["step"].zero_()
-        return bool(due)
+        return bool(merged)
 
-    def _merge(self, agents: NDArray[np.int64], group: SharingGroup, rewards: Tensor, num_samples: int) -> None:
+    def _merge(self, agents: NDArray[np.int64], group: SharingGroup, rewards: Tensor, num_samples: int) -> bool:
         moments, reference = self._moments(), group.reference
         signals = Signals(returns=rewards.to(reference.device), num_samples=reference.new_full((len(agents),), num_samples))
         along = _by_agent(moments, agents) if self._payload.moments == "merge" and moments else []
@@ -76,6 +77,7 @@ class NetworkMerging:
         if merged is not None and self._payload.moments == "reset":
             for moment in moments:
                 moment[agents] = 0
+        return merged is not None
 
     def _parameters(self) -> list[Tensor]:
         """What is merged ``[n, ...]`` each."""

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rl_agg import Signals, weights
+from rl_agg import Ledger, Signals, weights
 from rl_agg.payloads import merge
 from rllib_agg import QMIX
+from rllib_agg.qmix.merging import NetworkMerging
 from tests.rllib.qmix_runs import built, tiny
 from tests.rllib.results import agg
 
@@ -329,6 +330,30 @@ def test_moments_are_averaged_over_those_that_send() -> None:
         assert (optimizer.state[mine]["exp_avg"] == other.state[its]["exp_avg"][sender]).all()
     algorithm.stop()
     alone.stop()
+
+
+def test_without_a_sender_nothing_merges_and_nothing_is_reset() -> None:
+    settings = {"communication": "random", "communication_kwargs": {"expected_messages": 1, "seed": 2}}
+    algorithm = shared(parameter_sharing="a_pps", moments="reset", sharing_interval=1, **settings)
+    algorithm.train()
+    learner, config, spec = algorithm.learner, algorithm.config, algorithm.agents.env.spec
+    ledger = Ledger(spec.num_agents)
+    merging = NetworkMerging(config.sharing, learner, config.groups(spec), ledger, targets=False, seed=0)
+    (_, optimizer), *_ = learner.optimizers()
+    outcomes = []
+    for _ in range(20):
+        for parameter in learner.team.networks.parameters():
+            optimizer.state[parameter]["step"].fill_(5)
+            optimizer.state[parameter]["exp_avg"].fill_(0.5)
+        sent = ledger.messages_per_agent.sum()
+        merged = merging.step(algorithm.server.earned, 0)
+        assert merged == (ledger.messages_per_agent.sum() > sent)
+        for parameter in learner.team.networks.parameters():
+            assert optimizer.state[parameter]["step"] == (0 if merged else 5)
+            assert (optimizer.state[parameter]["exp_avg"] == (0 if merged else 0.5)).all()
+        outcomes.append(merged)
+    assert set(outcomes) == {True, False}
+    algorithm.stop()
 
 
 def test_same_starts() -> None:
