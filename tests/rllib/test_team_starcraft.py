@@ -17,6 +17,7 @@ from rl_agg.study.spec.loading import load_study
 from rllib_agg.envs.starcraft.install import StarCraftError
 from rllib_agg.envs.team.registry import make_team_env
 from tests.rllib import starcraft_stand_in
+from tests.rllib.qmix_runs import tiny
 from tests.rllib.starcraft_stand_in import MAPS, StarCraft2Env
 from tests.rllib.teams import begin, play, random_policy
 
@@ -250,6 +251,18 @@ def test_unknown_maps_and_settings(lite: None) -> None:
         make_team_env("smac/3m", 1, credit="contribution", settings={"reward_sparse": True})
     with pytest.raises(ValueError, match=r"smac/3m has no credit 'env'; choose from contribution, team"):
         make_team_env("smac/3m", 1, credit="env")
+
+
+@pytest.mark.parametrize("task", ["smac/3m", "smacv2/terran_5_vs_5"])
+def test_a_reward_for_winning_alone_has_no_contributions(task: str, game: Path, ray_session: None) -> None:
+    assert make_team_env(task, 1).spec.credits == {"contribution"}
+    config = tiny(task, parameter_sharing="rs_pps").environment(env_config={"reward_sparse": True})
+    with pytest.warns(UserWarning, match="parameter_sharing='rs_pps' with credit='team' counts all agents alike"):
+        algorithm = config.build_algo()
+    spec = algorithm.agents.env.spec
+    assert spec.credits == set()
+    assert algorithm.config.credit_for(spec) == "team"
+    algorithm.stop()
 
 
 def test_without_the_game(game: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +42,17 @@ class SmacTeam:
     :param make: Makes the environment from a seed.
     :param agent_types: ``[n]``; ``None``: all are ``unit``.
     :param credit: ``contribution`` or ``team``.
+    :param credits: What its settings leave to choose from, except ``team``.
     """
 
-    def __init__(self, make: Callable[[int], Any], *, agent_types: Sequence[str] | None = None, credit: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Any],
+        *,
+        agent_types: Sequence[str] | None = None,
+        credit: str,
+        credits: Collection[str] = ("contribution",),
+    ) -> None:
         self._make, self._credit = make, credit
         self._env: Any = None
         self.num_crashes = 0
@@ -57,7 +65,7 @@ class SmacTeam:
             state_size=int(info["state_shape"]),
             max_episode_steps=int(info["episode_limit"]),
             agent_types=tuple(agent_types or ("unit",) * n),
-            credits=frozenset({"contribution"}),
+            credits=frozenset(credits),
             has_wins=True,
         )
 
@@ -172,13 +180,18 @@ def make_smac(task: str, num_envs: int, *, credit: str, settings: Mapping[str, A
     def make(seed: int) -> Any:
         return module.StarCraft2Env(map_name=task, **{"seed": seed, **settings})
 
-    types = ARMIES.get(task)
-    return SequentialTeams(lambda _: SmacTeam(make, agent_types=types, credit=credit), num_envs, credit=credit, can_break=True)
+    own: dict[str, Any] = {"agent_types": ARMIES.get(task), "credits": credits_of(settings)}
+    return SequentialTeams(lambda _: SmacTeam(make, credit=credit, **own), num_envs, credit=credit, can_break=True)
+
+
+def credits_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Credits that are possible except ``team``: none where the only reward is that for winning."""
+    return () if settings.get("reward_sparse") else ("contribution",)
 
 
 def check_shaped(settings: Mapping[str, Any], credit: str) -> None:
     """Raise ``ValueError`` if contributions are wanted, and the only reward is that for winning."""
-    if credit == "contribution" and settings.get("reward_sparse"):
+    if credit == "contribution" and not credits_of(settings):
         raise ValueError("reward_sparse=True leaves no reward but that of winning to attribute; use credit='team'")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rl_agg.validation import check_choice
 from rllib_agg.envs.starcraft.install import SMACV2, check_game, import_smac
-from rllib_agg.envs.starcraft.smac import SmacTeam, check_shaped
+from rllib_agg.envs.starcraft.smac import SmacTeam, check_shaped, credits_of
 from rllib_agg.envs.team.credits import check_credit
 from rllib_agg.envs.team.sequential import SequentialTeams
 
@@ -56,7 +56,8 @@ def make_smacv2(task: str, num_envs: int, *, credit: str, settings: Mapping[str,
         arguments = {**DEFAULTS, "seed": seed, **settings, "capability_config": copy.deepcopy(config)}
         return wrapper(map_name=f"10gen_{race}", **arguments)
 
-    return SequentialTeams(lambda _: SmacTeam(make, credit=credit), num_envs, credit=credit, can_break=True)
+    credits = credits_of(settings)
+    return SequentialTeams(lambda _: SmacTeam(make, credit=credit, credits=credits), num_envs, credit=credit, can_break=True)
 
 
 def _capabilities(race: str, allies: int, enemies: int) -> dict[str, Any]:
