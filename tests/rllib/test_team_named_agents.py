@@ -88,6 +88,16 @@ def test_an_agent_without_a_legal_action_is_named() -> None:
         begin(env)
 
 
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_mask_of_another_length_is_refused(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, (world,) = corridor()
+    seen = world._seen({"walker_0", "walker_1"})
+    seen["walker_1"]["action_mask"] = np.ones(length, dtype=np.int8)
+    monkeypatch.setattr(world, "_seen", lambda agents: seen)
+    with pytest.raises(ValueError, match=rf"the action_mask of 'walker_1' must be \[3\], got shape \({length},\)"):
+        begin(env)
+
+
 def test_an_unknown_agent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     env, (world,) = corridor()
     monkeypatch.setattr(world, "_seen", lambda agents: {"walker_2": np.zeros(1)})

@@ -60,6 +60,7 @@ class AgentSpaces:
         """Legal actions ``[n, a]``. An absent agent has only the first action, which is not sent.
 
         :param by_agent: Observations; a mask in them takes precedence over one in the infos.
+        :raises ValueError: naming the agent, if a mask does not have as many numbers as it has actions.
         """
         masks = np.zeros((len(self.agents), self.num_actions), dtype=np.bool_)
         for row, agent in zip(masks, self.agents, strict=True):
@@ -68,7 +69,11 @@ class AgentSpaces:
                 continue
             sources = (by_agent[agent], infos.get(agent))
             found = [source[MASK] for source in sources if isinstance(source, Mapping) and source.get(MASK) is not None]
-            row[: self._actions[agent].n] = np.asarray(found[0]).astype(np.bool_) if found else True
+            num_actions = int(self._actions[agent].n)
+            mask = np.asarray(found[0]).astype(np.bool_) if found else np.ones(num_actions, dtype=np.bool_)
+            if mask.shape != (num_actions,):
+                raise ValueError(f"the action_mask of {agent!r} must be [{num_actions}], got shape {mask.shape}")
+            row[:num_actions] = mask
         return masks
 
     def actions(self, actions: Sequence[int], present: Collection[Any]) -> dict[Any, int]:
