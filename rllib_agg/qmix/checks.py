@@ -41,6 +41,9 @@ COUNTS = (
     "sharing_interval",
     "reward_buffer_size",
 )
+WITHOUT_STATE = ("vdn", None)
+"""Mixers that do not read the state, which may be empty."""
+
 NEVER_CALLED = (
     "on_episode_created",
     "on_episode_start",
@@ -123,6 +126,7 @@ def check_shape(config: Any, spec: TeamSpec) -> None:
     """Check a config against an environment's sizes; ``ValueError`` names the setting, or the environment's fault."""
     for name in ("num_agents", "num_actions", "observation_size", "max_episode_steps"):
         check_count(f"{config.env}'s {name}", getattr(spec, name), least=1)
+    check_count(f"{config.env}'s state_size", spec.state_size, least=0 if config.mixer in WITHOUT_STATE else 1)
     config.replay_settings.check(spec)
     scheme = config.sharing
     for agents in config.groups(spec) if scheme else ():

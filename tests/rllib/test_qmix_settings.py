@@ -15,6 +15,7 @@ from rl_agg.combiners.krum import Krum
 from rl_agg.local_schemes import AveragePPS
 from rllib_agg import QMIXConfig
 from rllib_agg.es import ESModule
+from tests.rllib.named_worlds import Corridor
 from tests.rllib.qmix_runs import built, tiny
 from tests.rllib.results import agg
 
@@ -238,6 +239,10 @@ def test_rules_and_combiners_are_ways_of_sharing(sharing: Any) -> None:
             "unknown matrix game 'three_step'.* choose from climbing, nonmonotonic, penalty, two_step",
         ),
         (lambda c: c.environment("matrx/two_step"), "unknown backend 'matrx'"),
+        (
+            lambda c: c.environment(Corridor, env_config={"max_episode_steps": 9, "state": lambda env, seen: []}),
+            "Corridor.* state_size must be an integer >= 1, got 0",
+        ),
         (lambda c: c.training(credit="env"), "has no credit 'env'; choose from team"),
         (lambda c: c.training(parameter_sharing="krum", parameter_sharing_kwargs={"num_byzantine": 1}), "krum.*num_byzantine"),
         (
@@ -257,3 +262,10 @@ def test_what_does_not_fit_the_environment_fails_at_build(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         change(tiny()).build_algo()
+
+
+def test_a_mixer_that_does_not_read_the_state_trains_without_one(ray_session: None) -> None:
+    settings = {"max_episode_steps": 9, "state": lambda env, seen: []}
+    algorithm = built(tiny(mixer="vdn").environment(Corridor, env_config=settings), 1)
+    assert algorithm.agents.env.spec.state_size == 0
+    algorithm.stop()
