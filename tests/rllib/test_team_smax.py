@@ -271,3 +271,8 @@ def test_bad_maps_and_settings_are_refused() -> None:
         make_team_env("smax/3m", 1, credit="env")
     with pytest.raises(ValueError, match="unknown attack_mode 'nearest'"):
         make_team_env("smax/3m", 1, settings={"attack_mode": "nearest"})
+    with pytest.raises(ValueError, match=r"unknown attack_mode \['closest'\].*; choose from closest, random"):
+        make_team_env("smax/3m", 1, settings={"attack_mode": ["closest"]})
+    for name in ("enemy_shoots", "see_enemy_actions", "walls_cause_death"):
+        with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
+            make_team_env("smax/3m", 1, settings={name: "no"})

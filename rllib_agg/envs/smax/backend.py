@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_agg.validation import check_settings
-from rllib_agg.envs.smax.compiled import CompiledBattles, compiled_battles, keys_of, make_world
+from rllib_agg.envs.smax.compiled import CompiledBattles, check_world, compiled_battles, keys_of, make_world
 from rllib_agg.envs.team.credits import check_actions, check_credit
 from rllib_agg.envs.team.interface import Bools, TeamSpec, TeamStep, TeamView
 
@@ -87,6 +87,7 @@ def make_smax(task: str, num_envs: int, *, credit: str, settings: Mapping[str, A
     """Make E copies of a map of :mod:`~rllib_agg.envs.smax.maps`, or of one registered with SMAX."""
     check_credit(f"smax/{task}", credit, {"contribution"})
     check_settings(f"smax/{task}", make_world, settings, given=1)
+    check_world(settings)  # those that cannot be hashed, or are equal to others, included
     return SmaxTeams(compiled_battles(task, num_envs, tuple(sorted(settings.items()))), num_envs, credit=credit)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.validation import check_choice, check_count
+from rl_agg.validation import check_choice, check_count, check_flag
 from rllib_agg.envs.smax.maps import find_scenario
 from rllib_agg.envs.smax.xla import compile_program, prepare_xla
 from rllib_agg.envs.team.extras import import_extra
 
 ATTACK_MODES = ("closest", "random")
+FLAGS = ("enemy_shoots", "see_enemy_actions", "walls_cause_death")
 
 
 class CompiledBattles:
@@ -70,6 +72,17 @@ def compiled_battles(task: str, num_envs: int, settings: tuple[tuple[str, Any], 
     return CompiledBattles(f"SMAX {task}, {num_envs} copies", make_world(task, **dict(settings)), num_envs)
 
 
+def check_world(settings: Mapping[str, Any]) -> None:
+    """Check settings of :func:`make_world`; ``ValueError`` names the one that is wrong."""
+    if settings.get("max_episode_steps") is not None:
+        check_count("max_episode_steps", settings["max_episode_steps"], least=1)
+    if "attack_mode" in settings:
+        check_choice("attack_mode", settings["attack_mode"], ATTACK_MODES)
+    for name in FLAGS:
+        if name in settings:
+            check_flag(name, settings[name])
+
+
 def make_world(
     task: str,
     *,
@@ -79,7 +92,7 @@ def make_world(
     see_enemy_actions: bool = True,
     walls_cause_death: bool = True,
 ) -> Any:
-    """Make one battle.
+    """Make one battle, of settings that are checked.
 
     :param max_episode_steps: ``None``: the limit of SMAC's map.
     :param attack_mode: Target of the enemies, ``"closest"`` or ``"random"``.
@@ -91,9 +104,7 @@ def make_world(
     from rllib_agg.envs.smax.world import SmaxWorld
 
     scenario, limit = find_scenario(smax, task)
-    check_choice("attack_mode", attack_mode, ATTACK_MODES)
     if max_episode_steps is not None:
-        check_count("max_episode_steps", max_episode_steps, least=1)
         limit = max_episode_steps
     env = smax.SMAX(
         scenario=scenario, max_steps=limit, see_enemy_actions=see_enemy_actions, walls_cause_death=walls_cause_death
