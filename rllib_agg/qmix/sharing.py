@@ -12,6 +12,9 @@ from rllib_agg.qmix.networks import LAYERS
 NOTHING = ("none", "full")
 """Networks of each agent's own, and one for all."""
 
+OF_MERGES = ("within_type", "merge_targets")
+"""What only merges have, without what sweeps over parameter_sharing have in common, such as sharing_interval."""
+
 
 def make_sharing(config: Any) -> Scheme | None:
     """The scheme by which a QMIXConfig's agents exchange parameters; ``None`` for :data:`NOTHING`.
@@ -20,6 +23,12 @@ def make_sharing(config: Any) -> Scheme | None:
     """
     scheme = parameter_sharing.make_sharing(config, head=PartialPPS.layers, nothing=NOTHING, layers=LAYERS)
     if scheme is None:
+        for name in OF_MERGES:
+            if getattr(config, name):
+                raise ValueError(
+                    f"parameter_sharing={config.parameter_sharing!r} exchanges nothing, but {name}=True was given; "
+                    "leave one out"
+                )
         return None
     if isinstance(scheme.rule, Weighting) and isinstance(scheme.rule.rule, str) and "losses" in scheme.needs:
         raise ValueError(

@@ -191,6 +191,11 @@ def test_losses_that_do_not_go_together(settings: dict[str, Any], message: str) 
         ({"parameter_sharing_kwargs": {"h": 3}}, "parameter_sharing='none' .* parameter_sharing_kwargs={'h': 3}"),
         ({"shared_layers": ["head"]}, r"parameter_sharing='none' .* shared_layers=\['head'\] was given"),
         ({"moments": "merge"}, "parameter_sharing='none' exchanges nothing, but moments='merge' was given"),
+        ({"within_type": True}, "parameter_sharing='none' exchanges nothing, but within_type=True was given; leave one out"),
+        (
+            {"parameter_sharing": "full", "merge_targets": True},
+            "parameter_sharing='full' exchanges nothing, but merge_targets=True was given; leave one out",
+        ),
         ({"parameter_sharing": "fedprox"}, "unknown parameter_sharing 'fedprox'"),
         ({"parameter_sharing": "l_weighted"}, "parameter_sharing='l_weighted' reads each agent's loss, but .* one loss"),
         ({"parameter_sharing": "e_weighted"}, "parameter_sharing='e_weighted' reads explained_variance, which"),
@@ -219,6 +224,11 @@ def test_losses_that_do_not_go_together(settings: dict[str, Any], message: str) 
 def test_ways_of_sharing_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny(**settings).validate()
+
+
+@pytest.mark.parametrize("sharing", ["none", "full", "a_pps"])
+def test_a_sweep_over_ways_of_sharing_may_have_an_interval(sharing: str) -> None:
+    tiny(parameter_sharing=sharing, sharing_interval=7, reward_buffer_size=9).validate()
 
 
 @pytest.mark.parametrize(
