@@ -1,7 +1,7 @@
 """Rules among unequal agents, by ``benchmarks/replication/PROTOCOL.md``: run the studies, and compare what is finished.
 
 ``run.py unequal run`` continues where it stopped, one run after another in this process; ``run.py unequal report`` writes
-``results/unequal/<stage>.csv`` and its heat map from the committed records.
+``results/unequal/<stage>.csv`` from the committed records, of which ``docs/pictures.py`` draws the heat map.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import record
-from matplotlib.figure import Figure
 from scipy import stats
 
 from rl_agg import statistics
@@ -53,8 +52,6 @@ SEEDS = {
 }
 MEASURES = ("mean", "end")
 LEVEL, TIE = 0.05, 0.05
-COLUMNS = 1.15  # inches
-MARKS = {"win": "+", "loss": "\N{MINUS SIGN}", "tie": "=", "open": "?"}
 
 
 @dataclass(frozen=True)
@@ -170,8 +167,6 @@ def _report(stage: str, out: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({name: _rounded(value) for name, value in row.items()} for row in rows)
-    for measure in MEASURES:
-        _heat_map([item for item in corrected if item.measure == measure], out / f"{stage}_{measure}.png")
     for item in corrected:
         print(f"{item.kind:15} {item.environment:25} {item.rule:16} {item.measure:5} {item.difference:8.1f} {item.outcome}")
 
@@ -232,25 +227,3 @@ def _interval(item: Comparison, level: float) -> dict[str, float]:
     wider = float(stats.t.ppf(1 - level / 2, freedom) / stats.t.ppf(1 - LEVEL / 2, freedom))
     half = wider * (item.high - item.low) / 2
     return {"corrected_low": item.difference - half, "corrected_high": item.difference + half}
-
-
-def _heat_map(found: Sequence[Comparison], path: Path) -> None:
-    """Kinds by rules, a panel for each environment."""
-    environments = [name for name in RANGES if any(item.environment == name for item in found)]
-    rules = list(dict.fromkeys(item.rule for item in found))
-    kinds = [kind for kind in KINDS if any(item.kind == kind for item in found)]
-    figure = Figure(figsize=(2 + COLUMNS * len(rules), len(environments) * (1 + 0.5 * len(kinds))), layout="constrained")
-    for axes, environment in zip(figure.subplots(len(environments), squeeze=False)[:, 0], environments, strict=True):
-        shares = np.full((len(kinds), len(rules)), np.nan)
-        for item in found:
-            if item.environment == environment:
-                place = kinds.index(item.kind), rules.index(item.rule)
-                shares[place] = item.share
-                mark = MARKS.get(item.outcome, item.outcome)
-                axes.text(*reversed(place), f"{100 * item.share:+.0f} %  {mark}", ha="center", va="center", fontsize=8)
-        image = axes.imshow(shares, cmap="RdBu", vmin=-0.3, vmax=0.3, aspect="auto")
-        axes.set_xticks(range(len(rules)), rules, fontsize=8)
-        axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
-        axes.set_title(f"{environment}: difference from the mean, share of the range", fontsize=9)
-        figure.colorbar(image, ax=axes, shrink=0.8)
-    figure.savefig(path, dpi=130)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -21,6 +22,8 @@ OUT = Path(__file__).parent / "_static" / "pictures"
 COLORS = ("#1f83c4", "#d9640f", "#009e73", "#cc79a7", "#d99400", "#56a4d4")  # Okabe and Ito, darker where light on white
 INK = {"": "#757b85", "-light": "#24292f", "-dark": "#d5d9df"}
 """Of text, by the ending of the file's name: one that is legible on white and on black, and one for each."""
+
+BETTER_OR_WORSE = matplotlib.colors.LinearSegmentedColormap.from_list("", [COLORS[1], "#f6f7f9", COLORS[0]])
 
 matplotlib.rcParams |= {
     "font.size": 10,
@@ -121,6 +124,38 @@ def hero(figure: Figure) -> None:
 
 def unequal(figure: Figure) -> None:
     forest(figure.subplots(), "broken_sensors", "LunarLanderContinuous-v3")
+
+
+def off_policy(figure: Figure) -> None:
+    systems = ["Trimmed mean", "Krum", "R-Weighted", "Baseline-Avg"]
+    labels = {"Trimmed mean": "trimmed mean", "Baseline-Avg": "mean"}
+    curves(
+        figure.subplots(), "broken_sensors_sac", "Pendulum-v1", systems, banded=["Trimmed mean", "Baseline-Avg"], labels=labels
+    )
+
+
+def selection(figure: Figure) -> None:
+    """Kinds of inequality by rules: the difference in mean return from the mean, as a share of the environment's range."""
+    table = pd.read_csv(RESULTS / "unequal" / "selection.csv").query("measure == 'mean'")
+    names = {"kind": list(dict.fromkeys(table.kind)), "rule": list(dict.fromkeys(table.rule))}
+    marks = {"win": "better", "loss": "worse", "tie": "as good", "open": "open"}
+    environments = list(dict.fromkeys(table.environment))
+    panels = figure.subplots(len(environments), squeeze=False)[:, 0]
+    for axes, environment in zip(panels, environments, strict=True):
+        shares = np.full((len(names["kind"]), len(names["rule"])), np.nan)
+        for row in table[table.environment == environment].itertuples():
+            place = names["kind"].index(row.kind), names["rule"].index(row.rule)
+            shares[place] = row.share
+            number = f"{100 * row.share:+.0f} %".replace("-", "\N{MINUS SIGN}")
+            text = f"{number}\n{marks.get(row.outcome, row.outcome)}"
+            ink = "white" if abs(row.share) > 0.18 else "#24292f"
+            axes.text(place[1], place[0], text, ha="center", va="center", fontsize=8, color=ink)
+        axes.imshow(shares, cmap=BETTER_OR_WORSE, vmin=-0.3, vmax=0.3, aspect="auto")
+        axes.set_xticks(range(len(names["rule"])), names["rule"])
+        axes.set_yticks(range(len(names["kind"])), [name.replace("_", " ") for name in names["kind"]])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(environment, loc="left")
 
 
 def sb3(figure: Figure) -> None:
@@ -293,6 +328,8 @@ PICTURES: dict[str, tuple[Callable[[Figure], None], tuple[float, float]]] = {
     "asynchronous": (asynchronous, (10.5, 3.4)),
     "combiners": (combiners, (7.4, 3.6)),
     "unequal": (unequal, (7.4, 3.6)),
+    "selection": (selection, (8.8, 3.6)),
+    "off_policy": (off_policy, (7.4, 3.2)),
     "local_models": (local_models, (7.4, 3.4)),
     "communication": (communication, (7.4, 3.2)),
     "codecs": (codecs, (7.4, 3.6)),

@@ -77,7 +77,6 @@ def test_what_is_committed_can_be_reported(unequal: Any, tmp_path: Path, updates
     assert (float(agreement["difference"]), agreement["outcome"], agreement["num_pairs"]) == (104.5, "win", "10")
     assert float(agreement["baseline"]) == pytest.approx(np.mean([(10 * number + 50) / 2 for number in range(10)]))
     assert rows["krum", "mean"]["outcome"] == "4 seeds"
-    assert (tmp_path / "selection_mean.png").stat().st_size > 10_000
     assert "win" in capsys.readouterr().out
 
 
