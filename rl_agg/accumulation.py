@@ -23,7 +23,7 @@ class Accumulation:
         self._sums: dict[str, Tensor] = {}  # gradients [A, P], the others [A]
         self._counts: dict[str, Tensor] = {}  # numbers of addends [A]
         self._present: Tensor | None = None  # [A], bool, in any of the steps
-        self._counted = torch.empty(0, dtype=torch.bool)  # [A], with a gradient in any of them
+        self._counted: Tensor | None = None  # [A], bool, with a gradient in any of them
 
     @torch.no_grad()
     def add(self, gradients: Tensor, signals: Signals, idle: Tensor | None, *, zeros: bool = False) -> None:
@@ -36,7 +36,7 @@ class Accumulation:
         """
         present = ~signals.masked().to(gradients.device) & gradients.sum(1).isfinite()
         counted = present if idle is None else present & ~idle
-        if self._present is None or self._sums["gradients"].shape != gradients.shape:
+        if self._present is None or self._counted is None or self._sums["gradients"].shape != gradients.shape:
             self._reset()
             self._present = self._counted = torch.zeros_like(present)
         self._present = self._present.to(present.device) | present
@@ -61,6 +61,7 @@ class Accumulation:
             and who was present without a gradient in any of them ``[A]``, if there is such an agent.
         """
         assert self._present is not None
+        assert self._counted is not None
         counts, present = self._counts["gradients"], self._present
         means = self._sums["gradients"] / counts.clamp(min=1)[:, None]
         taken: dict[str, Tensor] = {"present": present}
@@ -76,16 +77,17 @@ class Accumulation:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, on the CPU."""
+        agents = {"present": self._present, "counted": self._counted}
         return {
             "sums": {name: value.cpu().clone() for name, value in self._sums.items()},
             "counts": {name: value.cpu().clone() for name, value in self._counts.items()},
-            "present": None if self._present is None else self._present.cpu().clone(),
-            "counted": self._counted.cpu().clone(),
+            **{name: None if value is None else value.cpu().clone() for name, value in agents.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
         self._sums = {name: value.clone() for name, value in state["sums"].items()}
         self._counts = {name: value.clone() for name, value in state["counts"].items()}
-        self._present = None if state["present"] is None else state["present"].clone()
-        self._counted = state["counted"].clone()
+        self._present, self._counted = (
+            None if state[name] is None else state[name].clone() for name in ("present", "counted")
+        )
