@@ -146,7 +146,7 @@ def selection(figure: Figure) -> None:
         for row in table[table.environment == environment].itertuples():
             place = names["kind"].index(row.kind), names["rule"].index(row.rule)
             shares[place] = row.share
-            number = f"{100 * row.share:+.0f} %".replace("-", "\N{MINUS SIGN}")
+            number = f"{round(100 * row.share):+d} %".replace("-", "\N{MINUS SIGN}")
             text = f"{number}\n{marks.get(row.outcome, row.outcome)}"
             ink = "white" if abs(row.share) > 0.18 else "#24292f"
             axes.text(place[1], place[0], text, ha="center", va="center", fontsize=8, color=ink)
