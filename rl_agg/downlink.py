@@ -66,11 +66,11 @@ class Downlink:
     def state_dict(self) -> dict[str, Any]:
         """What was lost, and what draws depend on; tensors on the CPU."""
         lost = None if self._lost is None else self._lost.cpu().clone()
-        return {"seed": self._seed, "num_sent": self._num_sent, "lost": lost}
+        return {"num_sent": self._num_sent, "lost": lost}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        self._seed, self._num_sent = state["seed"], state["num_sent"]
+        self._num_sent = state["num_sent"]
         self._lost = None if state["lost"] is None else state["lost"].clone()
 
 

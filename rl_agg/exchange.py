@@ -322,6 +322,7 @@ class Exchange(Accounting):
         return {
             "scheme": self.scheme.described,
             "num_agents": self.num_agents,
+            "seed": self._seed,
             "ledger": self.ledger.state_dict(),
             "num_exchanges": self.num_exchanges,
             "num_steps": self._num_steps,
@@ -341,6 +342,7 @@ class Exchange(Accounting):
         What belongs to other choices or another number of agents starts afresh, but the ledger keeps its counts; one that is
         missing stays as it is.
         """
+        self._seed = state["seed"]
         self._begin()
         if "ledger" in state:
             self.ledger.load_state_dict(state["ledger"])

@@ -153,14 +153,14 @@ class Uplink:
         known = {"has_sent": self._has_sent, "last": self._last, "memory": self._memory}
         copies = {name: None if value is None else value.cpu().clone() for name, value in known.items()}
         signals = {name: value.cpu().clone() for name, value in self._signals.items()}
-        return {**copies, "feedback": self._feedback, "seed": self._seed, "signals": signals, "gate": self._gate.state_dict()}
+        return {**copies, "feedback": self._feedback, "signals": signals, "gate": self._gate.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict` of the same number of agents."""
         known: dict[str, Any] = {
             name: None if state[name] is None else state[name].clone() for name in ("has_sent", "last", "memory")
         }
-        self._has_sent, self._last, self._seed = known["has_sent"], known["last"], state["seed"]
+        self._has_sent, self._last = known["has_sent"], known["last"]
         self._memory = known["memory"] if self._feedback == state["feedback"] else None
         self._signals = {name: value.clone() for name, value in state["signals"].items()}
         self._gate.load_state_dict(state["gate"])

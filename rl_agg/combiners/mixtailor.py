@@ -53,12 +53,11 @@ class MixTailor(Combiner):
         return self._pool[drawn].at(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of all of them, and what decides the draws."""
-        return {"pool": [combiner.state_dict() for combiner in self._pool], "seed": self.seed}
+        """The states of all of them."""
+        return {"pool": [combiner.state_dict() for combiner in self._pool]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore :meth:`state_dict`."""
-        object.__setattr__(self, "seed", state.get("seed", self.seed))
         for combiner, own in zip(self._pool, state.get("pool", ()), strict=False):
             combiner.load_state_dict(own)
 

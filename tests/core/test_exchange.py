@@ -396,3 +396,18 @@ def test_mixtailor_draws_by_the_run_unless_it_has_a_seed() -> None:
     assert drawn(0) != drawn(1)
     assert drawn(1) == drawn(1)
     assert drawn(0, seed=3) == drawn(1, seed=3)
+
+
+def test_a_seed_that_is_given_outlives_the_restore_of_another_run() -> None:
+    """The run's own is that of the run that was saved."""
+
+    def made(run: int, **settings: Any) -> Exchange:
+        return Exchange(Scheme(rule="mixtailor", rule_kwargs=settings), 5, seed=run)
+
+    def drawn(exchange: Exchange) -> list[str]:
+        return [type(exchange._rule.at(step)).__name__ for step in range(12)]
+
+    saved = made(1).state_dict()
+    for restored, expected in ((made(0), made(1)), (made(0, seed=3), made(0, seed=3))):
+        restored.load_state_dict(saved)
+        assert drawn(restored) == drawn(expected)
