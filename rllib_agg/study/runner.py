@@ -106,7 +106,7 @@ class _Observer:
     def __call__(self, algorithm: Any, result: Mapping[str, Any]) -> Observed:
         runners = result.get("env_runners", {})
         logged = runners.get(STUDY, {})  # empty where no episode has ended
-        agents, returns = (np.array(list(logged.get(name, []))) for name in (AGENTS, RETURNS))
+        agents, returns = (np.atleast_1d(logged.get(name, [])) for name in (AGENTS, RETURNS))  # RLlib unwraps a list of one
         for agent in np.unique(agents):
             self._returns[agent] = returns[agents == agent].mean()
         known = self._returns[self._scored]

@@ -43,6 +43,14 @@ def test_returns_are_raw_and_each_agents_own(ray_session: None) -> None:
         assert update.env_steps == 128 * update.update
 
 
+def test_updates_in_which_one_episode_or_none_ends(ray_session: None) -> None:
+    short = {**TINY, "train_batch_size_per_learner": 2, "minibatch_size": 2}
+    (cell,) = study({"PPO": System("ray.rllib.algorithms.ppo:PPO", short)}, Budget(updates=3), num_agents=1).cells
+    updates = run(cell)
+    assert [update.episodes for update in updates] == [0, 1, 1]
+    assert [update.agent_returns for update in updates[1:]] == [[6.0], [6.0]]
+
+
 @pytest.mark.parametrize(("budget", "num_updates"), [(Budget(env_steps=129), 2), (Budget(seconds=1e-6), 1)])
 def test_budgets(budget: Budget, num_updates: int, ray_session: None) -> None:
     (cell,) = study(budget=budget).cells
