@@ -6,9 +6,11 @@ rows of what the network returns. So a gradient step is changed there and just b
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -51,6 +53,8 @@ class Update(ABC):
         self._known_present: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
         self._returns = torch.empty(0)
         self._present = torch.empty(0, dtype=torch.bool)
+        self._lasting: Signals
+        """What does not change from minibatch to minibatch."""
         self._evaluated: dict[Part, Batch] = {}
         self.weights: list[tuple[Tensor, Tensor]] = []
         """Weights that were used, and whose count, each ``[A]``; none where there are no weights."""
@@ -80,8 +84,10 @@ class Update(ABC):
             self.all_present = bool(present.all())
             self._note_returns()
 
-    def _note_returns(self) -> None:  # noqa: B027 - most compute nothing ahead
+    def _note_returns(self) -> None:
         """Called where a return that is read, or who is present, has changed since the last call."""
+        self._lasting = Signals(present=self._present, returns=self._returns if "returns" in self.needs else None)
+        self._is_complete = self._lasting.complete()
 
     # Hooks ----------------------------------------------------------------------------------------------------------------
 
@@ -172,20 +178,20 @@ class Update(ABC):
 
         :param masked: Agents to leave out ``[A]``, bool, those of the minibatch included; ``None``: those alone.
         """
-        reported: dict[str, Tensor] = {}
-        present = self._present
-        for absent in (batch.masked if masked is None else masked, self._without_samples(batch)):
-            present = present if absent is None else present & ~absent
-        if "returns" in self.needs:
-            reported["returns"] = self._returns
-        if "num_samples" in self.needs:
-            reported["num_samples"] = batch.counts.double()
-        if "losses" in self.needs:
-            reported["losses"] = self._agent_losses(batch)
-        return Signals(present=present, **reported)
+        signals, complete = self._lasting, self._is_complete
+        left_out = (batch.masked if masked is None else masked, self._without_samples(batch))
+        absent = [agents for agents in left_out if agents is not None]
+        if absent or "num_samples" in self.needs:
+            present = self._present & ~torch.stack(absent).any(0) if absent else self._present
+            counts = batch.counts.double() if "num_samples" in self.needs else None
+            signals, complete = replace(signals, present=present, num_samples=counts), False
+        if "losses" not in self.needs:
+            return signals
+        losses, finite = self._agent_losses(batch)
+        return signals.with_losses(losses, complete=complete and finite)
 
-    def _agent_losses(self, batch: Batch) -> Tensor:
-        """Mean loss of each agent ``[A]``, NaN without samples and infinite where a sample's is not finite."""
+    def _agent_losses(self, batch: Batch) -> tuple[Tensor, bool]:
+        """Each agent's mean loss ``[A]``, NaN without samples and infinite where a sample's is not finite; whether all are."""
         if batch.losses is None:
             module, name = self.algorithm.loss
             raise ValueError(
@@ -193,9 +199,12 @@ class Update(ABC):
                 "that function, or choose a rule that does not"
             )
         means = batch.mean_per_agent(batch.losses.double())
-        means = torch.where((batch.counts > 0) & ~means.isfinite(), torch.inf, means)
-        self.num_mixed_sign += int(has_mixed_signs(means[None]).sum())
-        return means
+        finite = math.isfinite(means.sum())
+        if not finite:
+            means = torch.where((batch.counts > 0) & ~means.isfinite(), torch.inf, means)
+        if not finite or float(means.min()) <= 0:  # seldom, and cheaper than the next test
+            self.num_mixed_sign += int(has_mixed_signs(means[None]).sum())
+        return means, finite
 
     def _weigh(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weights of the agents for a minibatch, and whose count, each ``[A]``."""

@@ -24,14 +24,14 @@ def noted(module: ModuleType, name: str, note: Callable[[Tensor], None]) -> Iter
     :param note: Called with the losses ``[B]``, detached.
     """
     loss = getattr(module, name)
-    per_sample = _unreduced if _can_be_unreduced(loss) else _under_vmap
+    unreduced = _unreduced if _can_be_unreduced(loss) else _under_vmap
 
     def reporting(estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not estimates.requires_grad:
             result: Tensor = loss(estimates, targets, *args, **kwargs)
             return result
-        losses = per_sample(loss, estimates, targets, *args, **kwargs)
-        note(losses.detach())
+        losses = unreduced(loss, estimates, targets, *args, **kwargs)
+        note(losses.detach().view(len(losses), -1).mean(1))
         return losses.mean()
 
     with temporarily(module, **{name: reporting}):
@@ -44,7 +44,7 @@ def _can_be_unreduced(loss: Callable[..., Tensor]) -> bool:
 
 
 def _unreduced(loss: Callable[..., Tensor], estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return loss(estimates, targets, *args, **{**kwargs, "reduction": "none"}).flatten(1).mean(1)
+    return loss(estimates, targets, *args, **{**kwargs, "reduction": "none"})
 
 
 def _under_vmap(loss: Callable[..., Tensor], estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -43,6 +43,8 @@ class Batch:
 
     def mean_per_agent(self, values: Tensor) -> Tensor:
         """Average ``[B]`` over each agent's samples ``[A]``; NaN for agents without samples."""
+        if self.equal_parts:
+            return values.view(len(self.counts), -1).mean(1)
         return values.new_zeros(len(self.counts)).index_add_(0, self.agents, values) / self.counts
 
 

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import RolloutReturn, TrainFrequencyUnit
 
 from rl_agg import Exchange, Ledger, Scheme
 from rl_agg.diagnostics import weight_summary
-from rl_agg.validation import check_count
+from rl_agg.optimizers import fuse
+from rl_agg.validation import check_count, check_flag
 from rl_agg.weighting import Weighting
 from sb3_agg.agents_mixin import MINIBATCHES, AgentsMixin
 from sb3_agg.inheritance import check_overrides
@@ -43,6 +45,8 @@ class OffPolicyAggregationMixin(AgentsMixin):
     :param minibatches: ``"stratified"`` draws ``batch_size / A`` samples of every agent, rounded, and at least one;
         ``"stock"`` draws as SB3 does, where an agent's part is left to chance.
     :param return_window: Episodes, >= 1. An agent's return is the mean raw one of so many of its latest.
+    :param fused_optimizer: Let torch's Adam run as one kernel where a network's optimiser is Adam and ``optimizer_kwargs``
+        does not say otherwise. ``None``: with stratified minibatches, so that stock ones and ``mean`` are SB3's to the bit.
     :param kwargs: Every other argument of the algorithm.
     :raises ValueError: if the rule, a setting or a choice is unknown, or agents would have parameters of their own.
 
@@ -73,22 +77,37 @@ class OffPolicyAggregationMixin(AgentsMixin):
         cls.algorithm = known
         check_overrides(cls, OffPolicyAggregationMixin)
 
-    def __init__(self, policy: Any, env: Any, *args: Any, return_window: int = 10, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        policy: Any,
+        env: Any,
+        *args: Any,
+        return_window: int = 10,
+        fused_optimizer: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.return_window = return_window
+        self.fused_optimizer = fused_optimizer
         super().__init__(policy, env, *args, **kwargs)
 
     def _setup_model(self) -> None:
         self._open_settings()
         self._check_choices(minibatches=MINIBATCHES)
         check_count("return_window", self.return_window, least=1)
+        if self.fused_optimizer is not None:
+            check_flag("fused_optimizer", self.fused_optimizer)
         scheme = self._make_scheme()
         self._check_scheme(scheme)
+        self._built["fused_optimizer"] = self.fused_optimizer
         first, *others = dict.fromkeys(part.optimizer for part in self.algorithm.parts)
         self._update: Update | None = None
         exchange = self._make_exchange(scheme)
         self.exchanges = {first: exchange, **{name: self._make_exchange(scheme, exchange.ledger) for name in others}}
         vars(self).pop("ledger", None)  # a loaded model's counts
         super()._setup_model()  # type: ignore[misc]
+        if self.minibatches == "stratified" if self.fused_optimizer is None else self.fused_optimizer:
+            for name in self.exchanges:
+                fuse(recursive_getattr(self, name))
         self._set_up_logging()
         self._fit_to_agents(agent_weights=isinstance(scheme.rule, Weighting))
         self._fit_returns()

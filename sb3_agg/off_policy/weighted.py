@@ -43,10 +43,8 @@ class WeightedUpdate(Update):
         self._sent = {part: np.zeros(self.rule.num_agents, dtype=np.int64) for part in parts}  # in the other steps
 
     def _note_returns(self) -> None:
-        self._ahead = None
-        if self.needs <= {"returns"}:
-            nobody = torch.zeros(len(self._returns), dtype=torch.long, device=self._returns.device)
-            self._ahead = self.rule.weigh(self.signals(Batch(nobody, nobody, equal_parts=True)))
+        super()._note_returns()
+        self._ahead = self.rule.weigh(self._lasting) if self.needs <= {"returns"} else None
 
     def evaluate(self, part: Part, batch: Batch, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The network's outputs, which will scale the gradients of SB3's backward pass."""

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.save_util import recursive_getattr
 
+from sb3_agg import AggSAC
 from tests.sb3.flattened import parameters
 from tests.sb3.replays import DISCRETE, PAIRS, marked, ours, settings
 
@@ -33,6 +35,32 @@ def test_mean_is_bit_identical_to_stock(name: str) -> None:
 def test_another_rule_is_not(name: str) -> None:
     one, other = (ours(name, aggregation=rule, minibatches="stock").learn(200) for rule in ("mean", "r_weighted"))
     assert not torch.equal(parameters(one), parameters(other))
+
+
+def kernels(model: Any) -> list[bool | None]:
+    """Whether each optimiser that steps with what agents sent is fused."""
+    optimizers = [recursive_getattr(model, name) for name in model.exchanges]
+    return [group["fused"] for optimizer in optimizers for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_kernel_of_adam_changes_rounding_alone(name: str) -> None:
+    own = {"aggregation": "r_weighted", "learning_starts": 20}
+    fused, plain = ours(name, **own).learn(60), ours(name, **own, fused_optimizer=False).learn(60)
+    assert fused._n_updates == plain._n_updates > 0
+    assert (set(kernels(fused)), set(kernels(plain))) == ({True}, {None})
+    torch.testing.assert_close(parameters(fused), parameters(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_who_chooses_the_kernel_of_adam(tmp_path: Path) -> None:
+    chosen = settings("sac")["policy_kwargs"] | {"optimizer_kwargs": {"fused": False}}
+    assert kernels(ours("sac", minibatches="stock")) == [None, None]
+    assert kernels(ours("sac", minibatches="stock", fused_optimizer=True)) == [True, True]
+    assert kernels(ours("sac", policy_kwargs=chosen)) == [False, False]
+    saved(ours("sac", fused_optimizer=False).learn(60), tmp_path)
+    for fused, found in ((False, None), (True, True)):
+        model = AggSAC.load(tmp_path / "model", env=marked("sac"), device="cpu", fused_optimizer=fused)
+        assert kernels(model) == [found, found]
 
 
 def saved(model: Any, folder: Path) -> Any:
