@@ -1,6 +1,8 @@
-"""Refusing classes whose methods would be called in place of the mixin's."""
+"""What a class that combines a mixin with an algorithm takes, and refusing methods called in place of the mixin's."""
 
 from __future__ import annotations
+
+import inspect
 
 from rl_agg.inheritance import blocking
 from sb3_agg.patching import is_stock
@@ -31,3 +33,29 @@ def check_overrides(cls: type, mixin: type) -> None:
             f"{kind.__name__}.{name}() would be called in place of {mixin.__name__}.{name}() and does not call "
             f"super().{name}(), so {outcome}; {remedy}"
         )
+
+
+def signature_of(cls: type) -> inspect.Signature:
+    """What a class takes, where each ``__init__`` passes ``**kwargs`` on to the next one's.
+
+    ``inspect.signature`` shows this for the class: scripts and tools that choose settings by it would leave out all others.
+    """
+    positional: dict[str, inspect.Parameter] = {}
+    by_name: dict[str, inspect.Parameter] = {}
+    takes_more = True
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        kinds = set()
+        for parameter in list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]:
+            kinds.add(parameter.kind)
+            if parameter.name in positional | by_name or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            if takes_more and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                positional[parameter.name] = parameter
+            elif parameter.default is not parameter.empty:  # what has none is given by who passes the others on
+                by_name[parameter.name] = parameter.replace(kind=parameter.KEYWORD_ONLY)
+        takes_more = takes_more and inspect.Parameter.VAR_POSITIONAL in kinds
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return inspect.Signature([*positional.values(), *by_name.values()])

@@ -260,3 +260,19 @@ def test_rollouts_collected_by_hand_need_no_train() -> None:
         assert model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     model.train()
     assert model.ledger.messages
+
+
+class WithPolicy(AggPPO):
+    def __init__(self, env: Any, width: int = 8, **kwargs: Any) -> None:
+        super().__init__("MlpPolicy", env, policy_kwargs={"net_arch": [width]}, **kwargs)
+
+
+def test_a_signature_has_what_the_algorithm_takes() -> None:
+    """Scripts filter their settings by it."""
+    stock, ours = (list(inspect.signature(kind).parameters) for kind in (PPO, AggPPO))
+    assert ours[: len(stock)] == stock
+    assert {"aggregation", "compression", "closed_form"} <= set(ours[len(stock) :])
+    own = inspect.signature(WithPolicy).parameters
+    assert list(own)[:2] == ["env", "width"]
+    assert "policy" not in own
+    assert {"aggregation", "n_steps"} <= own.keys()
