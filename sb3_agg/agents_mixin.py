@@ -18,6 +18,7 @@ from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Aggregation, make_scheme
 from rl_agg.validation import unknown_choice
 from sb3_agg.files import FilesMixin
+from sb3_agg.inheritance import signature_of
 from sb3_agg.logging import LoggingMixin
 
 MINIBATCHES = ("stratified", "stock")
@@ -31,6 +32,10 @@ class AgentsMixin(FilesMixin, LoggingMixin):
     seed: int | None
     provides: ClassVar[frozenset[str]] = frozenset()
     """Signals that agents report where a rule reads them, beyond those of every host."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = signature_of(cls)  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -71,17 +76,22 @@ class AgentsMixin(FilesMixin, LoggingMixin):
 
     def _check_learning(self) -> None:
         """Refuse settings that cannot learn; called when learning starts, as a loaded model may only act."""
-        for name, built in self._built.items():
-            if not _same(now := getattr(self, name), built):
-                raise ValueError(
-                    f"{name}={now!r} was set after the model had been built with {built!r}, and has no effect; save() the "
-                    f"model, and give load() {name}={now!r}"
-                )
+        self._check_built()
         if self.n_envs == 1:
             self._warn_once(
                 "there is one environment, so one agent, and aggregation has no effect; give it several: "
                 "make_vec_env(..., n_envs=8)",
             )
+
+    def _check_built(self) -> None:
+        """Refuse settings that were changed since they were read; called in each update, as callbacks may set them."""
+        for name, built in self._built.items():
+            now = getattr(self, name)
+            if now is not built and not _same(now, built):
+                raise ValueError(
+                    f"{name}={now!r} was set after the model had been built with {built!r}, and has no effect; save() the "
+                    f"model, and give load() {name}={now!r}"
+                )
 
     @classmethod
     def load(cls, *args: Any, **kwargs: Any) -> Any:

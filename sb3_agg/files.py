@@ -91,10 +91,13 @@ class FilesMixin:
             setattr(self, name, unpickled(getattr(self, name)))
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """As SB3's, with what an exchange remembers under ``[optimizer]["exchange"]``, as ``["policy.optimizer"]``."""
+        """As SB3's, with what an exchange remembers under ``[optimizer]["exchange"]``, as ``["policy.optimizer"]``.
+
+        Where a class of one's own saves no optimiser, that is left out, too.
+        """
         parameters: dict[str, dict[str, Any]] = super().get_parameters()  # type: ignore[misc]
         for name, exchange in self._exchanges().items():
-            if exchange.has_state:
+            if exchange.has_state and name in parameters:
                 state = exchange.state_dict()
                 del state["ledger"]  # which stays a model's own
                 parameters[name][EXCHANGE] = plain_state(state)

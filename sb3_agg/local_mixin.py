@@ -148,9 +148,9 @@ class LocalModelsMixin(ClosedFormMixin, LoggingMixin):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """As SB3's, with the agents' copies under ``["policy.optimizer"]["local_models"]``."""
+        """As SB3's, with the agents' copies under ``["policy.optimizer"]["local_models"]``, if it is saved."""
         parameters: dict[str, dict[str, Any]] = super().get_parameters()  # type: ignore[misc]
-        if self._local_models is not None:
+        if self._local_models is not None and "policy.optimizer" in parameters:
             parameters["policy.optimizer"][COPIES] = self._local_models.state_dict()
         return parameters
 

@@ -290,6 +290,7 @@ class AggregationMixin(AgentsMixin, LocalModelsMixin):
     def train(self) -> None:
         """Update the policy by the algorithm's own ``train()``, each agent's gradient weighed by the rule."""
         self._awaits_train, self._updates_before = False, None
+        self._check_built()
         self._check_collected()
         self._follow_policy()
         buffer: RolloutBuffer = self.rollout_buffer  # type: ignore[attr-defined]

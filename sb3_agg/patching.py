@@ -33,6 +33,6 @@ class temporarily:
 
 
 def is_stock(item: Any) -> bool:
-    """Whether SB3 or sb3-contrib defines a class or a function."""
+    """Whether SB3 or sb3-contrib defines a class or a function, and nothing has been put around it."""
     package: str = item.__module__.partition(".")[0]
-    return package in ("stable_baselines3", "sb3_contrib")
+    return package in ("stable_baselines3", "sb3_contrib") and not hasattr(item, "__wrapped__")

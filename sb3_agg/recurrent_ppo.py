@@ -21,10 +21,9 @@ class SequenceMinibatches(Minibatches):
         super().__init__(*args, **kwargs)
         self.equal_parts = False  # padding follows the episodes
 
-    def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
+    def _get_stratified(self, batch_size: int | None) -> Iterator[Any]:
         num_agents, num_steps = self.buffer.n_envs, self.buffer.buffer_size
         self._flatten()
-        self.epoch += 1
         cuts = cut(num_steps, num_agents, batch_size)
         first = np.flatnonzero(self.present)[:, None] * num_steps
         # As SB3 does: shuffle by where the rollout is cut, so that minibatches differ between epochs. A cut stops the gradient

@@ -8,6 +8,7 @@ from typing import Any
 
 from rl_agg.closed_form.modules import NoClosedFormError
 from sb3_agg.closed_form.training import OBJECTIVES, ClosedForm, closed_form_of
+from sb3_agg.patching import is_stock
 
 
 class ClosedFormMixin:
@@ -43,7 +44,7 @@ class ClosedFormMixin:
             return None
         try:
             train = self._stock_train
-            if train not in OBJECTIVES:
+            if train not in OBJECTIVES or not is_stock(train):
                 raise NoClosedFormError(f"{train.__qualname__}() is not the train() of SB3's PPO, MaskablePPO or A2C")
             self._closed_form = form = closed_form_of(self.policy, self._closed_form)
             if steps and not form.optimizer.adopt():

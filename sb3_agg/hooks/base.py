@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 
 from rl_agg import Exchange, Signals
 from rl_agg.rules import has_mixed_signs
+from sb3_agg.local_models.stacked_policy import num_rows
 from sb3_agg.patching import temporarily
 from sb3_agg.rollouts.losses import Outputs, SampleLosses
 from sb3_agg.rollouts.minibatches import Minibatches
@@ -99,6 +100,9 @@ class Update(ABC):
         self.num_parameters = sum(parameter.numel() for parameter in trained)
 
         def evaluate(*args: Any, **kwargs: Any) -> Outputs:
+            if not torch.is_grad_enabled():
+                return self.look(evaluate_actions, *args, **kwargs)
+            self.minibatches.check_rows(num_rows(next(iter((*args, *kwargs.values())))))
             self.begin()
             return self.evaluate(evaluate_actions, *args, **kwargs)
 
@@ -127,8 +131,13 @@ class Update(ABC):
         """Replace the policy's ``evaluate_actions``.
 
         :param evaluate_actions: The policy's own.
-        :return: Values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]``, if there are any.
+        :return: Values ``[B, 1]``, log-probabilities ``[B]``, entropies ``[B]`` if there are any, and whatever else a policy
+            returns for each sample.
         """
+
+    def look(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
+        """Evaluate any samples without a gradient."""
+        return evaluate_actions(*args, **kwargs)
 
     @abstractmethod
     def prepare_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -188,7 +197,7 @@ class Update(ABC):
     def _agent_losses(self, *outputs: Tensor | None) -> tuple[Tensor, bool]:
         """Mean loss per agent ``[A]``, NaN without samples and infinite where a sample's is not finite; whether all are."""
         if self.known_losses is None:
-            means = self.minibatches.mean_per_agent(self._sample_losses(self.minibatches.samples, *outputs))
+            means = self.minibatches.mean_per_agent(self._sample_losses(self.minibatches.samples, *outputs[:3]))
         elif self.minibatches.equal_parts and self.minibatches.num_present == len(self._present):
             means = self.known_losses().view(len(self._present), -1).mean(1)
         else:
@@ -249,10 +258,7 @@ class DetachedUpdate(Update):
             if output is not None and copy is not None and output.requires_grad
         ]
         self._outputs, self._copies = [output for output, _ in pairs], [copy for _, copy in pairs]
-        values, log_prob, entropy = copies
-        assert values is not None
-        assert log_prob is not None
-        return values, log_prob, entropy
+        return tuple(copies)
 
     def _of_agents_means(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Gradients of each agent's mean loss, from those of the mean of all."""

@@ -36,14 +36,14 @@ class WeightedUpdate(Update):
 
     def evaluate(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
         """The policy's outputs, which will scale the gradients of SB3's backward pass."""
-        values, log_prob, entropy = evaluate_actions(*args, **kwargs)
+        outputs = evaluate_actions(*args, **kwargs)
         if self._needs_losses:
-            self._add_losses(values, log_prob, entropy)
+            self._add_losses(*outputs)
         weights = self._current_weights()
-        outputs = (values, log_prob) if entropy is None else (values, log_prob, entropy)
         scale = partial(self.scale, weights, self._per_sample(weights))
-        scaled = ScaledGradient.apply(scale, *outputs)  # type: ignore[no-untyped-call]
-        return (*scaled, None) if entropy is None else scaled
+        given = [output for output in outputs if output is not None]
+        scaled = iter(ScaledGradient.apply(scale, *given))  # type: ignore[no-untyped-call]
+        return tuple(None if output is None else next(scaled) for output in outputs)
 
     def _step(self, form: Any, gradients: Any) -> None:
         """Step with the weighted sum of the agents' gradients, taken in one pass."""
@@ -99,7 +99,7 @@ class WeightedUpdate(Update):
 
         :param weights: ``[A]``.
         :param per_sample: Their :math:`c_n` ``[B]``; ``None`` where all are 1.
-        :param gradients: Of values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]``; ``None``: no gradient.
+        :param gradients: Of the policy's outputs ``[B, ...]``; ``None``: no gradient.
         :return: The same, scaled. An agent with a non-finite gradient is left out and the others' weights computed again.
         """
         if not all(bool(gradient.sum().isfinite()) for gradient in gradients if gradient is not None):

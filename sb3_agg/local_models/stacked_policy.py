@@ -137,8 +137,9 @@ def _linear_layers(policy: nn.Module, own: Named) -> list[nn.Linear] | None:
             return None  # it may use its layers' parameters in other ways
         kept = {**module._parameters, **module._buffers}
         mine = [name for name, tensor in kept.items() if id(tensor) in differ]
-        whole = len(mine) == sum(tensor is not None for tensor in kept.values())
-        if type(module) is nn.Linear and whole and "forward" not in vars(module):
+        whole = {"weight", "bias"} >= set(mine) and len(mine) == sum(tensor is not None for tensor in kept.values())
+        plain = "forward" not in vars(module) and not module._forward_pre_hooks  # which may make its weight
+        if type(module) is nn.Linear and whole and plain:
             layers.append(module)
         elif mine and not (
             module is policy and mine == ["log_std"] and isinstance(policy.action_dist, DiagGaussianDistribution)

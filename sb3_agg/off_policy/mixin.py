@@ -121,6 +121,12 @@ class OffPolicyAggregationMixin(AgentsMixin):
             known.values = self.recent_returns
         self._keep(known.resized(self.n_envs, self.return_window))
 
+    def _fit_window(self) -> None:
+        """Follow a ``return_window`` that has been set since."""
+        if self.recent_returns.shape[1] != self.return_window:
+            check_count("return_window", self.return_window, least=1)
+            self._fit_returns()
+
     def _forget_returns(self) -> None:
         self._keep(RecentReturns(self.n_envs, self.return_window))
 
@@ -185,9 +191,7 @@ class OffPolicyAggregationMixin(AgentsMixin):
             exchange.check()
         super()._check_learning()
         self._check_choices(minibatches=MINIBATCHES)
-        check_count("return_window", self.return_window, least=1)
-        if self.recent_returns.shape[1] != self.return_window:
-            self._fit_returns()
+        self._fit_window()
         normalizer = self.get_vec_normalize_env()  # type: ignore[attr-defined]
         if isinstance(normalizer, AgentVecNormalize) and normalizer.norm_reward and self.n_envs > 1:
             raise ValueError(
@@ -265,9 +269,9 @@ class OffPolicyAggregationMixin(AgentsMixin):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: NDArray[np.bool_] | None = None) -> None:
         super()._update_info_buffer(infos, dones)  # type: ignore[misc]
-        if dones is None or not dones.any():
+        if dones is None or not np.any(dones):
             return
-        if not self._returns.add(infos, dones):
+        if not self._returns.add(infos, np.asarray(dones)):
             self._warn_of_missing_returns()
 
     # Updating -------------------------------------------------------------------------------------------------------------
@@ -275,6 +279,8 @@ class OffPolicyAggregationMixin(AgentsMixin):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Update the networks by the algorithm's own ``train()``, each agent's gradients weighed by the rule."""
         assert self.replay_buffer is not None
+        self._check_built()
+        self._fit_window()
         if self._update is None:
             weighs = self.exchanges[self.algorithm.parts[0].optimizer].weights_only
             self._update = (WeightedUpdate if weighs else PerAgentUpdate)(self, self.algorithm, self.exchanges)

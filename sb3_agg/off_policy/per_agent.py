@@ -11,6 +11,7 @@ is the gradient of the agent's own mean loss. Where a rule weighs and SB3 draws,
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -34,11 +35,16 @@ class PerAgentUpdate(Update):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._combines = isinstance(self.rule.scheme.rule, Combiner)
-        self._stacked = {
-            part: _Stacked(getattr(self.model, part.network), self.trained(part), self.rule.num_agents)
-            for part in self.algorithm.parts
-        }
+        self._stacked: dict[Part, _Stacked] = {}
         self._outputs: dict[Part, tuple[list[Tensor], list[Tensor]]] = {}
+
+    def begin(self, *args: Any) -> None:
+        """A call of ``train()`` begins, maybe with other networks, or other parameters to train, than the last one."""
+        super().begin(*args)
+        for part in self.algorithm.parts:
+            network, parameters, known = getattr(self.model, part.network), self.trained(part), self._stacked.get(part)
+            if known is None or not known.is_of(network, parameters):
+                self._stacked[part] = _Stacked(network, parameters, self.rule.num_agents)
 
     def evaluate(self, part: Part, batch: Batch, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Copies of the network's outputs, on which SB3's backward pass will end."""
@@ -118,11 +124,16 @@ class _Stacked:
     def __init__(self, network: Any, parameters: list[Tensor], num_agents: int) -> None:
         asked = {id(parameter) for parameter in parameters}
         named = {name: item for name, item in network.named_parameters() if id(item) in asked}
-        self._parameters = parameters
+        self._network, self._parameters = network, parameters
         self._stacked = StackedPolicy(network, named)
         self._views = {name: view_per_agent(item, num_agents) for name, item in named.items()}
         in_order = [id(item) for item in named.values()] == [id(parameter) for parameter in parameters]
         self.is_possible = is_stock(type(network)) and self._stacked.is_linear and in_order
+
+    def is_of(self, network: Any, parameters: list[Tensor]) -> bool:
+        """Whether these are the network and the parameters that it was made of."""
+        mine = self._parameters
+        return network is self._network and len(mine) == len(parameters) and all(map(operator.is_, mine, parameters))
 
     def __call__(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What a method of the network returns for the samples of all agents, which are equally many, agent by agent."""

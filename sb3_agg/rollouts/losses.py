@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Outputs = tuple[Tensor, Tensor, Tensor | None]
-"""Values ``[B, 1]``, log-probabilities ``[B]`` and entropies ``[B]`` or ``None``."""
+Outputs = tuple[Tensor | None, ...]
+"""Values ``[B, 1]``, log-probabilities ``[B]``, entropies ``[B]`` or ``None``, and whatever else a policy returns."""
 
 SampleLosses = Callable[..., Tensor]
 """``losses(samples, values, log_prob, entropy) -> [B]``"""

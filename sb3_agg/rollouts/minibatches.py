@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ class Minibatches:
     """The agent of each of its samples ``[B]``."""
     epoch: int = 0
     """Passes over the rollout so far, the current one included."""
+    is_current: bool = False
+    """Whether a minibatch has been served and is not over."""
 
     def __init__(self, buffer: RolloutBuffer, present: NDArray[np.bool_], *, stratified: bool) -> None:
         self.buffer = buffer
@@ -93,16 +96,39 @@ class Minibatches:
     @contextmanager
     def served(self) -> Iterator[None]:
         """Temporarily serve these minibatches by the buffer's ``get``."""
-        served: dict[str, Any] = {"get": self._get_stratified}
+        served: dict[str, Any] = {"get": partial(self._noting, self._get_stratified)}
         if not self._stratified:
-            served = {"get": self._get_stock, "_get_samples": self._get_samples_present}
+            served = {"get": partial(self._noting, self._get_stock), "_get_samples": self._get_samples_present}
         with temporarily(self.buffer, **served):
             yield
 
+    def _noting(self, get: Callable[..., Iterator[Any]], batch_size: int | None = None) -> Iterator[Any]:
+        self.epoch += 1
+        for samples in get(batch_size):
+            self.is_current = True
+            yield samples
+        self.is_current = False
+
+    def check_rows(self, num_rows: int) -> None:
+        """Check that what is evaluated can be the current minibatch.
+
+        :param num_rows: Of what is evaluated.
+        :raises ValueError: if it has other rows, or no minibatch is current: whose they are would be unknown.
+        """
+        if not self.is_current:
+            raise ValueError(
+                "train() evaluates samples outside a loop over rollout_buffer.get(): whose they are is unknown; evaluate each "
+                "minibatch in the loop, before the next one is drawn"
+            )
+        if num_rows != len(self.agents):
+            raise ValueError(
+                f"train() evaluates {num_rows} rows, and the minibatch has {len(self.agents)}: whose they are is unknown; "
+                "evaluate all of its samples at once, and copies of them in further minibatches or under torch.no_grad()"
+            )
+
     # SB3's own order ------------------------------------------------------------------------------------------------------
 
-    def _get_stock(self, batch_size: int | None = None) -> Iterator[Any]:
-        self.epoch += 1
+    def _get_stock(self, batch_size: int | None) -> Iterator[Any]:
         drawn: Iterator[Any] = self._get(batch_size)
         for samples in drawn:
             if samples is None:  # of masked agents alone
@@ -127,10 +153,9 @@ class Minibatches:
 
     # Equal parts of every agent -------------------------------------------------------------------------------------------
 
-    def _get_stratified(self, batch_size: int | None = None) -> Iterator[Any]:
+    def _get_stratified(self, batch_size: int | None) -> Iterator[Any]:
         num_steps = self.buffer.buffer_size
         self._flatten()
-        self.epoch += 1
         first = np.flatnonzero(self.present)[:, None] * num_steps
         cuts = cut(num_steps, self.buffer.n_envs, batch_size)
         if not len(cuts):
