@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_agg.validation import build, check_agents, check_agents_exist, check_count, check_number, unknown_choice
+from rl_agg.validation import build, check_agents, check_agents_exist, check_choice, check_count, check_number
 
 ATTACKS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "sign_flip": lambda gradients, scale, _: -scale * gradients,
@@ -47,8 +47,7 @@ class Attack:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ATTACKS:
-            raise unknown_choice("attack", self.kind, ATTACKS)
+        check_choice("attack", self.kind, ATTACKS)
         check_agents(self.agents, "who attack")
         check_number("scale", self.scale)
         check_count("seed", self.seed, least=0)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rl_agg.validation import check_count, unknown_choice
+from rl_agg.validation import check_choice, check_count
 
 SIZES = {"gradients": 4, "parameters": 4, "scalars": 4, "samples": 4, "ids": 2, "transitions": 9}
 """Canonical bytes of one of each kind: float32 numbers, an agent's number, and a transition between cells of a table (two
@@ -95,9 +95,8 @@ class Ledger:
         if counted.shape != (num_agents,) or not _are_counts(counted):
             raise ValueError(f"times must be [A] = [{num_agents}] whole numbers, not negative, got {times!r}")
         often = counted.astype(np.int64)
-        unknown = sorted({*numbers, *encoded} - set(KINDS))
-        if unknown:
-            raise unknown_choice("kind", unknown[0], KINDS)
+        for kind in (*numbers, *encoded):
+            check_choice("kind", kind, KINDS)
         if not all(map(_is_size, (physical_bytes, *numbers.values(), *encoded.values()))):
             raise ValueError(
                 f"sizes must be integers >= 0, got {dict(numbers)}, {dict(encoded)} and physical_bytes={physical_bytes!r}"
@@ -136,8 +135,7 @@ class Ledger:
         :param kind: One of :data:`SIZES`.
         :raises ValueError: if it is none of them.
         """
-        if kind not in KINDS:
-            raise unknown_choice("kind", kind, KINDS)
+        check_choice("kind", kind, KINDS)
         return int(self._up[kind].sum())
 
     def summary(self) -> dict[str, int]:

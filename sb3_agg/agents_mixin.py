@@ -16,7 +16,7 @@ from rl_agg.codecs import Compression
 from rl_agg.local_schemes import LocalScheme
 from rl_agg.schedules import OnArrival
 from rl_agg.scheme import Aggregation, make_scheme
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_choice, unknown_choice
 from sb3_agg.files import FilesMixin
 from sb3_agg.inheritance import signature_of
 from sb3_agg.logging import LoggingMixin
@@ -147,9 +147,7 @@ class AgentsMixin(FilesMixin, LoggingMixin):
 
     def _check_choices(self, **choices: tuple[str, ...]) -> None:
         for name, known in choices.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise unknown_choice(name, value, known)
+            check_choice(name, getattr(self, name), known)
 
     @property
     def _scheme_as_given(self) -> str:

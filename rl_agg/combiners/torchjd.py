@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rl_agg.combiners.base import Combiner
-from rl_agg.validation import check_settings, unknown_choice
+from rl_agg.validation import check_choice, check_settings
 
 
 class TorchJD(Combiner):
@@ -33,8 +33,7 @@ class TorchJD(Combiner):
             for name, item in vars(aggregation).items()
             if isinstance(item, type) and issubclass(item, aggregation.Aggregator) and not name.endswith("Aggregator")
         }
-        if aggregator not in known:
-            raise unknown_choice("TorchJD aggregator", aggregator, known)
+        check_choice("TorchJD aggregator", aggregator, known)
         self._aggregator = getattr(aggregation, aggregator)
         self.name = f"torchjd:{aggregator}"
         self._settings = dict(settings)

@@ -6,7 +6,7 @@ from rl_agg.payloads.episodes import Scores, Transitions
 from rl_agg.payloads.gradients import Gradients, GradientsWithOwn
 from rl_agg.payloads.parameters import MOMENTS, ParameterDifferences, Parameters
 from rl_agg.registry import Registry, check_member
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_choice
 
 __all__ = [
     "MOMENTS",
@@ -47,9 +47,7 @@ def register_payload(name: str, payload: type[Payload]) -> None:
         :class:`Payload`, or its content is unknown.
     """
     check_member("payload", Payload, payload)
-    content = getattr(payload, "content", None)
-    if content not in CONTENTS:
-        raise unknown_choice("content of a payload", content, CONTENTS)
+    check_choice("content of a payload", getattr(payload, "content", None), CONTENTS)
     PAYLOADS.register(name, payload)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from rl_agg.payloads.base import Payload
-from rl_agg.validation import check_number, unknown_choice
+from rl_agg.validation import check_choice, check_number, unknown_choice
 
 MOMENTS = ("keep", "merge", "reset")
 
@@ -42,8 +42,7 @@ class Parameters(Payload):
 
     def __post_init__(self) -> None:
         check_number("mu", self.mu, least=0)
-        if self.moments not in MOMENTS:
-            raise unknown_choice("moments", self.moments, MOMENTS)
+        check_choice("moments", self.moments, MOMENTS)
         epochs: Any = self.local_epochs
         if epochs is not None and (
             isinstance(epochs, str)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from rl_agg.rules.base import above_least, floor, required, shares
 from rl_agg.signals import Signals
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_choice
 
 GUARDS: dict[str, Callable[[Tensor], Tensor]] = {
     "shift": above_least,
@@ -32,8 +32,7 @@ def loss_weights(signals: Signals, *, h: float | None = None, mixed_sign: str = 
 
     Source: Holen et al. (2023), algorithm 3. Differs: mixed signs and a sum of zero, undefined there.
     """
-    if mixed_sign not in MIXED_SIGN_CHOICES:
-        raise unknown_choice("mixed_sign", mixed_sign, MIXED_SIGN_CHOICES)
+    check_choice("mixed_sign", mixed_sign, MIXED_SIGN_CHOICES)
     losses = required(signals, "losses")
     one_sign = mixed_sign == "literal" or float(losses.min()) > 0  # nearly always, and cheaper than the next test
     if not one_sign and bool(has_mixed_signs(losses)):

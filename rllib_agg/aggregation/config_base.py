@@ -11,7 +11,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune.result import STDERR_FILE, STDOUT_FILE
 from ray.util import log_once
 
-from rl_agg.validation import check_count, check_number, did_you_mean, unknown_choice
+from rl_agg.validation import check_choice, check_count, check_number, did_you_mean
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.registered_members import named_members
 
@@ -173,9 +173,7 @@ class StrictConfig(AlgorithmConfig):
 
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         """Raise ``ValueError``, listing the choices, if a value is not among them."""
-        value = getattr(self, name)
-        if value not in choices:
-            raise unknown_choice(name, value, choices)
+        check_choice(name, getattr(self, name), choices)
 
 
 def _has_nan(value: Any) -> bool:

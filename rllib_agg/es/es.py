@@ -17,7 +17,7 @@ from rl_agg.evolution.settings import EvolutionSettings
 from rl_agg.evolution.workers import EvolutionBroadcast
 from rl_agg.rules import Rule
 from rl_agg.seeding import stream
-from rl_agg.validation import check_count, check_flag, unknown_choice
+from rl_agg.validation import check_choice, check_count, check_flag
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.es.module import ESModule
 from rllib_agg.server_loop.population import PopulationAlgorithm, PopulationConfig
@@ -127,8 +127,7 @@ class ESConfig(PopulationConfig):
         :param experiment: ``cartpole``, ``ant`` or ``grid``.
         :raises ValueError: if it is none of these.
         """
-        if experiment not in REPORTED:
-            raise unknown_choice("experiment", experiment, REPORTED)
+        check_choice("experiment", experiment, REPORTED)
         given = REPORTED[experiment]
         self.change_model(given["model"])
         return self.training(fitness="raw", antithetic=False, **given["training"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_choice
 from rllib_agg.envs.team.interface import Bools, TeamSpec
 
 PRECISIONS: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
@@ -22,8 +22,7 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 
 def precision(name: Any) -> np.dtype[Any]:
     """The precision of a name; ``ValueError`` if it is none of :data:`PRECISIONS`."""
-    if not isinstance(name, str) or name not in PRECISIONS:
-        raise unknown_choice("dtype", name, PRECISIONS)
+    check_choice("dtype", name, PRECISIONS)
     return PRECISIONS[name]
 
 

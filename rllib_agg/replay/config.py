@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_choice
 from rllib_agg.aggregation.config import AggConfigMixin
 from rllib_agg.replay.buffers import REPLAYS
 
@@ -25,9 +25,7 @@ class ReplayConfigMixin(AggConfigMixin):
                 f"{name} takes single-agent environments: RLlib's replay of several policies mixes the steps of copies of an "
                 "environment. Leave .multi_agent() out, or use AggPPOConfig, or QMIXConfig for a team"
             )
-        kind = self.replay_buffer_config.get("type")
-        if kind not in REPLAYS:
-            raise unknown_choice("replay_buffer_config['type']", kind, REPLAYS)
+        check_choice("replay_buffer_config['type']", self.replay_buffer_config.get("type"), REPLAYS)
         if self.num_aggregator_actors_per_learner:
             raise ValueError(
                 f"{name}'s learners make their batches themselves; set num_aggregator_actors_per_learner=0, not "
