@@ -73,7 +73,7 @@ class FilesMixin:
         plain = {name: plain_setting(getattr(self, name)) for name in self._settings()}
         target = _target(path) if isinstance(path, str | pathlib.Path) else None
         partial = None if target is None else target.with_name(f"{target.name}.partial")
-        exclude = [*(exclude or ()), *UNSAVED]  # a subclass may override _excluded_save_params()
+        exclude = [*(exclude or ()), *UNSAVED]  # not by _excluded_save_params(), which a subclass may override
         with temporarily(self, ledger=self.ledger.state_dict(), **plain):
             save = super().save  # type: ignore[misc]
             if target is None or partial is None:
@@ -120,10 +120,6 @@ class FilesMixin:
             state = parameters.get(name, {}).get(EXCHANGE)
             if state is not None and exchange.has_state:
                 exchange.load_state_dict(restored_state(state))
-
-    def _excluded_save_params(self) -> list[str]:
-        excluded: list[str] = super()._excluded_save_params()  # type: ignore[misc]
-        return [*excluded, *UNSAVED]
 
 
 def _target(path: str | pathlib.Path) -> pathlib.Path | None:
