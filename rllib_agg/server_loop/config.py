@@ -54,10 +54,11 @@ class ServerConfig(StrictConfig, ModelDefaults):
     )
     """Settings that would be ignored."""
 
-    why_one_policy: ClassVar[str] = "takes single-agent environments"
-
     evaluated_with: ClassVar[tuple[str, ...]] = ()
     """Those of them that evaluation uses."""
+
+    why_one_policy: ClassVar[str] = "takes single-agent environments"
+    """Of the error for a config with several policies, after the config's name."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class)
