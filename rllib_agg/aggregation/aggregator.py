@@ -124,7 +124,7 @@ class ModuleAggregator:
         self.num_samples = float(shared[3][~excluded].sum())
         if self.client is None:
             self._note_rollout(data, agents)
-        if self.client is not None:
+        else:
             self._own_agents = (sums[0] > 0) & ~excluded
             self.client.begin_update(float(sums[0][~excluded].sum()))
         return bool(excluded.any())

@@ -240,9 +240,10 @@ class AggConfigMixin(AggregationSettings):
                 f"is only {next(iter(known))!r}" if len(known) == 1 else f"are {', '.join(map(repr, sorted(known)))}",
             )
         payload = self.make_scheme().payload
-        if isinstance(payload, Parameters):
-            _check_losses(spec)
-        if isinstance(payload, Parameters) and payload.layers is not None:
+        if not isinstance(payload, Parameters):
+            return
+        _check_losses(known)
+        if payload.layers is not None:
             modules: Any = spec.build()
             for module in modules.values():
                 payload.selected([name for name, parameter in module.named_parameters() if parameter.requires_grad])
@@ -321,8 +322,7 @@ class AggConfigMixin(AggregationSettings):
             raise ValueError(f"payload {own!r} and {common!r} differ, but parameters are exchanged of all modules alike")
 
 
-def _check_losses(spec: Any) -> None:
-    specs: Any = spec.rl_module_specs if isinstance(spec, MultiRLModuleSpec) else {DEFAULT_MODULE_ID: spec}
+def _check_losses(specs: Mapping[str, Any]) -> None:
     for module_id, own in specs.items():
         if isinstance(own.module_class, type) and issubclass(own.module_class, SelfSupervisedLossAPI):
             raise ValueError(
