@@ -12,15 +12,13 @@ Source: Gruntkowska et al. (2023), EF21-P and friends, algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rl_agg.codecs import Codec, Draws
-from rl_agg.per_agent_gradients import unflatten
 
 
 class Downlink:
@@ -72,15 +70,3 @@ class Downlink:
         """Restore :meth:`state_dict`."""
         self._num_sent = state["num_sent"]
         self._lost = None if state["lost"] is None else state["lost"].clone()
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """``[P]``, a copy."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
-
-
-@torch.no_grad()
-def write(vector: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Give tensors the numbers of a vector ``[P]``."""
-    for tensor, part in zip(tensors, unflatten(vector, tensors), strict=True):
-        tensor.copy_(part)

@@ -21,11 +21,12 @@ from rl_agg.accumulation import Accumulation
 from rl_agg.attacks import Attack, make_attack
 from rl_agg.combiners import Combiner
 from rl_agg.comparisons import compare
-from rl_agg.downlink import Downlink, flat, write
+from rl_agg.downlink import Downlink
 from rl_agg.gates import VectorGate
 from rl_agg.ledger import Ledger
 from rl_agg.merging import Factored, Merged, merge_factored, merge_received
 from rl_agg.payloads.base import VECTORS
+from rl_agg.per_agent_gradients import flat, write
 from rl_agg.rules.base import required
 from rl_agg.rules.memory import Memory
 from rl_agg.schedules import OnArrival

@@ -73,7 +73,19 @@ def unflatten(flat: Tensor, parameters: Iterable[Tensor]) -> list[Tensor]:
     parameters = list(parameters)
     parts = torch.split(flat, [parameter.numel() for parameter in parameters], dim=-1)
     leading = flat.shape[:-1]
-    return [part.view(*leading, *parameter.shape) for parameter, part in zip(parameters, parts, strict=True)]
+    return [part.view(leading + parameter.shape) for parameter, part in zip(parameters, parts, strict=True)]
+
+
+def flat(tensors: Iterable[Tensor]) -> Tensor:
+    """Parameters in a row ``[P]``, a copy."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+@torch.no_grad()
+def write(vector: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Give tensors the numbers of a vector ``[P]``."""
+    for tensor, part in zip(tensors, unflatten(vector, tensors), strict=True):
+        tensor.copy_(part)
 
 
 def _only(gradient: Tensor, own: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from rl_agg import Scheme
 from rl_agg.arrivals import ArrivalExchange
-from rl_agg.downlink import flat
-from rl_agg.per_agent_gradients import unflatten
+from rl_agg.per_agent_gradients import flat, unflatten
 from rl_agg.population import buffer_bytes
 from rl_agg.schedules import EveryStep, OnArrival
 from rl_agg.validation import check_count, check_number
@@ -254,7 +253,7 @@ class A3C(RestoringAlgorithm, Algorithm):
     @property
     def _parameters(self) -> Tensor:
         """The learner's ``[P]``."""
-        return flat(list(self.learner.parameters_by_ref.values()))
+        return flat(self.learner.parameters_by_ref.values())
 
     def _holding(self, vector: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         """A state of the module with the parameters ``[P]`` that an agent holds."""

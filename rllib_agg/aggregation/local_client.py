@@ -25,6 +25,7 @@ from rl_agg.exchange import Merged
 from rl_agg.optimizers import forget_moments, moments_of
 from rl_agg.payloads import Parameters
 from rl_agg.payloads import merge as average
+from rl_agg.per_agent_gradients import write
 
 
 class LocalClient:
@@ -110,10 +111,10 @@ class LocalClient:
         if not bool(weights.any()):  # no agent has sent its parameters: there is nothing to go by
             return None
         before = _flat(self._parameters)
-        _write(merged.vector, self._parameters)
+        write(merged.vector, self._parameters)
         sent = weights * merged.sends.to(weights)
         if uncompressed and bool(sent.any()):  # the others' did not come with a message
-            _write(average([self._gather(_flat(uncompressed))], sent)[0], uncompressed)
+            write(average([self._gather(_flat(uncompressed))], sent)[0], uncompressed)
         if self.payload.moments == "reset":
             forget_moments(optimizers, self._parameters)
         self.divergence = float((_flat(self._parameters) - before).norm())
@@ -178,8 +179,3 @@ def _put(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     """``[N]``, float64, where the first of them is."""
     return torch.cat([tensor.detach().flatten().double().to(tensors[0].device) for tensor in tensors])
-
-
-def _write(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    _put(tensors, [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])

@@ -16,7 +16,7 @@ from rl_agg.combiners import TORCHJD
 from rl_agg.exchange import Merged
 from rl_agg.local_schemes import LocalScheme
 from rl_agg.payloads import Parameters, merge
-from rl_agg.per_agent_gradients import unflatten
+from rl_agg.per_agent_gradients import flat, write
 from rl_agg.scheme import make_scheme
 from rl_agg.signals import BASIC
 from rl_agg.validation import unknown_choice
@@ -113,12 +113,13 @@ class SharingGroup:
             return None
         self.reference = merged.vector
         for tensors in own:
-            _write(unflatten(merged.vector, tensors), tensors)
+            write(merged.vector, tensors)
         sent = weights * merged.sends
         if along and bool(sent.any()):
             means = merge(map(torch.stack, zip(*along, strict=True)), sent)
             for tensors in along:
-                _write(means, tensors)
+                for tensor, mean in zip(tensors, means, strict=True):
+                    tensor.copy_(mean)
         return merged
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,12 +133,6 @@ class SharingGroup:
             self.reference = state["reference"].to(self.reference, copy=True)
 
 
-@torch.no_grad()
 def _rows(own: Sequence[Sequence[Tensor]]) -> Tensor:
     """``[A, P]``."""
-    return torch.stack([torch.cat([tensor.flatten() for tensor in tensors]) for tensors in own])
-
-
-def _write(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-    for value, tensor in zip(values, tensors, strict=True):
-        tensor.copy_(value)
+    return torch.stack([flat(tensors) for tensors in own])

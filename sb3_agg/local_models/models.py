@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rl_agg import Exchange, Signals
 from rl_agg.exchange import Merged
 from rl_agg.payloads import Parameters, Payload, merge
-from rl_agg.per_agent_gradients import unflatten
+from rl_agg.per_agent_gradients import flat, unflatten
 from sb3_agg.local_models.looped_policy import LoopedPolicy, needs_loop
 from sb3_agg.local_models.stacked_optimizer import StackedOptimizer
 from sb3_agg.local_models.stacked_policy import Named, StackedPolicy
@@ -57,7 +57,7 @@ class LocalModels:
         own = [named(policy)] * num_agents if initial is None else initial
         self._parameters = _trained(policy)
         self._buffers = {name: torch.stack([item[name] for item in own]) for name in _buffers(policy)}
-        self.copies = torch.stack([_flat({name: item[name] for name in self._parameters}) for item in own])
+        self.copies = torch.stack([flat(item[name] for name in self._parameters) for item in own])
         self._leaves = self._leaves_of(self.copies)
         self._follow_optimizer()
         self._columns = self._merged_columns(payload)
@@ -65,7 +65,7 @@ class LocalModels:
         self._num_updates = 0
         self.divergence = 0.0
         self.differ = initial is not None and num_agents > 1
-        self._written = _flat(self._parameters)
+        self._written = flat(self._parameters.values())
         if self.differ:
             self._write_average(torch.ones_like(self._num_samples))
         self.last_merge = self._written.clone()
@@ -190,7 +190,7 @@ class LocalModels:
         """Do to all agents what something else did to the policy: to its parameters, or by giving it another optimiser."""
         if self._policy.optimizer is not self._followed:
             self._follow_optimizer()
-        written = _flat(self._parameters)
+        written = flat(self._parameters.values())
         change = written - self._written
         if not bool(change.any()):
             return
@@ -211,7 +211,7 @@ class LocalModels:
 
     def start_from_policy(self) -> None:
         """Start all agents from the policy's parameters, without moments."""
-        self._written = _flat(self._parameters)
+        self._written = flat(self._parameters.values())
         self._share()
         self.optimizer.reset()
         self.divergence = 0.0
@@ -297,9 +297,3 @@ def _trained(policy: nn.Module) -> Named:
 
 def _buffers(policy: nn.Module) -> Named:
     return dict(policy.named_buffers())
-
-
-@torch.no_grad()
-def _flat(parameters: Named) -> Tensor:
-    """``[P]``."""
-    return torch.cat([parameter.reshape(-1) for parameter in parameters.values()])
