@@ -23,9 +23,9 @@ from torch import Tensor, distributed, nn
 from rl_agg import Exchange, Signals
 from rl_agg.exchange import Merged
 from rl_agg.optimizers import forget_moments, moments_of
-from rl_agg.payloads import Parameters
-from rl_agg.payloads import merge as average
+from rl_agg.payloads import Parameters, merge
 from rl_agg.per_agent_gradients import write
+from rllib_agg.aggregation.parameter_sharing import SharedTensors
 
 
 class LocalClient:
@@ -44,12 +44,10 @@ class LocalClient:
         assert isinstance(payload, Parameters)
         self.payload = payload
         self._exchange = exchange
-        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-        buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
-        self._own: list[Tensor] = [*trained.values(), *buffers.values()]
-        self._parameters: list[Tensor] = [trained[name] for name in payload.selected(trained)]
-        chosen = payload.selected({**trained, **buffers})
-        self._buffers: list[Tensor] = [buffers[name] for name in chosen if name in buffers]
+        everything, shared = SharedTensors.of(module, Parameters()), SharedTensors.of(module, payload)
+        self._own: list[Tensor] = list(everything.named.values())
+        self._parameters: list[Tensor] = list(shared.parameters.values())
+        self._buffers: list[Tensor] = list(shared.buffers.values())
         self._last_merge = _copies([*self._parameters, *self._buffers])
         self._is_merged = True
         self._num_samples = self._loss_sum = self._loss_count = 0.0
@@ -114,7 +112,7 @@ class LocalClient:
         write(merged.vector, self._parameters)
         sent = weights * merged.sends.to(weights)
         if uncompressed and bool(sent.any()):  # the others' did not come with a message
-            write(average([self._gather(_flat(uncompressed))], sent)[0], uncompressed)
+            write(merge([self._gather(_flat(uncompressed))], sent)[0], uncompressed)
         if self.payload.moments == "reset":
             forget_moments(optimizers, self._parameters)
         self.divergence = float((_flat(self._parameters) - before).norm())

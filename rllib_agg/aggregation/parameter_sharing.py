@@ -6,10 +6,10 @@ Source: Zhang et al. (2024), section 4.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl_agg import COMBINERS, LOCAL_SCHEMES, RULES, Exchange, Scheme, Signals
 from rl_agg.combiners import TORCHJD
@@ -74,6 +74,27 @@ def make_sharing(
             "choose another rule"
         )
     return scheme
+
+
+class SharedTensors(NamedTuple):
+    """What is merged of a module, by name: parameters, and buffers of numbers, which go along uncompressed."""
+
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, module: nn.Module, payload: Parameters) -> SharedTensors:
+        """Those of the payload's layers; of the parameters, those that are trained."""
+        trained: dict[str, Tensor] = {name: own for name, own in module.named_parameters() if own.requires_grad}
+        buffers = {name: value for name, value in module.named_buffers() if value.is_floating_point()}
+        parameters = {name: trained[name] for name in payload.selected(trained)}
+        chosen = payload.selected({**trained, **buffers})
+        return cls(parameters, {name: buffers[name] for name in chosen if name in buffers})
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Both."""
+        return {**self.parameters, **self.buffers}
 
 
 class SharingGroup:

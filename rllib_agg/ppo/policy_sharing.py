@@ -25,8 +25,8 @@ from rl_agg.diagnostics import weight_summary
 from rl_agg.optimizers import forget_moments, moments_of
 from rl_agg.payloads import Parameters
 from rllib_agg.aggregation.learner import STATE, AggLearnerMixin
-from rllib_agg.aggregation.parameter_sharing import SharingGroup
-from rllib_agg.ppo.sharing_settings import SharedTensors, policies_of
+from rllib_agg.aggregation.parameter_sharing import SharedTensors, SharingGroup
+from rllib_agg.ppo.sharing_settings import policies_of
 
 SHARING = "sharing"
 """Where what a learner remembers of aggregation holds what policies have exchanged."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from ray.rllib.core.rl_module.apis import SelfSupervisedLossAPI
-from torch import Tensor, nn
+from torch import nn
 
 from rl_agg import Scheme
 from rl_agg.codecs import Compression
@@ -16,7 +16,7 @@ from rl_agg.scheme import Aggregation
 from rl_agg.validation import check_count, check_flag
 from rllib_agg.aggregation._compat import UNSET
 from rllib_agg.aggregation.config import AggConfigMixin
-from rllib_agg.aggregation.parameter_sharing import make_sharing
+from rllib_agg.aggregation.parameter_sharing import SharedTensors, make_sharing
 
 HEAD = ("pi", "vf")
 """Of RLlib's default module: what makes actions and values of what its ``encoder`` found."""
@@ -134,7 +134,7 @@ class SharingConfigMixin(AggConfigMixin):
                 f"{self._shares} merges all policies, but {', '.join(map(repr, untrained))} would change without training "
                 f"(policies_to_train={self.policies_to_train!r}); train all policies, or leave parameter_sharing='none'"
             )
-        tensors = {module_id: _select(scheme.payload, module) for module_id, module in policies.items()}
+        tensors = {module_id: SharedTensors.of(module, scheme.payload) for module_id, module in policies.items()}
         (first, own), *others = tensors.items()
         for module_id, other in others:
             shapes, expected = ({name: tuple(value.shape) for name, value in each.named.items()} for each in (other, own))
@@ -159,27 +159,7 @@ class SharingConfigMixin(AggConfigMixin):
         return f"parameter_sharing={self.parameter_sharing!r}"
 
 
-class SharedTensors(NamedTuple):
-    """What a policy merges, by name: parameters ``[K]``, and buffers of numbers, which go along uncompressed."""
-
-    parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-
-    @property
-    def named(self) -> dict[str, Tensor]:
-        """Both."""
-        return {**self.parameters, **self.buffers}
-
-
 def policies_of(modules: Any) -> dict[str, Any]:
     """A multi-module's modules without a loss of their own, by name in order, and not wrapped."""
     own = {module_id: modules[module_id].unwrapped() for module_id in sorted(modules.keys())}
     return {module_id: module for module_id, module in own.items() if not isinstance(module, SelfSupervisedLossAPI)}
-
-
-def _select(payload: Parameters, module: nn.Module) -> SharedTensors:
-    trained: dict[str, Tensor] = {name: own for name, own in module.named_parameters() if own.requires_grad}
-    buffers = {name: value for name, value in module.named_buffers() if value.is_floating_point()}
-    parameters = {name: trained[name] for name in payload.selected(trained)}
-    chosen = payload.selected({**trained, **buffers})
-    return SharedTensors(parameters, {name: buffers[name] for name in chosen if name in buffers})
