@@ -52,12 +52,12 @@ class Orders:
     heals: NDArray[np.bool_]
 
 
-def contributions(shaped: float, orders: Orders, before: Strength, after: Strength, *, kill: float = KILL) -> Floats:
+def contributions(shaped: float, orders: Orders, before: Strength, after: Strength) -> Floats:
     """Split a step's reward in proportion to points: damage, kills and healing.
 
-    What an enemy lost, and ``kill`` points if it died, is split evenly among the allies whose order was to attack it in this
-    step; what an ally gained, among those whose order was to heal it. The game does not report hits, so this is an estimate
-    that treats all attackers of one enemy as equal.
+    What an enemy lost, and :data:`KILL` points if it died, is split evenly among the allies whose order was to attack it in
+    this step; what an ally gained, among those whose order was to heal it. The game does not report hits, so this is an
+    estimate that treats all attackers of one enemy as equal.
 
     :param shaped: The team's reward, without that for a win or a defeat.
     :param before: Before the step.
@@ -66,7 +66,7 @@ def contributions(shaped: float, orders: Orders, before: Strength, after: Streng
     """
     points = np.zeros(len(orders.targets))
     lost = np.maximum(before.enemies - after.enemies, 0.0)
-    lost += kill * ((before.enemies > 0) & (after.enemies <= 0))
+    lost += KILL * ((before.enemies > 0) & (after.enemies <= 0))
     gained = np.where(after.allies > 0, np.maximum(after.allies - before.allies, 0.0), 0.0)
     for heals, worth in ((False, lost), (True, gained)):
         for unit in np.flatnonzero(worth).tolist():
