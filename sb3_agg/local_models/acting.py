@@ -108,7 +108,10 @@ class LoopedActing(LocalActing):
         """As the policy's own ``forward``."""
         if num_rows(observations) != self._num_agents:
             return self._forward(observations, *args, **kwargs)
-        return tuple(self._stacked_policy(self._forward, self._stacked, observations, *args, **kwargs))
+        return tuple(self._act_by_agent(observations, *args, **kwargs))
+
+    def _act_by_agent(self, observations: Any, *args: Any, **kwargs: Any) -> list[Tensor | None]:
+        return self._stacked_policy(self._forward, self._stacked, observations, *args, **kwargs)
 
 
 class ExploringActing(LoopedActing):
@@ -139,12 +142,8 @@ class ExploringActing(LoopedActing):
         matrices: Tensor = self._policy.action_dist.exploration_matrices
         return matrices
 
-    def forward(self, observations: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the policy's own ``forward``."""
-        if num_rows(observations) != self._num_agents:
-            return self._forward(observations, *args, **kwargs)
-        outputs = self._stacked_policy(self._act, self._stacked, observations, self._matrices, *args, **kwargs)
-        return tuple(outputs)
+    def _act_by_agent(self, observations: Any, *args: Any, **kwargs: Any) -> list[Tensor | None]:
+        return self._stacked_policy(self._act, self._stacked, observations, self._matrices, *args, **kwargs)
 
     def _act(self, observations: Any, matrices: Tensor, *args: Any, **kwargs: Any) -> Any:
         with temporarily(self._policy.action_dist, exploration_mat=matrices[0]):
