@@ -112,9 +112,6 @@ class DeviationGate(ScoreGate):
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore :meth:`state_dict`; another gate's is ignored."""
+        """Restore :meth:`state_dict`."""
         super().load_state_dict(state)
-        if "baseline" in state:
-            self.baseline, self.threshold, self.num_updates = (
-                state[name] for name in ("baseline", "threshold", "num_updates")
-            )
+        self.baseline, self.threshold, self.num_updates = (state[name] for name in ("baseline", "threshold", "num_updates"))
