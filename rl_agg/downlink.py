@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rl_agg.codecs import Codec, Draws
+from rl_agg.codecs import Codec, Draws, encoder
 
 
 class Downlink:
@@ -57,7 +57,7 @@ class Downlink:
         :return: What it holds then ``[P]``, and the bits of the message.
         """
         draws = Draws(self._seed, self._num_sent, np.array([agent]), unbiased=False, purpose="broadcast")
-        encoded = self._codec.at(draws)((parameters - held)[None])
+        encoded = encoder(self._codec, draws)((parameters - held)[None])
         self._num_sent += 1
         return held + encoded.decoded[0], int(encoded.bits[0])
 

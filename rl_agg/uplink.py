@@ -13,8 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rl_agg.codecs import FEEDBACKS, Codec, Draws, Identity
-from rl_agg.gates import EveryGate, Offer, VectorGate
+from rl_agg.codecs import FEEDBACKS, Codec, Draws, Identity, encoder
+from rl_agg.gates import EveryGate, Offer, VectorGate, decided
 from rl_agg.scheme import Scheme
 from rl_agg.signals import REPORTED, Signals
 
@@ -89,7 +89,7 @@ class Uplink:
         last = None if self._all_send else self._fit_last(vectors)
         if last is not None:
             offer = Offer(vectors, last, self._has_sent, candidates, step, scale, run=self._seed)
-            sends = self._gate.decide(offer).to(candidates.device) & candidates
+            sends = decided(self._gate, offer).to(candidates.device) & candidates
         if not self._is_exact:
             decoded, bits = self._encode(vectors, sends, step, reference)
         if last is None:
@@ -128,7 +128,7 @@ class Uplink:
             return decoded, bits
         who = slice(None) if bool(sends.all()) else sends  # a slice does not copy
         senders = self._agents[sends.cpu().numpy()]
-        encode = self.codec.at(Draws(self._seed, step, senders, unbiased=not self._feedback))
+        encode = encoder(self.codec, Draws(self._seed, step, senders, unbiased=not self._feedback))
         rows = vectors[who] if reference is None else vectors[who] - reference
         if isinstance(self._feedback, str):
             memory = self._memory = fitted(self._memory, vectors)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rl_agg.payloads.base import VECTORS
+from rl_agg.returned import tensor_of
 from rl_agg.rules import RULES, Rule
 from rl_agg.rules.memory import SMOOTHING, STARTS
 from rl_agg.signals import BASIC, MEASURED, Signals, any_signal
@@ -133,14 +134,10 @@ class Weighting:
     def _checked(self, returned: Any, signals: Signals) -> Tensor:
         """What a user's rule returned, as weights."""
         like = any_signal(signals)
-        try:
-            weights_ = returned if isinstance(returned, Tensor) else torch.tensor(returned, device=like.device)
-        except (TypeError, ValueError, RuntimeError):
-            weights_ = torch.empty(())
-        if weights_.shape != (signals.num_agents,) or weights_.is_complex():
+        weights_ = tensor_of(returned, like)  # detached: it may have been made outside no_grad
+        if weights_ is None or weights_.shape != (signals.num_agents,):
             got = f"shape {tuple(returned.shape)}, {returned.dtype}" if hasattr(returned, "shape") else f"{returned!r}"
             raise ValueError(f"{self.name} must return one weight for each agent, [A] = [{signals.num_agents}], got {got}")
-        weights_ = weights_.detach()  # it may have been made outside no_grad
         weights_ = weights_ if weights_.is_floating_point() else weights_.to(like.dtype)
         if not bool(weights_.isfinite().all()):
             raise ValueError(f"{self.name} returned weights that are not finite: {weights_.tolist()}")

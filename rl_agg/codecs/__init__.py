@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rl_agg.codecs.base import Codec, Encoded, RandomCodec
+from rl_agg.codecs.base import Codec, Encoded, RandomCodec, encoder
 from rl_agg.codecs.bfloat16 import BFloat16
 from rl_agg.codecs.chain import Chain
 from rl_agg.codecs.draws import Draws
@@ -38,6 +38,7 @@ __all__ = [
     "Sparse",
     "Ternary",
     "TopK",
+    "encoder",
     "make_codec",
     "register_codec",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from rl_agg.byte_budget import Knob
-from rl_agg.codecs.base import Codec, Encoded, Encoder
+from rl_agg.codecs.base import Codec, Encoded, Encoder, encoder
 from rl_agg.codecs.draws import Draws
 from rl_agg.codecs.sparse import Sparse
 
@@ -53,7 +53,7 @@ class Chain(Codec):
     def at(self, draws: Draws) -> Encoder:
         """The chain in one exchange, each codec with draws of its own."""
         *sparse, last = self.codecs
-        encode = last.at(replace(draws, stage=len(sparse)))
+        encode = encoder(last, replace(draws, stage=len(sparse)))
         for stage, codec in reversed(list(enumerate(sparse))):
             assert isinstance(codec, Sparse)
             encode = codec.around(encode, replace(draws, stage=stage))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rl_agg.payloads.base import VECTORS
+from rl_agg.returned import described, is_foreign, tensor_of
 
 
 class Combiner(ABC):
@@ -63,7 +64,7 @@ class Combiner(ABC):
         :param step: How many gradients have been combined before, for combiners that change from step to step.
         :param overwrite: Whether ``gradients`` may be changed, which may save a copy.
         :return: ``[P]``; zeros if no agent is present.
-        :raises ValueError: if ``gradients`` is not a matrix.
+        :raises ValueError: if ``gradients`` is not a matrix, or a user's combiner returns something else than ``[P]``.
         """
         check_matrix(gradients)
         rows = gradients if present is None or bool(present.all()) else gradients[present]
@@ -72,7 +73,17 @@ class Combiner(ABC):
         combiner = self.at(step)
         if combiner.by_parameter and rows is gradients and not overwrite:
             rows = rows.clone()
-        return combiner.merge(rows, num_masked=len(gradients) - len(rows), step=step)
+        merged = combiner.merge(rows, num_masked=len(gradients) - len(rows), step=step)
+        return combiner._checked(merged, gradients) if is_foreign(combiner) else merged
+
+    def _checked(self, returned: Any, gradients: Tensor) -> Tensor:
+        """What a user's combiner returned, as the gradients are."""
+        size, merged = gradients.shape[1], tensor_of(returned, gradients)
+        if merged is None or merged.shape != (size,):
+            raise ValueError(
+                f"{type(self).__name__} must return one number for each parameter, [P] = [{size}], got {described(returned)}"
+            )
+        return merged.to(gradients)
 
     @abstractmethod
     def merge(self, gradients: Tensor, *, num_masked: int, step: int) -> Tensor:
@@ -81,7 +92,7 @@ class Combiner(ABC):
         :param gradients: ``[A', P]``, A' >= 1.
         :param num_masked: How many agents were left out because their gradients were not finite.
         :param step: As in the call.
-        :return: ``[P]``.
+        :return: ``[P]``; of a combiner of your own also an array or a sequence.
         """
 
 

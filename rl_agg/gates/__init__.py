@@ -7,7 +7,7 @@ what it knows itself, what the server broadcast with its parameters, and what th
 from collections.abc import Mapping
 from typing import Any
 
-from rl_agg.gates.base import Gate, Offer, VectorGate
+from rl_agg.gates.base import Gate, Offer, VectorGate, decided
 from rl_agg.gates.deviation import DeviationGate
 from rl_agg.gates.espc import EspcGate, sending_probability
 from rl_agg.gates.every import EveryGate
@@ -35,6 +35,7 @@ __all__ = [
     "TdErrorTrigger",
     "TransitionGate",
     "VectorGate",
+    "decided",
     "make_gate",
     "register_gate",
     "sending_probability",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rl_agg.byte_budget import Knob
 from rl_agg.payloads.base import VECTORS
+from rl_agg.returned import described, is_foreign, tensor_of
 from rl_agg.validation import check_count
 
 
@@ -80,7 +81,8 @@ class VectorGate(Gate, ABC):
     def decide(self, offer: Offer) -> Tensor:
         """Decide who sends.
 
-        :return: ``[A]``, bool. An agent that is not present does not send, whatever this says.
+        :return: ``[A]``, bool; of a gate of your own also an array or a sequence, or zeros and ones. An agent that is not
+            present does not send, whatever this says.
         """
 
     def note_step(self, step: Tensor) -> None:
@@ -88,3 +90,22 @@ class VectorGate(Gate, ABC):
 
         :param step: ``[P]``: the merged gradient on the scale of a mean, before clipping; or the change of merged parameters.
         """
+
+
+def decided(gate: VectorGate, offer: Offer) -> Tensor:
+    """Ask a gate who sends.
+
+    :return: ``[A]``, bool.
+    :raises ValueError: if a gate of a user's own returns something else.
+    """
+    returned: Any = gate.decide(offer)
+    if not is_foreign(gate):
+        sends: Tensor = returned
+        return sends
+    found = tensor_of(returned, offer.present)
+    if found is None or found.shape != offer.present.shape or not bool(((found == 0) | (found == 1)).all()):
+        raise ValueError(
+            f"{type(gate).__name__}.decide() must return True or False for each agent, [A] = [{len(offer.present)}], got "
+            f"{described(returned)}"
+        )
+    return found.bool()

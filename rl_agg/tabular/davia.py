@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from rl_agg.gates import GainThreshold, Offer, VectorGate
+from rl_agg.gates import GainThreshold, Offer, VectorGate, decided
 from rl_agg.population.environments import ListedEnvironments
 from rl_agg.population.reports import Report
 from rl_agg.signals import Signals
@@ -142,7 +142,7 @@ class DaviaAgents(TabularAgents):
         vectors, present = torch.from_numpy(gradient[None]), torch.ones(1, dtype=torch.bool)
         # The agent is alone, and remembers nothing of what it has sent
         offer = Offer(vectors, torch.zeros_like(vectors), ~present, present, update, gains=vectors.new_tensor([gain]))
-        sends = bool(self._gate.decide(offer))
+        sends = bool(decided(self._gate, offer))
         with np.errstate(over="ignore"):  # the server masks what overflows
             return np.array([gradient] if sends else self.empty_message(theta), dtype=np.float32), memory
 
