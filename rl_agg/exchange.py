@@ -76,9 +76,9 @@ class Exchange(Accounting):
         """Remember nothing but the ledger's counts."""
         self.num_exchanges = self._num_steps = self._since_last = 0
         self.gate = self.scheme.make_gate(self.num_agents)
-        self._rule = copy.deepcopy(self.scheme.rule)
+        self._rule = self.scheme.rule  # a callable of a user's is used itself
         if isinstance(self._rule, Combiner):
-            self._rule = self._rule.seeded(self._seed)
+            self._rule = copy.deepcopy(self._rule).seeded(self._seed)
         self._memory: Memory | None = None
         if isinstance(self._rule, Weighting) and self._rule.remembered:
             assert self._rule.smoothing is not None
@@ -113,7 +113,8 @@ class Exchange(Accounting):
     @property
     def has_state(self) -> bool:
         """Whether a later exchange depends on more than the ledger."""
-        return not self.weights_only or self._downlink is not None or self._memory is not None
+        remembers = self._memory is not None or (isinstance(self._rule, Weighting) and self._rule.has_state)
+        return not self.weights_only or self._downlink is not None or remembers
 
     @property
     def scales(self) -> bool:
@@ -327,7 +328,7 @@ class Exchange(Accounting):
             "gate": self.gate.state_dict() if self._uplink is None else {},
             "uplink": {} if self._uplink is None else self._uplink.state_dict(),
             "accumulation": self._accumulation.state_dict(),
-            "rule": self._rule.state_dict() if isinstance(self._rule, Combiner) else {},
+            "rule": self._rule.state_dict(),
             "downlink": None if self._downlink is None else self._downlink.state_dict(),
             "budget": self._budget_state(),
             "memory": {} if self._memory is None else self._memory.state_dict(),
@@ -349,7 +350,7 @@ class Exchange(Accounting):
         self._load_budget_state(state["budget"])
         if self._downlink is not None and {"broadcast", "payload"} <= same:
             self._downlink.load_state_dict(state["downlink"])
-        if "rule" in same and isinstance(self._rule, Combiner):
+        if "rule" in same:
             self._rule.load_state_dict(state["rule"])
         if "rule" in same and self._memory is not None and state["num_agents"] == self.num_agents:
             self._memory.load_state_dict(state["memory"])

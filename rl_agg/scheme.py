@@ -273,7 +273,8 @@ def make_rule(rule: Aggregation, settings: Mapping[str, Any]) -> Weighting | Com
     if isinstance(rule, Weighting | Combiner):
         if own:
             raise ValueError(f"{rule!r} has its settings already, got {own} as well")
-        return copy.deepcopy(rule)  # some remember what they have seen, and may be used for another run
+        # Some combiners remember what they have seen, and may be used for another run
+        return copy.deepcopy(rule) if isinstance(rule, Combiner) else rule
     if isinstance(rule, str) and rule not in RULES:
         if rule in COMBINERS or rule.startswith(TORCHJD):
             return make_combiner(rule, own)

@@ -8,7 +8,9 @@ holds for all of them (masking, missing signals, ``normalize``, detachment) is w
 Source: Holen et al. (2023), section 3 and algorithms 2 and 3.
 """
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +33,8 @@ class Weighting:
     """A rule with its settings, checked once and then applied to one :class:`~rl_agg.Signals` after another.
 
     :param rule: A name from :data:`RULES`, or ``rule(signals, **settings) -> weights [A]``, a tensor, an array or a sequence.
-        A callable sees the agents that are present only, with the gaps in their signals filled.
+        A callable sees the agents that are present only, with the gaps in their signals filled. It is used itself, not a
+        copy of it.
     :param settings: Keyword arguments of the rule.
     :param normalize: Divide by the sum of the weights, the paper's "softmax" variant.
     :param smoothing: Of the running means of :attr:`remembered` signals, in [0, 1): 0 keeps the last update's alone;
@@ -97,6 +100,20 @@ class Weighting:
     def name(self) -> str:
         """The rule's name, or the callable's."""
         return self.rule if isinstance(self.rule, str) else getattr(self.rule, "__name__", type(self.rule).__name__)
+
+    @property
+    def has_state(self) -> bool:
+        """Whether it is a callable with a ``state_dict`` and a ``load_state_dict``."""
+        return hasattr(self._function, "state_dict") and hasattr(self._function, "load_state_dict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the callable's, if it has one."""
+        return copy.deepcopy(dict(self._function.state_dict())) if self.has_state else {}  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore :meth:`state_dict`; one without content, as of a rule that had no state, changes nothing."""
+        if self.has_state and state:
+            self._function.load_state_dict(state)  # type: ignore[attr-defined]
 
     def __call__(self, signals: Signals) -> Tensor:
         """Weigh the agents.

@@ -193,3 +193,52 @@ def test_a_ledger_that_is_missing_stays() -> None:
     del state["ledger"]
     second.load_state_dict(state)
     assert second.ledger.messages == 2 * AGENTS
+
+
+class Smoothed:
+    """Weights by the running means of returns."""
+
+    def __init__(self) -> None:
+        self.means, self.calls = torch.zeros(AGENTS), 0
+
+    def __call__(self, signals: Signals) -> torch.Tensor:
+        assert signals.returns is not None
+        self.means, self.calls = (self.means + signals.returns) / 2, self.calls + 1
+        return self.means.softmax(0)
+
+
+class Remembered(Smoothed):
+    """The same, with a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"means": self.means, "calls": self.calls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.means, self.calls = state["means"], state["calls"]
+
+
+@pytest.mark.parametrize("choices", [{}, LAG])
+def test_a_callable_is_used_itself_and_its_state_restored(choices: dict[str, Any]) -> None:
+    rule, restored = Remembered(), Remembered()
+    whole, part = (Exchange(Scheme(rule=each, **choices), AGENTS) for each in (Remembered(), rule))
+    expected = advance(whole, range(10))
+    assert same(advance(part, range(5)), expected[:5])
+    assert rule.calls == 5
+    assert part.has_state
+    state = part.state_dict()
+    advance(part, range(5, 6))
+    assert state["rule"]["calls"] == 5  # a copy
+    other = Exchange(Scheme(rule=restored, **choices), AGENTS)
+    other.load_state_dict(pickle.loads(pickle.dumps(state)))
+    assert same(advance(other, range(5, 10)), expected[5:])
+    other.load_state_dict({**state, "rule": {}})  # of a file from before rules had states
+    assert restored.calls == 10
+
+
+def test_a_callable_without_a_state_dict_has_no_state() -> None:
+    rule = Smoothed()
+    exchange = Exchange(Scheme(rule=rule), AGENTS)
+    advance(exchange, range(3))
+    assert rule.calls == 3
+    assert not exchange.has_state
+    assert exchange.state_dict()["rule"] == {}

@@ -502,6 +502,36 @@ def test_a_rule_returns_an_array_a_list_or_a_tensor(rule: Any, payload: str, clo
     np.testing.assert_allclose(model.agent_weights, [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
 
 
+class Trained(torch.nn.Module):
+    """Weights of a module that is trained elsewhere, which counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(AGENTS))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, signals: Signals) -> torch.Tensor:
+        self.calls += 1
+        return self.logits.softmax(0)
+
+
+@FORMS
+def test_a_rule_with_state_is_used_itself_and_is_in_the_file(closed_form: bool, tmp_path: Path) -> None:
+    rule = Trained()
+    model = agents(rule, closed_form=closed_form)
+    rule.logits.data[0] = 2.0
+    model.learn(ROLLOUT)
+    np.testing.assert_allclose(model.agent_weights, rule.logits.detach().softmax(0), rtol=1e-6)
+    model.save(tmp_path / "model")
+    rule.logits.data.zero_()
+    loaded = AggPPO.load(tmp_path / "model", env=cartpoles(AGENTS))
+    assert loaded.aggregation.logits.tolist() == [2.0, 0.0, 0.0, 0.0]
+    assert int(loaded.aggregation.calls) == int(rule.calls)
+    assert loaded.exchange.state_dict()["rule"]["calls"] == int(rule.calls)
+    loaded.learn(ROLLOUT)
+    assert int(loaded.aggregation.calls) > int(rule.calls) > 1
+
+
 class Momentum(Combiner):
     """The running mean of the mean gradient."""
 
