@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from torch import Tensor
 
 from sb3_agg.patching import is_stock, temporarily
+from sb3_agg.samples import fields_of, has_rows, with_fields
 
 Columns = NDArray[np.int64]
 
@@ -88,16 +90,16 @@ class ReplayMinibatches:
         batch = self.batch = self._batch(columns)
         if _is_finite(samples):
             return samples
-        bad = ~_finite_rows(samples)
+        bad = ~_finite_rows(samples, len(columns))
         batch.masked = torch.zeros_like(batch.counts, dtype=torch.bool)
         batch.masked[batch.agents[bad]] = True
         good = (~batch.masked[batch.agents]).nonzero()[:, 0]
         if not len(good):
-            return _map(samples, torch.nan_to_num)  # no step is taken with it
+            return _map(samples, len(columns), _without_gaps)  # no step is taken with it
         rows = torch.arange(len(bad), device=bad.device)
         replaced = batch.masked[batch.agents]
         rows[replaced] = good[rows[: int(replaced.sum())] % len(good)]
-        return _map(samples, lambda field: field[rows])
+        return _map(samples, len(columns), partial(_taken, rows=rows))
 
     def _batch(self, columns: Columns) -> Batch:
         num_agents = self.buffer.n_envs
@@ -167,7 +169,7 @@ class ReplayMinibatches:
         columns = np.concatenate(drawn)
         order = columns.argsort(kind="stable")
         rows = torch.as_tensor(order, device=self.buffer.device)
-        return _map(samples, lambda field: field[rows]), columns[order]
+        return _map(samples, len(columns), partial(_taken, rows=rows)), columns[order]
 
 
 class _Read:
@@ -212,26 +214,36 @@ def _read(item: Any, columns: Columns) -> Any:
 
 
 def _tensors(samples: Any) -> Iterator[Tensor]:
-    for field in samples:
-        yield from field.values() if isinstance(field, dict) else [] if field is None else [field]
+    for field in fields_of(samples):
+        for part in field.values() if isinstance(field, dict) else [field]:
+            if isinstance(part, Tensor):
+                yield part
 
 
 def _is_finite(samples: Any) -> bool:
     return math.isfinite(sum(float(tensor.sum()) for tensor in _tensors(samples) if tensor.is_floating_point()))
 
 
-def _finite_rows(samples: Any) -> Tensor:
+def _finite_rows(samples: Any, size: int) -> Tensor:
     """``[B]``, bool."""
-    rows = [tensor.isfinite().flatten(1).all(1) for tensor in _tensors(samples)]
+    rows = [tensor.isfinite().reshape(size, -1).all(1) for tensor in _tensors(samples) if has_rows(tensor, size)]
     return torch.stack(rows).all(0)
 
 
-def _map(samples: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A named tuple of tensors, dictionaries of tensors or ``None``, each tensor changed."""
+def _map(samples: Any, size: int, change: Callable[[Any], Any]) -> Any:
+    """Change each tensor and array with B rows, those in dictionaries included; anything else passes through."""
 
     def changed(field: Any) -> Any:
         if isinstance(field, dict):
-            return {key: change(tensor) for key, tensor in field.items()}
-        return None if field is None else change(field)
+            return {key: changed(part) for key, part in field.items()}
+        return change(field) if has_rows(field, size) else field
 
-    return type(samples)(*map(changed, samples))
+    return with_fields(samples, map(changed, fields_of(samples)))
+
+
+def _taken(field: Any, rows: Tensor) -> Any:
+    return field[rows] if isinstance(field, Tensor) else field[rows.cpu().numpy()]
+
+
+def _without_gaps(field: Any) -> Any:
+    return torch.nan_to_num(field) if isinstance(field, Tensor) else field

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
 from sb3_agg.patching import temporarily
+from sb3_agg.samples import fields_of, has_rows, with_fields
 
 BATCHES_PER_GATHER = 32
 """Minibatches copied out of the buffer at once: most of the gain of one large copy, at a bounded memory."""
@@ -190,12 +191,17 @@ class Minibatches:
 
 
 def _split(samples: Any, sizes: list[int]) -> list[Any]:
-    """Cut a named tuple of tensors, or dictionaries of tensors, into views of so many rows."""
-    columns = []
-    for field in samples:
+    """Cut tensors and arrays, those in dictionaries included, into views of so many rows; all parts share anything else."""
+    num_rows = sum(sizes)
+
+    def parts_of(field: Any) -> Sequence[Any]:
         if isinstance(field, dict):
-            parts = {key: tensor.split(sizes) for key, tensor in field.items()}
-            columns.append([dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)])
-        else:
-            columns.append(field.split(sizes))
-    return [type(samples)(*fields) for fields in zip(*columns, strict=True)]
+            parts = {key: parts_of(item) for key, item in field.items()}
+            return [dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True)]
+        if not has_rows(field, num_rows):
+            return [field] * len(sizes)
+        if isinstance(field, Tensor):
+            return field.split(sizes)  # type: ignore[no-untyped-call, no-any-return]
+        return np.split(field, np.cumsum(sizes)[:-1])
+
+    return [with_fields(samples, fields) for fields in zip(*map(parts_of, fields_of(samples)), strict=True)]
