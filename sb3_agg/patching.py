@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
+
+_LOCK = threading.Lock()
 
 
 class temporarily:
@@ -30,6 +37,45 @@ class temporarily:
         for name in self._attributes:
             del self._own[name]
         self._own.update(self._before)
+
+
+class _ByThread:
+    """A function that threads may replace, each for its own calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.num_inside = 0
+        self.own = threading.local()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.own, "function", self.function)(*args, **kwargs)
+
+
+@contextmanager
+def in_this_thread(module: ModuleType, name: str, instead: Callable[..., Any]) -> Iterator[None]:
+    """Temporarily replace a function of a module, for calls in this thread alone: other models may learn in other threads.
+
+    :param module: Where the function is looked up.
+    :param name: The function's.
+    :param instead: Called with what it replaces, and then its arguments.
+    """
+    with _LOCK:
+        shared = getattr(module, name)
+        if not isinstance(shared, _ByThread):
+            shared = _ByThread(shared)
+            setattr(module, name, shared)
+        shared.num_inside += 1
+    before = getattr(shared.own, "function", shared.function)
+    shared.own.function = functools.partial(instead, before)
+    try:
+        yield
+    finally:
+        shared.own.function = before
+        with _LOCK:
+            shared.num_inside -= 1
+            if not shared.num_inside:
+                setattr(module, name, shared.function)
 
 
 def is_stock(item: Any) -> bool:

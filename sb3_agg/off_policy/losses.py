@@ -12,29 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sb3_agg.patching import temporarily
+from sb3_agg.patching import in_this_thread
 
 
 @contextmanager
 def noted(module: ModuleType, name: str, note: Callable[[Tensor], None]) -> Iterator[None]:
-    """Temporarily let a loss function report what it averages.
+    """Temporarily let a loss function report what it averages in this thread.
 
     :param module: Where ``train()`` looks the function up.
     :param name: The function's; it takes estimates and targets ``[B, ...]`` first.
     :param note: Called with the losses ``[B]``, detached.
     """
-    loss = getattr(module, name)
-    unreduced = _unreduced if _can_be_unreduced(loss) else _under_vmap
 
-    def reporting(estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def reporting(loss: Callable[..., Tensor], estimates: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not estimates.requires_grad:
-            result: Tensor = loss(estimates, targets, *args, **kwargs)
-            return result
+            return loss(estimates, targets, *args, **kwargs)
+        unreduced = _unreduced if _can_be_unreduced(loss) else _under_vmap
         losses = unreduced(loss, estimates, targets, *args, **kwargs)
         note(losses.detach().view(len(losses), -1).mean(1))
         return losses.mean()
 
-    with temporarily(module, **{name: reporting}):
+    with in_this_thread(module, name, reporting):
         yield
 
 
