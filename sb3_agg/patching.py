@@ -15,25 +15,34 @@ _LOCK = threading.Lock()
 class temporarily:
     """Temporarily override attributes of an object; its class is left alone.
 
-    :param item: Any object with a ``__dict__``.
+    :param item: Any object; one without a ``__dict__`` is of a subclass meanwhile, as it has no place for other attributes.
     :param attributes: By name. ``__setattr__`` is bypassed, which modules reserve for parameters.
 
     A class, as a generator's context manager takes three times as long.
     """
 
-    __slots__ = ("_attributes", "_before", "_own")
+    __slots__ = ("_attributes", "_before", "_item", "_own")
 
     def __init__(self, item: Any, **attributes: Any) -> None:
-        self._own = vars(item)
+        self._item, self._own = item, getattr(item, "__dict__", None)
         self._attributes = attributes
         self._before: dict[str, Any] = {}
 
     def __enter__(self) -> None:
         own = self._own
+        if own is None:
+            kind = type(self._item)
+            members = {name: staticmethod(value) if callable(value) else value for name, value in self._attributes.items()}
+            self._before = {"__class__": kind}
+            self._item.__class__ = type(kind.__name__, (kind,), {"__slots__": (), **members})
+            return
         self._before = {name: own[name] for name in self._attributes if name in own}
         own.update(self._attributes)
 
     def __exit__(self, *error: object) -> None:
+        if self._own is None:
+            self._item.__class__ = self._before["__class__"]
+            return
         for name in self._attributes:
             del self._own[name]
         self._own.update(self._before)
