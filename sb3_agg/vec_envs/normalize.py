@@ -31,6 +31,20 @@ class AgentVecNormalize(VecNormalize):
         super().__init__(venv, **kwargs)
         self.agent_rms = RunningMeanStd(shape=(self.num_envs,))  # ret_rms stays stock's, which wrappers for evaluation copy
 
+    @staticmethod
+    def load(load_path: str, venv: VecEnv) -> AgentVecNormalize:
+        """As SB3's.
+
+        :raises ValueError: if the file is of another wrapper, which has no statistics of each agent.
+        """
+        loaded = VecNormalize.load(load_path, venv)
+        if not isinstance(loaded, AgentVecNormalize):
+            raise ValueError(
+                f"{load_path} holds a {type(loaded).__name__}, which has no reward scale of each agent; open it with "
+                "VecNormalize.load(), or wrap the environments with AgentVecNormalize(venv) and set its obs_rms to the file's"
+            )
+        return loaded
+
     def normalize_reward(self, reward: Rewards) -> Rewards:
         """Divide the rewards of all agents ``[..., A]``, where ``norm_reward`` is set.
 

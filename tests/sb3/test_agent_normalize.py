@@ -83,3 +83,9 @@ def test_a_replay_buffer_is_refused() -> None:
     model = SAC("MlpPolicy", env, learning_starts=3, buffer_size=30, batch_size=8, device="cpu")
     with pytest.raises(ValueError, match="use VecNormalize with a replay buffer"):
         model.learn(30)
+
+
+def test_a_file_of_stocks_wrapper_is_refused(tmp_path: Path) -> None:
+    VecNormalize(scaled()).save(str(tmp_path / "statistics"))
+    with pytest.raises(ValueError, match=r"holds a VecNormalize, which has no reward scale of each agent; open it with"):
+        AgentVecNormalize.load(str(tmp_path / "statistics"), scaled())
