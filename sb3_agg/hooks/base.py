@@ -6,6 +6,7 @@ SB3 minimises the mean of the samples' losses, and each sample's loss reaches th
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -113,7 +114,7 @@ class Update(ABC):
 
         with ExitStack() as stack:
             stack.enter_context(self.minibatches.served())
-            stack.enter_context(_unvalidated_distributions())
+            stack.enter_context(_unvalidated_distributions)
             # Not by torch's hooks: an optimiser of one's own may be any object
             stack.enter_context(temporarily(optimizer, step=own_step))
             stack.enter_context(
@@ -282,12 +283,29 @@ def drop_gradients(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = None
 
 
-@contextmanager
-def _unvalidated_distributions() -> Iterator[None]:
-    """Skip torch's check of every distribution's arguments: a tenth of an update, and masking replaces it here."""
-    validated = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(validated)
+class _UnvalidatedDistributions:
+    """Skips torch's check of every distribution's arguments: a tenth of an update, and masking replaces it here.
+
+    It is off for all threads while a model is updated in any of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._before = True
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._num_inside:
+                self._before = Distribution._validate_args
+                Distribution.set_default_validate_args(False)
+            self._num_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if not self._num_inside:
+                Distribution.set_default_validate_args(self._before)
+
+
+_unvalidated_distributions = _UnvalidatedDistributions()

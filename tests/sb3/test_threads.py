@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from sb3_agg.hooks.base import _unvalidated_distributions
 from sb3_agg.off_policy.losses import noted
 
 
@@ -49,3 +52,13 @@ def test_a_thread_without_a_note_gets_the_plain_function() -> None:
         assert seen == []
         assert float(module.loss(ones, zeros).detach()) == 1.0
     assert len(seen) == 1
+
+
+def test_distributions_are_checked_again_when_the_last_has_ended() -> None:
+    before = Distribution._validate_args
+    with ExitStack() as last:
+        with _unvalidated_distributions:
+            last.enter_context(_unvalidated_distributions)
+            assert not Distribution._validate_args
+        assert not Distribution._validate_args
+    assert Distribution._validate_args is before is True
