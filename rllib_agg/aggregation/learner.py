@@ -124,6 +124,12 @@ class AggLearnerMixin(FiniteSteps):
             )
         return self.aggregators[module_id]
 
+    def remove_module(self, module_id: str, **kwargs: Any) -> Any:
+        """RLlib's, with what was known of the module: another may be added under the same id."""
+        self.aggregators.pop(module_id, None)
+        self.num_skipped.pop(module_id, None)
+        return super().remove_module(module_id, **kwargs)
+
     def parameter_groups(self, module_id: str) -> list[Tensor]:
         """Which of a module's trained parameters' numbers are exchanged together ``[P]`` each, bool; none: all of them."""
         return []

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from ray import cloudpickle, tune
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from torch import Tensor
 
@@ -255,3 +256,22 @@ def test_each_module_is_checked() -> None:
     config.multi_agent(algorithm_config_overrides_per_module=overrides)
     with pytest.raises(ValueError, match="in the overrides for module 'p_one': krum with num_byzantine=9 needs more"):
         config.validate()
+
+
+@pytest.mark.parametrize(
+    "training",
+    [{"aggregation": "median"}, {"aggregation": "mean", "communication": "lag"}, {"aggregation": "mean", "interval": 2}],
+)
+def test_a_module_that_is_removed_and_added_again_learns(training: dict[str, Any]) -> None:
+    config = two_players(0).training(**training)
+    runner = MultiAgentEnvRunner(config=config)
+    learner = config.build_learner(spaces=runner.get_spaces())
+    learner.update(episodes=runner.sample(num_timesteps=33), timesteps={})
+    spec = RLModuleSpec.from_module(learner.module["p_one"])
+    learner.remove_module("p_one")
+    learner.add_module(module_id="p_one", module_spec=spec)
+    before = copy.deepcopy(learner.module["p_one"].state_dict())
+    for _ in range(2):
+        learner.update(episodes=runner.sample(num_timesteps=33), timesteps={})
+    after = learner.module["p_one"].state_dict()
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
