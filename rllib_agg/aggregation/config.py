@@ -283,11 +283,16 @@ class AggConfigMixin(AggregationSettings):
         if payload.content == "gradients" and not exchange.weights_only:
             self._check_separate_gradients()
 
-    def _check_separate_gradients(self) -> None:
-        needed = (
+    @property
+    def why_separate(self) -> str:
+        """What may need each agent's gradient, for messages."""
+        return (
             f"aggregation={self.aggregation!r}, communication={self.communication!r}, compression={self.compression!r}, "
             f"interval={self.interval!r} and attack={self.attack!r} need each agent's gradient"
         )
+
+    def _check_separate_gradients(self) -> None:
+        needed = self.why_separate
         if uses_grad_scaler(self):
             raise ValueError(f"{needed} as it is; switch the gradient scaler of mixed precision off")
         for name in ("compute_losses", "compute_loss_for_module"):

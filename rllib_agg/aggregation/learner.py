@@ -113,16 +113,30 @@ class AggLearnerMixin(FiniteSteps):
         """
 
     def aggregator(self, module_id: str) -> ModuleAggregator:
-        """What aggregates a module."""
+        """What aggregates a module; ``ValueError`` if it needs gradients of that module alone, which shares parameters."""
         if module_id not in self.aggregators:
-            self.aggregators[module_id] = ModuleAggregator(
+            own = ModuleAggregator(
                 self.config.get_config_for_module(module_id),
                 self.module[module_id].unwrapped(),
                 [optimizer for id_, optimizer in self.optimizers() if id_ == module_id],
                 num_learners=self.config.num_learners,
                 groups=self.parameter_groups(module_id),
             )
+            if own.is_separate:
+                self._check_not_shared(module_id)
+            self.aggregators[module_id] = own
         return self.aggregators[module_id]
+
+    def _check_not_shared(self, module_id: str) -> None:
+        """Raise ``ValueError`` if a module shares parameters, where the gradients of both modules would have to be added."""
+        own = set(trained_parameters(self.module[module_id].unwrapped()))
+        for other, optimizer in self.optimizers():
+            if other != module_id and not own.isdisjoint(item for group in optimizer.param_groups for item in group["params"]):
+                raise ValueError(
+                    f"{self.config.get_config_for_module(module_id).why_separate} in one module, but {module_id!r} shares "
+                    f"parameters with {other!r}; choose a rule that weighs agents, such as aggregation='mean', and leave the "
+                    "others out, or give each module parameters of its own"
+                )
 
     def remove_module(self, module_id: str, **kwargs: Any) -> Any:
         """RLlib's, with what was known of the module: another may be added under the same id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from ray import cloudpickle, tune
+from ray.rllib.core.rl_module.multi_rl_module import MultiRLModule, MultiRLModuleSpec
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from torch import Tensor
@@ -275,3 +277,22 @@ def test_a_module_that_is_removed_and_added_again_learns(training: dict[str, Any
         learner.update(episodes=runner.sample(num_timesteps=33), timesteps={})
     after = learner.module["p_one"].state_dict()
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+class OneHead(MultiRLModule):
+    """Two modules that act by the same layer."""
+
+    def setup(self) -> None:
+        super().setup()
+        self["p_ten"].pi = self["p_one"].pi
+
+
+def test_modules_that_share_parameters_are_weighed_or_refused() -> None:
+    spec = MultiRLModuleSpec(multi_rl_module_class=OneHead, rl_module_specs={"p_one": RLModuleSpec(), "p_ten": RLModuleSpec()})
+    runner = MultiAgentEnvRunner(config=two_players(0))
+    expected = "aggregation='median'.* each agent's gradient in one module, but 'p_one' shares parameters with 'p_ten'"
+    for rule, refused in (("mean", nullcontext()), ("median", pytest.raises(ValueError, match=expected))):
+        config = two_players(0).training(aggregation=rule).rl_module(rl_module_spec=spec)
+        learner = config.build_learner(spaces=runner.get_spaces())
+        with refused:
+            learner.update(episodes=runner.sample(num_timesteps=33), timesteps={})
