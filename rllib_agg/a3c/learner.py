@@ -33,6 +33,7 @@ from rl_agg.optimizers import step_scale
 from rllib_agg.aggregation.advantages import RawAdvantageEstimation, take_raw_advantages
 from rllib_agg.aggregation.agents import RETURN
 from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps
+from rllib_agg.server_loop.metrics import log_trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,7 @@ class A3CTorchLearner(FiniteSteps):
         self.unfit_modules = self.modules_with_corrupt_gradient(gradients)
         self.apply_gradients(self.postprocess_gradients(gradients))
         self.weights_seq_no += 1
+        log_trained(self.metrics.log_value, message.num_samples)
         skipped = self.num_skipped.pop(DEFAULT_MODULE_ID, 0)
         self.metrics.log_value((DEFAULT_MODULE_ID, "agg", SKIPPED_UPDATES), skipped, reduce="lifetime_sum")
         self.after_gradient_based_update(timesteps=timesteps)

@@ -189,10 +189,14 @@ class QMIX(OwnReplay, ServerAlgorithm):
             log_played(log, played, window=window, prefix=(ENV_RUNNER_RESULTS,), credits=credits)
         return sum(played.num_steps for played in report.played), sum(len(played.episodes) for played in report.played)
 
+    def num_trained(self, num_sampled: int) -> int:
+        """Those of the batches."""
+        return self.server.num_trained
+
     def log_round(self, report: TeamReport) -> None:
         """Add what the learner measured."""
         super().log_round(report)
-        if self.server.has_learned:
+        if self.server.num_trained:
             measured = self.learner.metrics.reduce()[DEFAULT_MODULE_ID]
             for name in (NUM_TRAINABLE_PARAMETERS, NUM_NON_TRAINABLE_PARAMETERS):  # logged once, NaN from then on
                 measured.pop(name, None)

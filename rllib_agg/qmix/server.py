@@ -58,8 +58,8 @@ class TeamServer:
         self.num_updates = self.num_skipped = 0
         self.num_steps = self.num_rounds = self.num_merges = self.num_lost = 0
         self._due = 0.0
-        self.has_learned = False
-        """Whether steps were taken in the last round."""
+        self.num_trained = 0
+        """Environment steps of the batches that the last round learned from."""
 
     @property
     def epsilon(self) -> float:
@@ -86,7 +86,7 @@ class TeamServer:
             self.num_steps += played.num_steps
             self.num_lost += played.num_lost
         self.num_rounds += 1
-        self.has_learned = False
+        self.num_trained = 0
         config = self.config
         enough = len(self.replay) >= config.train_batch_size_per_learner
         if enough and self.num_steps >= config.num_steps_sampled_before_learning_starts:
@@ -108,13 +108,13 @@ class TeamServer:
         for _ in range(num_updates):
             drawn = self.replay.sample(stream("replay", self.run, self.num_updates), config.train_batch_size_per_learner)
             measured.append(learner.learn(self._as_learned(drawn)))
+            self.num_trained += int(drawn.lengths.sum())
             self.num_updates += 1
             if self._merging is not None:
                 self.num_merges += self._merging.step(self.earned, self.num_steps)
             if self.num_updates % config.target_network_update_freq == 0:
                 learner.team.update_targets(config.tau)
         self.num_skipped += learner.num_skipped.pop(DEFAULT_MODULE_ID, 0)
-        self.has_learned = bool(measured)
         for name in measured[0] if measured else ():
             mean = float(torch.stack([measures[name] for measures in measured]).mean())
             learner.metrics.log_value((DEFAULT_MODULE_ID, name), mean, window=1)

@@ -27,7 +27,7 @@ from rl_agg.population import buffer_bytes
 from rllib_agg.aggregation.restoring import RestoringAlgorithm
 from rllib_agg.aggregation.timeouts import SECONDS_BETWEEN_PROBES, deadline_of
 from rllib_agg.server_loop.env_runner import Failure, OutOfStep
-from rllib_agg.server_loop.metrics import log_sampled
+from rllib_agg.server_loop.metrics import log_sampled, log_trained
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,10 @@ class ServerAlgorithm(RestoringAlgorithm):
     def log_episodes(self, report: Any) -> tuple[int, int]:
         """Log returns and lengths; returns how many environment steps and episodes they were."""
         raise NotImplementedError
+
+    def num_trained(self, num_sampled: int) -> int:
+        """How many environment steps the last round learned from; all that were sampled, unless there is a replay."""
+        return num_sampled
 
     def setup(self, config: Any) -> None:
         """RLlib's, then the server; ``ValueError`` if the environment cannot be used."""
@@ -182,6 +186,7 @@ class ServerAlgorithm(RestoringAlgorithm):
         log = self.metrics.log_value
         num_steps, num_episodes = self.log_episodes(report)
         log_sampled(log, num_steps, num_episodes, prefix=(ENV_RUNNER_RESULTS,))
+        log_trained(log, self.num_trained(num_steps), prefix=(LEARNER_RESULTS,))
         server = self.server
         totals = {
             "updates": server.num_updates,
