@@ -25,7 +25,7 @@ from rl_agg.arrivals import ArrivalExchange
 from rl_agg.per_agent_gradients import flat, unflatten
 from rl_agg.population import buffer_bytes
 from rl_agg.schedules import EveryStep, OnArrival
-from rl_agg.validation import check_count, check_number
+from rl_agg.validation import check_count
 from rllib_agg.a3c.env_runner import A3CEnvRunner
 from rllib_agg.a3c.learner import A3CTorchLearner, GradientMessage
 from rllib_agg.a3c.running_signals import RunningSignals
@@ -124,12 +124,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
         if not fragments and not self.in_evaluation:  # RLlib evaluates on complete episodes
             raise ValueError("A3C learns from fragments of rollout_fragment_length steps; give a number, and leave batch_mode")
         check_count("gradients_per_iteration", self.gradients_per_iteration, least=1)
-        check_number("gamma", self.gamma, least=0, most=1)
-        check_number("lambda_", self.lambda_, least=0, most=1)
         self.check_lr()
-        if self.grad_clip is not None:
-            check_number("grad_clip", self.grad_clip, above=0)
-        check_number("vf_loss_coeff", self.vf_loss_coeff, least=0)
         check_timeout(self.sample_timeout_s)
         if self.model_config.get("use_lstm"):
             raise ValueError("A3C takes MLP and CNN modules; use_lstm is not supported")

@@ -169,6 +169,7 @@ class AggregationSettings(StrictConfig):
 
     def check_override(self, module_config: Self) -> None:
         """Check one module's settings together with those of all; ``ValueError`` names the one that is wrong."""
+        module_config.check_numbers()
         module_config.check_module_settings()
 
 

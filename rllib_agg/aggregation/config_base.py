@@ -18,6 +18,19 @@ from rllib_agg.aggregation.registered_members import named_members
 COUNTS = ("minibatch_size", "num_epochs", "train_batch_size_per_learner")
 """Settings that are at least 1 where they are given."""
 
+BOUNDS: dict[str, dict[str, float]] = {
+    "gamma": {"least": 0, "most": 1},
+    "lambda_": {"least": 0, "most": 1},
+    "grad_clip": {"above": 0},
+    "clip_param": {"above": 0},
+    "vf_loss_coeff": {"least": 0},
+    "kl_coeff": {"least": 0},
+}
+"""Of settings that are numbers, where an algorithm has them."""
+
+OPTIONAL = ("grad_clip", "kl_coeff")
+"""Those of them that may be ``None``."""
+
 MEMBERS = "registered_members"
 """Where the state of a config holds the registered members that it names."""
 
@@ -55,6 +68,8 @@ class StrictConfig(AlgorithmConfig):
     algo_class: Any
     callbacks_class: Any
     grad_clip: Any
+    num_env_runners: Any
+    seed: Any
     lr: Any
     env_runner_cls: Any
     batch_mode: Any
@@ -147,12 +162,12 @@ class StrictConfig(AlgorithmConfig):
                 raise ValueError(self._no_setting([own], known))
         if setting := self.changed(OLD_STACK):
             raise ValueError(f"{name} does not use {setting}{OLD_STACK[setting]}")
-        self._check_numbers()
+        self.check_numbers()
         log_once(f"{self.algo_class.__name__}_on_new_api_stack")  # RLlib's advice to switch it off, which is refused here
         super().validate()
 
-    def _check_numbers(self) -> None:
-        """Raise ``ValueError`` if a setting, or a value of a schedule, is not a number, or a batch is empty."""
+    def check_numbers(self) -> None:
+        """Raise ``ValueError`` if a setting, or a value of a schedule, is not a number or out of bounds."""
         for name, value in vars(self).items():
             if _has_nan(value):
                 raise ValueError(f"{name} must be a number, got {value!r}")
@@ -160,16 +175,31 @@ class StrictConfig(AlgorithmConfig):
             value = getattr(self, name, None)
             if value is not None:
                 check_count(name, value, least=1)
+        check_count("num_env_runners", self.num_env_runners, least=0)
+        if self.seed is not None:
+            check_count("seed", self.seed, least=0)
+        for name in BOUNDS.keys() & vars(self).keys():
+            value = getattr(self, name)
+            if value is not None or name not in OPTIONAL:
+                check_number(name, value, **BOUNDS[name])
+        if hasattr(self, "entropy_coeff"):
+            self.check_rate("entropy_coeff")
 
     def check_lr(self) -> None:
         """Raise ``ValueError`` if a learning rate, alone or in a schedule, is negative or not a number."""
         self.check_rate("lr")
 
     def check_rate(self, name: str) -> None:
-        """Raise ``ValueError`` if a setting, or a value of its schedule, is negative or not a number."""
+        """Raise ``ValueError`` if a setting, or a step or value of its schedule, is negative or not a number."""
         setting = getattr(self, name)
-        for rate in [value for _, value in setting] if isinstance(setting, list | tuple) else [setting]:
-            check_number(name, rate, least=0)
+        if not isinstance(setting, list | tuple):
+            check_number(name, setting, least=0)
+            return
+        for point in setting:
+            if not isinstance(point, list | tuple) or len(point) != 2:
+                raise ValueError(f"{name} must be a number or a schedule [[step, value], ...], got {setting!r}")
+            check_number(f"a step of {name}", point[0], least=0)
+            check_number(name, point[1], least=0)
 
     def check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         """Raise ``ValueError``, listing the choices, if a value is not among them."""

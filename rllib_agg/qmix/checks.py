@@ -23,7 +23,6 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "reward_normalization": (*REWARDS, None),
 }
 BOUNDS: dict[str, dict[str, float]] = {
-    "gamma": {"least": 0, "most": 1},
     "tau": {"above": 0, "most": 1},
     "td_lambda": {"least": 0, "most": 1},
     "reward_scale": {"above": 0},
@@ -84,8 +83,6 @@ def check_config(config: Any) -> None:
         check_number("average_decay", config.average_decay, least=0, below=1)
     config.check_lr()
     check_loss(config)
-    if config.grad_clip is not None:
-        check_number("grad_clip", config.grad_clip, above=0)
     check_epsilon(config.epsilon)
     _ = config.sharing
     check_count("hidden_dim", config.model_config["hidden_dim"], least=1)

@@ -9,7 +9,6 @@ from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from rl_agg.seeding import fresh_run
-from rl_agg.validation import check_count
 from rllib_agg.aggregation._compat import ModelDefaults, leave_runner_states
 from rllib_agg.aggregation.config_base import StrictConfig
 from rllib_agg.aggregation.timeouts import check_timeout
@@ -102,9 +101,6 @@ class ServerConfig(StrictConfig, ModelDefaults):
             raise ValueError(f"{name} never calls {self.learner_class.__name__}.compute_loss_for_module(); leave it out")
         if self.env is None:
             raise ValueError(f"{name} needs an environment; name one by .environment()")
-        seed: Any = self.seed
-        if seed is not None:
-            check_count("seed", seed, least=0)
         check_timeout(self.sample_timeout_s)
         self._check_unused(name)
         self._check_module(name)

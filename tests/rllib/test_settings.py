@@ -30,6 +30,7 @@ from rllib_agg import (
     AggAPPO,
     AggAPPOConfig,
     AggDQN,
+    AggDQNConfig,
     AggIMPALA,
     AggIMPALAConfig,
     AggPPO,
@@ -364,6 +365,17 @@ def test_nothing_advises_what_would_be_refused() -> None:
         (AggPPOConfig, {"minibatch_size": 0}, "minibatch_size must be an integer >= 1, got 0"),
         (AggPPOConfig, {"num_epochs": 0}, "num_epochs must be an integer >= 1, got 0"),
         (AggPPOConfig, {"train_batch_size_per_learner": 2.5}, "train_batch_size_per_learner must be an integer >= 1, got 2.5"),
+        (AggPPOConfig, {"grad_clip": -1}, "grad_clip must be a finite number > 0, got -1"),
+        (AggPPOConfig, {"grad_clip": 0}, "grad_clip must be a finite number > 0, got 0"),
+        (AggPPOConfig, {"gamma": "0.9"}, "gamma must be a finite number >= 0 and <= 1, got '0.9'"),
+        (AggPPOConfig, {"lambda_": 1.1}, "lambda_ must be a finite number >= 0 and <= 1, got 1.1"),
+        (AggPPOConfig, {"clip_param": 0.0}, "clip_param must be a finite number > 0, got 0.0"),
+        (AggPPOConfig, {"kl_coeff": math.inf}, "kl_coeff must be a finite number >= 0, got inf"),
+        (AggPPOConfig, {"vf_loss_coeff": -0.5}, "vf_loss_coeff must be a finite number >= 0, got -0.5"),
+        (AggPPOConfig, {"entropy_coeff": [[0, 0.1], [9, "0"]]}, "entropy_coeff must be a finite number >= 0, got '0'"),
+        (AggPPOConfig, {"entropy_coeff": [0, 0.1]}, "entropy_coeff must be a number or a schedule .*, got "),
+        (AggAPPOConfig, {"lr": [[0, 0.1], ["9", 0.0]]}, "a step of lr must be a finite number >= 0, got '9'"),
+        (AggDQNConfig, {"gamma": 1.5}, "gamma must be a finite number >= 0 and <= 1, got 1.5"),
         (AggIMPALAConfig, {"vf_loss_coeff": math.nan}, "vf_loss_coeff must be a number, got nan"),
         (ESConfig, {"gamma": math.nan}, "gamma"),
         (EBCDQLConfig, {"communication_kwargs": {"rho": 2}}, "rho must be a finite number >= 0 and <= 1, got 2"),
@@ -374,3 +386,20 @@ def test_nothing_advises_what_would_be_refused() -> None:
 def test_numbers_that_make_no_sense_are_refused(config: Any, setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config().environment("rl_agg/SimpleGrid-v0").training(**setting).validate()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.debugging(seed="1"), "seed must be an integer >= 0, got '1'"),
+        (lambda config: config.debugging(seed=-1), "seed must be an integer >= 0, got -1"),
+        (lambda config: config.env_runners(num_env_runners=-1), "num_env_runners must be an integer >= 0, got -1"),
+        (
+            lambda config: config.multi_agent(algorithm_config_overrides_per_module={"p": {"grad_clip": 0}}),
+            "in the overrides for module 'p': grad_clip must be a finite number > 0, got 0",
+        ),
+    ],
+)
+def test_senseless_numbers_outside_the_training_are_refused(change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        change(tiny_ppo()).validate()
