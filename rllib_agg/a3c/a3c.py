@@ -97,6 +97,7 @@ class A3CConfig(AggregationSettings, ModelDefaults):
 
     def validate(self) -> None:
         """Check the settings; ``ValueError`` names the one that is wrong."""
+        self.check_no_offline_data()
         super().validate()
         self.check_choice("agents", ("env_runner",))
         if setting := self.changed(self.not_used):

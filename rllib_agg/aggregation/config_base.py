@@ -185,6 +185,14 @@ class StrictConfig(AlgorithmConfig):
         if hasattr(self, "entropy_coeff"):
             self.check_rate("entropy_coeff")
 
+    def check_no_offline_data(self) -> None:
+        """Raise ``ValueError`` if episodes are to be read or written, where env runners do neither."""
+        if setting := self.changed(("input_", "output")):
+            raise ValueError(
+                f"{type(self).__name__} learns from what its env runners sample, and stores no episodes; leave {setting} out "
+                "of .offline_data()"
+            )
+
     def check_lr(self) -> None:
         """Raise ``ValueError`` if a learning rate, alone or in a schedule, is negative or not a number."""
         self.check_rate("lr")

@@ -9,6 +9,7 @@ import numpy as np
 import tree  # type: ignore[import-untyped]
 from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.offline.offline_env_runner import OfflineSingleAgentEnvRunner
 from ray.rllib.utils.metrics import LEARNER_RESULTS
 
 from rl_agg.gates import TransitionGate
@@ -92,6 +93,8 @@ class AggDQNConfig(ReplayConfigMixin, DQNConfig):
         runner = self.env_runner_cls
         if not (isinstance(runner, type) and issubclass(runner, TransitionEnvRunner)):
             raise ValueError(f"{why} env runners that compute errors; derive {runner} from TransitionEnvRunner")
+        if self.output and not issubclass(runner, OfflineSingleAgentEnvRunner):
+            raise ValueError(f"{why} env runners that store no episodes; leave out output={self.output!r}")
 
 
 class AggDQN(ReplayAlgorithm):

@@ -85,6 +85,7 @@ class ServerConfig(StrictConfig, ModelDefaults):
     def validate(self) -> None:
         """Check the settings; ``ValueError`` names the one that is wrong."""
         name = type(self).__name__
+        self.check_no_offline_data()
         super().validate()
         if self.num_learners:
             raise ValueError(

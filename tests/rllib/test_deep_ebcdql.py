@@ -198,6 +198,9 @@ def test_what_a_replay_or_an_env_runner_cannot_do_is_refused() -> None:
         tiny_dqn("MultiAgentEpisodeReplayBuffer").validate()
     with pytest.raises(ValueError, match=r"derive .* from TransitionEnvRunner"):
         tiny_ebcdql().env_runners(env_runner_cls=SingleAgentEnvRunner).validate()
+    for config in (tiny_ebcdql(), tiny_dqn(initial_priorities="td_error")):
+        with pytest.raises(ValueError, match="store no episodes; leave out output='episodes'"):
+            config.env_runners(batch_mode="complete_episodes").offline_data(output="episodes").validate()
     several = tiny_dqn().multi_agent(policies={"one"}, policy_mapping_fn=lambda *args, **kwargs: "one")
     with pytest.raises(ValueError, match="takes single-agent environments"):
         several.validate()

@@ -403,3 +403,10 @@ def test_numbers_that_make_no_sense_are_refused(config: Any, setting: dict[str, 
 def test_senseless_numbers_outside_the_training_are_refused(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         change(tiny_ppo()).validate()
+
+
+@pytest.mark.parametrize("setting", [{"output": "episodes"}, {"input_": "episodes"}], ids=str)
+@pytest.mark.parametrize("config", [A3CConfig, ESConfig, QMIXConfig, DQLConfig])
+def test_stored_episodes_are_refused_where_env_runners_have_none(config: Any, setting: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"leave {next(iter(setting))} out of .offline_data"):
+        config().environment("rl_agg/SimpleGrid-v0").offline_data(**setting).validate()
