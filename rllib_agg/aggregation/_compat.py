@@ -317,6 +317,12 @@ def last_sampled(replay: PrioritizedEpisodeReplayBuffer) -> list[Any]:
     return [replay.episodes[steps[places[node]][0] - evicted] for node in nodes]
 
 
+def num_priorities(replay: PrioritizedEpisodeReplayBuffer, state: Mapping[str, Any] | None = None) -> int:
+    """For how many steps a replay, or a state of one, has room for priorities: its capacity, or the next power of two."""
+    own = _attribute(replay, "_sum_segment").get_state()
+    return len(own if state is None else state["_sum_segment"]) // 4
+
+
 def set_newest_priorities(replay: PrioritizedEpisodeReplayBuffer, priorities: NDArray[Any]) -> None:
     """Give the steps that were added last their priorities, in order; where one is not finite, it stays as it is."""
     known = np.isfinite(priorities)

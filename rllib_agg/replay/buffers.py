@@ -16,7 +16,7 @@ import numpy as np
 from ray.rllib.utils import force_list
 from ray.rllib.utils.replay_buffers import EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer
 
-from rllib_agg.aggregation._compat import last_sampled, set_newest_priorities, stored_episode, write_column
+from rllib_agg.aggregation._compat import last_sampled, num_priorities, set_newest_priorities, stored_episode, write_column
 from rllib_agg.aggregation.agents import AGENT, RETURN, agent_of, tag_untagged
 
 TD_ERROR = "agg_td_error"
@@ -92,7 +92,8 @@ class AgentReplay(EpisodeReplayBuffer):
     def get_state(self) -> dict[str, Any]:
         """RLlib's, with the returns and the state of the draws."""
         draws = json.dumps(self.rng.bit_generator.state)  # its numbers are too long for msgpack
-        return {**super().get_state(), "returns": list(self.returns.items()), "draws": draws}
+        returns = list(self.returns.items())
+        return {**super().get_state(), "returns": returns, "draws": draws, "capacity": self.capacity}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore :meth:`get_state`."""
@@ -116,6 +117,17 @@ class PrioritizedAgentReplay(AgentReplay, PrioritizedEpisodeReplayBuffer):
         stored = [own for chunk, own in zip(chunks, errors, strict=True) if chunk.id_ in self.episode_id_to_index]
         if stored:
             set_newest_priorities(self, np.abs(np.concatenate(stored)))
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """As above; ``ValueError`` if it has a priority for another number of steps."""
+        known = num_priorities(self, state)
+        if known != num_priorities(self):
+            stored = state.get("capacity", known)
+            raise ValueError(
+                f"the stored replay has a capacity of {stored}, and RLlib does not restore its priorities into one of "
+                f"{self.capacity}; set replay_buffer_config={{'capacity': {stored}}}"
+            )
+        super().set_state(state)
 
     def sources(self, samples: list[Any]) -> list[Any]:
         """By the priorities that were drawn."""

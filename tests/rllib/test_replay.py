@@ -127,3 +127,11 @@ def test_errors_are_the_first_priorities(capacity: int, chunks: list[list[Any]])
     }
     for node, obs in nodes.items():
         assert replay._sum_segment[node] == pytest.approx(expected[obs.tobytes()], rel=1e-5)
+
+
+def test_priorities_of_another_capacity_are_refused_before_anything_changes(chunks: list[list[Any]]) -> None:
+    other = filled(KINDS[1], chunks[:5], capacity=100)
+    before = copy.deepcopy(other.get_state())
+    with pytest.raises(ValueError, match=r"has a capacity of 10000, .* into one of 100; set .*'capacity': 10000"):
+        other.set_state(filled(KINDS[1], chunks).get_state())
+    np.testing.assert_equal(other.get_state(), before)
