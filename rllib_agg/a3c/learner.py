@@ -29,9 +29,9 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
-from rl_agg.optimizers import step_scale
 from rllib_agg.aggregation.advantages import RawAdvantageEstimation, take_raw_advantages
 from rllib_agg.aggregation.agents import RETURN
+from rllib_agg.aggregation.aggregator import joint_step_scale
 from rllib_agg.aggregation.finite_step import SKIPPED_UPDATES, FiniteSteps
 from rllib_agg.server_loop.metrics import log_trained
 
@@ -116,8 +116,8 @@ class A3CTorchLearner(FiniteSteps):
     def step_scale(self, message: GradientMessage) -> Tensor | None:
         """What the optimiser multiplies each number of a message's vector by ``[P]``; ``None``: all alike."""
         named = zip(self.parameters_by_ref.values(), message.gradients, strict=True)
-        ((_, optimizer),) = self.optimizers()
-        return step_scale(optimizer, [parameter for parameter, gradient in named if gradient is not None])
+        parameters = [parameter for parameter, gradient in named if gradient is not None]
+        return joint_step_scale([optimizer for _, optimizer in self.optimizers()], parameters)
 
     def apply_step(self, step: Tensor, message: GradientMessage, *, timesteps: dict[str, Any]) -> None:
         """Step with what became of an env runner's gradient.

@@ -21,7 +21,7 @@ Source: Holen et al. (2023), section 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -249,7 +249,7 @@ class ModuleAggregator:
             idle = (n == 0) & present
         signals = Signals(returns=self.returns, losses=self.stats.last.losses, num_samples=n, present=present)
         parameters = trained_parameters(self._module)
-        scale = self._step_scale(parameters) if self.exchange.scales else None
+        scale = joint_step_scale(self._optimizers, parameters) if self.exchange.scales else None
         gradient = gradients.new_empty(gradients.shape[1])  # RLlib clips it in place, and a gate may remember what was merged
         found = []
         for exchange, columns in self._groups:
@@ -262,17 +262,6 @@ class ModuleAggregator:
             return None
         self.stats.add_merged(found)
         return list(zip(parameters, unflatten(gradient, parameters), strict=True))
-
-    def _step_scale(self, parameters: Sequence[nn.Parameter]) -> Tensor | None:
-        """What the optimisers, each of its own parameters, multiply the gradient by ``[P]``; ``None``: all alike."""
-        owners = {item: own for own in self._optimizers for group in own.param_groups for item in group["params"]}
-        if not owners.keys() >= set(parameters):
-            return None
-        if len({owners[item] for item in parameters}) == 1:
-            return step_scale(owners[parameters[0]], parameters)
-        scales = [step_scale(owners[item], [item]) for item in parameters]
-        known = [scale for scale in scales if scale is not None]
-        return torch.cat(known) if len(known) == len(scales) else None
 
     @property
     def is_unfit(self) -> bool:
@@ -355,3 +344,15 @@ class ModuleAggregator:
         self.returns = self._known = None if known is None else torch.tensor(known, dtype=torch.float64)
         for (exchange, _), saved in zip(self._groups, [state["exchange"], *state["others"]], strict=True):
             exchange.load_state_dict(saved)
+
+
+def joint_step_scale(optimizers: Iterable[torch.optim.Optimizer], parameters: Sequence[Tensor]) -> Tensor | None:
+    """What optimisers, each of its own parameters, multiply the gradient by ``[P]``; ``None``: all alike."""
+    owners = {item: own for own in optimizers for group in own.param_groups for item in group["params"]}
+    if not owners.keys() >= set(parameters):
+        return None
+    if len({owners[item] for item in parameters}) == 1:
+        return step_scale(owners[parameters[0]], parameters)
+    scales = [step_scale(owners[item], [item]) for item in parameters]
+    known = [scale for scale in scales if scale is not None]
+    return torch.cat(known) if len(known) == len(scales) else None

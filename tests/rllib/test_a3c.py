@@ -24,6 +24,7 @@ from rl_agg import Scheme, Weighting
 from rl_agg.arrivals import ArrivalExchange
 from rl_agg.schedules import OnArrival
 from rllib_agg import A3C, A3CConfig
+from rllib_agg.a3c.learner import A3CTorchLearner, GradientMessage
 from rllib_agg.a3c.running_signals import RunningSignals
 from rllib_agg.aggregation.timeouts import check_timeout, deadline_of
 from tests.rllib.ppo_configs import TINY
@@ -194,6 +195,27 @@ def test_a_gate_withholds_gradients(ray_session: None) -> None:
     assert logged["messages"] == algorithm.learner.weights_seq_no == 1
     assert logged["bytes_down"] == 10 * logged["bytes"]
     assert logged["masked_gradients"] == 0
+
+
+class TwoOptimizers(A3CTorchLearner):
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        critic = {id(own) for name, own in self.module[module_id].named_parameters() if name.startswith("vf")}
+        for name, of_critic in (("actor", False), ("critic", True)):
+            own = [item for item in self.module[module_id].parameters() if (id(item) in critic) == of_critic]
+            self.register_optimizer(
+                module_id=module_id, optimizer_name=name, optimizer=torch.optim.Adam(own), params=own, lr_or_lr_schedule=0.01
+            )
+
+
+def test_a_gate_knows_what_two_optimizers_make_of_gradients(ray_session: None) -> None:
+    algorithm = tiny_a3c(communication="lag").learners(learner_class=TwoOptimizers).build_algo()
+    logged = agg(algorithm.train())
+    learner = algorithm.learner
+    message = GradientMessage([own.numpy() for own in map(torch.zeros_like, learner.parameters_by_ref.values())], 0, 1, 0, 0)
+    scale = learner.step_scale(message)
+    algorithm.stop()
+    assert logged["messages"] >= 1
+    assert scale.shape == (sum(own.numel() for own in learner.parameters_by_ref.values()),)
 
 
 def test_float16_halves_the_bytes(ray_session: None) -> None:

@@ -19,6 +19,7 @@ from rl_agg import COMBINERS, RULES, Signals, combine, weights
 from rl_agg.per_agent_gradients import trained_parameters
 from rllib_agg.aggregation._compat import write_column
 from rllib_agg.aggregation.agents import AGENT, RETURN
+from rllib_agg.aggregation.aggregator import joint_step_scale
 from tests.rllib.groups import MODULE, configure, on_each
 from tests.rllib.replay_configs import KINDS, NUM_AGENTS, STOCK, tiny_dqn, tiny_sac
 
@@ -204,9 +205,9 @@ def test_a_gate_knows_what_all_optimisers_make_of_gradients(setup: Any) -> None:
     make, _, samples, spaces = setup
     learner = make(aggregation="mean", communication="lag").build_learner(spaces=spaces)
     own, parameters = learner.aggregator(MODULE), trained_parameters(learner.module[MODULE])
-    assert own._step_scale(parameters) is None  # nobody has stepped yet
+    assert joint_step_scale(own._optimizers, parameters) is None  # nobody has stepped yet
     applied(learner, samples)
-    scale = own._step_scale(parameters)
+    scale = joint_step_scale(own._optimizers, parameters)
     assert scale is not None
     expected_ = {
         item: 1 / ((state["exp_avg_sq"] / (1 - 0.999)).sqrt() + optimizer.param_groups[0]["eps"])
