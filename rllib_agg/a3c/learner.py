@@ -100,12 +100,15 @@ class A3CTorchLearner(FiniteSteps):
         :param episodes: Of the one module; extended by a step each, in place.
         """
         self.before_gradient_based_update(timesteps=timesteps)
+        nothing = GradientMessage([], seq_no, 0, float("nan"), float("nan"))
+        if not episodes:  # a callback has removed them
+            return nothing
         batch = self.make_batch(episodes)
         data = batch[DEFAULT_MODULE_ID]
         data[Postprocessing.ADVANTAGES] = take_raw_advantages(data, "A3C")
         returns, num_samples = data.pop(RETURN)[data[Columns.LOSS_MASK]], int(data[Columns.LOSS_MASK].sum())
         if num_samples == 0:
-            return GradientMessage([], seq_no, 0, float("nan"), float("nan"))
+            return nothing
         losses = self.compute_losses(fwd_out=self.module.forward_train(batch), batch=batch)
         gradients = self.compute_gradients(losses)
         arrays = [None if gradient is None else gradient.cpu().numpy() for gradient in gradients.values()]

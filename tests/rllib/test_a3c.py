@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from ray import cloudpickle, tune
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.examples.rl_modules.classes.lstm_containing_rlm import LSTMContainingRLModule
@@ -488,3 +489,14 @@ def test_a_recurrent_module_of_a_users_own_is_refused(ray_session: None) -> None
     config = tiny_a3c().env_runners(num_env_runners=0).rl_module(rl_module_spec=spec)
     with pytest.raises(ValueError, match="A3C takes MLP and CNN modules; LSTMContainingRLModule is recurrent"):
         config.build_algo()
+
+
+class NothingSampled(RLlibCallback):
+    def on_sample_end(self, *, samples: list[Any], **kwargs: Any) -> None:
+        samples.clear()
+
+
+def test_a_fragment_without_episodes_has_no_gradient(ray_session: None) -> None:
+    algorithm = tiny_a3c().callbacks(NothingSampled).build_algo()
+    assert agg(algorithm.train())["masked_gradients"] == 5
+    algorithm.stop()
