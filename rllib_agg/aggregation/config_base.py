@@ -46,6 +46,8 @@ OLD_NAMES = {
     "num_envs_per_worker": ".env_runners(num_envs_per_env_runner=...)",
     "min_iter_time_s": ".reporting(min_time_s_per_iteration=...)",
     "num_gpus": ".learners(num_gpus_per_learner=...)",
+    "num_sgd_iter": ".training(num_epochs=...)",
+    "sgd_minibatch_size": ".training(minibatch_size=...)",
 }
 """Names that settings had in RLlib 1."""
 

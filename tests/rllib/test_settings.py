@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.algorithms.dqn import DQNConfig
+from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.tune.registry import get_trainable_cls
@@ -321,6 +322,8 @@ def test_a_setting_that_would_be_ignored_is_refused_though_it_is_the_default(con
         (QMIXConfig, "buffer_size", "replay_buffer_config="),
         (QMIXConfig, "exploration_config", "epsilon="),
         (AggPPOConfig, "num_workers", r".env_runners\(num_env_runners=...\)"),
+        (AggPPOConfig, "num_sgd_iter", r".training\(num_epochs=...\)"),
+        (AggPPOConfig, "sgd_minibatch_size", r".training\(minibatch_size=...\)"),
     ],
 )
 def test_names_of_rllib_1_are_refused_with_the_new_ones(config: Any, old: str, new: str) -> None:
@@ -410,3 +413,7 @@ def test_senseless_numbers_outside_the_training_are_refused(change: Any, message
 def test_stored_episodes_are_refused_where_env_runners_have_none(config: Any, setting: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=f"leave {next(iter(setting))} out of .offline_data"):
         config().environment("rl_agg/SimpleGrid-v0").offline_data(**setting).validate()
+
+
+def test_a_dict_of_rllibs_own_config_is_taken() -> None:
+    assert AggPPOConfig().update_from_dict(PPOConfig().training(num_epochs=3).to_dict()).num_epochs == 3
