@@ -1,4 +1,4 @@
-"""Stock PPO and AggPPO in RLlib, and a plot: python examples/rllib_quickstart.py"""
+"""Stock PPO and AggPPO in RLlib, and a plot, for which the extra study is needed too: python examples/rllib_quickstart.py"""
 
 import argparse
 

@@ -1,4 +1,7 @@
-"""Stock PPO and AggPPO on CartPole, eight agents: python examples/sb3_quickstart.py [TOTAL_TIMESTEPS [PICTURE]]"""
+"""Stock PPO and AggPPO on CartPole, eight agents: python examples/sb3_quickstart.py [TOTAL_TIMESTEPS [PICTURE]]
+
+Needs the extras sb3 and study (Matplotlib).
+"""
 
 import sys
 import time
