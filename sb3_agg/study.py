@@ -31,7 +31,7 @@ from rl_agg import validation
 from rl_agg.network_sizes import hidden_layers
 from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.errors import StudyError
-from rl_agg.study.run.cells import arguments, check_settings, check_types, import_system, wrapped
+from rl_agg.study.run.cells import arguments, building, check_settings, check_types, import_system, wrapped
 from rl_agg.study.run.runners import OnUpdate
 from rl_agg.study.spec.study import Budget, Cell
 from rl_agg.validation import unknown_choice
@@ -89,14 +89,12 @@ class Sb3Runner:
         check_types(cell, cls, settings)
         if (policy := _policy(cell)) not in cls.policy_aliases:
             raise StudyError(f"{cell}: {unknown_choice('policy', policy, cls.policy_aliases)}")
-        try:
+        with building(cell):
             env = _environment(cell)
             try:
                 _model(cell, env)
             finally:
                 env.close()
-        except (Exception, SystemExit) as error:  # whatever a constructor raises, it is about the settings
-            raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
     def bundles(self, cell: Cell) -> list[dict[str, float]]:
         """One CPU."""

@@ -13,7 +13,7 @@ from typing import Any, SupportsFloat
 import torch
 
 from rl_agg.study.analysis.records import CellUpdate
-from rl_agg.study.errors import StudyError
+from rl_agg.study.run.cells import building
 from rl_agg.study.run.runners import OnUpdate
 from rl_agg.study.spec.study import Cell
 
@@ -64,12 +64,10 @@ class AlgorithmRunner(ABC):
         """What reads each update of a run."""
 
     def check(self, cell: Cell) -> None:
-        """Raise :class:`StudyError`, naming the system, the environment and the reason, on bad settings."""
+        """Raise :class:`~rl_agg.study.errors.StudyError`, naming the system, the environment and the reason, on bad settings."""
         self.check_keys(cell)
-        try:
+        with building(cell):
             self.validate(self.config(cell))
-        except (Exception, SystemExit) as error:  # whatever a config or an environment raises, it is about its settings
-            raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
     def validate(self, config: Any) -> None:
         """Raise if an algorithm could not be built."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rl_agg.study.cli import main
+from rl_agg.study.spec.environments import TEAM_BACKENDS
 from rl_agg.study.spec.loading import load_study
-from rl_agg.study.spec.starting import TEAM_BACKENDS
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +59,42 @@ def test_an_unknown_environment_is_one_line(env: str, capsys: pytest.CaptureFixt
     error = capsys.readouterr().err
     assert error.startswith(f"rl-agg: no environment {env!r}: ")
     assert error.count("\n") == 1
-    assert "smax/TASK" in error
-    assert ("write my_module:" in error) is (":" not in env)
+    for words in ("write my_module:", "smax/TASK"):
+        assert (words in error) is (":" not in env)
+    assert ("start in the folder of that module" in error) is (":" in env)
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("system", ["sb3_agg:AggPPO", "rllib_agg:AggPPO"])
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("Corridor-v0", "if a module of yours registers it, write my_module:Corridor-v0"),
+        ("no_module:X-v0", "there is no module 'no_module'; start in the folder of that module"),
+        ("tests.study.walks:Corridor-v0", "tests.study.walks registers no such id"),
+        ("smax/3m", "'smax/3m' is a team's environment; teams are played by rllib_agg:QMIX"),
+    ],
+)
+def test_a_study_of_an_unknown_environment_says_what_to_write(
+    system: str, env: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("study.yaml").write_text(
+        f"{{name: A, baseline: a, systems: {{a: {{system: '{system}'}}, b: {{system: '{system}'}}}}, "
+        f"environments: {{'{env}': {{}}}}, budget: {{updates: 1}}}}"
+    )
+    assert main(["compare", "study.yaml", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_the_first_system_of_the_file_is_checked_first(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = "{system: 'sb3_agg:AggPPO', settings: {n_steps: many}}"
+    Path("study.yaml").write_text(
+        f"{{name: A, baseline: a, systems: {{a: {bad}, b: {bad}}}, environments: {{CartPole-v1: {{}}}}, budget: {{updates: 1}}}}"
+    )
+    assert main(["compare", "study.yaml", "--dry-run"]) == 2
+    assert "rl-agg: a on CartPole-v1, seed 0: n_steps" in capsys.readouterr().err
 
 
 @pytest.mark.remote

@@ -270,7 +270,7 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
             {},
             ["a class of torch.optim", "'SDG'"],
         ),
-        (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["cannot be built", "CartPole"]),
+        (System("stable_baselines3:PPO"), {"id": "CartPole-v9"}, ["no environment 'CartPole-v9'", "`v1`"]),
         pytest.param(
             System("stable_baselines3:PPO"),
             {"id": "envpool/CartPole-v9"},

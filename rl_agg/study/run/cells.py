@@ -1,15 +1,16 @@
 """What runners need of a cell: the classes that it names, and checks of its settings."""
 
-import importlib
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from rl_agg.study.errors import StudyError, extra_of
+from rl_agg.study.errors import StudyError
+from rl_agg.study.spec.environments import check_gymnasium
+from rl_agg.study.spec.importing import import_named
 from rl_agg.study.spec.study import Cell
 from rl_agg.validation import unknown_choice
 
@@ -48,6 +49,20 @@ def wrapped(cell: Cell, env: Any) -> Any:
             raise StudyError(f"{where}: {wrapper.wrapper} is no gymnasium.Wrapper")
         env = kind(env, **wrapper.settings)
     return env
+
+
+@contextmanager
+def building(cell: Cell) -> Iterator[None]:
+    """Turn whatever a constructor or an environment raises into an error about the cell's settings.
+
+    :raises StudyError: naming the cell and the reason; of an unknown environment, with what to write instead.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ImportError) or type(error).__module__ == "gymnasium.error":
+            check_gymnasium(cell.environment.id or "")
+        raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
 
 
 def check_settings(cell: Cell, reserved: Mapping[str, str], unused: Collection[str]) -> None:
@@ -118,17 +133,8 @@ def extend_path(folders: Collection[str]) -> None:
 
 def _import_class(path: str, where: str) -> type[Any]:
     module_name, _, name = path.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-        found = getattr(module, name, None)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if extra_of(missing):
-            raise  # reported with the extra that brings it
-        reason = "there is no module" if f"{module_name}.".startswith(f"{missing}.") else f"{module_name} needs a module"
-        raise StudyError(f"{where}: {reason} {missing!r} ({path})") from error
-    except (Exception, SystemExit) as error:  # whatever the user's own module raises, or even ends
-        raise StudyError(f"{where}: {module_name} cannot be imported: {type(error).__name__}: {error}") from error
+    module = import_named(module_name, f"{where}, {path}")
+    found = getattr(module, name, None)
     if found is None:
         public = [key for key in vars(module) if not key.startswith("_")]
         raise StudyError(f"{where}: {module_name} has an {unknown_choice('name', name, public)}")

@@ -17,14 +17,16 @@ def check_each_combination(cells: Sequence[Cell]) -> dict[tuple[str, str], Bundl
     :return: The resources of a cell, by system and environment.
     :raises StudyError: naming the first cell that cannot start.
     """
-    bundles_of = {}
-    for cell in {(cell.system_name, cell.environment_name): cell for cell in reversed(cells)}.values():
+    bundles_of: dict[tuple[str, str], Bundles] = {}
+    for cell in cells:
+        if (combination := (cell.system_name, cell.environment_name)) in bundles_of:
+            continue
         runner = runner_for(cell)
         with warnings.catch_warnings():
             # Stable-Baselines3 asks every environment for pictures, and Gymnasium warns of those that draw none
             warnings.filterwarnings("ignore", ".*is being initialised with render_mode")
             runner.check(cell)
-        bundles_of[cell.system_name, cell.environment_name] = runner.bundles(cell)
+        bundles_of[combination] = runner.bundles(cell)
     return bundles_of
 
 

@@ -1,18 +1,12 @@
 """A first study of an environment, with comments, for a user to change."""
 
-import importlib
 import json
 import shlex
 from pathlib import Path
 
 from rl_agg.study.errors import StudyError
+from rl_agg.study.spec.environments import check_gymnasium, is_team
 from rl_agg.study.spec.naming import slug
-
-TEAM_BACKENDS = ("lbf", "matrix", "mpe", "smac", "smaclite", "smacv2", "smax", "vmas")
-"""What names of teams begin with: those of :mod:`rllib_agg.envs.team.registry`, which needs Ray."""
-
-ENVPOOL = "envpool/"
-"""Prefix of ids that Gymnasium does not know."""
 
 HEAD = """\
 # Each system on each environment with each seed; docs/compare.md has all keys.
@@ -74,29 +68,12 @@ def write_first_study(env: str, path: Path | None) -> Path:
     :raises StudyError: if there is no such environment, or the file exists.
     """
     path = path or Path(f"{slug(env)}.yaml")
-    is_team = "/" in env and env.partition("/")[0] in TEAM_BACKENDS
-    if not is_team:
-        _check_gymnasium(env)
-    text = HEAD + (TEAM if is_team else GYMNASIUM) + TAIL
+    if not is_team(env):
+        check_gymnasium(env)
+    text = HEAD + (TEAM if is_team(env) else GYMNASIUM) + TAIL
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text.format(path=shlex.quote(str(path)), name=json.dumps(env, ensure_ascii=False)))
     except FileExistsError as error:
         raise StudyError(f"{path} exists and is kept; name another file by --out, or remove it") from error
     return path
-
-
-def _check_gymnasium(env: str) -> None:
-    import gymnasium as gym  # here, as it takes a second
-
-    if env.startswith(ENVPOOL):
-        return
-    module, _, id_ = env.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-        gym.spec(id_)
-    except (gym.error.Error, ImportError) as error:
-        teams = ", ".join(f"{backend}/TASK" for backend in TEAM_BACKENDS)
-        own = "" if module else f"; if a module of yours registers it, write my_module:{id_ or 'MyEnv-v0'}"
-        raise StudyError(f"no environment {env!r}: {str(error).rstrip('.')}{own}; a team's is one of {teams}") from error
