@@ -1,6 +1,7 @@
 """The commands of ``rl-agg``, each with the imports that it needs: several take seconds."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def init(env: str, out: Path | None) -> int:
 
     _find_the_users_modules()
     path = write_first_study(env, out)
-    print(f"Wrote {path}. Next: rl-agg compare {path} --dry-run, then --quick, then without either")
+    print(f"Wrote {path}. Next: rl-agg compare {shlex.quote(str(path))} --dry-run, then --quick, then without either")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,32 @@ def test_a_gymnasium_environment(env: str, file: str, capsys: pytest.CaptureFixt
     assert len(load_study(Path(file), quick=True).cells) == 3
     assert main(["compare", file, "--dry-run"]) == 0
     assert sorted(path.name for path in Path().iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("raise RuntimeError('no licence')", "own_env cannot be imported: RuntimeError: no licence"),
+        ("def x(:", "own_env cannot be imported: SyntaxError: "),
+        ("import no_such_library", "own_env needs a module 'no_such_library', which is not installed"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(
+    source: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "own_env", raising=False)
+    monkeypatch.syspath_prepend(Path().absolute())
+    Path("own_env.py").write_text(source)
+    assert main(["init", "own_env:X-v0"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "TASK" not in error
+    assert error.count("\n") == 1
+
+
+def test_the_next_command_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "CartPole-v1", "--out", "my study.yaml"]) == 0
+    assert "Next: rl-agg compare 'my study.yaml' --dry-run" in capsys.readouterr().out
 
 
 def test_a_team(capsys: pytest.CaptureFixture[str]) -> None:
