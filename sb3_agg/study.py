@@ -35,6 +35,7 @@ from rl_agg.study.run.cells import arguments, building, check_settings, check_ty
 from rl_agg.study.run.runners import OnUpdate
 from rl_agg.study.spec.study import Budget, Cell
 from rl_agg.validation import unknown_choice
+from sb3_agg.mixin import AggregationMixin
 from sb3_agg.networks import network
 from sb3_agg.off_policy.mixin import OffPolicyAggregationMixin
 from sb3_agg.rollouts.returns import RolloutReturns
@@ -86,10 +87,12 @@ class Sb3Runner:
         for name in settings:
             if name not in known:
                 raise StudyError(f"{cell}: {unknown_choice(f'{cls.__name__} setting', name, known - RESERVED.keys())}")
-        check_types(cell, cls, settings)
+        check_types(f"{cell}: ", cls, settings, ["batch_size"] if issubclass(cls, AggregationMixin) else ())
         if (policy := _policy(cell)) not in cls.policy_aliases:
             raise StudyError(f"{cell}: {unknown_choice('policy', policy, cls.policy_aliases)}")
         with building(cell):
+            if "n_epochs" in settings:
+                validation.check_count("n_epochs", settings["n_epochs"], least=1)
             env = _environment(cell)
             try:
                 _model(cell, env)
@@ -223,6 +226,7 @@ def _environment(cell: Cell) -> VecEnv:
     if environment.normalize not in (None, False):  # no arguments are the wrapper's own
         chosen = dict(environment.normalize) if isinstance(environment.normalize, dict) else {}
         validation.check_settings("normalize", VecNormalize, chosen, given=1, also=("per_agent",))
+        check_types("normalize.", VecNormalize, chosen)
         per_agent = chosen.pop("per_agent", False)
         validation.check_flag("normalize.per_agent", per_agent)
         if per_agent and not chosen.get("norm_reward", True):
@@ -264,7 +268,9 @@ def _model(cell: Cell, env: VecEnv) -> SomeAlgorithm:
         settings["action_noise"] = _noise(settings["action_noise"], env)
     if policy := cls.policy_aliases.get(_policy(cell)):
         # Spaces and the learning rate are the algorithm's to give
-        validation.check_settings("policy_kwargs", policy, settings.get("policy_kwargs", {}), given=3)
+        policy_kwargs = settings.get("policy_kwargs") or {}
+        validation.check_settings("policy_kwargs", policy, policy_kwargs, given=3)
+        check_types("policy_kwargs.", policy, policy_kwargs)
     model: SomeAlgorithm = cls(_policy(cell), env, seed=cell.seed, **settings)
     return model
 

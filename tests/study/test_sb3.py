@@ -300,6 +300,33 @@ def test_what_cannot_start_is_an_error_in_one_message(tiny, system, environment,
 
 
 @pytest.mark.parametrize(
+    ("settings", "environment", "words"),
+    [
+        ({"n_epochs": None}, {}, "n_epochs must be an integer, got null"),
+        ({"n_epochs": 0}, {}, "n_epochs must be an integer >= 1, got 0"),
+        ({"gamma": None}, {}, "gamma must be a number, got null"),
+        ({"ent_coef": None}, {}, "ent_coef must be a number, got null"),
+        ({"max_grad_norm": None}, {}, "max_grad_norm must be a number, got null"),
+        ({"n_steps": None}, {}, "n_steps must be an integer, got null"),
+        ({"learning_rate": None}, {}, "learning_rate must not be null"),
+        ({"policy_kwargs": {"net_arch": "small"}}, {}, "policy_kwargs.net_arch must be a list or a mapping or null, got 'small'"),
+        ({}, {"normalize": {"gamma": "x"}}, "normalize.gamma must be a number, got 'x'"),
+    ],
+)
+def test_null_and_values_out_of_range_are_errors_before_anything_runs(tiny, settings, environment, words):
+    systems = {"stock": System("sb3_agg:AggPPO", settings)}
+    study = tiny(systems=systems, environments={"CartPole-v1": Environment(num_agents=2, **environment)})
+    with pytest.raises(StudyError, match=words):
+        runner_for(study.cells[0]).check(study.cells[0])
+
+
+def test_null_passes_where_it_means_something(tiny):
+    settings = {"batch_size": None, "target_kl": None, "clip_range_vf": None, "policy_kwargs": None}
+    study = tiny(systems={"stock": System("sb3_agg:AggPPO", settings)})
+    runner_for(study.cells[0]).check(study.cells[0])
+
+
+@pytest.mark.parametrize(
     ("path", "policy"),
     [("stable_baselines3:A2C", None), ("sb3_agg:AggA2C", None), ("sb3_agg:AggRecurrentPPO", "MlpLstmPolicy")],
 )

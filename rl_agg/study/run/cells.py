@@ -62,7 +62,8 @@ def building(cell: Cell) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, ImportError) or type(error).__module__ == "gymnasium.error":
             check_gymnasium(cell.environment.id or "")
-        raise StudyError(f"{cell} cannot be built: {type(error).__name__}: {error}") from error
+        reason = str(error) if isinstance(error, StudyError) else f"{type(error).__name__}: {error}"
+        raise StudyError(f"{cell} cannot be built: {reason}") from error
 
 
 def check_settings(cell: Cell, reserved: Mapping[str, str], unused: Collection[str]) -> None:
@@ -96,25 +97,33 @@ def arguments(cls: type[Any], method: str) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-def check_types(cell: Cell, cls: type[Any], settings: Mapping[str, Any]) -> None:
-    """Raise if a setting is of another type than its annotation allows, where that names plain types only.
+def check_types(where: str, cls: type[Any], settings: Mapping[str, Any], nullable: Collection[str] = ()) -> None:
+    """Raise if a setting is of another type than its annotation allows, where that names plain types only; or is ``None``
+    where neither the annotation nor the default is.
 
-    :param cls: Whose constructor, or its parents', takes the settings. ``None`` is left to it.
+    :param where: What comes before a setting's name in messages.
+    :param cls: Whose constructor, or its parents', takes the settings.
+    :param nullable: Settings that may be ``None`` whatever their annotation.
     :raises StudyError: naming the setting, what it must be, and its value.
     """
     annotations: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         with suppress(Exception):  # of names that are imported for type checkers alone
             annotations |= typing.get_type_hints(vars(base)["__init__"])
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            nullable = {*nullable, *(name for name in parameters if parameters[name].default is None)}
     for name, value in settings.items():
-        if value is None:
-            continue
         annotation = annotations.get(name, Any)
         is_union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
         kinds = [typing.get_origin(option) or option for option in (typing.get_args(annotation) if is_union else [annotation])]
-        if all(kind in PLAIN for kind in kinds) and not any(_is_of(value, kind) for kind in kinds):
-            wanted = " or ".join(dict.fromkeys(PLAIN[kind] for kind in kinds))
-            raise StudyError(f"{cell}: {name} must be {wanted}, got {value!r}")
+        if value is None and (Any in kinds or name in nullable):
+            continue
+        if all(kind in PLAIN for kind in kinds):
+            if not any(_is_of(value, kind) for kind in kinds):
+                wanted = " or ".join(dict.fromkeys(PLAIN[kind] for kind in kinds))
+                raise StudyError(f"{where}{name} must be {wanted}, got {'null' if value is None else repr(value)}")
+        elif value is None and types.NoneType not in kinds:
+            raise StudyError(f"{where}{name} must not be null")
 
 
 def _is_of(value: Any, kind: Any) -> bool:
