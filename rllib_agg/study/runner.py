@@ -23,6 +23,7 @@ from rl_agg.study.spec.study import Cell
 from rl_agg.validation import unknown_choice
 from rllib_agg.aggregation.agents import agent_number
 from rllib_agg.envs.unequal_envs import UnequalEnvs
+from rllib_agg.server_loop.config import RLLIB_MODEL
 from rllib_agg.study.base import STEPS, AlgorithmRunner, Observed, Observer, agg_scalars
 
 RESERVED = {
@@ -77,6 +78,7 @@ class RllibRunner(AlgorithmRunner):
             }
         layers.update(settings.pop("model_config", {}))
         if layers:
+            _check_model(config, layers)
             config.rl_module(model_config={**config.model_config, **layers})
         known = set(vars(config))
         config.update_from_dict(settings)
@@ -92,6 +94,15 @@ class RllibRunner(AlgorithmRunner):
         config.environment(name).debugging(seed=cell.seed).env_runners(num_envs_per_env_runner=num_agents // runners)
         config.callbacks_class = [*force_list(config.callbacks_class), EpisodeReturns]
         return config
+
+
+def _check_model(config: Any, settings: Mapping[str, Any]) -> None:
+    """Raise if RLlib's modules would keep a setting and never read it; a module of the user's own may read any."""
+    module = config.get_default_rl_module_spec().module_class.__module__
+    known = {**RLLIB_MODEL, **config.model_config}
+    for name in settings:
+        if module.startswith(("ray.rllib.", "rllib_agg.")) and name not in known:
+            raise unknown_choice("model_config", name, known)
 
 
 class _Observer:

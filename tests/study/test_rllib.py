@@ -104,6 +104,10 @@ def test_workers_of_its_own(ray_session: None, tmp_path: Path) -> None:
         ({"systems": {"a": System("rllib_agg:AggPPO", {"env_config": {"n": 1}})}}, "the study's key 'env_kwargs' sets it"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"num_env_runners": 3})}}, "num_agents=4 cannot be spread evenly"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"model": {"fcnet_hiddens": [7]}})}}, "give 'model_config'"),
+        (
+            {"systems": {"a": System("rllib_agg:AggPPO", {"model_config": {"fcnet_hidens": [8]}})}},
+            "unknown model_config 'fcnet_hidens' .did you mean 'fcnet_hiddens'",
+        ),
         ({"normalize": {}}, "PPO does not use 'normalize'"),
         ({"normalize": True}, "PPO does not use 'normalize'"),
         ({"systems": {"a": System("rllib_agg:AggPPO", policy="CnnPolicy")}}, "AggPPO does not use 'policy'"),
