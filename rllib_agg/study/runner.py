@@ -6,7 +6,8 @@ An update is one ``train()``: for PPO a rollout and the training after it, for a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import NoneType
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -18,9 +19,9 @@ from ray.tune.registry import register_env
 
 from rl_agg.envs.disturbances import as_disturbances
 from rl_agg.network_sizes import hidden_layers
-from rl_agg.study.run.cells import check_settings, extend_path, import_system, wrapped
+from rl_agg.study.run.cells import check_settings, check_type, extend_path, import_system, wrapped
 from rl_agg.study.spec.study import Cell
-from rl_agg.validation import unknown_choice
+from rl_agg.validation import check_number, unknown_choice
 from rllib_agg.aggregation.agents import agent_number
 from rllib_agg.envs.unequal_envs import UnequalEnvs
 from rllib_agg.server_loop.config import RLLIB_MODEL
@@ -36,6 +37,24 @@ RESERVED = {
 """Settings that the study itself makes, and its key for each."""
 UNUSED = ("normalize", "policy")
 """Keys of a study that RLlib's algorithms do not use."""
+
+KINDS: dict[type, tuple[Any, ...]] = {
+    bool: (bool,),
+    int: (int,),
+    float: (float, list, NoneType),
+    dict: (dict,),
+}
+"""By the type of a setting's default, the types that it may have: a number may be a schedule, or switched off."""
+ALSO: dict[str, tuple[Any, ...]] = {
+    "minibatch_size": (NoneType,),
+    "n_step": (list,),
+    "evaluation_duration": (str,),
+    "interval": (str,),
+    "policies": (list,),
+}
+"""Other types that settings may have."""
+GONE = -1
+"""RLlib's mark of settings that are no longer any."""
 
 RAW_RETURN = "rl_agg_raw_return"
 AGENTS, RETURNS = "agents", "returns"
@@ -69,6 +88,7 @@ class RllibRunner(AlgorithmRunner):
         settings = {**environment.settings, **cell.system.settings}
         if "model" in settings:
             raise ValueError("'model' is of RLlib's old API stack and not read here; give 'model_config'")
+        _check_types(config, settings)
         layers: dict[str, Any] = {}
         if environment.network:
             layers = {
@@ -83,7 +103,7 @@ class RllibRunner(AlgorithmRunner):
         known = set(vars(config))
         config.update_from_dict(settings)
         for name in sorted(set(vars(config)) - known):  # which RLlib would keep and never read
-            raise unknown_choice(f"setting of {type(config).__name__}", name, known)
+            raise unknown_choice(f"setting of {type(config).__name__}", name, _public(config, known))
         num_agents, runners = environment.num_agents or 1, max(1, config.num_env_runners)
         if num_agents % runners:
             raise ValueError(f"num_agents={num_agents} cannot be spread evenly over num_env_runners={runners}")
@@ -94,6 +114,25 @@ class RllibRunner(AlgorithmRunner):
         config.environment(name).debugging(seed=cell.seed).env_runners(num_envs_per_env_runner=num_agents // runners)
         config.callbacks_class = [*force_list(config.callbacks_class), EpisodeReturns]
         return config
+
+
+def _check_types(config: Any, settings: Mapping[str, Any]) -> None:
+    """Raise if a setting is of another type than its default, or a count is negative."""
+    for name, value in settings.items():
+        default = getattr(config, name, None)
+        kinds = KINDS.get(type(default), ())
+        if not kinds or default == GONE:
+            continue
+        also = (float,) if name.startswith(("num_cpus_", "num_gpus")) else ALSO.get(name, ())
+        check_type(name, value, (*kinds, *also))
+        if name.startswith("num_"):
+            check_number(name, value, least=0)
+
+
+def _public(config: Any, names: Collection[str]) -> set[str]:
+    """Those of a config's attributes that are settings, by the names under which they are set."""
+    found = {name.removeprefix("_") for name in names if getattr(config, name, None) != GONE}
+    return {name for name in found if hasattr(config, name)}
 
 
 def _check_model(config: Any, settings: Mapping[str, Any]) -> None:

@@ -104,6 +104,11 @@ def test_workers_of_its_own(ray_session: None, tmp_path: Path) -> None:
         ({"systems": {"a": System("rllib_agg:AggPPO", {"env_config": {"n": 1}})}}, "the study's key 'env_kwargs' sets it"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"num_env_runners": 3})}}, "num_agents=4 cannot be spread evenly"),
         ({"systems": {"a": System("rllib_agg:AggPPO", {"model": {"fcnet_hiddens": [7]}})}}, "give 'model_config'"),
+        ({"settings": {"model_config": "text"}}, "model_config must be a mapping, got 'text'"),
+        ({"settings": {"num_env_runners": "two"}}, "num_env_runners must be an integer, got 'two'"),
+        ({"settings": {"num_env_runners": -1}}, "num_env_runners must be a finite number >= 0, got -1"),
+        ({"settings": {"gamma": "x"}}, "gamma must be a number or a list or null, got 'x'"),
+        ({"systems": {"a": System("rllib_agg:AggPPO", {"num_epochs": None})}}, "num_epochs must be an integer, got null"),
         (
             {"systems": {"a": System("rllib_agg:AggPPO", {"model_config": {"fcnet_hidens": [8]}})}},
             "unknown model_config 'fcnet_hidens' .did you mean 'fcnet_hiddens'",
@@ -120,3 +125,18 @@ def test_refused_before_anything_runs(changes: dict[str, Any], message: str) -> 
     cell = study(**changes).cells[0]
     with pytest.raises(StudyError, match=message):
         runner_for(cell).check(cell)
+
+
+def test_an_unknown_setting_lists_those_that_can_be_set() -> None:
+    cell = study({"PPO": System("ray.rllib.algorithms.ppo:PPO", {"lrr": 1})}).cells[0]
+    with pytest.raises(StudyError) as caught:
+        runner_for(cell).check(cell)
+    listed = str(caught.value).partition("choose from ")[2].split(", ")
+    assert {"lr", "train_batch_size_per_learner", "model_config"} <= set(listed)
+    assert not [name for name in listed if name.startswith("_") or name == "sgd_minibatch_size"]
+
+
+def test_settings_of_the_types_that_rllib_takes_pass() -> None:
+    settings = {**TINY, "lr": [[0, 1e-3], [1000, 1e-4]], "num_cpus_per_env_runner": 0.5, "minibatch_size": None}
+    cell = study({"PPO": System("rllib_agg:AggPPO", {**settings, "grad_clip": None})}).cells[0]
+    runner_for(cell).check(cell)

@@ -119,11 +119,21 @@ def check_types(where: str, cls: type[Any], settings: Mapping[str, Any], nullabl
         if value is None and (Any in kinds or name in nullable):
             continue
         if all(kind in PLAIN for kind in kinds):
-            if not any(_is_of(value, kind) for kind in kinds):
-                wanted = " or ".join(dict.fromkeys(PLAIN[kind] for kind in kinds))
-                raise StudyError(f"{where}{name} must be {wanted}, got {'null' if value is None else repr(value)}")
+            check_type(f"{where}{name}", value, kinds)
         elif value is None and types.NoneType not in kinds:
             raise StudyError(f"{where}{name} must not be null")
+
+
+def check_type(name: str, value: Any, kinds: Collection[Any]) -> None:
+    """Raise if a value is of none of some types.
+
+    :param name: Of the setting, for the message.
+    :param kinds: Some of :data:`PLAIN`.
+    :raises StudyError: naming the setting, what it must be, and its value.
+    """
+    if not any(_is_of(value, kind) for kind in kinds):
+        wanted = " or ".join(dict.fromkeys(PLAIN[kind] for kind in kinds))
+        raise StudyError(f"{name} must be {wanted}, got {'null' if value is None else repr(value)}")
 
 
 def _is_of(value: Any, kind: Any) -> bool:
