@@ -10,8 +10,9 @@ from matplotlib import image
 from returns import keep
 
 from rl_agg.study.analysis.store import Store
+from rl_agg.study.report import page_data
 from rl_agg.study.report.charts import MAX_POINTS, charts_of
-from rl_agg.study.report.figures import _style
+from rl_agg.study.report.figures import _curves, _differences, _profiles, _style
 from rl_agg.study.report.live import LivePage
 from rl_agg.study.report.page_data import _numbers
 from rl_agg.study.report.story import settings
@@ -210,6 +211,24 @@ def test_what_is_drawn_first_looks_different_where_systems_are_many(tmp_path, ti
             lines.append(tags[at][1]["class"])
     assert {"s0", "s1", "s33"} <= styles.keys()
     assert len(styles) == len(set(styles.values())) == len(set(lines)) == sum("checked" in box for box in checked) == 12
+
+
+def test_long_names_of_systems_leave_room_for_the_panel(results):
+    systems = {f"{'a system with a name that goes on and on, ' * 2}{number}": System("x:Y") for number in range(2)}
+    found = results({name: {"X-v0": [[1.0, 2.0]]} for name in systems}, systems=systems, baseline=next(iter(systems)))
+    (chart,) = charts_of(found)
+    names = list(systems)
+    drawn = {
+        "curves": _curves(chart, chart.measures[0], names),
+        "differences": _differences(chart, names),
+        "profiles": _profiles([("X-v0", chart.profile)], names),
+    }
+    for kind, figure in drawn.items():
+        figure.draw_without_rendering()
+        assert figure.axes[0].get_position().width > 0.35, kind
+    assert len(drawn["profiles"].legends[0].get_texts()) == 2
+    labels = json.loads(page_data.data_of(names, names[0], [chart], None))["labels"]
+    assert labels["difference"].endswith("…")
 
 
 def test_an_environment_with_a_long_name_has_its_figures(tmp_path, tiny, updates_of):

@@ -15,7 +15,7 @@ from rl_agg.study.analysis.store import write_atomically
 from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curves, Profile
 from rl_agg.study.report.style import DASHES, GRID, INK, LIGHT, OUTCOMES, SOFT, spread, style_of
 from rl_agg.study.report.tables import outcome_of
-from rl_agg.study.report.wording import in_words
+from rl_agg.study.report.wording import LONGEST_LABEL, cut, in_words
 from rl_agg.study.spec.study import ALL_ENVIRONMENTS
 
 WIDTH, HEIGHT, DPI = 5.2, 3.6, 160  # inches of one panel, dots per inch
@@ -114,10 +114,10 @@ def _differences(chart: Chart, systems: Sequence[str]) -> Figure:
             panel.plot([number.low, number.high], [y, y], color=color, linewidth=line)
             face = "white" if outcome == "not established" else color
             panel.plot([number.value], [y], "o", color=color, markerfacecolor=face, markersize=5.5 - 2.5 * basis)
-    panel.set_yticks(range(len(drawn)), [_literal(name) for name, _ in drawn])
+    panel.set_yticks(range(len(drawn)), [_label(name) for name, _ in drawn])
     right.set_yticks(range(len(drawn)), [in_words(pair[0].difference) for _, pair in drawn])
     panel.set_ylim(-0.6, len(drawn) - 0.4)
-    panel.set_xlabel(f"Difference in mean return from {_literal(systems[0])}")
+    panel.set_xlabel(f"Difference in mean return from {_label(systems[0])}")
     _finish([panel], chart.environment)
     panel.grid(visible=False, axis="y")
     for axis in (panel, right):
@@ -164,7 +164,8 @@ def _profiles(profiles: Sequence[tuple[str, Profile]], systems: Sequence[str]) -
     for panel in panels[len(profiles) :]:
         panel.set_visible(False)
     handles = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize="small")
+    named = {name: handles[label] for name in systems if (label := _literal(name)) in handles}
+    figure.legend(named.values(), map(_label, named), loc="outside right upper", frameon=False, fontsize="small")
     return figure
 
 
@@ -196,7 +197,7 @@ def _name_ends(panel: Any, lines: Mapping[str, tuple[Any, Any]], systems: Sequen
         arrow = {"arrowstyle": "-", "color": color, "linewidth": 0.6, "alpha": 0.6 * (is_point or x > NEAR)}
         arrow |= {"relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 3}
         panel.annotate(
-            _literal(name), end, (x + 0.02, height + 0.04) if is_point else (1.03, height), textcoords="axes fraction",
+            _label(name), end, (x + 0.02, height + 0.04) if is_point else (1.03, height), textcoords="axes fraction",
             va="center", color=color, fontsize=8.5, arrowprops=arrow, annotation_clip=False,
         )  # fmt: skip
 
@@ -208,7 +209,12 @@ def _style(name: str, systems: Sequence[str]) -> dict[str, Any]:
 
 def _title(text: str) -> str:
     """An environment's name, shortened where it is wider than its panel."""
-    return _literal(text if len(text) <= LONGEST_TITLE else f"{text[: LONGEST_TITLE - 1]}…")
+    return _literal(cut(text, LONGEST_TITLE))
+
+
+def _label(name: str) -> str:
+    """A system's name, shortened where it would leave no room for the panel."""
+    return _literal(cut(name, LONGEST_LABEL))
 
 
 def _literal(text: str) -> str:

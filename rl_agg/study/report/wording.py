@@ -8,6 +8,8 @@ from rl_agg.statistics import Estimate
 
 UNKNOWN = "n/a"
 MOST_NAMES = 8
+LONGEST_LABEL = 32
+"""Letters of a system's name in a chart."""
 SMALLEST, LARGEST = 1e-4, 1e7
 """Between which a number is written without a power of ten."""
 
@@ -63,6 +65,11 @@ def size(count: float) -> str:
             break
         count /= 1000
     return UNKNOWN if math.isnan(count) else f"{number(count, 0 if unit == 'B' else 1)} {unit}"
+
+
+def cut(text: str, letters: int) -> str:
+    """A text, shortened where it has more letters."""
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
 def listed(names: Iterable[str]) -> str:
