@@ -1,6 +1,7 @@
 """Studies that take seconds to run, and records that need no run."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def updates_of() -> Callable[..., list[CellUpdate]]:
     def make(returns: list[float], num_agents: int = 2, **scalars: float) -> list[CellUpdate]:
         scalars = {"agg/weight_max": 1.0} | {f"agg/{name}": value for name, value in scalars.items()}
         return [
-            CellUpdate(number, 100 * number, 0.5 * number, value, 3, [value] * num_agents, scalars)
+            CellUpdate(number, 100 * number, 0.5 * number, value, 0 if math.isnan(value) else 3, [value] * num_agents, scalars)
             for number, value in enumerate(returns, start=1)
         ]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from rl_agg.study.analysis.records import CellUpdate
 from rl_agg.study.errors import StudyError
 from rl_agg.study.run.engine import run_study
 from rl_agg.study.run.progress import StudyProgress
@@ -65,3 +66,26 @@ def test_an_interrupt_clears_the_bars_and_says_that_it_stops(terminal: bool, tin
         raise KeyboardInterrupt
     *_, last = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert "Stopping after 0 s; finished cells are kept …" in last
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (math.nan, "no episode finished yet"),
+        (math.inf, "returns are NaN or infinite"),
+    ],
+)
+def test_returns_in_words(value: float, words: str, tiny: Callable[..., Study]) -> None:
+    shown = io.StringIO()
+    (cell, *_) = tiny().cells
+    with StudyProgress(Console(file=shown, width=200), [cell]) as progress:
+        progress.updated(cell, 1.0, value, 2.0)
+        progress.finished(cell)
+    assert f"{cell}: {words}" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("returns", "episodes", "is_infinite"), [([math.nan], 0, False), ([math.inf], 0, True), ([math.nan], 2, True)]
+)
+def test_an_update_knows_whether_its_returns_are_lost(returns: list[float], episodes: int, is_infinite: bool) -> None:
+    assert CellUpdate(1, 10, 1.0, math.nan, episodes, returns).is_infinite is is_infinite

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,11 @@ class CellUpdate:
     episodes: int
     agent_returns: list[float]
     scalars: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_infinite(self) -> bool:
+        """Whether episodes have ended, but no return of theirs is a finite number."""
+        return math.isnan(self.mean_return) and (self.episodes > 0 or any(map(math.isinf, self.agent_returns)))
 
 
 @dataclass(frozen=True)

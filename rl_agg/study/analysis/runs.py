@@ -26,6 +26,12 @@ class Runs:
     end_returns: Array
     _series: dict[str, list[Array]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def num_infinite(self) -> int:
+        """How many runs have finished episodes, but none with a return that counts."""
+        without = zip(np.isnan(self.mean_returns), self.records, strict=True)
+        return sum(bool(record.updates["episodes"].any()) for is_without, record in without if is_without)
+
     def has(self, column: str) -> bool:
         """Whether all runs recorded a column, with a number in it."""
         return all(column in record.updates for record in self.records) and not any(

@@ -85,11 +85,13 @@ def notes(results: Results) -> list[str]:
     if len(versions) > 1:
         cautions.append("Runs were made with different versions of the software; see below.")
     for runs in (runs for systems in results.runs.values() for runs in systems.values()):
-        if without := int(np.isnan(runs.mean_returns).sum()):
-            cautions.append(
-                f"{without} of {len(runs.seeds)} runs of {runs.system} on {runs.environment} finished no episode; the numbers "
-                "leave them out."
-            )
+        infinite = runs.num_infinite
+        without = int(np.isnan(runs.mean_returns).sum()) - infinite
+        for count, what in ((without, "finished no episode"), (infinite, "have no finite return")):
+            if count:
+                cautions.append(
+                    f"{count} of {len(runs.seeds)} runs of {runs.system} on {runs.environment} {what}; the numbers leave them out."
+                )
     warned = Counter(warning for record in results.records for warning in set(record.metadata["warnings"]))
     return cautions + [f"{count} of {len(results.records)} runs warned: {text}" for text, count in warned.most_common()]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rl_agg import statistics
 from rl_agg.study.analysis.comparisons import Comparison, count_pairs, paired, scores_of
-from rl_agg.study.analysis.results import Overall, Results, Row
+from rl_agg.study.analysis.results import LARGEST_RETURN, Overall, Results, Row
 from rl_agg.study.report.wording import in_short, in_words, listed
 from rl_agg.study.terminal import counted
 
@@ -74,6 +74,11 @@ def _claim(system: str, results: Results) -> int:
 def _verdict(environment: str, rows: list[Row], results: Results) -> Verdict:
     ranked = [row for row in rows if not math.isnan(row.mean_return.value)]
     if not ranked:
+        if any(runs.num_infinite for runs in results.runs[environment].values()):
+            return Verdict(
+                f"No return on {environment} counts: all are NaN, infinite or beyond {LARGEST_RETURN:.0e}.",
+                "Algorithms with aggregation mask such agents: their gradients do not count either.",
+            )
         return Verdict(f"No run has finished an episode on {environment}.")
     best, others = ranked[0], [row.system for row in ranked[1:]]
     highest = f"{best.system} {in_short(best.mean_return)}"

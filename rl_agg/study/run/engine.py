@@ -1,6 +1,7 @@
 """Running a study's unfinished cells, each as one Ray Tune trial."""
 
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -142,7 +143,8 @@ def run_cell(cell: Cell, records: Records) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_REPORTS or fraction >= 1:
             last = time.monotonic()
-            tune.report({"fraction": fraction, "return": update.mean_return, "seconds": update.wall_time})
+            value = math.inf if update.is_infinite else update.mean_return
+            tune.report({"fraction": fraction, "return": value, "seconds": update.wall_time})
 
     try:
         records.clear_failure(cell)

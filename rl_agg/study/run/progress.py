@@ -51,7 +51,8 @@ class StudyProgress:
             say(self._console, f"Stopping after {_clock(time.monotonic() - self._start)}; finished cells are kept …")
 
     def updated(self, cell: Cell, fraction: float, mean_return: float, seconds: float) -> None:
-        """A cell has used up this fraction of its budget in so many seconds of training, with this return."""
+        """A cell has used up this fraction of its budget in so many seconds of training, with this return; infinite: with none that
+        is finite."""
         self._fractions[cell], self._returns[cell] = fraction, mean_return
         self._left.updated(cell, fraction, seconds, time.monotonic())
         if cell not in self._tasks:
@@ -62,7 +63,7 @@ class StudyProgress:
     def finished(self, cell: Cell) -> None:
         """A cell's record is written."""
         last = self._returns.get(cell, math.nan)
-        if not math.isnan(last):
+        if math.isfinite(last):
             self._finished.setdefault(cell.environment_name, {}).setdefault(cell.system_name, []).append(last)
         self._over(cell, f"{escape(str(cell))}: {_in_words(last)}{self._best(cell)}")
 
@@ -102,7 +103,9 @@ class StudyProgress:
 
 
 def _in_words(mean_return: float) -> str:
-    return "no episode finished yet" if math.isnan(mean_return) else f"return {mean_return:.1f}"
+    if math.isnan(mean_return):
+        return "no episode finished yet"
+    return f"return {mean_return:.1f}" if math.isfinite(mean_return) else "returns are NaN or infinite"
 
 
 def _clock(seconds: float) -> str:
