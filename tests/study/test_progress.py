@@ -30,7 +30,7 @@ def test_names_are_printed_as_they_are(name: str, terminal: bool) -> None:
         progress.finished(first)
         progress.failed(second, "KeyError: '[/]'")
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert f"[1/2] {name} on CartPole-v1, seed 0: return 12.3" in shown
+    assert f"[1/2] {name} on CartPole-v1, seed 0: return 12.34" in shown
     assert f"[2/2] FAILED {name} on CartPole-v1, seed 1: KeyError: '[/]'" in shown
 
 
@@ -54,9 +54,9 @@ def test_the_best_so_far_is_reported_once_there_are_several_runs_of_several_syst
             progress.finished(cells[key])
     lines = shown.getvalue().splitlines()
     assert ["best so far" in line for line in lines] == [False, False, False, True, True, True]
-    assert "best so far stock, 30.0 in 2 runs" in lines[3]
-    assert "no episode finished yet · best so far stock, 30.0 in 2 runs" in lines[4]
-    assert "best so far loss, 35.0 in 3 runs" in lines[5]
+    assert "best so far stock, 30.00 in 2 runs" in lines[3]
+    assert "no episode finished yet · best so far stock, 30.00 in 2 runs" in lines[4]
+    assert "best so far loss, 35.00 in 3 runs" in lines[5]
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -73,6 +73,7 @@ def test_an_interrupt_clears_the_bars_and_says_that_it_stops(terminal: bool, tin
     [
         (math.nan, "no episode finished yet"),
         (math.inf, "returns are NaN or infinite"),
+        (-3e33, "return −3.00e33"),
     ],
 )
 def test_returns_in_words(value: float, words: str, tiny: Callable[..., Study]) -> None:

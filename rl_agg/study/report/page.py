@@ -15,7 +15,7 @@ from rl_agg.study.report.story import MOST_TRACEBACKS, facts, failures, notes, o
 from rl_agg.study.report.style import DARK, DASHES, LIGHT, OUTCOMES, style_of
 from rl_agg.study.report.tables import IN_WORDS, comparison_tables, cost_tables, explanations, overview, tables_of
 from rl_agg.study.report.verdict import verdicts
-from rl_agg.study.report.wording import number
+from rl_agg.study.analysis.wording import number
 from rl_agg.study.spec.study import ALL_ENVIRONMENTS
 
 LINE_WIDTH = 2.2

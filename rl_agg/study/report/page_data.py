@@ -12,7 +12,7 @@ from rl_agg.statistics import Array, Estimate
 from rl_agg.study.analysis.results import Comparison
 from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curve, Curves, Profile
 from rl_agg.study.report.tables import outcome_of
-from rl_agg.study.report.wording import LONGEST_LABEL, cut, in_words
+from rl_agg.study.analysis.wording import LONGEST_LABEL, cut, in_words
 
 DIGITS = 5
 RUN_DIGITS = 4

@@ -14,7 +14,7 @@ from rl_agg.statistics import Estimate
 from rl_agg.study.analysis.comparisons import Comparison
 from rl_agg.study.analysis.costs import Cost
 from rl_agg.study.analysis.results import Overall, Results, Row
-from rl_agg.study.report.wording import UNKNOWN, in_words, number, size
+from rl_agg.study.analysis.wording import UNKNOWN, in_words, number, size
 from rl_agg.study.spec.study import ALL_ENVIRONMENTS, Study
 
 HEADINGS = (

@@ -9,7 +9,7 @@ import numpy as np
 from rl_agg import statistics
 from rl_agg.study.analysis.comparisons import Comparison, count_pairs, paired, scores_of
 from rl_agg.study.analysis.results import LARGEST_RETURN, Overall, Results, Row
-from rl_agg.study.report.wording import in_short, in_words, listed
+from rl_agg.study.analysis.wording import in_short, in_words, listed
 from rl_agg.study.terminal import counted
 
 FEWEST_SEEDS = 3

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from rl_agg.study.analysis.wording import number
 from rl_agg.study.run.remaining import Remaining
 from rl_agg.study.spec.study import Cell
 from rl_agg.study.terminal import say
@@ -74,7 +75,7 @@ class StudyProgress:
         if len(means) < 2:
             return ""
         best = max(means, key=lambda name: means[name])
-        return f" · best so far {escape(best)}, {means[best]:.1f} in {len(finished[best])} runs"
+        return f" · best so far {escape(best)}, {number(means[best])} in {len(finished[best])} runs"
 
     def failed(self, cell: Cell, reason: str) -> None:
         """A cell failed."""
@@ -105,7 +106,7 @@ class StudyProgress:
 def _in_words(mean_return: float) -> str:
     if math.isnan(mean_return):
         return "no episode finished yet"
-    return f"return {mean_return:.1f}" if math.isfinite(mean_return) else "returns are NaN or infinite"
+    return f"return {number(mean_return)}" if math.isfinite(mean_return) else "returns are NaN or infinite"
 
 
 def _clock(seconds: float) -> str:
