@@ -42,7 +42,9 @@ def compare(
 
     if tensorboard:
         from rl_agg.study.report.tensorboard import write_events  # before anything runs, as it may not be installed
-    Store(out).refuse_to_overwrite(spec, study)
+    store = Store(out)
+    store.refuse_to_overwrite(spec, study)
+    store.refuse_other_files()
     if dry_run:
         from rl_agg.study.run.preview import preview
 

@@ -151,6 +151,16 @@ def test_a_study_may_grow(written, tiny):
     assert len(store.study().cells) == 15
 
 
+@pytest.mark.parametrize("name", ["report.html", "report.md", "report.csv", "comparisons.csv"])
+def test_files_that_are_not_the_studys_are_kept(name, tmp_path, tiny):
+    file = tmp_path / name
+    file.write_text("mine")
+    with pytest.raises(StudyError, match=f"{name} would be overwritten"), Store(tmp_path).writing(tiny()):
+        pass
+    assert file.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_new_title_is_not_another_study(written, tiny):
     store, _, cell = written
     with store.writing(tiny(name="new title")):

@@ -19,6 +19,8 @@ from rl_agg.study.spec.study import Cell, Study
 
 FOLDERS = ("cells", "failures", "figures", "tensorboard")
 """Within a study's."""
+REPORTS = ("report.html", "report.md", "report.csv", "comparisons.csv")
+"""Files that a study's report replaces."""
 
 
 class Store:
@@ -40,6 +42,7 @@ class Store:
         :raises StudyError: if another run holds the lock, or the folder has finished runs that are not of this study.
         """
         self.refuse_links()
+        self.refuse_other_files()
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
             lock_file = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -67,6 +70,21 @@ class Store:
         for path in (self._study_file, *(self.directory / name for name in FOLDERS), self.directory / ".lock"):
             if path.is_symlink():
                 raise StudyError(f"{path} is a link, and nothing in a study's folder is followed out of it; remove it")
+
+    def refuse_other_files(self) -> None:
+        """Raise if a file is where the folder should be, or the folder holds no study but files that a report would replace.
+
+        :raises StudyError: naming the file.
+        """
+        for path in (self.directory, *self.directory.parents):
+            if path.is_file():
+                raise StudyError(f"{path} is a file, and --out must name a folder; choose another one")
+        foreign = [] if self.has_study else [name for name in REPORTS if (self.directory / name).exists()]
+        if foreign:
+            raise StudyError(
+                f"{self.directory / foreign[0]} would be overwritten, and {self.directory} holds no study that it could be "
+                "the report of; move it away, or choose another --out"
+            )
 
     def refuse_to_overwrite(self, spec: Path, study: Study) -> None:
         """Raise if the resolved study would replace the file that the user wrote.
