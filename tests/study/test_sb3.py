@@ -233,6 +233,7 @@ def test_the_network_is_the_papers_unless_settings_say_otherwise(tiny, monkeypat
         (System("importing_nothing:PPO"), {}, ["importing_nothing needs a module 'no_such_module'"]),
         (System("collections:OrderedDict"), {}, ["no runner is registered for collections:OrderedDict", "BaseAlgorithm"]),
         (System("os:getcwd"), {}, ["not a class"]),
+        (System("rllib_agg:AggPPOConfig"), {}, ["is a config; write rllib_agg:AggPPO"]),
         (System("stable_baselines3:PPO", {"n_epoch": 1}), {}, ["unknown PPO setting 'n_epoch'", "did you mean 'n_epochs'"]),
         (System("sb3_agg:AggPPO", {"aggregatoin": "sum"}), {}, ["did you mean 'aggregation'"]),
         (System("sb3_agg:AggPPO", {"n_epoch": 1}), {}, ["did you mean 'n_epochs'"]),
@@ -389,3 +390,11 @@ def test_returns_are_those_of_the_scored_agents(tiny):
     for update in updates:
         assert update.agent_returns[0] > 500 > max(update.agent_returns[1:])
         assert update.mean_return == pytest.approx(np.mean(update.agent_returns[1:]))
+
+
+def test_an_unknown_name_lists_classes_alone(tiny):
+    with pytest.raises(StudyError) as caught:
+        runner_for(tiny(systems={"stock": System("sb3_agg:AgPPO")}).cells[0])
+    listed = str(caught.value).partition("choose from ")[2].split(", ")
+    assert "AggPPO" in listed
+    assert not {"rollouts", "mixin", "study", "AgentLogs"} & set(listed)

@@ -155,8 +155,8 @@ def _import_class(path: str, where: str) -> type[Any]:
     module = import_named(module_name, f"{where}, {path}")
     found = getattr(module, name, None)
     if found is None:
-        public = [key for key in vars(module) if not key.startswith("_")]
-        raise StudyError(f"{where}: {module_name} has an {unknown_choice('name', name, public)}")
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value) and not key.startswith("_")]
+        raise StudyError(f"{where}: {module_name} has an {unknown_choice('name', name, classes)}")
     if not inspect.isclass(found):
         raise StudyError(f"{where}: {path} is not a class")
     return found

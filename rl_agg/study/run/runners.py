@@ -54,7 +54,10 @@ def runner_for(cell: Cell) -> Runner:
         if found is not None:
             runner: Runner = found.load()()
             return runner
+    path = cell.system.system
+    if hasattr(cls, "build_algo"):
+        raise StudyError(f"system {cell.system_name!r}: {path} is a config; write {path.removesuffix('Config')}")
     choices = ", ".join(sorted(registered)) or "nothing: no package registers a runner, so reinstall rl-agg"
     raise StudyError(
-        f"system {cell.system_name!r}: no runner is registered for {cell.system.system}; choose a subclass of {choices}"
+        f"system {cell.system_name!r}: no runner is registered for {path}; choose a subclass of {choices}"
     )
