@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,3 +66,17 @@ def test_what_compare_would_refuse_is_refused(
         assert words in error
         assert error.count("\n") == 1
     assert not (tmp_path / "other").exists()
+
+
+def test_a_warning_is_printed_once_and_in_one_line(
+    tmp_path: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sb3_agg.study._model", lambda cell, env: warnings.warn("mind the \x1b[33mgap", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["compare", written(tmp_path / "s.yaml", tiny()), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert [line for line in shown.out.splitlines() if "gap" in line] == [
+        "Warning, stock on CartPole-v1, seed 0: mind the gap"
+    ]
+    assert "gap" not in shown.err

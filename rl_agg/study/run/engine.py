@@ -67,7 +67,7 @@ def run_study(
     # Before the folder is locked and claimed: a study that cannot start must leave it to its corrected version
     if missing:
         say(console, f"Checking the settings of {counted(len(missing), 'cell')} …")
-    bundles_of = check_each_combination(missing)
+    bundles_of = check_each_combination(missing, console)
     with store.writing(study):
         missing = [cell for cell in missing if store.read(cell) is None]
         given_up = set() if retry_failed else {cell for cell in missing if store.failure(cell) is not None}

@@ -25,7 +25,7 @@ def preview(study: Study, directory: Path, console: Console, *, retry_failed: bo
         has_failed = not retry_failed and store.failure(cell) is not None
         states[cell] = "finished" if store.read(cell) is not None else "failed before" if has_failed else "would run"
     say(console, "Checking the settings …")
-    check_each_combination([cell for cell, state in states.items() if state != "finished"])
+    check_each_combination([cell for cell, state in states.items() if state != "finished"], console)
     for cell, state in states.items():
         say(console, f"{state:13}  {cell}")
     counts = ", ".join(f"{number} {state}" for state, number in Counter(states.values()).items())
