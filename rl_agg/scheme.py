@@ -1,6 +1,7 @@
 """A system as one choice on each axis: gate, codec, rule, payload, schedule."""
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -257,6 +258,11 @@ class Scheme:
             self.payload.check(num_agents)
 
 
+def _names() -> list[str]:
+    """What ``aggregation`` may name."""
+    return [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES]
+
+
 def make_rule(rule: Aggregation, settings: Mapping[str, Any]) -> Weighting | Combiner:
     """Build a rule or a combiner.
 
@@ -278,7 +284,9 @@ def make_rule(rule: Aggregation, settings: Mapping[str, Any]) -> Weighting | Com
     if isinstance(rule, str) and rule not in RULES:
         if rule in COMBINERS or rule.startswith(TORCHJD):
             return make_combiner(rule, own)
-        raise unknown_choice("aggregation", rule, [*RULES, *COMBINERS, "torchjd:NAME", *LOCAL_SCHEMES])
+        raise unknown_choice("aggregation", rule, _names())
+    if not isinstance(rule, str) and not callable(rule):
+        raise ValueError(f"a rule is a name or a callable, got {rule!r}; names: {', '.join(sorted(_names()))}")
     normalize = own.pop("normalize", False)
     remembers = isinstance(rule, str) and not RULES[rule].needs.isdisjoint(STARTS)
     memory = {name: own.pop(name) for name in MEMORY_SETTINGS if remembers and name in own}
@@ -324,6 +332,13 @@ def make_scheme(
     for name, settings in given.items():
         if settings is not None and not isinstance(settings, Mapping):
             raise ValueError(f"{name} must be a dict, got {settings!r}")
+    if communication == "every":  # the default, where the gate was forgotten
+        for name in communication_kwargs or {}:
+            gates = [gate for gate, kind in GATES.items() if name in inspect.signature(kind).parameters]
+            if gates and communication not in gates:
+                raise ValueError(
+                    f"every has no setting {name!r}, which is one of communication {' or '.join(map(repr, gates))}; name that gate"
+                )
     own = dict(aggregation_kwargs or {})
     if isinstance(aggregation, str) and aggregation in LOCAL_SCHEMES:
         aggregation, own = build(aggregation, LOCAL_SCHEMES[aggregation], own), {}

@@ -37,6 +37,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"aggregation": "fedavgg"}, "unknown aggregation 'fedavgg' (did you mean 'fedavg'?)"),
     ({"aggregation": None}, "a rule is a name or a callable, got None"),
     ({"aggregation": 3}, "a rule is a name or a callable, got 3"),
+    ({"aggregation": 5}, "krum, l_weighted"),
     ({"aggregation": ["mean"]}, "a rule is a name or a callable, got ['mean']"),
     ({"aggregation": Median}, "aggregation=Median is a class; give its name 'median'"),
     ({"aggregation": FedAvg}, "aggregation=FedAvg is a class; give its name 'fedavg'"),
@@ -99,7 +100,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"communication": None}, "unknown communication None; choose from deviation"),
     ({"communication": LazyGate}, "communication=LazyGate is a class; give its name 'lag'"),
-    ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi'; choose from expected_messages"),
+    ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi', which is one of communication 'lag'"),
     (
         {"communication_kwargs": {"expected_messages": 5}},
         "with communication 'every' all 6 agents send; leave out expected_mess",

@@ -34,7 +34,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"aggregation": "torchjd:Krum", "aggregation_kwargs": {"n_byzantine": 3}}, "cannot combine 4 agents"),
     # Gates and attacks
     ({"communication": "lagg"}, "unknown communication 'lagg' (did you mean 'lag'?); choose from deviation"),
-    ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi'; choose from expected_messages"),
+    ({"communication_kwargs": {"xi": 1}}, "every has no setting 'xi', which is one of communication 'lag'"),
     ({"communication": "lag", "communication_kwargs": {"xi": -1}}, "xi must be a finite number >= 0, got -1"),
     ({"attack": {"kind": "flip", "agents": [0]}}, "unknown attack 'flip' (did you mean 'sign_flip'?); choose from nan"),
     ({"attack": {"kind": "nan"}}, "attack needs 'agents', got {'kind': 'nan'}"),

@@ -42,6 +42,7 @@ def test_one_entry_for_each_combination() -> None:
             "systems.a {h}.settings.x: unknown placeholder 'hh' .did you mean 'h'",
         ),
         ({"matrix": {"h": [1], "k": [1, 2]}}, "'a 1' comes twice; name every value of the matrix in it"),
+        ({"matrix": {"h": [1, 2]}, "settings": {"x": 1}}, "'h' is used in the name alone, so its values make identical"),
         ({"matrix": {1: [2]}}, "must be a mapping of names"),
         ({"matrix": {"h": [[1]]}, "settings": {"{h}": 3}}, r"settings: a name must be text, got \[1\] for '{h}'"),
     ],
@@ -52,7 +53,7 @@ def test_what_cannot_be_expanded_is_an_error(entry: dict[str, Any], message: str
 
 
 def test_a_name_that_is_nothing_but_a_place_is_text() -> None:
-    assert list(expand({"{h}": {"matrix": {"h": [2, 0.5]}}}, "systems")) == ["2", "0.5"]
+    assert list(expand({"{h}": {"matrix": {"h": [2, 0.5]}}}, "environments")) == ["2", "0.5"]
 
 
 def test_a_study_with_a_matrix_of_systems_and_environments(tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ def expand(entries: Any, where: str) -> Any:
             _add(expanded, name, entry, where)
             continue
         rest = {key: value for key, value in entry.items() if key != MATRIX}
-        for values in _combinations(entry[MATRIX], f"{where}.{name}.{MATRIX}"):
+        combinations = _combinations(entry[MATRIX], f"{where}.{name}.{MATRIX}")
+        if where == "systems" or "id" in rest:  # otherwise an environment's name is its id
+            _check_used(entry[MATRIX], name, rest, where)
+        for values in combinations:
             filled = _filled(name, values, where)
             _add(expanded, str(filled) if isinstance(name, str) else filled, _filled(rest, values, f"{where}.{name}"), where)
     return expanded
@@ -46,6 +49,16 @@ def _combinations(matrix: Any, where: str) -> list[dict[str, Any]]:
     if (count := math.prod(map(len, matrix.values()))) > MOST_ENTRIES:
         raise StudyError(f"{where} stands for {count} entries; at most {MOST_ENTRIES}")
     return [dict(zip(matrix, values, strict=True)) for values in itertools.product(*matrix.values())]
+
+
+def _check_used(matrix: dict[str, Any], name: Any, rest: dict[Any, Any], where: str) -> None:
+    """Raise if entries would differ in nothing but their names."""
+    for key in set(_PLACE.findall(str(name))) - set(_PLACE.findall(str(rest))):
+        if len(matrix.get(key, ())) > 1:
+            raise StudyError(
+                f"{where}.{name}: {key!r} is used in the name alone, so its values make identical entries; write {{{key}}} in "
+                "the settings too"
+            )
 
 
 def _add(expanded: dict[Any, Any], name: Any, entry: Any, where: str) -> None:

@@ -50,6 +50,8 @@ def load_yaml(path: Path) -> Any:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"the character {chr(error.character)!r} after {error.position} others is not allowed"
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or problem is None:
         return " ".join(str(error).split())
@@ -80,6 +82,7 @@ def read(cls: type[T], raw: Any, where: str) -> T:
     """Fill a dataclass from a mapping, by its annotations.
 
     :param cls: A dataclass; fields may be scalars, lists, mappings, other dataclasses and unions of these.
+        A class may list in ``expanded`` the keys that are gone when it is filled.
     :param raw: What YAML gave; nothing counts as an empty mapping.
     :param where: Names the place in messages.
     :raises StudyError: naming the key and the value, if a key is unknown or missing, or a value is of another type.
@@ -91,7 +94,7 @@ def read(cls: type[T], raw: Any, where: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for key in raw:
         if key not in fields:
-            raise StudyError(f"{where}: {unknown_choice('key', str(key), fields)}")
+            raise StudyError(f"{where}: {unknown_choice('key', str(key), [*fields, *getattr(cls, 'expanded', ())])}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in raw:

@@ -7,9 +7,10 @@ import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from rl_agg.study.errors import StudyError
+from rl_agg.study.spec.expansion import MATRIX
 from rl_agg.validation import unknown_choice
 
 ALL_ENVIRONMENTS = "All environments"
@@ -81,6 +82,7 @@ class System:
     system: str
     settings: dict[str, Any] = field(default_factory=dict)
     policy: str | None = None
+    expanded: ClassVar = (MATRIX,)
 
     def __post_init__(self) -> None:
         _check_path("system", self.system)
@@ -116,6 +118,7 @@ class Environment:
     normalize: bool | dict[str, Any] | None = None
     policy: str | None = None
     budget: Budget | None = None
+    expanded: ClassVar = (MATRIX,)
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ class Study:
     end_share: float = 0.1
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise StudyError(f"a study needs a name, got {self.name!r}")
         for kind in ("systems", "environments"):
             if not getattr(self, kind):
                 raise StudyError(f"a study needs at least one of its {kind}")
