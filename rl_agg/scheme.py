@@ -337,7 +337,8 @@ def make_scheme(
             gates = [gate for gate, kind in GATES.items() if name in inspect.signature(kind).parameters]
             if gates and communication not in gates:
                 raise ValueError(
-                    f"every has no setting {name!r}, which is one of communication {' or '.join(map(repr, gates))}; name that gate"
+                    f"every has no setting {name!r}, which is one of communication {' or '.join(map(repr, gates))}; "
+                    "name that gate"
                 )
     own = dict(aggregation_kwargs or {})
     if isinstance(aggregation, str) and aggregation in LOCAL_SCHEMES:

@@ -310,7 +310,11 @@ def test_what_cannot_start_is_an_error_in_one_message(tiny, system, environment,
         ({"max_grad_norm": None}, {}, "max_grad_norm must be a number, got null"),
         ({"n_steps": None}, {}, "n_steps must be an integer, got null"),
         ({"learning_rate": None}, {}, "learning_rate must not be null"),
-        ({"policy_kwargs": {"net_arch": "small"}}, {}, "policy_kwargs.net_arch must be a list or a mapping or null, got 'small'"),
+        (
+            {"policy_kwargs": {"net_arch": "small"}},
+            {},
+            "policy_kwargs.net_arch must be a list or a mapping or null, got 'small'",
+        ),
         ({}, {"normalize": {"gamma": "x"}}, "normalize.gamma must be a number, got 'x'"),
     ],
 )

@@ -7,8 +7,8 @@ from returns import FLAT, NAN, RAMP, shifted
 from rich.console import Console
 
 from rl_agg.statistics import Estimate
-from rl_agg.study.report.tables import frame_of, markdown_tables, terminal_tables
 from rl_agg.study.analysis.wording import in_short, in_words, listed, number, size
+from rl_agg.study.report.tables import frame_of, markdown_tables, terminal_tables
 
 
 def test_the_frame_holds_unrounded_numbers(results):

@@ -12,10 +12,10 @@ from matplotlib.ticker import EngFormatter
 from PIL import Image
 
 from rl_agg.study.analysis.store import write_atomically
+from rl_agg.study.analysis.wording import LONGEST_LABEL, cut, in_words
 from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curves, Profile
 from rl_agg.study.report.style import DASHES, GRID, INK, LIGHT, OUTCOMES, SOFT, spread, style_of
 from rl_agg.study.report.tables import outcome_of
-from rl_agg.study.analysis.wording import LONGEST_LABEL, cut, in_words
 from rl_agg.study.spec.study import ALL_ENVIRONMENTS
 
 WIDTH, HEIGHT, DPI = 5.2, 3.6, 160  # inches of one panel, dots per inch

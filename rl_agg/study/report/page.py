@@ -9,13 +9,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rl_agg.statistics import Estimate
 from rl_agg.study.analysis.results import Results
+from rl_agg.study.analysis.wording import number
 from rl_agg.study.report.charts import AXES, PROFILE_LABEL, Chart, Profile, drawn_first, in_order_of_colours
 from rl_agg.study.report.page_data import data_of
 from rl_agg.study.report.story import MOST_TRACEBACKS, facts, failures, notes, origins, settings, spec
 from rl_agg.study.report.style import DARK, DASHES, LIGHT, OUTCOMES, style_of
 from rl_agg.study.report.tables import IN_WORDS, comparison_tables, cost_tables, explanations, overview, tables_of
 from rl_agg.study.report.verdict import verdicts
-from rl_agg.study.analysis.wording import number
 from rl_agg.study.spec.study import ALL_ENVIRONMENTS
 
 LINE_WIDTH = 2.2

@@ -10,9 +10,9 @@ import numpy as np
 
 from rl_agg.statistics import Array, Estimate
 from rl_agg.study.analysis.results import Comparison
+from rl_agg.study.analysis.wording import LONGEST_LABEL, cut, in_words
 from rl_agg.study.report.charts import AXES, FRONTIER_LABELS, PROFILE_LABEL, Chart, Curve, Curves, Profile
 from rl_agg.study.report.tables import outcome_of
-from rl_agg.study.analysis.wording import LONGEST_LABEL, cut, in_words
 
 DIGITS = 5
 RUN_DIGITS = 4
@@ -30,11 +30,16 @@ def data_of(systems: Sequence[str], baseline: str, charts: Sequence[Chart], over
     :param overall: See :func:`~rl_agg.study.report.charts.overall_profile`.
     """
     number = {name: at for at, name in enumerate(systems)}
+    difference = f"Difference in R̄ from {cut(baseline, LONGEST_LABEL)}"
     data = {
         "systems": list(systems),
         "baseline": number[baseline],
         "axes": {axis: label for axis, (_, label) in AXES.items()},
-        "labels": {"frontier": FRONTIER_LABELS, "profile": PROFILE_LABEL, "difference": f"Difference in R̄ from {cut(baseline, LONGEST_LABEL)}"},
+        "labels": {
+            "frontier": FRONTIER_LABELS,
+            "profile": PROFILE_LABEL,
+            "difference": f"Difference in R̄ from {cut(baseline, LONGEST_LABEL)}",
+        },
         "overall": None if overall is None else _profile(overall, number),
         "charts": [_chart(chart, number) for chart in charts],
     }

@@ -58,6 +58,4 @@ def runner_for(cell: Cell) -> Runner:
     if hasattr(cls, "build_algo"):
         raise StudyError(f"system {cell.system_name!r}: {path} is a config; write {path.removesuffix('Config')}")
     choices = ", ".join(sorted(registered)) or "nothing: no package registers a runner, so reinstall rl-agg"
-    raise StudyError(
-        f"system {cell.system_name!r}: no runner is registered for {path}; choose a subclass of {choices}"
-    )
+    raise StudyError(f"system {cell.system_name!r}: no runner is registered for {path}; choose a subclass of {choices}")
