@@ -54,6 +54,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def test_a_study_without_file_locks_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").touch()
+    script = "import sys; sys.modules['fcntl'] = None\nfrom rl_agg.study.cli import main\nsys.exit(main(['report', '.']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "studies need Linux or macOS" in done.stderr
+
+
 def test_compare_prints_a_line_before_it_imports_what_takes_seconds(tmp_path: Path) -> None:
     spec = tmp_path / "spec.yaml"
     spec.write_text('{name: A, baseline: a, systems: {a: {system: "m:A"}}, environments: {X-v0: {}}, budget: {updates: 1}}')

@@ -4,7 +4,6 @@
 each that failed. A file appears under its name only when it is complete, so a study can be killed at any moment.
 """
 
-import fcntl
 import os
 import platform
 from collections.abc import Iterator
@@ -16,6 +15,11 @@ from rl_agg.study.errors import StudyError
 from rl_agg.study.spec.loading import resolve
 from rl_agg.study.spec.parsing import dumped, load_yaml, read
 from rl_agg.study.spec.study import Cell, Study
+
+try:
+    import fcntl
+except ModuleNotFoundError as error:
+    raise StudyError("studies need Linux or macOS: a study's folder is locked with fcntl, which Windows has not") from error
 
 FOLDERS = ("cells", "failures", "figures", "tensorboard")
 """Within a study's."""
