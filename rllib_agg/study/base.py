@@ -64,7 +64,9 @@ class AlgorithmRunner(ABC):
         """What reads each update of a run."""
 
     def check(self, cell: Cell) -> None:
-        """Raise :class:`~rl_agg.study.errors.StudyError`, naming the system, the environment and the reason, on bad settings."""
+        """Raise :class:`~rl_agg.study.errors.StudyError`, naming the system, the environment and the reason, on settings that
+        cannot be used.
+        """
         self.check_keys(cell)
         with building(cell):
             self.validate(self.config(cell))

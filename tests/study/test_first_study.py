@@ -118,7 +118,8 @@ def test_a_study_of_an_unknown_environment_says_what_to_write(
 def test_the_first_system_of_the_file_is_checked_first(capsys: pytest.CaptureFixture[str]) -> None:
     bad = "{system: 'sb3_agg:AggPPO', settings: {n_steps: many}}"
     Path("study.yaml").write_text(
-        f"{{name: A, baseline: a, systems: {{a: {bad}, b: {bad}}}, environments: {{CartPole-v1: {{}}}}, budget: {{updates: 1}}}}"
+        f"{{name: A, baseline: a, systems: {{a: {bad}, b: {bad}}}, environments: {{CartPole-v1: {{}}}}, "
+        "budget: {updates: 1}}"
     )
     assert main(["compare", "study.yaml", "--dry-run"]) == 2
     assert "rl-agg: a on CartPole-v1, seed 0: n_steps" in capsys.readouterr().err

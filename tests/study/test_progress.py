@@ -73,7 +73,7 @@ def test_an_interrupt_clears_the_bars_and_says_that_it_stops(terminal: bool, tin
     [
         (math.nan, "no episode finished yet"),
         (math.inf, "returns are NaN or infinite"),
-        (-3e33, "return −3.00e33"),
+        (-3e33, "return \u22123.00e33"),
     ],
 )
 def test_returns_in_words(value: float, words: str, tiny: Callable[..., Study]) -> None:

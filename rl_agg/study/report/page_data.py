@@ -38,7 +38,7 @@ def data_of(systems: Sequence[str], baseline: str, charts: Sequence[Chart], over
         "labels": {
             "frontier": FRONTIER_LABELS,
             "profile": PROFILE_LABEL,
-            "difference": f"Difference in R̄ from {cut(baseline, LONGEST_LABEL)}",
+            "difference": difference,
         },
         "overall": None if overall is None else _profile(overall, number),
         "charts": [_chart(chart, number) for chart in charts],

@@ -90,7 +90,8 @@ def notes(results: Results) -> list[str]:
         for count, what in ((without, "finished no episode"), (infinite, "have no finite return")):
             if count:
                 cautions.append(
-                    f"{count} of {len(runs.seeds)} runs of {runs.system} on {runs.environment} {what}; the numbers leave them out."
+                    f"{count} of {len(runs.seeds)} runs of {runs.system} on {runs.environment} {what}; the numbers leave "
+                    "them out."
                 )
     warned = Counter(warning for record in results.records for warning in set(record.metadata["warnings"]))
     return cautions + [f"{count} of {len(results.records)} runs warned: {text}" for text, count in warned.most_common()]

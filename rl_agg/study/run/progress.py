@@ -52,8 +52,10 @@ class StudyProgress:
             say(self._console, f"Stopping after {_clock(time.monotonic() - self._start)}; finished cells are kept …")
 
     def updated(self, cell: Cell, fraction: float, mean_return: float, seconds: float) -> None:
-        """A cell has used up this fraction of its budget in so many seconds of training, with this return; infinite: with none that
-        is finite."""
+        """A cell has used up this fraction of its budget in so many seconds of training, with this return.
+
+        :param mean_return: NaN: no episode has finished; infinite: no return is finite.
+        """
         self._fractions[cell], self._returns[cell] = fraction, mean_return
         self._left.updated(cell, fraction, seconds, time.monotonic())
         if cell not in self._tasks:
