@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 
 from tests.contract.systems import SYSTEMS, Parts, run
 
@@ -18,11 +19,14 @@ RECORDS = Path(__file__).with_name("records.json")
 
 
 def machine() -> str:
-    """What decides the last bit: the processor, and the libraries that compute."""
+    """What decides the last bit: the processor, what it can do, and the libraries that compute."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{processor}, torch {torch.__version__.partition('+')[0]}, numpy {np.__version__}"
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    processor, *details = (known.get(name, "") for name in ("model name", "cpu family", "model", "flags"))
+    features = hashlib.sha256(" ".join(details).encode()).hexdigest()[:8]
+    libraries = f"torch {torch.__version__.partition('+')[0]}, numpy {np.__version__}"
+    return f"{processor or platform.machine()} ({features}), {libraries}"
 
 
 def summary(parts: Parts) -> dict[str, dict[str, Any]]:
@@ -31,11 +35,17 @@ def summary(parts: Parts) -> dict[str, dict[str, Any]]:
         name: {
             "sha256": hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest(),
             "size": values.size,
-            "sum": float(np.nansum(values.astype(np.float64))),
-            "norm": float(np.sqrt(np.nansum(np.square(values.astype(np.float64))))),
+            "sum": float(_finite(values).sum()),
+            "norm": float(np.sqrt(np.square(_finite(values)).sum())),
         }
         for name, values in parts.items()
     }
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float64]:
+    """What is finite, in a row: bounds of an observation may not be."""
+    flat = values.astype(np.float64).ravel()
+    return flat[np.isfinite(flat)]
 
 
 def main() -> None:
