@@ -102,7 +102,7 @@ class AggregationSettings(StrictConfig):
     @property
     def num_agents(self) -> int:
         """A; without remote env runners, the local one samples."""
-        runners = max(1, self.num_env_runners)
+        runners: int = max(1, self.num_env_runners)
         return runners * self.num_envs_per_env_runner if self.agents == "sub_env" else runners
 
     def make_scheme(self) -> Scheme:

@@ -93,8 +93,9 @@ class AggDQNConfig(ReplayConfigMixin, DQNConfig):
         runner = self.env_runner_cls
         if not (isinstance(runner, type) and issubclass(runner, TransitionEnvRunner)):
             raise ValueError(f"{why} env runners that compute errors; derive {runner} from TransitionEnvRunner")
-        if self.output and not issubclass(runner, OfflineSingleAgentEnvRunner):
-            raise ValueError(f"{why} env runners that store no episodes; leave out output={self.output!r}")
+        output: Any = self.output
+        if output and not issubclass(runner, OfflineSingleAgentEnvRunner):
+            raise ValueError(f"{why} env runners that store no episodes; leave out output={output!r}")
 
 
 class AggDQN(ReplayAlgorithm):

@@ -44,7 +44,7 @@ class OneBackward(SACTorchLearner):
         return gradients
 
 
-class AggSACTorchLearner(ReplayLearnerMixin, OneBackward):  # type: ignore[misc]  # remove_module, within RLlib
+class AggSACTorchLearner(ReplayLearnerMixin, OneBackward):
     """SAC's learner with the agents' gradients weighted; the entropy coefficient is that of all samples alike.
 
     Source: Haarnoja et al. (2018), section 5, as RLlib has it; Holen et al. (2023), section 3.
