@@ -44,6 +44,7 @@ class ArrivalExchange(Exchange):
         signals: Signals,
         *,
         scale: Tensor | None = None,
+        gains: Tensor | None = None,
     ) -> Tensor | None:
         """Take a gradient in, and charge the ledger for the message.
 
@@ -51,6 +52,7 @@ class ArrivalExchange(Exchange):
         :param gradient: ``[P]``.
         :param signals: What is known of all agents ``[A]``; those that have not reported yet are not present.
         :param scale: See :class:`~rl_agg.gates.Offer`.
+        :param gains: See :class:`~rl_agg.gates.Offer`; only the agent's own is read.
         :return: What to step with ``[P]``; ``None`` if the agent does not send, is masked, or counts nothing.
         """
         assert self._uplink is not None
@@ -60,7 +62,7 @@ class ArrivalExchange(Exchange):
             offered = self._attack(offered, self.num_exchanges)
         here = torch.zeros(self.num_agents, dtype=torch.bool, device=gradient.device)
         here[agent] = ~signals.masked()[agent] & offered[agent].sum().isfinite()
-        received = self._uplink.transmit(offered, here, step=self.num_exchanges, scale=scale)
+        received = self._uplink.transmit(offered, here, step=self.num_exchanges, scale=scale, gains=gains)
         self._charge_upload(received.sends, len(gradient), received.bits)
         step = self._merge_arrived(agent, received.vectors[agent], signals) if bool(received.sends[agent]) else None
         self.num_exchanges += 1

@@ -187,6 +187,7 @@ class Exchange(Accounting):
         *,
         idle: Tensor | None = None,
         scale: Tensor | None = None,
+        gains: Tensor | None = None,
         zeros: bool = False,
     ) -> Merged | None:
         """Merge one step's gradients, or add them up until the schedule asks for an exchange.
@@ -203,7 +204,7 @@ class Exchange(Accounting):
             if not due:
                 return None
             gradients, signals, idle = self._accumulation.take(signals)
-        return self.merge(gradients, signals, idle=idle, scale=scale)
+        return self.merge(gradients, signals, idle=idle, scale=scale, gains=gains)
 
     @torch.no_grad()
     def merge(
@@ -213,6 +214,7 @@ class Exchange(Accounting):
         *,
         idle: Tensor | None = None,
         scale: Tensor | None = None,
+        gains: Tensor | None = None,
         reference: Tensor | None = None,
         extra: int = 0,
     ) -> Merged:
@@ -224,6 +226,7 @@ class Exchange(Accounting):
         :param idle: Who has nothing this time, without being at fault ``[A]``, bool: a weighted sum counts it as zero, a
             combiner does not see it.
         :param scale: What the optimiser multiplies each parameter's gradient by ``[P]``, for a gate; ``None``: all alike.
+        :param gains: See :class:`~rl_agg.gates.Offer`.
         :param reference: The parameters that were merged last ``[P]``, where parameters are exchanged.
         :param extra: Numbers that messages and answers hold as well, uncompressed, and that the host merges itself: moments.
         """
@@ -247,6 +250,7 @@ class Exchange(Accounting):
             present if idle is None else present & ~idle,
             step=step,
             scale=scale,
+            gains=gains,
             reference=known,
         )
         known_signals = self._uplink.signals_of(self._recalled(signals), received)

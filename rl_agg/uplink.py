@@ -75,6 +75,7 @@ class Uplink:
         *,
         step: int,
         scale: Tensor | None = None,
+        gains: Tensor | None = None,
         reference: Tensor | None = None,
     ) -> Received:
         """Let the agents send.
@@ -83,12 +84,13 @@ class Uplink:
         :param candidates: Who can send ``[A]``, bool.
         :param step: How many exchanges came before.
         :param scale: See :class:`~rl_agg.gates.Offer`.
+        :param gains: See :class:`~rl_agg.gates.Offer`.
         :param reference: What everyone knows ``[P]``, for a codec to encode differences from it; ``None``: nothing.
         """
         sends, decoded, bits = candidates, vectors, None
         last = None if self._all_send else self._fit_last(vectors)
         if last is not None:
-            offer = Offer(vectors, last, self._has_sent, candidates, step, scale, run=self._seed)
+            offer = Offer(vectors, last, self._has_sent, candidates, step, scale, gains, self._seed)
             sends = decided(self._gate, offer).to(candidates.device) & candidates
         if not self._is_exact:
             decoded, bits = self._encode(vectors, sends, step, reference)
