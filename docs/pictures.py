@@ -220,6 +220,16 @@ def tabular(figure: Figure) -> None:
     right.set_ylabel("")
 
 
+def replay(figure: Figure) -> None:
+    left, right = figure.subplots(1, 2)
+    systems = ["DQN, all transitions", "DQN, all transitions, errors first", "EBCDQL"]
+    labels = dict(zip(systems, ["DQN", "DQN, errors first", "EBCDQL"], strict=True))
+    right.set_xscale("log")
+    for axes, axis in ((left, "steps"), (right, "bytes")):
+        curves(axes, "deep_ebcdql_cartpole", "CartPole-v1", systems, axis=axis, labels=labels)
+    right.set_ylabel("")
+
+
 def es(figure: Figure) -> None:
     axes = figure.subplots()
     table = pd.read_csv(RESULTS / "es_cartpole_curves.csv").query("activation == 'relu'")
@@ -335,6 +345,7 @@ PICTURES: dict[str, tuple[Callable[[Figure], None], tuple[float, float]]] = {
     "codecs": (codecs, (7.4, 3.6)),
     "es": (es, (7.4, 3.4)),
     "tabular": (tabular, (10.5, 3.4)),
+    "replay": (replay, (10.5, 3.4)),
     "team_values": (team_values, (10.5, 2.5)),
     "qmix": (qmix, (7.4, 3.2)),
     "smax": (smax, (8.4, 3.0)),
