@@ -1,7 +1,4 @@
-"""Stock PPO and AggPPO on CartPole, eight agents: python examples/sb3_quickstart.py [TOTAL_TIMESTEPS [PICTURE]]
-
-Needs the extras sb3 and study (Matplotlib).
-"""
+"""Stock PPO and AggPPO on CartPole, extras sb3 and study: python examples/sb3_quickstart.py [TOTAL_TIMESTEPS [PICTURE]]"""
 
 import sys
 import time

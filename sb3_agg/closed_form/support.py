@@ -22,7 +22,6 @@ from rl_agg.closed_form.layers import LinearLayer
 from rl_agg.closed_form.memory import Memory
 from rl_agg.closed_form.modules import NoClosedFormError, check_hooks, check_methods, check_parameters, linear_layers
 from sb3_agg.local_models.stacked_optimizer import ELEMENTWISE
-from sb3_agg.patching import is_stock
 
 POLICIES: tuple[Any, ...] = (ActorCriticPolicy, MaskableActorCriticPolicy)
 METHODS = (
@@ -52,8 +51,7 @@ def networks_of(policy: Any) -> Networks:
     if kind is None:
         raise NoClosedFormError(f"policy {type(policy).__name__} is no ActorCriticPolicy")
     for name in METHODS:
-        method = getattr(type(policy), name)
-        if method is not getattr(kind, name) or not is_stock(method) or name in vars(policy):
+        if getattr(type(policy), name) is not getattr(kind, name) or name in vars(policy):
             raise NoClosedFormError(f"policy {type(policy).__name__} overrides {name}()")
     if type(policy.action_dist) not in _DISTRIBUTIONS:
         raise NoClosedFormError(f"distribution {type(policy.action_dist).__name__}")

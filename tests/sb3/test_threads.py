@@ -6,6 +6,7 @@ import threading
 from contextlib import ExitStack
 from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -54,11 +55,11 @@ def test_a_thread_without_a_note_gets_the_plain_function() -> None:
     assert len(seen) == 1
 
 
-def test_distributions_are_checked_again_when_the_last_has_ended() -> None:
-    before = Distribution._validate_args
+def test_distributions_are_checked_again_when_the_last_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Distribution, "_validate_args", True)
     with ExitStack() as last:
         with _unvalidated_distributions:
             last.enter_context(_unvalidated_distributions)
             assert not Distribution._validate_args
         assert not Distribution._validate_args
-    assert Distribution._validate_args is before is True
+    assert Distribution._validate_args is True

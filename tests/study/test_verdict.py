@@ -7,7 +7,6 @@ import pytest
 from returns import FLAT, NAN, RAMP, run_of, shifted
 
 from rl_agg.study.analysis.records import CellUpdate
-from rl_agg.study.report.charts import charts_of
 from rl_agg.study.report.story import notes
 from rl_agg.study.report.tables import comparison_frame, frame_of, tables_of
 from rl_agg.study.report.verdict import verdicts
@@ -26,7 +25,6 @@ def test_no_episode_at_all(results):
     made = results({"stock": {"Pole": [[NAN] * 4] * 2}, "loss": {"Pole": [[NAN] * 4] * 2}})
     assert "No run has finished an episode" in verdicts(made)[0].headline
     assert tables_of(made)["Pole"][1][2] == "n/a"
-    assert charts_of(made) == []
 
 
 def test_returns_that_are_no_numbers_are_not_reported_as_missing_episodes(results):
@@ -34,7 +32,6 @@ def test_returns_that_are_no_numbers_are_not_reported_as_missing_episodes(result
     made = results({"stock": {"Pole": [lost] * 2}, "loss": {"Pole": [lost] * 2}})
     assert "No return on Pole counts: all are NaN, infinite" in verdicts(made)[0].headline
     assert "2 of 2 runs of stock on Pole have no finite return; the numbers leave them out." in notes(made)
-    assert charts_of(made) == []
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Store:
         """
         for path in (self.directory, *self.directory.parents):
             if path.is_file():
-                raise StudyError(f"{path} is a file, and --out must name a folder; choose another one")
+                raise StudyError(f"cannot write to {path}: it is a file, and --out must name a folder; choose another one")
         foreign = [] if self.has_study else [name for name in REPORTS if (self.directory / name).exists()]
         if foreign:
             raise StudyError(

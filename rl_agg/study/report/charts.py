@@ -1,6 +1,5 @@
 """The charts of a report, for the page and the figures. Axes: U updates, S seeds, G drawn points, T thresholds."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,14 +113,10 @@ class Chart:
 
 
 def charts_of(results: Results) -> list[Chart]:
-    """One for each environment that has runs with returns."""
+    """One for each environment that has runs."""
     count = sum(map(len, results.runs.values()))
     points = int(np.clip(ALL_POINTS // max(count, 1), MIN_POINTS, MAX_POINTS))
-    return [
-        _chart(results, environment, points)
-        for environment, rows in results.rows_by_environment.items()
-        if not all(math.isnan(row.mean_return.value) for row in rows)
-    ]
+    return [_chart(results, environment, points) for environment in results.rows_by_environment]
 
 
 def overall_profile(results: Results) -> Profile | None:
