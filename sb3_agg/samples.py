@@ -28,3 +28,8 @@ def with_fields(samples: Any, fields: Iterable[Any]) -> Any:
 def has_rows(item: Any, size: int) -> bool:
     """Whether it is a tensor or an array with a row for each of B samples."""
     return isinstance(item, Tensor | np.ndarray) and item.shape[:1] == (size,)
+
+
+def num_rows(item: Any) -> int:
+    """The number of samples in a batch."""
+    return len(next(iter(item.values())) if isinstance(item, dict) else item)

@@ -18,7 +18,6 @@ from torch.distributions import Distribution
 
 from rl_agg import Exchange, Signals
 from rl_agg.rules import has_mixed_signs
-from sb3_agg.local_models.stacked_policy import num_rows
 from sb3_agg.patching import temporarily
 from sb3_agg.rollouts.losses import Outputs, SampleLosses
 from sb3_agg.rollouts.minibatches import Minibatches
@@ -103,7 +102,7 @@ class Update(ABC):
         def evaluate(*args: Any, **kwargs: Any) -> Outputs:
             if not torch.is_grad_enabled():
                 return self.look(evaluate_actions, *args, **kwargs)
-            self.minibatches.check_rows(num_rows(next(iter((*args, *kwargs.values())))))
+            self.minibatches.check_rows(*args, **kwargs)
             self.begin()
             return self.evaluate(evaluate_actions, *args, **kwargs)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from rl_agg.payloads import Parameters
 from sb3_agg.hooks.base import DetachedUpdate
 from sb3_agg.local_models.models import LocalModels
-from sb3_agg.local_models.stacked_policy import Named, StackedPolicy, num_rows
+from sb3_agg.local_models.stacked_policy import Named, StackedPolicy
 from sb3_agg.rollouts.losses import Outputs
 
 
@@ -59,7 +59,7 @@ class LocalUpdate(DetachedUpdate):
 
     def look(self, evaluate_actions: Callable[..., Outputs], *args: Any, **kwargs: Any) -> Outputs:
         """Evaluate the minibatch by each agent's own policy, without a gradient."""
-        self.minibatches.check_rows(num_rows(next(iter((*args, *kwargs.values())))))
+        self.minibatches.check_rows(*args, **kwargs)
         return tuple(self._stacked_policy(evaluate_actions, self._models.stacked(self._rows), *args, **kwargs))
 
     def evaluation(self, form: Any) -> Any:

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sb3_agg.local_models.stacked_policy import Named, StackedPolicy, num_rows
+from sb3_agg.local_models.stacked_policy import Named, StackedPolicy
 from sb3_agg.patching import temporarily
 from sb3_agg.rollouts.truncation import truncated_agents
+from sb3_agg.samples import num_rows
 
 
 class LocalActing:

@@ -16,9 +16,10 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from sb3_agg.local_models.stacked_policy import Named, StackedPolicy, num_rows
+from sb3_agg.local_models.stacked_policy import Named, StackedPolicy
 from sb3_agg.patching import is_stock
 from sb3_agg.rollouts.minibatches import Minibatches
+from sb3_agg.samples import num_rows
 
 
 def needs_loop(policy: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from sb3_agg.patching import is_stock, temporarily
+from sb3_agg.samples import num_rows
 
 Named = dict[str, Tensor]
 """One tensor ``[A, ...]`` for each parameter or buffer, by its name in the policy."""
@@ -195,11 +196,6 @@ class _OneSampleEach(torch.autograd.Function):
 
 def _tuple(outputs: Any) -> tuple[Tensor | None, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
-
-
-def num_rows(item: Any) -> int:
-    """The number of samples in a batch."""
-    return len(next(iter(item.values())) if isinstance(item, dict) else item)
 
 
 def _by_agent(item: Any, num_agents: int) -> Any:

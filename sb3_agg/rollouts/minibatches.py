@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
 from sb3_agg.patching import temporarily
-from sb3_agg.samples import fields_of, has_rows, with_fields
+from sb3_agg.samples import fields_of, has_rows, num_rows, with_fields
 
 BATCHES_PER_GATHER = 32
 """Minibatches copied out of the buffer at once: most of the gain of one large copy, at a bounded memory."""
@@ -110,10 +110,10 @@ class Minibatches:
             yield samples
         self.is_current = False
 
-    def check_rows(self, num_rows: int) -> None:
+    def check_rows(self, *args: Any, **kwargs: Any) -> None:
         """Check that what is evaluated can be the current minibatch.
 
-        :param num_rows: Of what is evaluated.
+        :param args: What ``evaluate_actions`` was called with.
         :raises ValueError: if it has other rows, or no minibatch is current: whose they are would be unknown.
         """
         if not self.is_current:
@@ -121,9 +121,10 @@ class Minibatches:
                 "train() evaluates samples outside a loop over rollout_buffer.get(): whose they are is unknown; evaluate each "
                 "minibatch in the loop, before the next one is drawn"
             )
-        if num_rows != len(self.agents):
+        given = num_rows(next(iter((*args, *kwargs.values()))))
+        if given != len(self.agents):
             raise ValueError(
-                f"train() evaluates {num_rows} rows, and the minibatch has {len(self.agents)}: whose they are is unknown; "
+                f"train() evaluates {given} rows, and the minibatch has {len(self.agents)}: whose they are is unknown; "
                 "evaluate all of its samples at once, and copies of them in further minibatches or under torch.no_grad()"
             )
 
