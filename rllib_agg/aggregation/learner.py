@@ -122,18 +122,21 @@ class AggLearnerMixin(FiniteSteps):
                 num_learners=self.config.num_learners,
                 groups=self.parameter_groups(module_id),
             )
-            if own.is_separate:
-                self._check_not_shared(module_id)
             self.aggregators[module_id] = own
+            self._check_not_shared(module_id)
         return self.aggregators[module_id]
 
     def _check_not_shared(self, module_id: str) -> None:
         """Raise ``ValueError`` if a module shares parameters, where the gradients of both modules would have to be added."""
         own = set(trained_parameters(self.module[module_id].unwrapped()))
         for other, optimizer in self.optimizers():
-            if other != module_id and not own.isdisjoint(item for group in optimizer.param_groups for item in group["params"]):
+            both = (module_id, other)
+            separate = next((name for name in both if name in self.aggregators and self.aggregators[name].is_separate), None)
+            if other == module_id or separate is None:
+                continue
+            if not own.isdisjoint(item for group in optimizer.param_groups for item in group["params"]):
                 raise ValueError(
-                    f"{self.config.get_config_for_module(module_id).why_separate} in one module, but {module_id!r} shares "
+                    f"{self.config.get_config_for_module(separate).why_separate} in one module, but {module_id!r} shares "
                     f"parameters with {other!r}; choose a rule that weighs agents, such as aggregation='mean', and leave the "
                     "others out, or give each module parameters of its own"
                 )

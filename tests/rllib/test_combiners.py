@@ -279,6 +279,20 @@ def test_a_module_that_is_removed_and_added_again_learns(training: dict[str, Any
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_a_weighed_module_that_is_added_with_anothers_parameters_is_refused() -> None:
+    config = two_players(0)
+    config.multi_agent(algorithm_config_overrides_per_module={"p_ten": config.overrides(aggregation="median")})
+    runner = MultiAgentEnvRunner(config=config)
+    learner = config.build_learner(spaces=runner.get_spaces())
+    learner.update(episodes=runner.sample(num_timesteps=33), timesteps={})
+    spec = RLModuleSpec.from_module(learner.module["p_one"])
+    learner.remove_module("p_one")
+    learner.add_module(module_id="p_one", module_spec=spec)
+    learner.module["p_one"].pi = learner.module["p_ten"].pi
+    with pytest.raises(ValueError, match=r"aggregation='median'.* but 'p_one' shares parameters with 'p_ten'"):
+        learner.update(episodes=runner.sample(num_timesteps=33), timesteps={})
+
+
 class OneHead(MultiRLModule):
     """Two modules that act by the same layer."""
 
